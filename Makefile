@@ -1,0 +1,90 @@
+# Every verb does all its own set-up: it needs make and Python 3.11 or newer, nothing else.
+# The environment lives in .venv; remove that folder to start again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := constraints/cpu-test.txt
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+PYTEST_ARGS ?=
+
+# Which Python makes the environment: `make PYTHON=/path/to/python test` decides it by hand.
+PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	$$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$name; break; }; done)
+
+# On Linux PyPI's torch brings several gigabytes of CUDA. Without an NVIDIA driver we ask PyTorch's
+# own CPU index first, if it answers. `make TORCH_INDEX= ...` asks PyPI alone.
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+TORCH_INDEX ?=
+
+say = @printf '\n==> %s\n' $(1)
+
+.PHONY: help setup demo test check docs bench notebooks
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## the environment alone, with everything that the other verbs need
+
+demo: $(VENV)/.core ## from nothing to report.html: the toy LMM, its sinks, knockouts and VAR
+	$(call say,"Running the demo on the toy LMM (offline).")
+	HF_HUB_OFFLINE=1 $(BIN)/vsink demo --out report.html
+
+test: $(VENV)/.dev ## all tests and notebooks, offline
+	$(call say,"Running the tests$(if $(NOTEBOOKS), and the notebooks) (offline).")
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(if $(NOTEBOOKS),--nbmake) tests $(NOTEBOOKS) $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## format, lint and types
+	$(call say,"Checking format and lint (ruff) and types (ty).")
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/ty check
+
+docs: $(VENV)/.dev ## the site, into site/
+	$(call say,"Building the documentation into site/.")
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.core ## what edits and probes cost, against the plain model
+	$(call say,"Timing attention.")
+	$(BIN)/python benchmarks/attention.py
+
+notebooks: $(VENV)/.dev ## rebuild notebooks/*.ipynb from their .py, and run them
+	$(call say,"Rebuilding and running the notebooks.")
+	for source in notebooks/*.py; do \
+		[ ! -e "$$source" ] || $(BIN)/jupytext --quiet --to ipynb --update "$$source"; \
+	done
+	HF_HUB_OFFLINE=1 $(BIN)/pytest --nbmake notebooks $(PYTEST_ARGS)
+
+# Two stamps: the demo waits for the library alone, the other verbs for the tools as well.
+$(VENV)/.pip:
+	@[ -n "$(PYTHON)" ] || { \
+		echo "vsink_interp needs Python 3.11 or newer with its venv module, and none answers as" >&2; \
+		echo "python3, python3.11 to python3.14 or python. Install one (Debian: apt-get install" >&2; \
+		echo "python3 python3-venv) or name yours: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	$(call say,"Making $(VENV) with $(PYTHON) ($$($(PYTHON) -V)).")
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.pip pyproject.toml $(CONSTRAINTS)
+	$(call say,"Installing vsink_interp and what it needs. torch is the big one; allow a few minutes.")
+	@index=; \
+	if [ -n "$(TORCH_INDEX)" ] && $(BIN)/python -c \
+		'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' "$(TORCH_INDEX)/torch/" \
+		>/dev/null 2>&1; \
+	then index="--extra-index-url $(TORCH_INDEX)"; echo "    torch from $(TORCH_INDEX)"; fi; \
+	$(PIP) install -qq $$index -c $(CONSTRAINTS) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(call say,"Installing the tools for tests and checks and docs.")
+	@$(PIP) install -qq -c $(CONSTRAINTS) --group dev
+	@touch $@

@@ -1,0 +1,112 @@
+"""What every test stands on: no network, one thread, one toy LMM."""
+
+import ipaddress
+import os
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["OMP_NUM_THREADS"] = "1"  # notebooks and subprocesses inherit it
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the same sums in the same order on every machine
+
+REACHED: list[str] = []
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test tried to leave the machine; not an OSError, so that no retry loop swallows it."""
+
+
+def is_local(family: int, address: object) -> bool:
+    """Whether a socket address stays on this machine."""
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = str(address[0])
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
+
+
+def refuse(address: object) -> None:
+    """Record an attempt and raise."""
+    REACHED.append(str(address))
+    raise NetworkBlockedError(
+        f"a test tried to reach {address}; tests run offline. Mark it `network` if it must, "
+        "and run it with VSINK_NETWORK=1"
+    )
+
+
+class GuardedSocket(socket.socket):
+    """A socket that connects to this machine alone."""
+
+    def connect(self, address):
+        if not is_local(self.family, address):
+            refuse(address)
+        return super().connect(address)
+
+    def connect_ex(self, address):
+        if not is_local(self.family, address):
+            refuse(address)
+        return super().connect_ex(address)
+
+
+def pytest_collection_modifyitems(items):
+    no_gpu = pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False")
+    no_network = pytest.mark.skip(reason="needs the network: run with VSINK_NETWORK=1")
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if "network" in item.keywords and os.environ.get("VSINK_NETWORK") != "1":
+            item.add_marker(no_network)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline():
+    """No socket leaves the machine, and no name is looked up, while the tests run."""
+    if os.environ.get("VSINK_NETWORK") == "1":
+        yield
+        return
+    resolve = socket.getaddrinfo
+
+    def guarded_resolve(host, *args, **kwargs):
+        if host is not None and not is_local(socket.AF_INET, (_text(host),)):
+            refuse(host)
+        return resolve(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", GuardedSocket)
+        patch.setattr(socket, "getaddrinfo", guarded_resolve)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def reached():
+    """Fail a test that tried to leave the machine, also if the library swallowed the refusal."""
+    REACHED.clear()
+    yield REACHED
+    attempts, REACHED[:] = list(REACHED), []
+    assert not attempts, f"this test tried to reach {attempts}"
+
+
+@pytest.fixture(scope="session")
+def lmm():
+    """The toy LMM that ships with the package."""
+    import vsink_interp as vi
+
+    return vi.LMM.toy()
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """One procedurally drawn scene with its ground truth."""
+    import vsink_interp as vi
+
+    return vi.toy.scene(seed=0)
+
+
+def _text(host: str | bytes) -> str:
+    return host.decode() if isinstance(host, bytes) else host
