@@ -34,9 +34,9 @@ def test_an_attempt_is_noted_though_it_is_swallowed(reached):
 
 
 def test_loopback_stays_open():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as client:
-            assert client.getpeername() == server.getsockname()
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as client:
+        assert client.getpeername() == server.getsockname()
 
 
 def test_the_hub_is_told_so():

@@ -76,7 +76,8 @@ def test_importing_changes_no_global_state():
 import logging, torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as registry
 def state():
-    return sorted(registry), torch.get_default_dtype(), torch.is_grad_enabled(), logging.root.handlers
+    handlers = logging.root.handlers
+    return sorted(registry), torch.get_default_dtype(), torch.is_grad_enabled(), handlers
 before = repr(state())
 import vsink_interp
 assert repr(state()) == before, (before, state())
