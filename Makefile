@@ -49,7 +49,7 @@ check: $(VENV)/.dev ## format, lint and types
 
 docs: $(VENV)/.dev ## the site, into site/
 	$(call say,"Building the documentation into site/.")
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model
 	$(call say,"Timing attention.")

@@ -8,15 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = (
     {"errors"},
-    {"hooks", "kernels", "segments"},
+    {"hooks", "kernels", "pictures", "segments", "sinkdims"},
     {"tokens"},
     {"site"},
-    {"graph", "metrics", "results"},
-    {"edits", "probes", "families"},
-    {"engine", "toy"},
+    {"graph", "metrics"},
+    {"results"},
+    {"edits", "families", "probes"},
+    {"encoding", "engine", "toy"},
     {"lmm"},
-    {"sinks", "heads"},
-    {"experiments", "plot", "integrations"},
+    {"heads", "sinks"},
+    {"experiments", "integrations", "plot"},
     {"__init__"},
     {"cli"},
 )

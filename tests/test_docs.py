@@ -1,0 +1,83 @@
+"""The docs cannot rot: their code runs, what is generated is fresh, the site stands alone."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RUNNABLE = [page for page in PAGES if BLOCK.search(page.read_text())]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_the_pages_have_code():
+    assert {"README.md", "docs/quickstart.md"} <= {name(page) for page in RUNNABLE}
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+def test_code_on_a_page_runs(page, tmp_path):
+    """The ```python blocks of a page, in order, as one script; ```py blocks are for reading."""
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(BLOCK.findall(page.read_text())))
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{name(page)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+def test_the_hook_page_is_fresh():
+    spec = spec_from_file_location("gen_hooks", ROOT / "docs" / "gen_hooks.py")
+    gen_hooks = module_from_spec(spec)
+    spec.loader.exec_module(gen_hooks)
+    assert gen_hooks.PAGE.read_text() == gen_hooks.page(), "run: python docs/gen_hooks.py"
+
+
+class Loads(HTMLParser):
+    """Collects what a page makes a browser load; plain links are the reader's business."""
+
+    def __init__(self):
+        super().__init__()
+        self.urls = []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag in {"script", "img", "iframe", "source", "video"}:
+            self.urls.append(found.get("src"))
+        elif tag == "link" and found.get("rel") != "canonical":
+            self.urls.append(found.get("href"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed: pip install --group docs")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_asks_no_other_server(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        loads = Loads()
+        loads.feed(page.read_text())
+        assert loads.urls, f"{page.name} loads nothing at all: is it a page?"
+        foreign = [url for url in loads.urls if url and re.match(r"(https?:)?//", url)]
+        assert not foreign, f"{page.name} loads {foreign}"
