@@ -1,0 +1,23 @@
+"""Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
+
+from . import edits as edits, kernels as kernels, probes as probes, toy as toy
+from .edits import VAR as VAR, Ablate as Ablate, Fn as Fn, Knockout as Knockout
+from .encoding import Encoding as Encoding
+from .errors import (
+    CapabilityError as CapabilityError,
+    InputError as InputError,
+    LayoutError as LayoutError,
+    NotationError as NotationError,
+    ResultError as ResultError,
+    VsinkError as VsinkError,
+)
+from .graph import Edit as Edit, EditGraph as EditGraph, Probe as Probe
+from .heads import HEAD_PROBES as HEAD_PROBES, HeadRanking as HeadRanking, rank_heads as rank_heads
+from .hooks import HOOKS as HOOKS, HookPoint as HookPoint
+from .lmm import LMM as LMM
+from .probes import probe as probe
+from .results import Recorded as Recorded, Run as Run
+from .sinkdims import SinkDims as SinkDims
+from .sinks import SinkReport as SinkReport, find_sink_dims as find_sink_dims
+from .site import Site as Site
+from .tokens import ImageSpan as ImageSpan, TokenLayout as TokenLayout

@@ -1,0 +1,107 @@
+"""Ablate tokens: hide chosen, sink or random tokens from the text (Kang et al. 2025, fig. 3b)."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import LayoutError, NotationError
+from ..graph import Edit
+from ..hooks import Layers, check_layers
+from ..kernels import cut_tokens, random_like
+from ..segments import parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class Ablate(Edit):
+    """Hide tokens from the rows that would attend to them, or as many random ones as a control.
+
+    Like a knockout it cuts scores, so rows still sum to one; a row that would lose every key is
+    left as it is. `Ablate("sink & image")` against `Ablate("sink & image", control=0)` is
+    figure 3b of Kang et al. (2025).
+
+    **Arguments:**
+
+    - `tokens`: a group such as `"sink & image"`, or positions in the (padded) prompt.
+    - `layers`: the blocks, counted from 0.
+    - `target`: the rows that lose sight of the tokens.
+    - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
+        tokens of `pool`, anew in every block.
+    - `pool`: where the control draws from.
+    - `redraw`: False draws the control once, the same in all blocks.
+
+    **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
+    prompt lacks a segment or a position.
+    """
+
+    hook: ClassVar[str] = "attn.hook_attn_scores"
+
+    tokens: str | tuple[int, ...]
+    layers: Layers = ":"
+    _: KW_ONLY
+    target: str = "query generated"
+    control: int | None = None
+    pool: str = "image"
+    redraw: bool = True
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        if isinstance(self.tokens, str):
+            parse_group(self.tokens)
+        elif not self.tokens:
+            raise NotationError("Ablate(()) hides nothing; name a group or at least one position")
+        if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
+            raise NotationError("target and pool of Ablate cannot depend on sinks; tokens can")
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return isinstance(self.tokens, str) and "sink" in parse_group(self.tokens).words
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return self.target, False
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.target, generates=generates)
+        if self.control is not None:
+            tokens.check_group(self.pool)
+        if isinstance(self.tokens, str):
+            tokens.check_group(self.tokens)
+        elif not all(0 <= place < tokens.prompt_length for place in self.tokens):
+            raise LayoutError(
+                f"{self!r}: this prompt has positions 0 to {tokens.prompt_length - 1}"
+            )
+
+    def chosen(self, site: Site) -> Bool[Tensor, "batch key"]:
+        """The tokens that are hidden at this block."""
+        if isinstance(self.tokens, str):
+            wanted = site.keys(self.tokens)
+        else:
+            wanted = torch.zeros_like(site.keys("all"))
+            wanted[:, list(self.tokens)] = True
+        if self.control is None:
+            return wanted
+        pool = site.keys(self.pool) & ~wanted
+        return random_like(wanted, pool, self._draw(site, pool))
+
+    def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:
+        # Drawn over the prompt alone: a decode step must hide what the prefill hid.
+        layer = site.layer if self.redraw and site.layer is not None else 0
+        source = torch.Generator().manual_seed(1000 * (self.control or 0) + layer)
+        prompt = torch.rand(site.layout.prompt_length, generator=source)
+        draw = torch.ones(pool.shape)
+        draw[:, : site.layout.prompt_length] = prompt
+        return draw.to(pool.device)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        return cut_tokens(value, site.queries(self.target), self.chosen(site))

@@ -1,0 +1,94 @@
+"""Visual Attention Redistribution (Kang et al., ICLR 2025, arXiv 2503.03321)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Edit
+from ..hooks import Layers, check_layers, resolve_layers
+from ..kernels import redistribute
+from ..site import Site
+from ..tokens import TokenLayout
+
+_MODES = ("paper", "released-code")
+
+
+@final
+@dataclass(frozen=True)
+class VAR(Edit):
+    """Move attention from sink tokens to the visual non-sinks, in image-centric heads.
+
+    Equations (A-3) to (A-6) of our docs. It acts on the rows of query and generated tokens, and
+    every row still sums to one. A block without sinks is left as it is.
+
+    **Arguments:**
+
+    - `p`: the share of every sink's attention that is *moved*, 0 to 1 (paper: 0.6).
+    - `rho`: the least visual *non-sink* ratio of an image-centric head, 0 to 1 (paper: 0.8 for
+        general questions, 0.5 against hallucination, 0.9 for vision-centric ones).
+    - `min_image_mass`: the least attention that such a head gives the image.
+    - `tau`: the least sink value of a sink token; the model's own by default.
+    - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept* and `rho` the largest
+        *sink* ratio, the last block is edited too and the first two are not, and generated
+        tokens are never sinks.
+    - `layers`: the blocks, counted from 0; the mode excludes its own.
+
+    **Raises:** `NotationError` for a share outside 0 to 1 or an unknown mode. When run:
+    `LayoutError` if the prompt has no image.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+
+    p: float = 0.6
+    rho: float = 0.5
+    min_image_mass: float = 0.2
+    tau: float | None = None
+    mode: Literal["paper", "released-code"] = "paper"
+    layers: Layers = ":"
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        for name in ("p", "rho", "min_image_mass"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise NotationError(f"{name} is a share from 0 to 1; got {getattr(self, name)}")
+        if self.mode not in _MODES:
+            raise NotationError(f"mode {self.mode!r} is not one of: {', '.join(_MODES)}")
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return True
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return "query generated", False
+
+    @override
+    def blocks(self, n_layers: int) -> tuple[int, ...]:
+        last = n_layers - 1 if self.mode == "paper" else n_layers
+        first = 0 if self.mode == "paper" else 2
+        named = resolve_layers(self.layers, n_layers)
+        kept = tuple(layer for layer in named if first <= layer < last)
+        if not kept:
+            raise NotationError(
+                f"{self!r} acts on no block: mode {self.mode!r} edits {first} to {last - 1} only"
+            )
+        return kept
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group("image")
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        sink = site.sinks(self.tau)
+        if self.mode == "released-code":
+            sink = sink & ~site.keys("generated")
+        return redistribute(
+            value, sink, site.keys("image"), p=self.p, rho=self.rho,
+            min_image_mass=self.min_image_mass, rows=site.queries("query generated"), mode=self.mode,
+        )

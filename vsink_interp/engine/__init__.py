@@ -1,0 +1,6 @@
+"""The only part that runs anything, and the only home of nnsight."""
+
+from .attention import AttentionBinding as AttentionBinding
+from .execute import Outcome as Outcome, execute as execute
+from .wrapped import Wrapped as Wrapped
+from .taps import read as read

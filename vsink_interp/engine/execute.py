@@ -1,0 +1,122 @@
+"""The one interpreter: a plan, run in one nnsight trace."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..families import Tap
+from ..graph import Node, Plan
+from ..hooks import ORDER, HookPoint, find_hook
+from ..results import Recorded
+from ..sinkdims import SinkDims
+from ..site import TokenMasks
+from ..tokens import TokenLayout
+from .attention import AttentionBinding
+from .progress import Progress
+from .taps import read, write
+from .wrapped import Wrapped
+
+Driver = Callable[..., None]
+RESID_PRE = "blocks.{layer}.hook_resid_pre"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the model returned, and what the probes recorded."""
+
+    output: Any
+    records: Mapping[str, Recorded]
+
+
+@final
+@dataclass(frozen=True)
+class _Stop:
+    """A place where the trace waits for the model: a hook point that is a module."""
+
+    point: HookPoint
+    layer: int | None
+    tap: Tap
+    nodes: tuple[tuple[int, Node], ...]
+    phi: bool
+
+
+def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
+    places = {key for key in plan.places if not find_hook(key[0]).computed}
+    places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
+    stops = [
+        _Stop(find_hook(template), layer, wrapped.family.tap(template, layer),
+              plan.at(template, layer), template == RESID_PRE and layer in plan.phi_layers)
+        for template, layer in places
+    ]
+    return sorted(stops, key=_forward)
+
+
+def _forward(stop: _Stop) -> tuple[int, int, int]:
+    order = ORDER[stop.point.template]
+    stack = 0 if stop.point.stack is None else ORDER[f"{stop.point.stack}.{{layer}}.hook_resid_pre"]
+    return (stack or order, stop.layer or 0, order)
+
+
+def execute(
+    wrapped: Wrapped, plan: Plan, inputs: Mapping[str, Tensor], layout: TokenLayout,
+    sinks: SinkDims | None, generate: Mapping[str, Any] | None,
+) -> Outcome:
+    """Run a plan on encoded inputs.
+
+    **Arguments:**
+
+    - `layout`: every token that the run may come to hold, on the CPU.
+    - `generate`: what `model.generate` is given; None runs one forward pass.
+    """
+    progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
+    binding = AttentionBinding(wrapped, progress)
+    box: list[Any] = []
+
+    def driver(**model_inputs: Any) -> None:  # noqa: ANN401
+        with binding.armed():
+            if generate is None:
+                box.append(wrapped.hf_model(**model_inputs))
+            else:
+                box.append(wrapped.hf_model.generate(**model_inputs, **generate))
+        # The block waits for a step that never comes; ending it here is not an error.
+        wrapped.nnsight.interleaver.cancel()
+
+    with torch.no_grad():
+        _trace(wrapped, _stops(wrapped, plan), progress, driver, dict(inputs))
+    return Outcome(box[0], progress.records())
+
+
+def _trace(
+    wrapped: Wrapped, stops: list[_Stop], progress: Progress, driver: Driver, inputs: dict[str, Any]
+) -> None:
+    with wrapped.nnsight.trace(**inputs, fn=driver) as tracer:
+        for step in _steps(tracer, stops):
+            for stop in stops:
+                if step == 0 or "decode" in stop.point.phases:
+                    _act(wrapped, stop, progress, step)
+
+
+def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:  # noqa: ANN401
+    if any("decode" in stop.point.phases for stop in stops):
+        yield from tracer.iter[:]
+    elif stops:
+        yield 0
+
+
+def _act(wrapped: Wrapped, stop: _Stop, progress: Progress, step: int) -> None:
+    envoy = wrapped.envoy(stop.tap.module)
+    value = old = read(stop.tap, envoy, wrapped.n_heads)
+    # Counted from the end: generation computes logits of the last prompt row alone.
+    stop_row = progress.masks.layout.prompt_length + step
+    rows = range(stop_row - value.shape[1], stop_row)
+    before = value._version
+    for number, node in stop.nodes:
+        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows.stop)
+    if value is not old or value._version != before:
+        write(stop.tap, envoy, old, value)
+    if stop.phi and stop.layer is not None:
+        progress.see_resid(stop.layer, value)

@@ -1,0 +1,47 @@
+"""Reading and writing the hook points that are modules, through nnsight's envoys."""
+
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..families import Tap
+from ..kernels import head_result
+
+
+def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
+    """The output projection split by head: head d_head d_model."""
+    return rearrange(projection.weight, "m (h d) -> h d m", h=n_heads)
+
+
+def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:  # noqa: ANN401
+    """The value of a tap, inside a trace; its last dimension split by head where it has heads."""
+    if tap.side == "first output":
+        return envoy.output[0]
+    if tap.side == "output":
+        value = envoy.output
+    else:
+        value = envoy.input
+    if tap.heads is None:
+        return value
+    split = rearrange(value, "b q (h d) -> b q h d", h=n_heads[tap.heads])
+    if tap.side == "head results":
+        return head_result(split, head_weight(envoy._module, n_heads["head"]))
+    return split
+
+
+def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:  # noqa: ANN401
+    """Put a new value in the place of the one that `read` gave."""
+    if tap.side == "first output":
+        envoy.output = (new, *envoy.output[1:])
+    elif tap.side == "residual input":
+        old.copy_(new)
+    elif tap.side == "head results":
+        bias = envoy._module.bias
+        envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
+    else:
+        flat = new if tap.heads is None else rearrange(new, "b q h d -> b q (h d)")
+        if tap.side == "output":
+            envoy.output = flat
+        else:
+            envoy.input = flat

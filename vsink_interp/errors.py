@@ -1,0 +1,48 @@
+"""Everything that vsink_interp raises on purpose.
+
+```text
+VsinkError
+ ├─ NotationError     (ValueError)  a flow, segment, layer range or hook name that cannot be read
+ ├─ LayoutError       (ValueError)  the prompt lacks what was asked for, or a row would lose every key
+ ├─ InputError        (ValueError)  an image, prompt or encoding that the model cannot take
+ ├─ CapabilityError   (RuntimeError) this model cannot do that, here or at all
+ └─ ResultError       (LookupError) a run holds no such result
+```
+
+Each message says what is wrong, lists the legal choices, and names the next step.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VsinkError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class NotationError(VsinkError, ValueError):
+    """A string with structure (flow, segments, layers, hook name) could not be read."""
+
+
+class LayoutError(VsinkError, ValueError):
+    """The prompt lacks a segment, or an edit would leave a row nothing to attend to."""
+
+
+class InputError(VsinkError, ValueError):
+    """An image, a prompt or an encoding that the model cannot take."""
+
+
+class CapabilityError(VsinkError, RuntimeError):
+    """The model cannot do what was asked; the message says what would work."""
+
+
+class ResultError(VsinkError, LookupError):
+    """A run holds no such result."""
+
+
+def unknown(what: str, word: object, choices: Iterable[str]) -> str:
+    """The text of an error about a word that is not one of `choices`."""
+    legal = list(choices)
+    close = get_close_matches(str(word), legal, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{word!r} is not a valid {what}{hint} (choose from: {', '.join(legal)})"

@@ -1,0 +1,45 @@
+"""LLaVA-1.5: a CLIP tower, a two-layer projector, and any LLaMA-like decoder."""
+
+from typing import Any
+
+from PIL.Image import Image
+
+from ..tokens import ImageSpan
+from .base import Family
+
+
+def clip_box(size: dict[str, int], crop: dict[str, int] | None, picture: Image) -> tuple[float, ...]:
+    """The part of a picture that CLIP's processor keeps: left, top, right, bottom in its pixels."""
+    width, height = picture.size
+    if "shortest_edge" in size:
+        scale = size["shortest_edge"] / min(width, height)
+        wide, high = width * scale, height * scale
+    else:
+        wide, high = float(size["width"]), float(size["height"])
+    kept_w = min(wide, crop["width"]) if crop else wide
+    kept_h = min(high, crop["height"]) if crop else high
+    left, top = (wide - kept_w) / 2, (high - kept_h) / 2
+    across, down = width / wide, height / high
+    return (left * across, top * down, (left + kept_w) * across, (top + kept_h) * down)
+
+
+def llava_spans(config: Any, processor: Any, pictures: list[Image]) -> tuple[ImageSpan, ...]:  # noqa: ANN401
+    """One square grid per picture, in raster order; the processor's crop is its box."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    images = processor.image_processor
+    crop = dict(images.crop_size) if getattr(images, "do_center_crop", False) else None
+    return tuple(
+        ImageSpan((side, side), clip_box(dict(images.size), crop, picture)) for picture in pictures
+    )
+
+
+LLAVA = Family(
+    name="LLaVA-1.5",
+    model_types=("llava",),
+    decoder="model.language_model",
+    vision_layers="model.vision_tower.encoder.layers",
+    projector="model.multi_modal_projector",
+    spans=llava_spans,
+    template="USER: {content} ASSISTANT:",
+    role_markers=("USER:", "ASSISTANT:", "user :", "assistant :"),
+)

@@ -1,0 +1,315 @@
+"""Edits and probes as values, the graphs that they join into, and the plan that orders them."""
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+from torch import Tensor
+
+from .errors import CapabilityError, NotationError
+from .hooks import HOOKS, ORDER, HookPoint, Layers, find_hook, resolve_layers
+from .site import Site
+from .tokens import TokenLayout
+
+
+class Node(ABC):
+    """An edit or a probe: an immutable value with an address and a kernel.
+
+    A subclass is a frozen dataclass with `hook` and `layers`, final, and overrides each method
+    at most once.
+    """
+
+    hook: str
+    layers: Layers
+
+    @property
+    def point(self) -> HookPoint:
+        """The hook point that it acts on."""
+        return find_hook(self.hook)
+
+    @property
+    def needs_phi(self) -> bool:
+        """Whether its operands are computed from the sink value of each token."""
+        return False
+
+    @property
+    def needs_sinks(self) -> bool:
+        """Whether the model's sink dimensions must be known."""
+        return self.needs_phi
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether its operands are computed from the values and output weights of attention."""
+        return False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its kernel must see all query rows at once."""
+        return False
+
+    def blocks(self, n_layers: int) -> tuple[int, ...]:
+        """The blocks it acts on in a model of `n_layers` blocks."""
+        return resolve_layers(self.layers, n_layers)
+
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:  # noqa: B027
+        """Refuse a prompt on which it could not act."""
+
+    @property
+    def targets(self) -> tuple[str, bool] | None:
+        """The group of query rows it changes or reads, and whether the last prompt row counts as
+        generated; None means all rows.
+        """
+        return None
+
+    def __or__(self, other: "Node | EditGraph") -> "EditGraph":
+        """Join with another node or graph; at a shared hook point nodes act left to right."""
+        return EditGraph(self) | other
+
+
+class Edit(Node):
+    """A node that changes the value at its hook point: `kernel(value, **operands(site))`."""
+
+    @abstractmethod
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        """The new value."""
+
+
+class Probe(Node):
+    """A node that records something and changes nothing.
+
+    `axes` names the axes of what it records at one block.
+    """
+
+    axes: tuple[str, ...]
+
+    @abstractmethod
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        """What it records; one axis per name in `axes`."""
+
+
+class EditGraph:
+    """Edits and probes joined by `|`, immutable.
+
+    Graphs compare and hash by their nodes, `eval(repr(graph)) == graph`, and `|` is associative
+    with the empty graph as its unit.
+    """
+
+    __slots__ = ("nodes",)
+    nodes: tuple[Node, ...]
+
+    def __init__(self, *nodes: "Node | EditGraph") -> None:
+        flat: list[Node] = []
+        for node in nodes:
+            if isinstance(node, EditGraph):
+                flat += node.nodes
+            elif isinstance(node, Node):
+                flat.append(node)
+            else:
+                raise NotationError(
+                    f"an edit graph holds edits and probes; got {type(node).__name__}. Wrap a hook "
+                    "function as Fn(hook, function), a probe function with @probe(hook)"
+                )
+        object.__setattr__(self, "nodes", tuple(flat))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: graphs are values."""
+        raise AttributeError("an EditGraph is immutable; join graphs with |")
+
+    def __or__(self, other: "Node | EditGraph") -> "EditGraph":
+        """Join two graphs."""
+        return EditGraph(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        """Same nodes in the same order."""
+        return isinstance(other, EditGraph) and self.nodes == other.nodes
+
+    def __hash__(self) -> int:
+        return hash(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"EditGraph({', '.join(map(repr, self.nodes))})"
+
+    def __str__(self) -> str:
+        """One line per node: kind, hook point, layers, the node itself."""
+        if not self.nodes:
+            return "empty edit graph"
+        rows = [_row(node) for node in self.nodes]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(
+            " ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
+            for row in rows
+        )
+
+    def mermaid(self) -> str:
+        """The graph as a mermaid flowchart, in forward order."""
+        lines = ["flowchart LR", "  prompt([prompt])"]
+        previous = "prompt"
+        for i, node in enumerate(sorted(self.nodes, key=lambda node: ORDER[node.point.template])):
+            kind, hook, layers, text = _row(node)
+            text = text.replace('"', "'")
+            shape = ("[", "]") if kind == "edit" else ("[/", "/]")
+            lines.append(f'  n{i}{shape[0]}"{text}<br/>{hook}<br/>{layers}"{shape[1]}')
+            lines.append(f"  {previous} --> n{i}")
+            previous = f"n{i}"
+        return "\n".join([*lines, "  answer([answer])", f"  {previous} --> answer"])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td>{'✎' if kind == 'edit' else '👁'} {kind}</td><td><code>{_escape(hook)}</code></td>"
+            f"<td>{_escape(layers)}</td><td><code>{_escape(text)}</code></td></tr>"
+            for kind, hook, layers, text in map(_row, self.nodes)
+        )
+        head = "<tr><th></th><th>hook point</th><th>blocks</th><th>node</th></tr>"
+        return f"<table>{head}{cells}</table>" if self.nodes else "<em>empty edit graph</em>"
+
+    def to_json(self) -> str:
+        """The graph as JSON text.
+
+        **Raises:** `CapabilityError` for a node that is a bare function.
+        """
+        return json.dumps({"format": 1, "nodes": [_to_dict(node) for node in self.nodes]}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "EditGraph":
+        """The graph that `to_json` wrote.
+
+        **Raises:** `NotationError` if the text is no graph, or names an unknown node.
+        """
+        try:
+            data = json.loads(text)
+            nodes = data["nodes"] if data["format"] == 1 else None
+        except (ValueError, KeyError, TypeError):
+            nodes = None
+        if nodes is None:
+            raise NotationError("this is not an edit graph in format 1; write one with to_json()")
+        return cls(*(_from_dict(node) for node in nodes))
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph to a JSON file."""
+        Path(path).write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EditGraph":
+        """Read a graph from a JSON file."""
+        return cls.from_json(Path(path).read_text())
+
+
+Graphlike: TypeAlias = "EditGraph | Node | Iterable[Node] | None"
+
+
+def as_graph(graph: Graphlike) -> EditGraph:
+    """Anything that can stand for a graph, as a graph."""
+    if graph is None:
+        return EditGraph()
+    return EditGraph(*graph) if not isinstance(graph, Node) else EditGraph(graph)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _row(node: Node) -> tuple[str, str, str, str]:
+    kind = "edit" if isinstance(node, Edit) else "probe"
+    layers = "" if node.point.stack is None else f"layers {node.layers}"
+    return kind, node.hook, layers, repr(node)
+
+
+def _to_dict(node: Node) -> dict:
+    kind = type(node)
+    if not is_dataclass(node) or not getattr(node, "portable", True):
+        raise CapabilityError(
+            f"{node!r} holds a bare function, which JSON cannot carry; write it as a final frozen "
+            "dataclass that inherits Edit or Probe"
+        )
+    return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": asdict(node)}
+
+
+def _from_dict(data: Mapping[str, Any]) -> Node:
+    module, _, name = str(data.get("node")).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NotationError(f"a saved graph names {data.get('node')!r}, which is not installed") from error
+    if not (isinstance(kind, type) and issubclass(kind, Node)):
+        raise NotationError(f"a saved graph names {data['node']!r}, which is not an edit or a probe")
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in data["fields"].items()}
+    extra = given.keys() - {f.name for f in fields(kind)}  # ty: ignore[invalid-argument-type]
+    if extra:
+        raise NotationError(f"{name} has no field {sorted(extra)}; was it saved by another version?")
+    return kind(**given)
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """A graph in forward order: for every place, the nodes that act there, in turn."""
+
+    graph: EditGraph
+    n_layers: int
+    n_vision_layers: int
+    places: Mapping[tuple[str, int | None], tuple[tuple[int, Node], ...]]
+
+    def at(self, template: str, layer: int | None) -> tuple[tuple[int, Node], ...]:
+        """The nodes of one place, each with its number in the graph."""
+        return self.places.get((template, layer), ())
+
+    @property
+    def phi_layers(self) -> tuple[int, ...]:
+        """Blocks where some node needs the sink value of the tokens that enter."""
+        return tuple(sorted({
+            layer for (_, layer), nodes in self.places.items()
+            if layer is not None and any(node.needs_phi for _, node in nodes)
+        }))
+
+    @property
+    def computed_layers(self) -> frozenset[int]:
+        """Blocks with a node inside the attention computation."""
+        return frozenset(
+            layer for (template, layer) in self.places
+            if layer is not None and find_hook(template).computed
+        )
+
+
+def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
+    """Sort a graph into forward order and refuse what the model cannot do.
+
+    **Raises:** `NotationError` for a layer out of range, `CapabilityError` for a hook point that
+    this model does not offer.
+    """
+    legal = set(advertised)
+    found: dict[tuple[str, int | None], list[tuple[int, Node]]] = {}
+    for number, node in enumerate(graph.nodes):
+        point = node.point
+        if point.template not in legal:
+            raise CapabilityError(
+                f"{node!r} acts on {point.template!r}, which this model does not offer; it offers: "
+                f"{', '.join(sorted(legal, key=ORDER.__getitem__))}"
+            )
+        for layer in _blocks(node, point, n_layers, n_vision_layers):
+            found.setdefault((point.template, layer), []).append((number, node))
+    ordered = sorted(found, key=lambda place: _forward(place[0], place[1]))
+    return Plan(graph, n_layers, n_vision_layers, {key: tuple(found[key]) for key in ordered})
+
+
+def _blocks(
+    node: Node, point: HookPoint, n_layers: int, n_vision_layers: int
+) -> Iterable[int | None]:
+    if point.stack is None:
+        return (None,)
+    return node.blocks(n_layers if point.stack == "blocks" else n_vision_layers)
+
+
+def _forward(template: str, layer: int | None) -> tuple[int, int, int]:
+    point, order = find_hook(template), ORDER[template]
+    first = next(i for i, hook in enumerate(HOOKS) if hook.stack == point.stack)
+    return (first if point.stack else order, layer or 0, order)

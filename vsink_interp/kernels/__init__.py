@@ -1,0 +1,21 @@
+"""The arithmetic of every edit and probe: pure functions of tensors and numbers.
+
+They import torch and math alone and keep no state, so that a remote server can be sent their
+source. Shapes are words in the docstrings for the same reason.
+"""
+
+from .attend import (
+    add_mask as add_mask,
+    attend as attend,
+    attention_scores as attention_scores,
+    softmax as softmax,
+)
+from .masks import cut as cut, cut_tokens as cut_tokens, random_like as random_like
+from .measure import (
+    contribution as contribution,
+    head_result as head_result,
+    group_mass as group_mass,
+    non_sink_ratio as non_sink_ratio,
+)
+from .redistribution import redistribute as redistribute
+from .sinks import normalised as normalised, sink_value as sink_value

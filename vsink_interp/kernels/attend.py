@@ -1,0 +1,55 @@
+"""Explicit attention for some rows: scores, mask, softmax and the weighing of values."""
+
+import torch
+from torch import Tensor
+
+
+def attention_scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Scaled dot products of some query rows with every key.
+
+    ``query`` is batch head query d_head, ``key`` batch kv_head key d_head; the result is
+    batch head query key. Query heads that share a key head are packed into its rows, so keys
+    are never repeated.
+    """
+    batch, heads, rows, width = query.shape
+    packed = query.reshape(batch, key.shape[1], -1, width)
+    return ((packed @ key.transpose(2, 3)) * scaling).view(batch, heads, rows, key.shape[2])
+
+
+def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    """Forbid what attention may not see.
+
+    ``scores`` is batch head query key. ``mask`` is what transformers hands to attention, cut to
+    these rows: None (causal), boolean (true = may attend) or additive. ``positions`` is query:
+    the key index of each row itself.
+    """
+    if mask is None:
+        keys = torch.arange(scores.shape[-1], device=scores.device)
+        return scores.masked_fill(keys > positions[:, None], -torch.inf)
+    mask = mask[..., : scores.shape[-1]]
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, -torch.inf)
+    return scores + mask
+
+
+def softmax(scores: Tensor, mask: "Tensor | None" = None) -> Tensor:
+    """The attention pattern of masked scores: softmax in fp32, in the scores' own precision.
+
+    ``scores`` is batch head query key. Where a boolean ``mask`` lets a row see nothing (padding),
+    the row is zero; any other NaN is left to be seen.
+    """
+    pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    if mask is None or mask.dtype != torch.bool:
+        return pattern
+    return pattern.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+
+
+def attend(pattern: Tensor, value: Tensor) -> Tensor:
+    """Weigh the values by a pattern.
+
+    ``pattern`` is batch head query key, ``value`` batch kv_head key d_head; the result is batch
+    query head d_head, the layout of `attn.hook_z`.
+    """
+    batch, heads, rows, keys = pattern.shape
+    packed = pattern.reshape(batch, value.shape[1], -1, keys) @ value
+    return packed.view(batch, heads, rows, value.shape[-1]).transpose(1, 2)

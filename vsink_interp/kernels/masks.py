@@ -1,0 +1,35 @@
+"""Edits of attention scores: knockout and its random control."""
+
+import torch
+from torch import Tensor
+
+
+def cut(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Remove the edges from ``columns`` to ``rows``: their pattern becomes exactly zero.
+
+    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key. A row that
+    loses every key would have no softmax; `TokenLayout.check_flow` refuses it first.
+    """
+    edges = rows[:, None, :, None] & columns[:, None, None, :]
+    return scores.masked_fill(edges, -torch.inf)
+
+
+def cut_tokens(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Remove the edges from chosen tokens to ``rows``, but keep every row's last resort.
+
+    Shapes as in `cut`. A row whose remaining keys would all be cut is left as it is: the tokens
+    come from what the run finds (sinks), so it cannot be refused beforehand.
+    """
+    edges = rows[:, None, :, None] & columns[:, None, None, :]
+    reduced = scores.masked_fill(edges, -torch.inf)
+    alive = (reduced > torch.finfo(scores.dtype).min).any(-1, keepdim=True)
+    return torch.where(alive, reduced, scores)
+
+
+def random_like(chosen: Tensor, pool: Tensor, draw: Tensor) -> Tensor:
+    """As many tokens of ``pool`` as ``chosen`` has, per sample, by the order of ``draw``.
+
+    All are batch key; ``draw`` holds one random number per token. The result is a mask.
+    """
+    order = draw.masked_fill(~pool, 2.0).argsort(-1).argsort(-1)
+    return pool & (order < chosen.sum(-1, keepdim=True))

@@ -1,0 +1,48 @@
+"""What probes compute: shares of attention, ratios and contributions."""
+
+import torch
+from torch import Tensor
+
+
+def group_mass(pattern: Tensor, groups: Tensor) -> Tensor:
+    """The share of each row's attention that falls on each group of keys, from 0 to 1.
+
+    ``pattern`` is batch head query key, ``groups`` batch key group; the result is batch head
+    query group. Kaduri et al. (2025), equation (B-5) of our docs, before the mean over heads.
+    """
+    return pattern @ groups[:, None].to(pattern.dtype)
+
+
+def non_sink_ratio(pattern: Tensor, sink: Tensor, image: Tensor) -> Tensor:
+    """The visual non-sink ratio r: of a row's attention to the image, the share beside its sinks.
+
+    ``pattern`` is batch head query key, ``sink`` and ``image`` batch key; the result is batch
+    head query, NaN where a row gives the image nothing. Kang et al. (2025), equation (A-5).
+    """
+    columns = torch.stack([image & ~sink, image], -1)[:, None].to(pattern.dtype)
+    fresh, mass = (pattern @ columns).unbind(-1)
+    return fresh / mass
+
+
+def contribution(pattern: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+    """How much each key adds to each row: the norm of ``alpha x W_OV``, averaged over heads.
+
+    ``pattern`` is batch head query key, ``value`` batch kv_head key d_head, ``weight`` head
+    d_head d_model (W_O split by head); the result is batch query key. Kang et al. (2025),
+    figure 3c.
+    """
+    batch, heads, rows, keys = pattern.shape
+    shared = heads // value.shape[1]
+    norms = torch.stack([
+        (value[:, head // shared] @ weight[head]).norm(dim=-1) for head in range(heads)
+    ], 1)
+    return (pattern * norms[:, :, None]).mean(1)
+
+
+def head_result(z: Tensor, weight: Tensor) -> Tensor:
+    """What each head adds to the residual stream.
+
+    ``z`` is batch query head d_head, ``weight`` head d_head d_model; the result is batch query
+    head d_model.
+    """
+    return torch.einsum("bqhd,hdm->bqhm", z, weight)

@@ -1,0 +1,321 @@
+"""`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+
+from .encoding import Encoding, encode, gather
+from .engine import AttentionBinding, Wrapped, execute, read
+from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
+from .families import FAMILIES, Family
+from .graph import EditGraph, Graphlike, Plan, as_graph, plan
+from .hooks import parse_hook
+from .results import Run
+from .sinkdims import SinkDims
+from .sinks import SinkReport, find_sink_dims
+
+REFUSED = {
+    "num_beams": "beam search reorders the cache under the edits; leave it at 1",
+    "assistant_model": "assisted decoding runs rows that no edit has seen",
+    "prompt_lookup_num_tokens": "assisted decoding runs rows that no edit has seen",
+    "use_cache": "generation here always uses the cache",
+    "return_dict_in_generate": "a Run already holds what it would return",
+}
+
+
+@final
+class LMM:
+    """A large multimodal model that takes edit graphs.
+
+    **Arguments:**
+
+    - `hf_model`: a transformers model for images and text, on its device, in its precision.
+    - `processor`: its processor.
+    - `sinks`: its sink dimensions; found by `find_sink_dims` when first needed otherwise.
+
+    **Raises:** `CapabilityError` for a family that is not known.
+    """
+
+    def __init__(self, hf_model: Any, processor: Any, *, sinks: SinkDims | None = None) -> None:  # noqa: ANN401
+        if hf_model.training:
+            raise CapabilityError("the model is in training mode; call hf_model.eval() first")
+        self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
+        self._sinks = sinks
+        self._report: SinkReport | None = None
+
+    @classmethod
+    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> Self:  # noqa: ANN401
+        """Load a model and its processor as transformers does.
+
+        **Arguments:**
+
+        - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        shared = {k: v for k, v in hf_kwargs.items() if k in {"revision", "token", "cache_dir"}}
+        processor = AutoProcessor.from_pretrained(repo_or_dir, **shared)
+        return cls(AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor)
+
+    @classmethod
+    def toy(cls) -> Self:
+        """The small trained LLaVA that comes with the package: offline, a few MB."""
+        from .toy import weights_dir
+
+        return cls.from_pretrained(weights_dir)
+
+    @property
+    def hf_model(self) -> Any:  # noqa: ANN401
+        """The transformers model."""
+        return self.wrapped.hf_model
+
+    @property
+    def processor(self) -> Any:  # noqa: ANN401
+        """The model's processor."""
+        return self.wrapped.processor
+
+    @property
+    def nnsight(self) -> Any:  # noqa: ANN401
+        """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
+        return self.wrapped.nnsight
+
+    @property
+    def name(self) -> str:
+        """The repository or folder that the model came from."""
+        return Path(self.hf_model.config.name_or_path or type(self.hf_model).__name__).name
+
+    @property
+    def n_layers(self) -> int:
+        """How many decoder blocks."""
+        return self.wrapped.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """How many query heads a block has."""
+        return self.wrapped.n_heads["head"]
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.wrapped.config.hidden_size
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hook points that this model offers, with `{layer}` for the block."""
+        return self.wrapped.advertised
+
+    def __repr__(self) -> str:
+        return (f"LMM({self.name}, family={self.wrapped.family.name}, layers={self.n_layers}, "
+                f"heads={self.n_heads}, d_model={self.d_model})")
+
+    @property
+    def sinks(self) -> SinkDims:
+        """The sink dimensions and tau; found on first use if they were not given.
+
+        **Raises:** `CapabilityError` if the model has none.
+        """
+        if self._sinks is None:
+            self._sinks = self.sink_report.sinks
+        return self._sinks
+
+    @sinks.setter
+    def sinks(self, sinks: "SinkDims | SinkReport") -> None:
+        found = sinks.sinks if isinstance(sinks, SinkReport) else sinks
+        if max(found.dims) >= self.d_model:
+            raise NotationError(f"sink dimensions {found.dims} lie beyond d_model = {self.d_model}")
+        self._sinks = found
+
+    @property
+    def sink_report(self) -> SinkReport:
+        """The evidence for this model's sink dimensions, found on first use."""
+        if self._report is None:
+            self._report = find_sink_dims(self)
+        return self._report
+
+    def encode(self, image: Any, prompt: Any, *, chat: bool = True) -> Encoding:  # noqa: ANN401
+        """Encode a question about a picture, or a batch of them.
+
+        **Arguments:**
+
+        - `image`: a PIL image, a path or an array; a list of them for a prompt about several; None
+            for text alone. For a batch, one such entry per prompt.
+        - `prompt`: the question, put into the model's chat format; a list for a batch. `<image>`
+            in it says where a picture goes; they come first otherwise.
+        - `chat`: False takes the prompt as it is.
+
+        **Raises:** `InputError` for an empty prompt, an unreadable picture, or pictures and prompts
+        that do not match.
+        """
+        pictures, prompts, batched = gather(image, prompt)
+        return encode(self.hf_model.config, self.processor, self.wrapped.family, pictures, prompts,
+                      batched=batched, chat=chat)
+
+    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:  # noqa: ANN401
+        """One forward pass under a graph.
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
+        - `graph`: edits and probes.
+
+        **Returns:** a `Run` with the logits of every prompt token.
+
+        **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
+        graph does not fit the prompt or the model.
+        """
+        encoding = self._encoding(image, prompt)
+        planned = self._plan(as_graph(graph), encoding, generates=False)
+        outcome = execute(self.wrapped, planned, encoding.inputs, encoding.tokens,
+                          self._known_sinks(planned), None)
+        logits = outcome.output.logits
+        ids = encoding.inputs["input_ids"]
+        likeliest = self._decode(logits[:, -1].argmax(-1, keepdim=True))
+        return self._finish(encoding, planned.graph, ids, logits, likeliest, encoding.tokens,
+                            outcome.records)
+
+    def generate(
+        self, image: Any, prompt: Any = None, graph: Graphlike = None, *,  # noqa: ANN401
+        max_new_tokens: int = 128, **hf_kwargs: Any,  # noqa: ANN401
+    ) -> Run:
+        """Generate an answer under a graph; greedy unless told otherwise.
+
+        **Arguments:**
+
+        - `image`, `prompt`, `graph`: as `run` takes them.
+        - `max_new_tokens`: the longest answer.
+        - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings` ...
+
+        **Returns:** a `Run` with the logits that predicted each generated token.
+
+        **Raises:** as `run`; `CapabilityError` for beam search and assisted decoding.
+        """
+        encoding = self._encoding(image, prompt)
+        options = self._options(max_new_tokens, hf_kwargs)
+        planned = self._plan(as_graph(graph), encoding, generates=True)
+        room = encoding.tokens.extend(max_new_tokens)
+        outcome = execute(self.wrapped, planned, encoding.inputs, room,
+                          self._known_sinks(planned), options)
+        ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
+        new = ids[:, encoding.tokens.length :]
+        layout = encoding.tokens.extend(new.shape[1])
+        layout = layout.without(self._after_end(new, layout.length))
+        return self._finish(encoding, planned.graph, ids, logits, self._decode(new), layout,
+                            outcome.records)
+
+    def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:  # noqa: ANN401
+        """Open a plain nnsight trace in which `lmm.hook(name)` reads and writes hook points.
+
+        ```python
+        with lmm.trace(image, "What is this?"):
+            pattern = lmm.hook("blocks.3.attn.hook_pattern").save()
+        ```
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `run` takes them.
+        - `hf_kwargs`: for `model.generate`; with `max_new_tokens` the trace generates.
+        """
+        encoding = self._encoding(image, prompt)
+        binding = AttentionBinding(self.wrapped, None)
+        call = self.hf_model.generate if "max_new_tokens" in hf_kwargs else self.hf_model
+
+        def driver(**inputs: Any) -> Any:  # noqa: ANN401
+            with binding.armed():
+                return call(**inputs)
+
+        return self.nnsight.trace(**encoding.inputs, **hf_kwargs, fn=driver)
+
+    def hook(self, name: str) -> Tensor:
+        """The live value of a hook point, inside a trace; write it in place, as in `[...] = 0`.
+
+        **Raises:** `NotationError` for an unknown name or block, `CapabilityError` for a hook
+        point that this model does not offer or that cannot be written in place.
+        """
+        point, layer = parse_hook(name)
+        depth = self.n_layers if point.stack == "blocks" else self.wrapped.n_vision_layers
+        if layer is not None and layer >= depth:
+            raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
+        self.wrapped.require(point)
+        if point.computed:
+            return self.wrapped.points[layer or 0][point.name].output
+        tap = self.wrapped.family.tap(point.template, layer)
+        if tap.side == "head results":
+            raise CapabilityError(
+                f"{name!r} is computed on demand, so writing it in place would be lost; use "
+                f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
+            )
+        return read(tap, self.wrapped.envoy(tap.module), self.wrapped.n_heads)
+
+    def _encoding(self, image: Any, prompt: Any) -> Encoding:  # noqa: ANN401
+        if isinstance(image, Encoding):
+            if prompt is not None:
+                raise InputError("an Encoding already holds its prompt; pass graph=... by name")
+            return image
+        if prompt is None:
+            raise InputError("a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)")
+        return self.encode(image, prompt)
+
+    def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
+        planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
+        for node in graph:
+            if node.point.stack == "vision_encoder.blocks" or "vision" in node.hook:
+                self._require_picture(encoding, repr(node))
+            node.check(encoding.tokens, generates=generates)
+        return planned
+
+    def _require_picture(self, encoding: Encoding, what: str) -> None:
+        if not any(encoding.pictures):
+            raise LayoutError(f"{what} acts on the vision side, and this prompt has no picture")
+
+    def _known_sinks(self, planned: Plan) -> SinkDims | None:
+        return self.sinks if any(node.needs_sinks for node in planned.graph) else self._sinks
+
+    def _options(self, max_new_tokens: int, hf_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        for name, why in REFUSED.items():
+            if hf_kwargs.get(name) not in (None, 1):
+                raise CapabilityError(f"{name}={hf_kwargs[name]!r} is not supported: {why}")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+        config, tokenizer = self.hf_model.generation_config, self.processor.tokenizer
+        pad = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
+        return {"do_sample": False, "pad_token_id": pad, **hf_kwargs, "max_new_tokens": max_new_tokens,
+                "return_dict_in_generate": True, "output_logits": True}
+
+    def _after_end(self, new: Tensor, length: int) -> Tensor:
+        end = self.hf_model.generation_config.eos_token_id
+        ends = torch.isin(new, torch.tensor(end if end is not None else [-1], device=new.device)).int()
+        after = (ends.cumsum(-1) - ends) > 0
+        before = torch.zeros(new.shape[0], length - new.shape[1], dtype=torch.bool)
+        return torch.cat([before, after.cpu()], 1)
+
+    def _decode(self, ids: Tensor) -> list[str]:
+        return [text.strip() for text in
+                self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _finish(
+        self, encoding: Encoding, graph: EditGraph, ids: Tensor, logits: Tensor, texts: list[str],
+        layout: Any, records: Any,  # noqa: ANN401
+    ) -> Run:
+        tokenizer = self.processor.tokenizer
+        words = tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in ids.tolist())
+        text = texts if encoding.batched else texts[0]
+        return Run(ids.cpu(), logits.cpu(), text, layout, words, graph, self.name, records)
+
+
+def family_of(hf_model: Any) -> Family:  # noqa: ANN401
+    """The family of a model.
+
+    **Raises:** `CapabilityError` listing the known ones.
+    """
+    kind = hf_model.config.model_type
+    for family in FAMILIES:
+        if kind in family.model_types:
+            return family
+    known = [kind for family in FAMILIES for kind in family.model_types]
+    raise CapabilityError(unknown("model type that this version knows", kind, known))
+
+

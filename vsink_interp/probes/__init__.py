@@ -1,0 +1,9 @@
+"""What reads a forward pass and changes nothing. One probe a file."""
+
+from .activation import Activation as Activation, Logits as Logits, Resid as Resid
+from .contribution import Contribution as Contribution
+from .function import ProbeFunction as ProbeFunction, probe as probe
+from .maps import AttentionMaps as AttentionMaps
+from .mass import NonSinkRatio as NonSinkRatio, SegmentMass as SegmentMass
+from .pattern import Pattern as Pattern
+from .sink_value import SinkValue as SinkValue

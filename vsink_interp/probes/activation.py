@@ -1,0 +1,89 @@
+"""The value of a hook point, as it is."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Probe
+from ..hooks import Layers, check_layers, find_hook
+from ..site import Site
+from .rows import RowProbe
+
+_RESID = ("pre", "mid", "post")
+
+
+@final
+@dataclass(frozen=True)
+class Activation(Probe):
+    """The value of any hook point, with the axes of the hook table.
+
+    **Arguments:**
+
+    - `hook`: a hook point such as `"attn.hook_z"` or `"vision_projector.hook_out"`.
+    - `layers`: the blocks, counted from 0.
+    """
+
+    hook: str
+    layers: Layers = ":"
+
+    def __post_init__(self) -> None:
+        find_hook(self.hook)
+        check_layers(self.layers)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that the hook table gives the hook point."""
+        return self.point.axes
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return value.clone()
+
+
+@final
+@dataclass(frozen=True)
+class Resid(RowProbe):
+    """The residual stream: `[layer batch query d_model]`.
+
+    **Arguments:**
+
+    - `at`: `"pre"` (entering the block), `"mid"` (between attention and MLP) or `"post"`.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "d_model")
+
+    rows: str = "all"
+    _: KW_ONLY
+    at: Literal["pre", "mid", "post"] = "post"
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        if self.at not in _RESID:
+            raise NotationError(f"at={self.at!r} is not one of: {', '.join(_RESID)}")
+
+    @property
+    def hook(self) -> str:
+        """The hook point that `at` names."""
+        return f"hook_resid_{self.at}"
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return value.clone()
+
+
+@final
+@dataclass(frozen=True)
+class Logits(RowProbe):
+    """The logits of each row, before any logits processor: `[batch query vocab]`."""
+
+    hook: ClassVar[str] = "unembed.hook_out"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "vocab")
+
+    rows: str = "all"
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return value.clone()

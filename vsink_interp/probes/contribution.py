@@ -1,0 +1,33 @@
+"""How much a token adds to another: the norm of alpha x W_OV."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..kernels import contribution
+from ..site import Site
+from .rows import RowProbe
+
+
+@final
+@dataclass(frozen=True)
+class Contribution(RowProbe):
+    """The norm of what each key adds to each row, mean over heads: `[layer batch query key]`.
+
+    In units of the residual stream. Kang et al. (2025), figure 3c: sinks are attended to much,
+    and contribute little. A bias of the output projection belongs to no key and is left out.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "key")
+
+    @property
+    @override
+    def needs_values(self) -> bool:
+        return True
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return contribution(value, site.extras["value"], site.extras["weight"])

@@ -1,0 +1,75 @@
+"""A probe written as a function, in a notebook or a script."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias, final, get_type_hints
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Probe
+from ..hooks import Layers, check_layers, find_hook
+from ..site import Site
+
+Measure: TypeAlias = Callable[[Tensor, Site], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class ProbeFunction(Probe):
+    """A function `(value, site) -> tensor` as a probe; `probe` makes one."""
+
+    portable: ClassVar[bool] = False
+
+    hook: str
+    fn: Measure
+    axes: tuple[str, ...]
+    layers: Layers = ":"
+
+    def __post_init__(self) -> None:
+        find_hook(self.hook)
+        check_layers(self.layers)
+
+    def __repr__(self) -> str:
+        return self.fn.__name__
+
+    @property
+    @override
+    def whole(self) -> bool:
+        # Blocks of rows can be joined only along an axis that they have.
+        return "query" not in self.axes
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return self.fn(value, site)
+
+
+def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFunction]:
+    """Make a function a probe; its return annotation names the axes of the result.
+
+    ```python
+    @vi.probe("attn.hook_pattern")
+    def image_mass(pattern, site) -> Float[Tensor, "batch head query"]:
+        return (pattern * site.keys("image")[:, None, None]).sum(-1)
+    ```
+
+    **Arguments:**
+
+    - `hook`: the hook point whose value the function is given, with a `Site`.
+    - `layers`: the blocks, counted from 0.
+
+    **Raises:** `NotationError` if the function's return is not annotated with axes.
+    """
+
+    def wrap(fn: Measure) -> ProbeFunction:
+        annotation = get_type_hints(fn).get("return")
+        axes = getattr(annotation, "dim_str", None)
+        if axes is None:
+            raise NotationError(
+                f"{fn.__name__} must say what it returns, as in "
+                '-> Float[Tensor, "batch head query"] (from jaxtyping import Float)'
+            )
+        return ProbeFunction(hook, fn, tuple(axes.split()), layers)
+
+    return wrap

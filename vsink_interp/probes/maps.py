@@ -1,0 +1,44 @@
+"""Attention to the image, as maps over its patches."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from typing_extensions import override
+
+from ..site import Site
+from ..tokens import TokenLayout
+from .rows import RowProbe
+
+
+def image_positions(image: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch patch"]:
+    """Where the image tokens of each sample lie, in order; short samples repeat position 0."""
+    count = int(image.sum(-1).max())
+    order = torch.argsort((~image).int(), dim=-1, stable=True)[:, :count]
+    return order.masked_fill(~image.gather(1, order), 0)
+
+
+@final
+@dataclass(frozen=True)
+class AttentionMaps(RowProbe):
+    """Attention of each row to each image token, averaged over heads: `[layer batch query patch]`.
+
+    Kang et al. (2025), figure 1; Kaduri et al. (2025), figure 4. Reshape `patch` to the image's
+    grid to see it; `vsink_interp.plot` does.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "patch")
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        RowProbe.check(self, tokens, generates=generates)
+        tokens.check_group("image")
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        places = image_positions(site.layout.mask("image")).to(value.device)
+        wanted = places[:, None].expand(-1, value.shape[2], -1)
+        return value.mean(1).gather(-1, wanted)

@@ -1,0 +1,84 @@
+"""Shares of attention: by segment (Kaduri et al.), and beside the sinks (Kang et al.)."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..kernels import group_mass, non_sink_ratio
+from ..segments import SEGMENTS, parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+from .rows import RowProbe
+
+THREE_WAY = ("image", "prompt & ~image", "generated")
+"""Kaduri et al.'s split: BOS, system prompt and instruction all count as query tokens."""
+
+
+@final
+@dataclass(frozen=True)
+class SegmentMass(RowProbe):
+    """The share of each row's attention that lands on each group: `[layer batch head query segment]`.
+
+    Kaduri et al. (2025), equation (B-5) of our docs before its mean over heads.
+
+    **Arguments:**
+
+    - `groups`: the groups of keys; the five segments by default, `mass.THREE_WAY` for theirs.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
+
+    _: KW_ONLY
+    groups: tuple[str, ...] = SEGMENTS
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        if not self.groups:
+            raise NotationError(f"SegmentMass needs at least one group of: {', '.join(SEGMENTS)}")
+        for group in self.groups:
+            parse_group(group)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names along the axis `segment`."""
+        return {"segment": self.groups}
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.groups)
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return group_mass(value, torch.stack([site.keys(group) for group in self.groups], -1))
+
+
+@final
+@dataclass(frozen=True)
+class NonSinkRatio(RowProbe):
+    """The visual non-sink ratio r of every head and row: `[layer batch head query]`, 0 to 1.
+
+    Kang et al. (2025), equation (A-5) of our docs; NaN where a row gives the image nothing.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query")
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return True
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        RowProbe.check(self, tokens, generates=generates)
+        tokens.check_group("image")
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return non_sink_ratio(value, site.sinks(), site.keys("image"))

@@ -1,0 +1,245 @@
+"""What a run brings back: `Run`, and one `Recorded` per probe."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import CapabilityError, ResultError, unknown
+from .graph import EditGraph, Node, Probe
+from .tokens import ImageSpan, TokenLayout
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The record of one probe: a tensor whose axes have names, and labels where they have any.
+
+    **Attributes:**
+
+    - `values`: the tensor, on the CPU.
+    - `axes`: one name per axis; `layer` comes first for probes of blocks.
+    - `coords`: the labels of some axes: block numbers, token positions, segment names.
+    """
+
+    values: Tensor
+    axes: tuple[str, ...]
+    coords: Mapping[str, tuple] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.values.shape, strict=True))
+        return f"Recorded({sizes})"
+
+    def axis(self, name: str) -> int:
+        """The place of an axis.
+
+        **Raises:** `ResultError` listing the axes.
+        """
+        if name not in self.axes:
+            raise ResultError(unknown("axis of this record", name, self.axes))
+        return self.axes.index(name)
+
+    def mean(self, *names: str) -> "Recorded":
+        """The mean over one or more axes, NaN left out."""
+        dims = [self.axis(name) for name in names]
+        kept = tuple(axis for axis in self.axes if axis not in names)
+        coords = {axis: labels for axis, labels in self.coords.items() if axis in kept}
+        return Recorded(self.values.float().nanmean(dims), kept, coords)
+
+    def at(self, **labels: Any) -> "Recorded":
+        """One label of one or more axes, as in `at(layer=3, segment="image")`.
+
+        **Raises:** `ResultError` listing the axis's labels.
+        """
+        record = self
+        for name, label in labels.items():
+            record = record._pick(name, label)
+        return record
+
+    def _pick(self, name: str, label: Any) -> "Recorded":
+        place, size = self.axis(name), self.values.shape[self.axis(name)]
+        known = self.coords.get(name, tuple(range(size)))
+        if label not in known:
+            raise ResultError(unknown(f"label of {name}", label, map(str, known)))
+        kept = tuple(axis for axis in self.axes if axis != name)
+        coords = {axis: found for axis, found in self.coords.items() if axis in kept}
+        return Recorded(self.values.select(place, known.index(label)), kept, coords)
+
+    def labels(self, name: str) -> tuple:
+        """The labels of an axis; 0, 1, 2 ... where it has none."""
+        return self.coords.get(name, tuple(range(self.values.shape[self.axis(name)])))
+
+    def to_xarray(self) -> "xarray.DataArray":
+        """As an xarray with the same axes; needs `vsink-interp[data]`."""
+        xarray = _optional("xarray")
+        coords = {axis: list(labels) for axis, labels in self.coords.items()}
+        return xarray.DataArray(self.values.float().numpy(), dims=self.axes, coords=coords)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """One line per number: a column per axis, and `value`; needs `vsink-interp[data]`."""
+        pandas = _optional("pandas")
+        index = pandas.MultiIndex.from_product([self.labels(a) for a in self.axes], names=self.axes)
+        flat = self.values.float().reshape(-1).numpy()
+        return pandas.DataFrame({"value": flat}, index=index).reset_index()
+
+
+def _optional(name: str) -> Any:  # noqa: ANN401
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise CapabilityError(f"this needs {name}: pip install 'vsink-interp[data]'") from error
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one `run` or `generate` brought back.
+
+    **Attributes:**
+
+    - `ids`: the whole sequence, prompt and generated tokens, as `model.generate` returns it.
+    - `logits`: after `run`, of every prompt token; after `generate`, of every generated token: the
+        row that predicted it.
+    - `text`: the answer; a list for a batch. After `run`, the likeliest next token.
+    - `tokens`: what every token is.
+    - `words`: every token of `ids` as text.
+    - `graph`: the edits and probes that ran.
+    - `model`: the name of the model.
+    """
+
+    ids: Int[Tensor, "batch token"]
+    logits: Float[Tensor, "batch row vocab"]
+    text: str | list[str]
+    tokens: TokenLayout
+    words: tuple[tuple[str, ...], ...]
+    graph: EditGraph
+    model: str
+    records: Mapping[str, Recorded] = field(default_factory=dict)
+
+    def __getitem__(self, probe: Node | str) -> Recorded:
+        """The record of a probe, by the probe or its repr.
+
+        **Raises:** `ResultError` listing the probes of this run.
+        """
+        name = probe if isinstance(probe, str) else repr(probe)
+        if name not in self.records:
+            known = ", ".join(self.records) or "none"
+            raise ResultError(f"this run has no record of {name}; its probes are: {known}")
+        return self.records[name]
+
+    @property
+    def generated(self) -> Int[Tensor, "batch new"]:
+        """The ids of the generated tokens."""
+        return self.ids[:, self.tokens.prompt_length :]
+
+    @property
+    def answer_rows(self) -> range:
+        """The token positions whose rows predict the generated tokens, first one included."""
+        first = self.tokens.prompt_length - 1
+        return range(first, first + self.generated.shape[1])
+
+    def __repr__(self) -> str:
+        return (f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
+                f"probes=[{', '.join(self.records)}])")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the run into a folder: tensors as safetensors, the rest as JSON."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        layout = self.tokens
+        tensors = {"ids": self.ids, "logits": self.logits, "segments": layout.segments,
+                   "image_index": layout.image_index, "roles": layout.roles}
+        tensors |= {f"record.{i}": r.values for i, r in enumerate(self.records.values())}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
+        (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
+
+    def _meta(self) -> dict[str, Any]:
+        portable = all(getattr(node, "portable", True) for node in self.graph)
+        return {
+            "format": 1, "model": self.model, "text": self.text, "words": self.words,
+            "graph": self.graph.to_json() if portable else None, "graph_text": repr(self.graph),
+            "prompt_length": self.tokens.prompt_length,
+            "images": [[[*i.grid, i.box] for i in row] for row in self.tokens.images],
+            "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Read a run that `save` wrote.
+
+        **Raises:** `ResultError` if the folder holds none.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").exists():
+            raise ResultError(f"{folder} holds no run; write one with run.save(folder)")
+        meta = json.loads((folder / "run.json").read_text())
+        tensors = load_file(folder / "run.safetensors")
+        records = {
+            name: Recorded(tensors[f"record.{i}"], tuple(axes), {k: tuple(v) for k, v in coords.items()})
+            for i, (name, axes, coords) in enumerate(meta["records"])
+        }
+        graph = EditGraph.from_json(meta["graph"]) if meta["graph"] else EditGraph()
+        return cls(tensors["ids"], tensors["logits"], meta["text"], _layout(meta, tensors),
+                   tuple(map(tuple, meta["words"])), graph, meta["model"], records)
+
+
+def _layout(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
+    images = tuple(
+        tuple(ImageSpan((rows, columns), None if box is None else tuple(box)) for rows, columns, box in row)
+        for row in meta["images"]
+    )
+    return TokenLayout(tensors["segments"], tensors["image_index"], tensors["roles"], images,
+                       meta["prompt_length"])
+
+
+def join(
+    probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]
+) -> Recorded:
+    """The record of a probe from its pieces: per block, the first row and value of each pass.
+
+    Passes are joined along `query`; keys that a pass did not have yet are 0. A probe without a
+    `query` axis gets an axis `step` if it measured in more than one pass.
+    """
+    layers = [layer for layer in pieces if layer is not None]
+    stacked = [_join_steps(probe.axes, pieces[layer]) for layer in pieces]
+    values = torch.stack(stacked) if layers else stacked[0]
+    steps = next(iter(pieces.values()))
+    stepped = "query" not in probe.axes and len(steps) > 1
+    axes = ("layer",) * bool(layers) + ("step",) * stepped + probe.axes
+    coords: dict[str, tuple] = {"layer": tuple(layers)} if layers else {}
+    if "query" in probe.axes:
+        place = probe.axes.index("query")
+        coords["query"] = tuple(
+            row for first, value in steps for row in range(first, first + value.shape[place])
+        )
+    return Recorded(values, axes, coords | getattr(probe, "labels", {}))
+
+
+def _join_steps(axes: tuple[str, ...], steps: Sequence[tuple[int, Tensor]]) -> Tensor:
+    values = [value for _, value in steps]
+    if len(values) == 1:
+        return values[0]
+    if "key" in axes:
+        place = axes.index("key")
+        values = [_widen(value, place, max(v.shape[place] for v in values)) for value in values]
+    if "query" not in axes:
+        return torch.stack(values)
+    return torch.cat(values, axes.index("query"))
+
+
+def _widen(value: Tensor, place: int, size: int) -> Tensor:
+    missing = list(value.shape)
+    missing[place] = size - value.shape[place]
+    return torch.cat([value, value.new_zeros(missing)], place)

@@ -1,0 +1,118 @@
+"""The notation for groups of tokens: `"image"`, `"sink & image"`, `"image[0] -> query generated"`.
+
+A group is one or more segments separated by spaces (their union); `a & b` is the intersection
+and `~a` the complement. A flow reads `source -> target`: keys read from, rows that read.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+from .errors import NotationError, unknown
+
+SEGMENTS = ("bos", "system", "image", "query", "generated")
+"""The parts that every prompt divides into; padding belongs to none."""
+
+REFINEMENTS = ("role", "sink", "prompt", "all")
+"""Groups that cut across the segments: role markers, sink tokens, all but generated, everything."""
+
+WORDS = SEGMENTS + REFINEMENTS
+
+_WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
+
+
+@final
+@dataclass(frozen=True)
+class Term:
+    """One word of a group: a segment or refinement, possibly complemented, or one image."""
+
+    word: str
+    image: int | None = None
+    negated: bool = False
+
+    def __str__(self) -> str:
+        """The term as it is written."""
+        place = "" if self.image is None else f"[{self.image}]"
+        return f"{'~' if self.negated else ''}{self.word}{place}"
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """A parsed group of tokens: a union of intersections of terms."""
+
+    unions: tuple[tuple[Term, ...], ...]
+
+    def __str__(self) -> str:
+        """The group as it is written."""
+        return " ".join(" & ".join(map(str, terms)) for terms in self.unions)
+
+    @property
+    def terms(self) -> Iterable[Term]:
+        """Every term, in order."""
+        return (term for terms in self.unions for term in terms)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The segments and refinements that occur."""
+        return frozenset(term.word for term in self.terms)
+
+
+@final
+@dataclass(frozen=True)
+class Flow:
+    """A parsed flow of information: the keys of `source` are read by the rows of `target`."""
+
+    source: Group
+    target: Group
+
+    def __str__(self) -> str:
+        """The flow as it is written."""
+        return f"{self.source} -> {self.target}"
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The segments and refinements on both sides."""
+        return self.source.words | self.target.words
+
+
+def _term(text: str, whole: str) -> Term:
+    match = _WORD.match(text)
+    if not match:
+        raise NotationError(
+            f"{whole!r} is not a group of tokens; write segments separated by spaces, as in "
+            f"'query generated', 'sink & image' or 'image[0]' (segments: {', '.join(WORDS)})"
+        )
+    negated, word, image = match.groups()
+    if word not in WORDS:
+        raise NotationError(unknown("segment", word, WORDS))
+    if image is not None and word != "image":
+        raise NotationError(f"{text!r}: only images are numbered, as in 'image[0]'")
+    return Term(word, None if image is None else int(image), bool(negated))
+
+
+def parse_group(text: str) -> Group:
+    """Read a group of tokens such as `"query generated"` or `"sink & image"`.
+
+    **Raises:** `NotationError` with the legal segments.
+    """
+    tight = re.sub(r"\s*&\s*", "&", text.strip())
+    if not tight:
+        raise NotationError(f"an empty group of tokens; segments are: {', '.join(WORDS)}")
+    return Group(tuple(
+        tuple(_term(term, text) for term in union.split("&")) for union in tight.split()
+    ))
+
+
+def parse_flow(text: str) -> Flow:
+    """Read a flow such as `"image -> query generated"`.
+
+    **Raises:** `NotationError` if it is not `source -> target`, or names an unknown segment.
+    """
+    sides = text.split("->")
+    if len(sides) != 2:
+        raise NotationError(
+            f"a flow reads 'source -> target', as in 'image -> generated'; got {text!r}"
+        )
+    return Flow(parse_group(sides[0]), parse_group(sides[1]))

@@ -1,0 +1,163 @@
+"""Finding a model's sink dimensions, and telling its sinks apart (Kang et al. 2025, fig. 2, 3a, 7)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from .edits import Fn
+from .edits.fn import HookContext
+from .errors import CapabilityError
+from .graph import Graphlike
+from .kernels import normalised, sink_value
+from .probes import Resid, SegmentMass
+from .results import Run
+from .sinkdims import SinkDims
+
+PROMPTS = (
+    "Describe the image.",
+    "What is this?",
+    "Count slowly from one to ten, then tell me which number you liked best.",
+)
+PAPER_TAU, PAPER_WIDTH = 20.0, 4096
+"""Kang et al.'s threshold, and the width of the model that they chose it on."""
+
+
+class Runs(Protocol):
+    """What discovery needs of a model: its depth, and one forward pass with a graph."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many decoder blocks it has."""
+        ...
+
+    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:  # noqa: ANN401
+        """One forward pass."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SinkReport:
+    """What `find_sink_dims` found, and the evidence.
+
+    **Attributes:**
+
+    - `sinks`: the dimensions and the threshold, ready for an `LMM`.
+    - `spectrum`: the absolute RMS-normalised residual of the first token, the least over prompts
+        and layers.
+    - `phi`: the sink value of every token of the prompts at the layers looked at.
+    - `layers`: those layers.
+    - `bos_mass`, `bos_mass_clamped`: the share of attention that the first token gets before and
+        after its sink dimensions are set to zero: the causal check.
+    """
+
+    sinks: SinkDims
+    spectrum: Float[Tensor, " d_model"]
+    phi: Float[Tensor, " token"]
+    layers: tuple[int, ...]
+    bos_mass: float
+    bos_mass_clamped: float
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The sink dimensions."""
+        return self.sinks.dims
+
+    @property
+    def tau(self) -> float:
+        """The suggested threshold."""
+        return self.sinks.tau
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """The largest phi below tau and the smallest at or above it, over all tokens."""
+        below, above = self.phi[self.phi < self.tau], self.phi[self.phi >= self.tau]
+        return (float(below.max()) if len(below) else 0.0,
+                float(above.min()) if len(above) else float("inf"))
+
+    def __str__(self) -> str:
+        low, high = self.gap
+        return (f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
+                f"{high:.2f}); clamping them takes the first token's attention from "
+                f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}")
+
+
+def find_sink_dims(
+    lmm: Runs, *, pictures: Sequence[Any] = (), prompts: Sequence[str] = PROMPTS, share: float = 0.1,
+) -> SinkReport:
+    """Find the coordinates in which the first token is huge, at every layer looked at.
+
+    A dimension is a sink dimension if it holds at least `share` of the squared norm of the first
+    token's residual stream in every prompt at four layers of the middle half. (For LLaMA-2-7B,
+    tau = 20 is a tenth of the squared norm.) The recipe of Kang et al. (2025) is a threshold on
+    the same RMS-normalised residual; its value is not printed.
+
+    **Arguments:**
+
+    - `pictures`: pictures to ask about beside the text-only prompts; a drawn one by default.
+    - `prompts`: what to ask.
+    - `share`: of the squared norm, 0 to 1.
+
+    **Raises:** `CapabilityError` if no dimension is that large.
+    """
+    layers = tuple(sorted({round(lmm.n_layers * part) for part in (0.25, 0.4, 0.55, 0.7)}))
+    asked = [(None, prompt) for prompt in prompts]
+    asked += [(picture, prompts[0]) for picture in (pictures or (_plain_picture(),))]
+    graph = Resid(layers=layers, at="pre")
+    resid = [lmm.run(picture, prompt, graph)[graph].values[:, 0] for picture, prompt in asked]
+    spectrum = torch.stack([normalised(x)[:, 0].abs().amin(0) for x in resid]).amin(0)
+    width = spectrum.shape[0]
+    dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
+    if not dims:
+        raise CapabilityError(
+            f"no sink dimension found: the largest holds {float(spectrum.square().max()) / width:.1%} "
+            f"of the first token's squared norm, below {share:.0%}. This model may have no sinks; "
+            "lower share=, or set lmm.sinks = SinkDims(dims, tau)"
+        )
+    phi = torch.cat([sink_value(x, dims).flatten() for x in resid])
+    sinks = SinkDims(dims, suggest_tau(phi, width), source="found by find_sink_dims")
+    before, after = _causal_check(lmm, dims, layers, asked[-1])
+    return SinkReport(sinks, spectrum, phi, layers, before, after)
+
+
+def suggest_tau(phi: Float[Tensor, " token"], width: int) -> float:
+    """The middle of the widest gap in phi near 20 * sqrt(width / 4096), the papers' tau scaled.
+
+    phi cannot exceed the square root of the width, so the papers' 20 is scaled with it; the gap is
+    looked for between half and one and a half of that.
+    """
+    scaled = PAPER_TAU * (width / PAPER_WIDTH) ** 0.5
+    low, high = scaled / 2, scaled * 1.5
+    inside = phi[(phi > low) & (phi < high)].sort().values
+    edges = torch.cat([torch.tensor([low]), inside, torch.tensor([high])])
+    widest = int(edges.diff().argmax())
+    return float(edges[widest : widest + 2].mean())
+
+
+def _causal_check(
+    lmm: Runs, dims: tuple[int, ...], layers: tuple[int, ...], asked: tuple[Any, str]
+) -> tuple[float, float]:
+    def clamp(resid: Tensor, hook: HookContext) -> Tensor:  # noqa: ARG001
+        changed = resid.clone()
+        changed[:, 0, list(dims)] = 0
+        return changed
+
+    mass = SegmentMass(layers=layers, groups=("bos",))
+    edit = Fn("hook_resid_pre", clamp, layers=layers)
+    before = lmm.run(*asked, mass)[mass].values.mean()
+    after = lmm.run(*asked, edit | mass)[mass].values.mean()
+    return float(before), float(after)
+
+
+def _plain_picture() -> Image.Image:
+    """A smooth picture with a disc, so that discovery needs no file."""
+    y, x = np.mgrid[0:1:224j, 0:1:224j]
+    disc = ((x - 0.4) ** 2 + (y - 0.6) ** 2 < 0.04)[..., None]
+    wash = np.stack([x, y, 1 - x], -1) * 0.6 + 0.2
+    return Image.fromarray((np.where(disc, (0.9, 0.2, 0.1), wash) * 255).astype(np.uint8))

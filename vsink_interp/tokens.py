@@ -1,0 +1,228 @@
+"""Where each kind of token lies: `TokenLayout`, valid in prefill and decode alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .errors import LayoutError
+from .segments import SEGMENTS, Group, Term, parse_flow, parse_group
+
+PAD = 0
+CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
+"""The number that stands for a segment in `TokenLayout.segments`; padding is 0."""
+
+
+@final
+@dataclass(frozen=True)
+class ImageSpan:
+    """One image of a prompt: its grid of image tokens, and the part of the picture they cover.
+
+    **Attributes:**
+
+    - `grid`: rows and columns of image tokens, in raster order.
+    - `box`: left, top, right, bottom in pixels of the original picture; None if not known.
+    """
+
+    grid: tuple[int, int]
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many image tokens it has."""
+        return self.grid[0] * self.grid[1]
+
+    def patch_box(self, patch: int) -> tuple[float, float, float, float]:
+        """The pixels that image token number `patch` covers: left, top, right, bottom.
+
+        **Raises:** `LayoutError` if there is no such token, or the covered box is not known.
+        """
+        if not 0 <= patch < self.size or self.box is None:
+            raise LayoutError(
+                f"no box for patch {patch}: this image has patches 0 to {self.size - 1}"
+                + ("" if self.box else " and its place in the picture is not known")
+            )
+        left, top, right, bottom = self.box
+        row, column = divmod(patch, self.grid[1])
+        width, height = (right - left) / self.grid[1], (bottom - top) / self.grid[0]
+        return (left + column * width, top + row * height,
+                left + (column + 1) * width, top + (row + 1) * height)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """What every token of a batch is.
+
+    **Attributes:**
+
+    - `segments`: one code of `CODE` per token, 0 for padding.
+    - `image_index`: which image of its prompt a token belongs to, -1 elsewhere.
+    - `roles`: tokens of role markers such as `USER:`; each also belongs to a segment.
+    - `images`: the images of each sample.
+    - `prompt_length`: tokens before the first generated one.
+    """
+
+    segments: Int[Tensor, "batch token"]
+    image_index: Int[Tensor, "batch token"]
+    roles: Bool[Tensor, "batch token"]
+    images: tuple[tuple[ImageSpan, ...], ...]
+    prompt_length: int
+
+    @property
+    def batch(self) -> int:
+        """How many samples."""
+        return self.segments.shape[0]
+
+    @property
+    def length(self) -> int:
+        """How many tokens, padding and generated ones included."""
+        return self.segments.shape[1]
+
+    def __str__(self) -> str:
+        """One line per sample, as in `bos[1] system[34] image[24x24=576] query[12]`."""
+        return "\n".join(self._line(sample) for sample in range(self.batch))
+
+    def _line(self, sample: int) -> str:
+        codes, index = self.segments[sample].tolist(), self.image_index[sample].tolist()
+        runs: list[list] = []
+        for key in zip(codes, index, strict=True):
+            if runs and runs[-1][0] == key:
+                runs[-1][1] += 1
+            else:
+                runs.append([key, 1])
+        parts = [self._run(sample, code, image, count) for (code, image), count in runs]
+        return " ".join(parts if CODE["generated"] in codes else [*parts, "generated[...]"])
+
+    def _run(self, sample: int, code: int, image: int, count: int) -> str:
+        if code == PAD:
+            return f"pad[{count}]"
+        if image >= 0:
+            rows, columns = self.images[sample][image].grid
+            return f"image[{rows}x{columns}={count}]"
+        return f"{SEGMENTS[code - 1]}[{count}]"
+
+    def mask(
+        self, group: str | Group, *, sink: Bool[Tensor, "batch token"] | None = None
+    ) -> Bool[Tensor, "batch token"]:
+        """Which tokens belong to a group such as `"image"`, `"query generated"`, `"sink & image"`.
+
+        **Arguments:**
+
+        - `group`: the notation of `vsink_interp.segments`.
+        - `sink`: which tokens are sinks; needed where the group says `sink`.
+
+        **Raises:** `NotationError` for an unknown segment, `LayoutError` if sinks are not given.
+        """
+        parsed = parse_group(group) if isinstance(group, str) else group
+        wanted = torch.zeros_like(self.roles)
+        for terms in parsed.unions:
+            both = self.segments != PAD
+            for term in terms:
+                both = both & self._term(term, sink)
+            wanted = wanted | both
+        return wanted
+
+    def _term(self, term: Term, sink: Bool[Tensor, "batch token"] | None) -> Bool[Tensor, "batch token"]:
+        if term.word == "sink":
+            if sink is None:
+                raise LayoutError(
+                    "'sink' depends on the layer: ask a Site inside a run, or pass sink="
+                )
+            found = sink
+        elif term.word == "role":
+            found = self.roles
+        elif term.word == "all":
+            found = self.segments != PAD
+        elif term.word == "prompt":
+            found = (self.segments != PAD) & (self.segments != CODE["generated"])
+        elif term.image is not None:
+            found = self.image_index == term.image
+        else:
+            found = self.segments == CODE[term.word]
+        return ~found if term.negated else found
+
+    def has(self, term: Term) -> bool:
+        """Whether some sample has a token of this term; sinks and generated tokens may yet come."""
+        if term.word in {"sink", "generated"} or term.negated:
+            return True
+        return bool(self._term(term, None).any())
+
+    def check_group(self, group: str | Group, *, generates: bool = True) -> None:
+        """Refuse a group that names what the prompt lacks.
+
+        **Raises:** `LayoutError` listing what the prompt is made of.
+        """
+        parsed = parse_group(group) if isinstance(group, str) else group
+        for term in parsed.terms:
+            if not self.has(term):
+                raise LayoutError(
+                    f"{str(parsed)!r}: this prompt has no {term} token; it is: {self._line(0)}"
+                )
+        if not generates and parsed.words == {"generated"}:
+            raise LayoutError(
+                f"{str(parsed)!r}: one forward pass has no generated token; use generate, or name "
+                f"a segment of the prompt: {self._line(0)}"
+            )
+
+    def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
+        """Refuse a flow whose cut is impossible: a missing segment, or a row that loses every key.
+
+        **Raises:** `LayoutError` naming the missing segment, or the positions left without keys.
+        """
+        parsed = parse_flow(flow)
+        self.check_group(parsed.source)
+        self.check_group(parsed.target, generates=generates or first_token)
+        if "sink" in parsed.words:
+            return
+        rows = self.mask(parsed.target)
+        if first_token and "generated" in parsed.target.words:
+            rows[:, self.prompt_length - 1] = True
+        self._refuse_blind(self.mask(parsed.source), rows, flow)
+
+    def _refuse_blind(
+        self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
+    ) -> None:
+        left = ((self.segments != PAD) & ~columns).cumsum(-1)
+        blind = rows & (left == 0) & (self.segments != PAD)
+        if blind.any():
+            sample = int(blind.any(-1).nonzero()[0])
+            places = blind[sample].nonzero().flatten().tolist()
+            raise LayoutError(
+                f"{flow!r} leaves nothing to attend to at positions {places}; take a segment out "
+                "of the source, for instance bos"
+            )
+
+    def extend(self, n_tokens: int) -> "TokenLayout":
+        """The layout with `n_tokens` generated tokens after it."""
+        wide = (self.batch, n_tokens)
+        device = self.segments.device
+        return replace(
+            self,
+            segments=torch.cat([self.segments, self.segments.new_full(wide, CODE["generated"])], -1),
+            image_index=torch.cat([self.image_index, self.image_index.new_full(wide, -1)], -1),
+            roles=torch.cat([self.roles, torch.zeros(wide, dtype=torch.bool, device=device)], -1),
+        )
+
+    def first(self, n_tokens: int) -> "TokenLayout":
+        """The layout of the first `n_tokens` tokens."""
+        return replace(self, segments=self.segments[:, :n_tokens],
+                       image_index=self.image_index[:, :n_tokens], roles=self.roles[:, :n_tokens])
+
+    def without(self, padding: Bool[Tensor, "batch token"]) -> "TokenLayout":
+        """The layout with these tokens counted as padding (what follows the end of an answer)."""
+        return replace(self, segments=self.segments.masked_fill(padding, PAD))
+
+    def to(self, device: torch.device | str) -> "TokenLayout":
+        """The layout on another device."""
+        return replace(self, segments=self.segments.to(device),
+                       image_index=self.image_index.to(device), roles=self.roles.to(device))
+
+    def select(self, samples: Sequence[int]) -> "TokenLayout":
+        """The layout of some samples of the batch."""
+        chosen = list(samples)
+        return replace(self, segments=self.segments[chosen], image_index=self.image_index[chosen],
+                       roles=self.roles[chosen], images=tuple(self.images[i] for i in chosen))
