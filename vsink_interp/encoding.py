@@ -51,7 +51,7 @@ class Rendered:
         return min(begin for begin, _ in self.content)
 
 
-def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]:  # noqa: ANN401
+def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]:
     """One list of pictures per prompt, the prompts, and whether they were given as a batch.
 
     **Raises:** `InputError` if their numbers do not match, or a prompt is no text.
@@ -76,11 +76,11 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
 def _pictures(entry: Picture | Sequence[Picture] | None) -> list[Image]:
     if entry is None:
         return []
-    many = entry if isinstance(entry, list | tuple) else [entry]
+    many: Sequence[Any] = entry if isinstance(entry, list | tuple) else [entry]
     return [as_picture(picture) for picture in many]
 
 
-def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:  # noqa: ANN401
+def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:
     """Put a prompt into the model's chat format; pictures come first unless it places them.
 
     **Raises:** `InputError` if the prompt's placeholders and its pictures differ in number.
@@ -105,7 +105,7 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
     return _locate(family, text, [part["text"] for part in content if "text" in part])
 
 
-def _chat(processor: Any, family: Family, content: list[dict[str, str]]) -> str:  # noqa: ANN401
+def _chat(processor: Any, family: Family, content: list[dict[str, str]]) -> str:
     if getattr(processor, "chat_template", None):
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -133,8 +133,14 @@ def _touches(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
 
 
 def encode(
-    config: Any, processor: Any, family: Family, pictures: list[list[Image]], prompts: list[str],  # noqa: ANN401
-    *, batched: bool, chat: bool,
+    config: Any,
+    processor: Any,
+    family: Family,
+    pictures: list[list[Image]],
+    prompts: list[str],
+    *,
+    batched: bool,
+    chat: bool,
 ) -> Encoding:
     """Encode prompts, left-padded to one length, and lay out their tokens."""
     rendered = [
@@ -143,7 +149,10 @@ def encode(
     ]
     flat = [picture for images in pictures for picture in images]
     inputs = processor(
-        text=[r.text for r in rendered], images=flat or None, padding=True, padding_side="left",
+        text=[r.text for r in rendered],
+        images=flat or None,
+        padding=True,
+        padding_side="left",
         return_tensors="pt",
     )
     layout = lay_out(config, processor, family, inputs, rendered, pictures)
@@ -152,8 +161,12 @@ def encode(
 
 
 def lay_out(
-    config: Any, processor: Any, family: Family, inputs: Mapping[str, Tensor],  # noqa: ANN401
-    rendered: list[Rendered], pictures: list[list[Image]],
+    config: Any,
+    processor: Any,
+    family: Family,
+    inputs: Mapping[str, Tensor],
+    rendered: list[Rendered],
+    pictures: list[list[Image]],
 ) -> TokenLayout:
     """Say what each token of encoded prompts is.
 
@@ -176,7 +189,10 @@ def lay_out(
 
 
 def _row(
-    processor: Any, image_id: int, ids: list[int], text: Rendered,  # noqa: ANN401
+    processor: Any,
+    image_id: int,
+    ids: list[int],
+    text: Rendered,
     spans: tuple[ImageSpan, ...],
 ) -> list[tuple[int, int, bool]]:
     """Segment code, image number and role of each token, matched with the unexpanded text."""
@@ -189,18 +205,21 @@ def _row(
             image += 1
             found += [(CODE["image"], image, False)] * spans[image].size
         elif len(found) < len(ids) and ids[len(found)] == token:
-            found.append((_segment(token, tokenizer, begin, text), -1, _touches((begin, end), text.roles)))
+            found.append(
+                (_segment(token, tokenizer, begin, text), -1, _touches((begin, end), text.roles))
+            )
         else:
             raise InputError(f"the processor's tokens do not match the prompt {text.text!r}")
     images = [token == image_id for token in ids]
     if images != [code == CODE["image"] for code, _, _ in found]:
         raise InputError(
-            f"expected {[span.size for span in spans]} image tokens, the processor made {sum(images)}"
+            f"expected {[span.size for span in spans]} image tokens, the processor made "
+            f"{sum(images)}"
         )
     return found
 
 
-def _segment(token: int, tokenizer: Any, begin: int, text: Rendered) -> int:  # noqa: ANN401
+def _segment(token: int, tokenizer: Any, begin: int, text: Rendered) -> int:
     if token == tokenizer.bos_token_id:
         return CODE["bos"]
     return CODE["system"] if begin < text.start else CODE["query"]

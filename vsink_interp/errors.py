@@ -3,7 +3,7 @@
 ```text
 VsinkError
  ├─ NotationError     (ValueError)  a flow, segment, layer range or hook name that cannot be read
- ├─ LayoutError       (ValueError)  the prompt lacks what was asked for, or a row would lose every key
+ ├─ LayoutError       (ValueError)  the prompt lacks what was asked, or a row would lose its keys
  ├─ InputError        (ValueError)  an image, prompt or encoding that the model cannot take
  ├─ CapabilityError   (RuntimeError) this model cannot do that, here or at all
  └─ ResultError       (LookupError) a run holds no such result

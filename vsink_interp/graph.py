@@ -55,7 +55,7 @@ class Node(ABC):
         """The blocks it acts on in a model of `n_layers` blocks."""
         return resolve_layers(self.layers, n_layers)
 
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:  # noqa: B027
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         """Refuse a prompt on which it could not act."""
 
     @property
@@ -165,8 +165,8 @@ class EditGraph:
 
     def _repr_html_(self) -> str:
         cells = "".join(
-            f"<tr><td>{'✎' if kind == 'edit' else '👁'} {kind}</td><td><code>{_escape(hook)}</code></td>"
-            f"<td>{_escape(layers)}</td><td><code>{_escape(text)}</code></td></tr>"
+            f"<tr><td>{'✎' if kind == 'edit' else '👁'} {kind}</td>"
+            f"<td><code>{_escape(hook)}</code></td><td>{_escape(layers)}</td><td><code>{_escape(text)}</code></td></tr>"
             for kind, hook, layers, text in map(_row, self.nodes)
         )
         head = "<tr><th></th><th>hook point</th><th>blocks</th><th>node</th></tr>"
@@ -226,7 +226,7 @@ def _row(node: Node) -> tuple[str, str, str, str]:
 
 def _to_dict(node: Node) -> dict:
     kind = type(node)
-    if not is_dataclass(node) or not getattr(node, "portable", True):
+    if isinstance(node, type) or not is_dataclass(node) or not getattr(node, "portable", True):
         raise CapabilityError(
             f"{node!r} holds a bare function, which JSON cannot carry; write it as a final frozen "
             "dataclass that inherits Edit or Probe"
@@ -239,13 +239,19 @@ def _from_dict(data: Mapping[str, Any]) -> Node:
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise NotationError(f"a saved graph names {data.get('node')!r}, which is not installed") from error
+        raise NotationError(
+            f"a saved graph names {data.get('node')!r}, which is not installed"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Node)):
-        raise NotationError(f"a saved graph names {data['node']!r}, which is not an edit or a probe")
+        raise NotationError(
+            f"a saved graph names {data['node']!r}, which is not an edit or a probe"
+        )
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in data["fields"].items()}
-    extra = given.keys() - {f.name for f in fields(kind)}  # ty: ignore[invalid-argument-type]
+    extra = given.keys() - {f.name for f in fields(kind)}
     if extra:
-        raise NotationError(f"{name} has no field {sorted(extra)}; was it saved by another version?")
+        raise NotationError(
+            f"{name} has no field {sorted(extra)}; was it saved by another version?"
+        )
     return kind(**given)
 
 
@@ -266,16 +272,22 @@ class Plan:
     @property
     def phi_layers(self) -> tuple[int, ...]:
         """Blocks where some node needs the sink value of the tokens that enter."""
-        return tuple(sorted({
-            layer for (_, layer), nodes in self.places.items()
-            if layer is not None and any(node.needs_phi for _, node in nodes)
-        }))
+        return tuple(
+            sorted(
+                {
+                    layer
+                    for (_, layer), nodes in self.places.items()
+                    if layer is not None and any(node.needs_phi for _, node in nodes)
+                }
+            )
+        )
 
     @property
     def computed_layers(self) -> frozenset[int]:
         """Blocks with a node inside the attention computation."""
         return frozenset(
-            layer for (template, layer) in self.places
+            layer
+            for (template, layer) in self.places
             if layer is not None and find_hook(template).computed
         )
 

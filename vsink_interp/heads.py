@@ -37,13 +37,19 @@ class HeadRanking:
         score = torch.where(self.selected > 0, self.ratio, -1.0).nan_to_num(nan=-1.0)
         order = score.flatten().argsort(descending=True)[:n].tolist()
         width = score.shape[1]
-        return [(i // width, i % width, float(score.flatten()[i])) for i in order
-                if score.flatten()[i] >= 0]
+        return [
+            (i // width, i % width, float(score.flatten()[i]))
+            for i in order
+            if score.flatten()[i] >= 0
+        ]
 
 
 def image_centric(
-    ratio: Float[Tensor, "layer batch head query"], mass: Float[Tensor, "layer batch head query"],
-    *, rho: float, min_image_mass: float = 0.2,
+    ratio: Float[Tensor, "layer batch head query"],
+    mass: Float[Tensor, "layer batch head query"],
+    *,
+    rho: float,
+    min_image_mass: float = 0.2,
 ) -> Bool[Tensor, "layer batch head query"]:
     """Which heads are image-centric for which rows: enough attention on the image, enough of it
     beside the sinks (Kang et al. 2025, below equation (A-5) of our docs).

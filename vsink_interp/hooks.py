@@ -58,32 +58,78 @@ _TOWER: Stack = "vision_encoder.blocks"
 
 HOOKS: tuple[HookPoint, ...] = (
     _row("hook_embed", _RESID, "token embeddings; placeholders at image tokens", stack=None),
-    _row("hook_resid_pre", _VISION, "vision residual stream entering a block",
-         stack=_TOWER, phases=("prefill",)),
-    _row("hook_attn_out", _VISION, "what a vision block's attention adds",
-         stack=_TOWER, phases=("prefill",)),
-    _row("hook_mlp_out", _VISION, "what a vision block's MLP adds",
-         stack=_TOWER, phases=("prefill",)),
-    _row("hook_resid_post", _VISION, "vision residual stream leaving a block",
-         stack=_TOWER, phases=("prefill",)),
-    _row("vision_projector.hook_in", _VISION, "vision features entering the projector",
-         stack=None, phases=("prefill",)),
-    _row("vision_projector.hook_out", "picture patch d_model", "image tokens as the decoder gets them",
-         stack=None, phases=("prefill",)),
+    _row(
+        "hook_resid_pre",
+        _VISION,
+        "vision residual stream entering a block",
+        stack=_TOWER,
+        phases=("prefill",),
+    ),
+    _row(
+        "hook_attn_out",
+        _VISION,
+        "what a vision block's attention adds",
+        stack=_TOWER,
+        phases=("prefill",),
+    ),
+    _row(
+        "hook_mlp_out", _VISION, "what a vision block's MLP adds", stack=_TOWER, phases=("prefill",)
+    ),
+    _row(
+        "hook_resid_post",
+        _VISION,
+        "vision residual stream leaving a block",
+        stack=_TOWER,
+        phases=("prefill",),
+    ),
+    _row(
+        "vision_projector.hook_in",
+        _VISION,
+        "vision features entering the projector",
+        stack=None,
+        phases=("prefill",),
+    ),
+    _row(
+        "vision_projector.hook_out",
+        "picture patch d_model",
+        "image tokens as the decoder gets them",
+        stack=None,
+        phases=("prefill",),
+    ),
     _row("hook_resid_pre", _RESID, "residual stream entering the block"),
     _row("attn.hook_q", "batch query head d_head", "queries before the rotary embedding"),
     _row("attn.hook_k", "batch query kv_head d_head", "keys before the rotary embedding"),
     _row("attn.hook_v", "batch query kv_head d_head", "values"),
-    _row("attn.hook_rot_q", "batch query head d_head", "queries after the rotary embedding",
-         computed=True),
-    _row("attn.hook_rot_k", "batch key kv_head d_head",
-         "keys after the rotary embedding, the cached ones included", computed=True),
-    _row("attn.hook_attn_scores", "batch head query key",
-         "masked attention scores, before the softmax", computed=True),
-    _row("attn.hook_pattern", "batch head query key",
-         "attention pattern: after the softmax, before it weighs the values", computed=True),
-    _row("attn.hook_z", "batch query head d_head", "pattern-weighted values of each head",
-         computed=True),
+    _row(
+        "attn.hook_rot_q",
+        "batch query head d_head",
+        "queries after the rotary embedding",
+        computed=True,
+    ),
+    _row(
+        "attn.hook_rot_k",
+        "batch key kv_head d_head",
+        "keys after the rotary embedding, the cached ones included",
+        computed=True,
+    ),
+    _row(
+        "attn.hook_attn_scores",
+        "batch head query key",
+        "masked attention scores, before the softmax",
+        computed=True,
+    ),
+    _row(
+        "attn.hook_pattern",
+        "batch head query key",
+        "attention pattern: after the softmax, before it weighs the values",
+        computed=True,
+    ),
+    _row(
+        "attn.hook_z",
+        "batch query head d_head",
+        "pattern-weighted values of each head",
+        computed=True,
+    ),
     _row("attn.hook_result", "batch query head d_model", "what each head adds to the residual"),
     _row("hook_attn_out", _RESID, "what attention adds to the residual stream"),
     _row("hook_resid_mid", _RESID, "residual stream between attention and MLP"),
@@ -167,8 +213,9 @@ def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
         wanted = (layers,) if isinstance(layers, int) else layers
         chosen = {_index(layer, layers, n_layers) for layer in wanted}
     if not chosen:
-        raise NotationError(f"layers {layers!r} name no block; this model has {n_layers}, 0 to "
-                            f"{n_layers - 1}")
+        raise NotationError(
+            f"layers {layers!r} name no block; this model has {n_layers}, 0 to {n_layers - 1}"
+        )
     return tuple(sorted(chosen))
 
 

@@ -39,7 +39,7 @@ class LMM:
     **Raises:** `CapabilityError` for a family that is not known.
     """
 
-    def __init__(self, hf_model: Any, processor: Any, *, sinks: SinkDims | None = None) -> None:  # noqa: ANN401
+    def __init__(self, hf_model: Any, processor: Any, *, sinks: SinkDims | None = None) -> None:
         if hf_model.training:
             raise CapabilityError("the model is in training mode; call hf_model.eval() first")
         self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
@@ -47,7 +47,7 @@ class LMM:
         self._report: SinkReport | None = None
 
     @classmethod
-    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> Self:  # noqa: ANN401
+    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> Self:
         """Load a model and its processor as transformers does.
 
         **Arguments:**
@@ -59,7 +59,9 @@ class LMM:
 
         shared = {k: v for k, v in hf_kwargs.items() if k in {"revision", "token", "cache_dir"}}
         processor = AutoProcessor.from_pretrained(repo_or_dir, **shared)
-        return cls(AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor)
+        return cls(
+            AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor
+        )
 
     @classmethod
     def toy(cls) -> Self:
@@ -69,17 +71,17 @@ class LMM:
         return cls.from_pretrained(weights_dir)
 
     @property
-    def hf_model(self) -> Any:  # noqa: ANN401
+    def hf_model(self) -> Any:
         """The transformers model."""
         return self.wrapped.hf_model
 
     @property
-    def processor(self) -> Any:  # noqa: ANN401
+    def processor(self) -> Any:
         """The model's processor."""
         return self.wrapped.processor
 
     @property
-    def nnsight(self) -> Any:  # noqa: ANN401
+    def nnsight(self) -> Any:
         """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
         return self.wrapped.nnsight
 
@@ -109,8 +111,10 @@ class LMM:
         return self.wrapped.advertised
 
     def __repr__(self) -> str:
-        return (f"LMM({self.name}, family={self.wrapped.family.name}, layers={self.n_layers}, "
-                f"heads={self.n_heads}, d_model={self.d_model})")
+        return (
+            f"LMM({self.name}, family={self.wrapped.family.name}, layers={self.n_layers}, "
+            f"heads={self.n_heads}, d_model={self.d_model})"
+        )
 
     @property
     def sinks(self) -> SinkDims:
@@ -136,7 +140,7 @@ class LMM:
             self._report = find_sink_dims(self)
         return self._report
 
-    def encode(self, image: Any, prompt: Any, *, chat: bool = True) -> Encoding:  # noqa: ANN401
+    def encode(self, image: Any, prompt: Any, *, chat: bool = True) -> Encoding:
         """Encode a question about a picture, or a batch of them.
 
         **Arguments:**
@@ -151,10 +155,17 @@ class LMM:
         that do not match.
         """
         pictures, prompts, batched = gather(image, prompt)
-        return encode(self.hf_model.config, self.processor, self.wrapped.family, pictures, prompts,
-                      batched=batched, chat=chat)
+        return encode(
+            self.hf_model.config,
+            self.processor,
+            self.wrapped.family,
+            pictures,
+            prompts,
+            batched=batched,
+            chat=chat,
+        )
 
-    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:  # noqa: ANN401
+    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:
         """One forward pass under a graph.
 
         **Arguments:**
@@ -169,17 +180,29 @@ class LMM:
         """
         encoding = self._encoding(image, prompt)
         planned = self._plan(as_graph(graph), encoding, generates=False)
-        outcome = execute(self.wrapped, planned, encoding.inputs, encoding.tokens,
-                          self._known_sinks(planned), None)
+        outcome = execute(
+            self.wrapped,
+            planned,
+            encoding.inputs,
+            encoding.tokens,
+            self._known_sinks(planned),
+            None,
+        )
         logits = outcome.output.logits
         ids = encoding.inputs["input_ids"]
         likeliest = self._decode(logits[:, -1].argmax(-1, keepdim=True))
-        return self._finish(encoding, planned.graph, ids, logits, likeliest, encoding.tokens,
-                            outcome.records)
+        return self._finish(
+            encoding, planned.graph, ids, logits, likeliest, encoding.tokens, outcome.records
+        )
 
     def generate(
-        self, image: Any, prompt: Any = None, graph: Graphlike = None, *,  # noqa: ANN401
-        max_new_tokens: int = 128, **hf_kwargs: Any,  # noqa: ANN401
+        self,
+        image: Any,
+        prompt: Any = None,
+        graph: Graphlike = None,
+        *,
+        max_new_tokens: int = 128,
+        **hf_kwargs: Any,
     ) -> Run:
         """Generate an answer under a graph; greedy unless told otherwise.
 
@@ -197,16 +220,18 @@ class LMM:
         options = self._options(max_new_tokens, hf_kwargs)
         planned = self._plan(as_graph(graph), encoding, generates=True)
         room = encoding.tokens.extend(max_new_tokens)
-        outcome = execute(self.wrapped, planned, encoding.inputs, room,
-                          self._known_sinks(planned), options)
+        outcome = execute(
+            self.wrapped, planned, encoding.inputs, room, self._known_sinks(planned), options
+        )
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
         new = ids[:, encoding.tokens.length :]
         layout = encoding.tokens.extend(new.shape[1])
         layout = layout.without(self._after_end(new, layout.length))
-        return self._finish(encoding, planned.graph, ids, logits, self._decode(new), layout,
-                            outcome.records)
+        return self._finish(
+            encoding, planned.graph, ids, logits, self._decode(new), layout, outcome.records
+        )
 
-    def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:  # noqa: ANN401
+    def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:
         """Open a plain nnsight trace in which `lmm.hook(name)` reads and writes hook points.
 
         ```python
@@ -223,7 +248,7 @@ class LMM:
         binding = AttentionBinding(self.wrapped, None)
         call = self.hf_model.generate if "max_new_tokens" in hf_kwargs else self.hf_model
 
-        def driver(**inputs: Any) -> Any:  # noqa: ANN401
+        def driver(**inputs: Any) -> Any:
             with binding.armed():
                 return call(**inputs)
 
@@ -241,7 +266,7 @@ class LMM:
             raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
         self.wrapped.require(point)
         if point.computed:
-            return self.wrapped.points[layer or 0][point.name].output
+            return self.wrapped.points[layer or 0][point.name].output  # ty: ignore[invalid-attribute-access]
         tap = self.wrapped.family.tap(point.template, layer)
         if tap.side == "head results":
             raise CapabilityError(
@@ -250,13 +275,15 @@ class LMM:
             )
         return read(tap, self.wrapped.envoy(tap.module), self.wrapped.n_heads)
 
-    def _encoding(self, image: Any, prompt: Any) -> Encoding:  # noqa: ANN401
+    def _encoding(self, image: Any, prompt: Any) -> Encoding:
         if isinstance(image, Encoding):
             if prompt is not None:
                 raise InputError("an Encoding already holds its prompt; pass graph=... by name")
             return image
         if prompt is None:
-            raise InputError("a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)")
+            raise InputError(
+                "a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)"
+            )
         return self.encode(image, prompt)
 
     def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
@@ -282,23 +309,39 @@ class LMM:
             raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
         config, tokenizer = self.hf_model.generation_config, self.processor.tokenizer
         pad = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
-        return {"do_sample": False, "pad_token_id": pad, **hf_kwargs, "max_new_tokens": max_new_tokens,
-                "return_dict_in_generate": True, "output_logits": True}
+        return {
+            "do_sample": False,
+            "pad_token_id": pad,
+            **hf_kwargs,
+            "max_new_tokens": max_new_tokens,
+            "return_dict_in_generate": True,
+            "output_logits": True,
+        }
 
     def _after_end(self, new: Tensor, length: int) -> Tensor:
         end = self.hf_model.generation_config.eos_token_id
-        ends = torch.isin(new, torch.tensor(end if end is not None else [-1], device=new.device)).int()
+        ends = torch.isin(
+            new, torch.tensor(end if end is not None else [-1], device=new.device)
+        ).int()
         after = (ends.cumsum(-1) - ends) > 0
         before = torch.zeros(new.shape[0], length - new.shape[1], dtype=torch.bool)
         return torch.cat([before, after.cpu()], 1)
 
     def _decode(self, ids: Tensor) -> list[str]:
-        return [text.strip() for text in
-                self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [
+            text.strip()
+            for text in self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        ]
 
     def _finish(
-        self, encoding: Encoding, graph: EditGraph, ids: Tensor, logits: Tensor, texts: list[str],
-        layout: Any, records: Any,  # noqa: ANN401
+        self,
+        encoding: Encoding,
+        graph: EditGraph,
+        ids: Tensor,
+        logits: Tensor,
+        texts: list[str],
+        layout: Any,
+        records: Any,
     ) -> Run:
         tokenizer = self.processor.tokenizer
         words = tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in ids.tolist())
@@ -306,7 +349,7 @@ class LMM:
         return Run(ids.cpu(), logits.cpu(), text, layout, words, graph, self.name, records)
 
 
-def family_of(hf_model: Any) -> Family:  # noqa: ANN401
+def family_of(hf_model: Any) -> Family:
     """The family of a model.
 
     **Raises:** `CapabilityError` listing the known ones.
@@ -317,5 +360,3 @@ def family_of(hf_model: Any) -> Family:  # noqa: ANN401
             return family
     known = [kind for family in FAMILIES for kind in family.model_types]
     raise CapabilityError(unknown("model type that this version knows", kind, known))
-
-

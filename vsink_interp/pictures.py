@@ -23,7 +23,8 @@ def as_picture(picture: Picture) -> Image.Image:
         return _from_array(picture)
     if not isinstance(picture, str | Path):
         raise InputError(
-            f"a picture is a PIL image, a path or an array [height width 3]; got {type(picture).__name__}"
+            "a picture is a PIL image, a path or an array [height width 3]; got "
+            f"{type(picture).__name__}"
         )
     try:
         with Image.open(picture) as opened:

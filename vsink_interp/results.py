@@ -93,7 +93,7 @@ class Recorded:
         return pandas.DataFrame({"value": flat}, index=index).reset_index()
 
 
-def _optional(name: str) -> Any:  # noqa: ANN401
+def _optional(name: str) -> Any:
     import importlib
 
     try:
@@ -151,16 +151,23 @@ class Run:
         return range(first, first + self.generated.shape[1])
 
     def __repr__(self) -> str:
-        return (f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
-                f"probes=[{', '.join(self.records)}])")
+        return (
+            f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
+            f"probes=[{', '.join(self.records)}])"
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the run into a folder: tensors as safetensors, the rest as JSON."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         layout = self.tokens
-        tensors = {"ids": self.ids, "logits": self.logits, "segments": layout.segments,
-                   "image_index": layout.image_index, "roles": layout.roles}
+        tensors = {
+            "ids": self.ids,
+            "logits": self.logits,
+            "segments": layout.segments,
+            "image_index": layout.image_index,
+            "roles": layout.roles,
+        }
         tensors |= {f"record.{i}": r.values for i, r in enumerate(self.records.values())}
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
         (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
@@ -168,8 +175,12 @@ class Run:
     def _meta(self) -> dict[str, Any]:
         portable = all(getattr(node, "portable", True) for node in self.graph)
         return {
-            "format": 1, "model": self.model, "text": self.text, "words": self.words,
-            "graph": self.graph.to_json() if portable else None, "graph_text": repr(self.graph),
+            "format": 1,
+            "model": self.model,
+            "text": self.text,
+            "words": self.words,
+            "graph": self.graph.to_json() if portable else None,
+            "graph_text": repr(self.graph),
             "prompt_length": self.tokens.prompt_length,
             "images": [[[*i.grid, i.box] for i in row] for row in self.tokens.images],
             "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
@@ -187,26 +198,38 @@ class Run:
         meta = json.loads((folder / "run.json").read_text())
         tensors = load_file(folder / "run.safetensors")
         records = {
-            name: Recorded(tensors[f"record.{i}"], tuple(axes), {k: tuple(v) for k, v in coords.items()})
+            name: Recorded(
+                tensors[f"record.{i}"], tuple(axes), {k: tuple(v) for k, v in coords.items()}
+            )
             for i, (name, axes, coords) in enumerate(meta["records"])
         }
         graph = EditGraph.from_json(meta["graph"]) if meta["graph"] else EditGraph()
-        return cls(tensors["ids"], tensors["logits"], meta["text"], _layout(meta, tensors),
-                   tuple(map(tuple, meta["words"])), graph, meta["model"], records)
+        return cls(
+            tensors["ids"],
+            tensors["logits"],
+            meta["text"],
+            _layout(meta, tensors),
+            tuple(map(tuple, meta["words"])),
+            graph,
+            meta["model"],
+            records,
+        )
 
 
 def _layout(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
     images = tuple(
-        tuple(ImageSpan((rows, columns), None if box is None else tuple(box)) for rows, columns, box in row)
+        tuple(
+            ImageSpan((rows, columns), None if box is None else tuple(box))
+            for rows, columns, box in row
+        )
         for row in meta["images"]
     )
-    return TokenLayout(tensors["segments"], tensors["image_index"], tensors["roles"], images,
-                       meta["prompt_length"])
+    return TokenLayout(
+        tensors["segments"], tensors["image_index"], tensors["roles"], images, meta["prompt_length"]
+    )
 
 
-def join(
-    probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]
-) -> Recorded:
+def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]) -> Recorded:
     """The record of a probe from its pieces: per block, the first row and value of each pass.
 
     Passes are joined along `query`; keys that a pass did not have yet are 0. A probe without a

@@ -100,9 +100,9 @@ def parse_group(text: str) -> Group:
     tight = re.sub(r"\s*&\s*", "&", text.strip())
     if not tight:
         raise NotationError(f"an empty group of tokens; segments are: {', '.join(WORDS)}")
-    return Group(tuple(
-        tuple(_term(term, text) for term in union.split("&")) for union in tight.split()
-    ))
+    return Group(
+        tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
+    )
 
 
 def parse_flow(text: str) -> Flow:

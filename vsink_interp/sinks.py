@@ -1,4 +1,4 @@
-"""Finding a model's sink dimensions, and telling its sinks apart (Kang et al. 2025, fig. 2, 3a, 7)."""
+"""Finding a model's sink dimensions, and telling its sinks apart (Kang et al. 2025)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Runs(Protocol):
         """How many decoder blocks it has."""
         ...
 
-    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:  # noqa: ANN401
+    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:
         """One forward pass."""
         ...
 
@@ -78,18 +78,26 @@ class SinkReport:
     def gap(self) -> tuple[float, float]:
         """The largest phi below tau and the smallest at or above it, over all tokens."""
         below, above = self.phi[self.phi < self.tau], self.phi[self.phi >= self.tau]
-        return (float(below.max()) if len(below) else 0.0,
-                float(above.min()) if len(above) else float("inf"))
+        return (
+            float(below.max()) if len(below) else 0.0,
+            float(above.min()) if len(above) else float("inf"),
+        )
 
     def __str__(self) -> str:
         low, high = self.gap
-        return (f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
-                f"{high:.2f}); clamping them takes the first token's attention from "
-                f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}")
+        return (
+            f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
+            f"{high:.2f}); clamping them takes the first token's attention from "
+            f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}"
+        )
 
 
 def find_sink_dims(
-    lmm: Runs, *, pictures: Sequence[Any] = (), prompts: Sequence[str] = PROMPTS, share: float = 0.1,
+    lmm: Runs,
+    *,
+    pictures: Sequence[Any] = (),
+    prompts: Sequence[str] = PROMPTS,
+    share: float = 0.1,
 ) -> SinkReport:
     """Find the coordinates in which the first token is huge, at every layer looked at.
 
@@ -116,8 +124,8 @@ def find_sink_dims(
     dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
     if not dims:
         raise CapabilityError(
-            f"no sink dimension found: the largest holds {float(spectrum.square().max()) / width:.1%} "
-            f"of the first token's squared norm, below {share:.0%}. This model may have no sinks; "
+            "no sink dimension found: the largest holds "
+            f"{float(spectrum.square().max()) / width:.1%} of the first token's squared norm, below {share:.0%}. This model may have no sinks; "
             "lower share=, or set lmm.sinks = SinkDims(dims, tau)"
         )
     phi = torch.cat([sink_value(x, dims).flatten() for x in resid])

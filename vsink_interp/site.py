@@ -87,9 +87,7 @@ class Site:
     @property
     def positions(self) -> Int[Tensor, "query"]:
         """The token that each query row belongs to."""
-        return torch.arange(
-            self.first_row, self.first_row + self.n_rows, device=self.masks.device
-        )
+        return torch.arange(self.first_row, self.first_row + self.n_rows, device=self.masks.device)
 
     @property
     def prefill(self) -> bool:

@@ -48,8 +48,12 @@ class ImageSpan:
         left, top, right, bottom = self.box
         row, column = divmod(patch, self.grid[1])
         width, height = (right - left) / self.grid[1], (bottom - top) / self.grid[0]
-        return (left + column * width, top + row * height,
-                left + (column + 1) * width, top + (row + 1) * height)
+        return (
+            left + column * width,
+            top + row * height,
+            left + (column + 1) * width,
+            top + (row + 1) * height,
+        )
 
 
 @final
@@ -126,7 +130,9 @@ class TokenLayout:
             wanted = wanted | both
         return wanted
 
-    def _term(self, term: Term, sink: Bool[Tensor, "batch token"] | None) -> Bool[Tensor, "batch token"]:
+    def _term(
+        self, term: Term, sink: Bool[Tensor, "batch token"] | None
+    ) -> Bool[Tensor, "batch token"]:
         if term.word == "sink":
             if sink is None:
                 raise LayoutError(
@@ -202,15 +208,21 @@ class TokenLayout:
         device = self.segments.device
         return replace(
             self,
-            segments=torch.cat([self.segments, self.segments.new_full(wide, CODE["generated"])], -1),
+            segments=torch.cat(
+                [self.segments, self.segments.new_full(wide, CODE["generated"])], -1
+            ),
             image_index=torch.cat([self.image_index, self.image_index.new_full(wide, -1)], -1),
             roles=torch.cat([self.roles, torch.zeros(wide, dtype=torch.bool, device=device)], -1),
         )
 
     def first(self, n_tokens: int) -> "TokenLayout":
         """The layout of the first `n_tokens` tokens."""
-        return replace(self, segments=self.segments[:, :n_tokens],
-                       image_index=self.image_index[:, :n_tokens], roles=self.roles[:, :n_tokens])
+        return replace(
+            self,
+            segments=self.segments[:, :n_tokens],
+            image_index=self.image_index[:, :n_tokens],
+            roles=self.roles[:, :n_tokens],
+        )
 
     def without(self, padding: Bool[Tensor, "batch token"]) -> "TokenLayout":
         """The layout with these tokens counted as padding (what follows the end of an answer)."""
@@ -218,11 +230,20 @@ class TokenLayout:
 
     def to(self, device: torch.device | str) -> "TokenLayout":
         """The layout on another device."""
-        return replace(self, segments=self.segments.to(device),
-                       image_index=self.image_index.to(device), roles=self.roles.to(device))
+        return replace(
+            self,
+            segments=self.segments.to(device),
+            image_index=self.image_index.to(device),
+            roles=self.roles.to(device),
+        )
 
     def select(self, samples: Sequence[int]) -> "TokenLayout":
         """The layout of some samples of the batch."""
         chosen = list(samples)
-        return replace(self, segments=self.segments[chosen], image_index=self.image_index[chosen],
-                       roles=self.roles[chosen], images=tuple(self.images[i] for i in chosen))
+        return replace(
+            self,
+            segments=self.segments[chosen],
+            image_index=self.image_index[chosen],
+            roles=self.roles[chosen],
+            images=tuple(self.images[i] for i in chosen),
+        )

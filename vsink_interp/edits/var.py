@@ -89,6 +89,12 @@ class VAR(Edit):
         if self.mode == "released-code":
             sink = sink & ~site.keys("generated")
         return redistribute(
-            value, sink, site.keys("image"), p=self.p, rho=self.rho,
-            min_image_mass=self.min_image_mass, rows=site.queries("query generated"), mode=self.mode,
+            value,
+            sink,
+            site.keys("image"),
+            p=self.p,
+            rho=self.rho,
+            min_image_mass=self.min_image_mass,
+            rows=site.queries("query generated"),
+            mode=self.mode,
         )

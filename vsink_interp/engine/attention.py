@@ -7,7 +7,7 @@ node asks for are computed explicitly: scores, mask, score edits, softmax, patte
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, final
@@ -54,13 +54,15 @@ class AttentionBinding:
         self.base_name: str = self.config._attn_implementation
         plan = progress.plan if progress else None
         self.nodes: list[dict[str, Numbered]] = [
-            {point.name: plan.at(point.template, layer) if plan else ()
-             for point in (ROT_Q, ROT_K, SCORES, PATTERN, Z)}
+            {
+                point.name: plan.at(point.template, layer) if plan else ()
+                for point in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
+            }
             for layer in range(wrapped.n_layers)
         ]
 
     @contextmanager
-    def armed(self) -> Iterator[None]:
+    def armed(self) -> Generator[None]:
         """Register the function, point the decoder at it, and undo both whatever happens."""
         name = f"vsink_interp_{next(_names)}"
         if self.base_name not in ALL_MASK_ATTENTION_FUNCTIONS:
@@ -79,12 +81,18 @@ class AttentionBinding:
 
     def base(self, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The model's own attention function."""
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         return ALL_ATTENTION_FUNCTIONS.get_interface(self.base_name, eager)
 
     def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
-        attention_mask: Tensor | None, scaling: float | None = None, **kwargs: Any,  # noqa: ANN401
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
@@ -104,7 +112,8 @@ class AttentionBinding:
         parked = self.wrapped.nnsight.interleaver.parked
         return bool(parked) and any(
             f"{envoy.path}.{side}" in parked
-            for envoy in self.wrapped.points[layer].values() for side in ("input", "output")
+            for envoy in self.wrapped.points[layer].values()
+            for side in ("input", "output")
         )
 
 
@@ -113,7 +122,11 @@ class _Call:
     """One call of attention in one block."""
 
     def __init__(
-        self, binding: AttentionBinding, module: nn.Module, layer: int, mask: Tensor | None,
+        self,
+        binding: AttentionBinding,
+        module: nn.Module,
+        layer: int,
+        mask: Tensor | None,
         scaling: float,
     ) -> None:
         self.binding = binding
@@ -126,7 +139,11 @@ class _Call:
         self.scaling = scaling
 
     def through(
-        self, point: HookPoint, value: Tensor, rows: range, n_keys: int,
+        self,
+        point: HookPoint,
+        value: Tensor,
+        rows: range,
+        n_keys: int,
         extras: dict[str, Any] | None = None,
     ) -> Tensor:
         """Send a value through nnsight's point, then through the nodes of a hook point."""

@@ -48,8 +48,13 @@ def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
     places = {key for key in plan.places if not find_hook(key[0]).computed}
     places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
     stops = [
-        _Stop(find_hook(template), layer, wrapped.family.tap(template, layer),
-              plan.at(template, layer), template == RESID_PRE and layer in plan.phi_layers)
+        _Stop(
+            find_hook(template),
+            layer,
+            wrapped.family.tap(template, layer),
+            plan.at(template, layer),
+            template == RESID_PRE and layer in plan.phi_layers,
+        )
         for template, layer in places
     ]
     return sorted(stops, key=_forward)
@@ -62,8 +67,12 @@ def _forward(stop: _Stop) -> tuple[int, int, int]:
 
 
 def execute(
-    wrapped: Wrapped, plan: Plan, inputs: Mapping[str, Tensor], layout: TokenLayout,
-    sinks: SinkDims | None, generate: Mapping[str, Any] | None,
+    wrapped: Wrapped,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    layout: TokenLayout,
+    sinks: SinkDims | None,
+    generate: Mapping[str, Any] | None,
 ) -> Outcome:
     """Run a plan on encoded inputs.
 
@@ -76,7 +85,7 @@ def execute(
     binding = AttentionBinding(wrapped, progress)
     box: list[Any] = []
 
-    def driver(**model_inputs: Any) -> None:  # noqa: ANN401
+    def driver(**model_inputs: Any) -> None:
         with binding.armed():
             if generate is None:
                 box.append(wrapped.hf_model(**model_inputs))
@@ -100,7 +109,7 @@ def _trace(
                     _act(wrapped, stop, progress, step)
 
 
-def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:  # noqa: ANN401
+def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
     if any("decode" in stop.point.phases for stop in stops):
         yield from tracer.iter[:]
     elif stops:

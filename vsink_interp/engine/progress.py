@@ -11,8 +11,8 @@ from ..graph import Edit, Node, Plan, Probe
 from ..hooks import HookPoint
 from ..kernels import sink_value
 from ..results import Recorded, join
-from ..site import Site, TokenMasks, parsed_group
 from ..sinkdims import SinkDims
+from ..site import Site, TokenMasks, parsed_group
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 
@@ -29,15 +29,25 @@ class Progress:
         self.pieces: dict[int, Pieces] = {}
 
     def site(
-        self, point: HookPoint, layer: int | None, rows: range, n_keys: int,
+        self,
+        point: HookPoint,
+        layer: int | None,
+        rows: range,
+        n_keys: int,
         extras: Mapping[str, Any] | None = None,
     ) -> Site:
         """The site of a hook point at these rows."""
         sinks = self.sinks
         return Site(
-            point, layer, self.masks, rows.start, len(rows), n_keys,
+            point,
+            layer,
+            self.masks,
+            rows.start,
+            len(rows),
+            n_keys,
             phi=None if layer is None else self.phi.get(layer),
-            dims=sinks.dims if sinks else None, tau=sinks.tau if sinks else None,
+            dims=sinks.dims if sinks else None,
+            tau=sinks.tau if sinks else None,
             extras=extras or {},
         )
 
@@ -60,8 +70,15 @@ class Progress:
         return range(rows.start + int(places[0]), rows.start + int(places[-1]) + 1)
 
     def visit(
-        self, number: int, node: Node, value: Tensor, point: HookPoint, layer: int | None,
-        rows: range, n_keys: int, extras: Mapping[str, Any] | None = None,
+        self,
+        number: int,
+        node: Node,
+        value: Tensor,
+        point: HookPoint,
+        layer: int | None,
+        rows: range,
+        n_keys: int,
+        extras: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Let one node act on a value of these rows, and return what the model goes on with.
 

@@ -14,14 +14,11 @@ def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
     return rearrange(projection.weight, "m (h d) -> h d m", h=n_heads)
 
 
-def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:  # noqa: ANN401
+def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:
     """The value of a tap, inside a trace; its last dimension split by head where it has heads."""
     if tap.side == "first output":
         return envoy.output[0]
-    if tap.side == "output":
-        value = envoy.output
-    else:
-        value = envoy.input
+    value = envoy.output if tap.side == "output" else envoy.input
     if tap.heads is None:
         return value
     split = rearrange(value, "b q (h d) -> b q h d", h=n_heads[tap.heads])
@@ -30,7 +27,7 @@ def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:  # noqa: ANN4
     return split
 
 
-def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:  # noqa: ANN401
+def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
     """Put a new value in the place of the one that `read` gave."""
     if tap.side == "first output":
         envoy.output = (new, *envoy.output[1:])

@@ -23,12 +23,14 @@ class Wrapped:
     stand beside the model, not in it; `AttentionBinding` sends values through them.
     """
 
-    def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:  # noqa: ANN401
+    def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:
         self.hf_model = hf_model
         self.processor = processor
         self.family = family
         self.nnsight = TransformersModel(
-            hf_model, task="image-text-to-text", processor=processor,
+            hf_model,
+            task="image-text-to-text",
+            processor=processor,
             tokenizer=getattr(processor, "tokenizer", None),
         )
         self.config = hf_model.config.get_text_config()
@@ -52,7 +54,10 @@ class Wrapped:
     def n_heads(self) -> dict[str, int]:
         """How many query heads and key heads a block has."""
         heads = self.config.num_attention_heads
-        return {"head": heads, "kv_head": getattr(self.config, "num_key_value_heads", None) or heads}
+        return {
+            "head": heads,
+            "kv_head": getattr(self.config, "num_key_value_heads", None) or heads,
+        }
 
     @property
     def advertised(self) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ class Wrapped:
             return f"there is no module {tap.module!r}"
         return ""
 
-    def envoy(self, path: str) -> Any:  # noqa: ANN401
+    def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""
         return self.nnsight.get(path)
 

@@ -8,7 +8,9 @@ from ..tokens import ImageSpan
 from .base import Family
 
 
-def clip_box(size: dict[str, int], crop: dict[str, int] | None, picture: Image) -> tuple[float, ...]:
+def clip_box(
+    size: dict[str, int], crop: dict[str, int] | None, picture: Image
+) -> tuple[float, float, float, float]:
     """The part of a picture that CLIP's processor keeps: left, top, right, bottom in its pixels."""
     width, height = picture.size
     if "shortest_edge" in size:
@@ -23,7 +25,7 @@ def clip_box(size: dict[str, int], crop: dict[str, int] | None, picture: Image) 
     return (left * across, top * down, (left + kept_w) * across, (top + kept_h) * down)
 
 
-def llava_spans(config: Any, processor: Any, pictures: list[Image]) -> tuple[ImageSpan, ...]:  # noqa: ANN401
+def llava_spans(config: Any, processor: Any, pictures: list[Image]) -> tuple[ImageSpan, ...]:
     """One square grid per picture, in raster order; the processor's crop is its box."""
     side = config.vision_config.image_size // config.vision_config.patch_size
     images = processor.image_processor

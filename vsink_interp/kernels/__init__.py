@@ -13,8 +13,8 @@ from .attend import (
 from .masks import cut as cut, cut_tokens as cut_tokens, random_like as random_like
 from .measure import (
     contribution as contribution,
-    head_result as head_result,
     group_mass as group_mass,
+    head_result as head_result,
     non_sink_ratio as non_sink_ratio,
 )
 from .redistribution import redistribute as redistribute

@@ -31,11 +31,11 @@ def contribution(pattern: Tensor, value: Tensor, weight: Tensor) -> Tensor:
     d_head d_model (W_O split by head); the result is batch query key. Kang et al. (2025),
     figure 3c.
     """
-    batch, heads, rows, keys = pattern.shape
+    heads = pattern.shape[1]
     shared = heads // value.shape[1]
-    norms = torch.stack([
-        (value[:, head // shared] @ weight[head]).norm(dim=-1) for head in range(heads)
-    ], 1)
+    norms = torch.stack(
+        [(value[:, head // shared] @ weight[head]).norm(dim=-1) for head in range(heads)], 1
+    )
     return (pattern * norms[:, :, None]).mean(1)
 
 

@@ -15,7 +15,7 @@ def redistribute(
     rows: "Tensor | None" = None,
     mode: str = "paper",
 ) -> Tensor:
-    """Move the share ``p`` of every sink's attention to the visual non-sinks, in image-centric heads.
+    """Move the share ``p`` of each sink's attention to visual non-sinks, in image-centric heads.
 
     Kang et al. (2025), equations (A-5) and (A-6) of our docs. A head is image-centric for a row
     if the row gives the image at least ``min_image_mass`` and at least ``rho`` of that to visual
@@ -48,5 +48,7 @@ def redistribute(
     if rows is not None:
         selected = selected & rows[:, None]
     gain = (1 - keep) * in_all / in_fresh.clamp_min(torch.finfo(in_fresh.dtype).tiny)
-    change = fresh[:, None, None] * gain[..., None] - (1 - keep) * sink[:, None, None].to(pattern.dtype)
+    change = fresh[:, None, None] * gain[..., None] - (1 - keep) * sink[:, None, None].to(
+        pattern.dtype
+    )
     return torch.where(selected[..., None], pattern + pattern * change, pattern)

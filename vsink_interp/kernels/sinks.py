@@ -13,7 +13,9 @@ def normalised(resid: Tensor, eps: float = 0.0) -> Tensor:
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
 
 
-def sink_value(resid: Tensor, dims: "tuple[int, ...] | list[int] | Tensor", eps: float = 0.0) -> Tensor:
+def sink_value(
+    resid: Tensor, dims: "tuple[int, ...] | list[int] | Tensor", eps: float = 0.0
+) -> Tensor:
     """phi: the largest absolute RMS-normalised residual over the sink dimensions.
 
     ``resid`` is batch token d_model, entering the layer; the result is batch token, in fp32.

@@ -32,7 +32,7 @@ class ProbeFunction(Probe):
         check_layers(self.layers)
 
     def __repr__(self) -> str:
-        return self.fn.__name__
+        return getattr(self.fn, "__name__", "probe")
 
     @property
     @override
@@ -67,7 +67,7 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
         axes = getattr(annotation, "dim_str", None)
         if axes is None:
             raise NotationError(
-                f"{fn.__name__} must say what it returns, as in "
+                f"{getattr(fn, '__name__', fn)} must say what it returns, as in "
                 '-> Float[Tensor, "batch head query"] (from jaxtyping import Float)'
             )
         return ProbeFunction(hook, fn, tuple(axes.split()), layers)

@@ -21,7 +21,7 @@ THREE_WAY = ("image", "prompt & ~image", "generated")
 @final
 @dataclass(frozen=True)
 class SegmentMass(RowProbe):
-    """The share of each row's attention that lands on each group: `[layer batch head query segment]`.
+    """Each row's share of attention on each group: `[layer batch head query segment]`.
 
     Kaduri et al. (2025), equation (B-5) of our docs before its mean over heads.
 
