@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .families import Family
-from .pictures import Picture, as_picture
+from .pictures import as_picture
 from .tokens import CODE, PAD, ImageSpan, TokenLayout
 
 
@@ -73,10 +73,10 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
     return [_pictures(entry) for entry in images], prompts, True
 
 
-def _pictures(entry: Picture | Sequence[Picture] | None) -> list[Image]:
+def _pictures(entry: Any) -> list[Image]:
     if entry is None:
         return []
-    many: Sequence[Any] = entry if isinstance(entry, list | tuple) else [entry]
+    many = entry if isinstance(entry, list | tuple) else [entry]
     return [as_picture(picture) for picture in many]
 
 

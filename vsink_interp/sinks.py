@@ -124,9 +124,9 @@ def find_sink_dims(
     dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
     if not dims:
         raise CapabilityError(
-            "no sink dimension found: the largest holds "
-            f"{float(spectrum.square().max()) / width:.1%} of the first token's squared norm, below {share:.0%}. This model may have no sinks; "
-            "lower share=, or set lmm.sinks = SinkDims(dims, tau)"
+            "no sink dimension found: of the first token's squared norm the largest holds "
+            f"{float(spectrum.square().max()) / width:.1%}, under {share:.0%}. This model may have "
+            "no sinks; lower share=, or set lmm.sinks = SinkDims(dims, tau)"
         )
     phi = torch.cat([sink_value(x, dims).flatten() for x in resid])
     sinks = SinkDims(dims, suggest_tau(phi, width), source="found by find_sink_dims")
