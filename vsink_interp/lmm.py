@@ -1,6 +1,7 @@
 """`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -40,8 +41,11 @@ class LMM:
     """
 
     def __init__(self, hf_model: Any, processor: Any, *, sinks: SinkDims | None = None) -> None:
-        if hf_model.training:
-            raise CapabilityError("the model is in training mode; call hf_model.eval() first")
+        if hf_model.training and _drops(hf_model):
+            raise CapabilityError(
+                "the model is in training mode and drops activations at random; call "
+                "hf_model.eval() first"
+            )
         self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
         self._sinks = sinks
         self._report: SinkReport | None = None
@@ -155,7 +159,7 @@ class LMM:
         that do not match.
         """
         pictures, prompts, batched = gather(image, prompt)
-        return encode(
+        encoding = encode(
             self.hf_model.config,
             self.processor,
             self.wrapped.family,
@@ -164,6 +168,8 @@ class LMM:
             batched=batched,
             chat=chat,
         )
+        inputs = {name: value.to(self.wrapped.device) for name, value in encoding.inputs.items()}
+        return replace(encoding, inputs=inputs)
 
     def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:
         """One forward pass under a graph.
@@ -347,6 +353,11 @@ class LMM:
         words = tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in ids.tolist())
         text = texts if encoding.batched else texts[0]
         return Run(ids.cpu(), logits.cpu(), text, layout, words, graph, self.name, records)
+
+
+def _drops(hf_model: Any) -> bool:
+    rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]
+    return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))
 
 
 def family_of(hf_model: Any) -> Family:

@@ -35,10 +35,11 @@ def redistribute(
     if not (0 <= p <= 1 and 0 <= rho <= 1):
         raise ValueError(f"p and rho are shares from 0 to 1; got p={p}, rho={rho}")
     released = mode == "released-code"
-    keep = p if released else 1 - p
+    moved = 1 - p if released else p
     visual_sink, fresh = sink & image, image & ~sink
-    columns = torch.stack([image, visual_sink, fresh, sink], -1)[:, None].to(pattern.dtype)
-    mass, in_sinks, in_fresh, in_all = (pattern @ columns).unbind(-1)
+    wide = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+    columns = torch.stack([image, visual_sink, fresh, sink], -1)[:, None].to(wide.dtype)
+    mass, in_sinks, in_fresh, in_all = (wide @ columns).unbind(-1)
     if released:
         ratio = in_sinks / (mass + 1e-6 * image.sum(-1)[:, None, None])
         selected = (ratio <= rho) & visual_sink.any(-1)[:, None, None]
@@ -47,8 +48,6 @@ def redistribute(
     selected = selected & (mass >= min_image_mass) & (in_fresh > 0)
     if rows is not None:
         selected = selected & rows[:, None]
-    gain = (1 - keep) * in_all / in_fresh.clamp_min(torch.finfo(in_fresh.dtype).tiny)
-    change = fresh[:, None, None] * gain[..., None] - (1 - keep) * sink[:, None, None].to(
-        pattern.dtype
-    )
-    return torch.where(selected[..., None], pattern + pattern * change, pattern)
+    gain = moved * in_all / in_fresh.clamp_min(torch.finfo(in_fresh.dtype).tiny)
+    change = fresh[:, None, None] * gain[..., None] - moved * columns[..., 3][:, :, None]
+    return torch.where(selected[..., None], wide + wide * change, wide).to(pattern.dtype)
