@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ PAPER_TAU, PAPER_WIDTH = 20.0, 4096
 """Kang et al.'s threshold, and the width of the model that they chose it on."""
 
 
+@runtime_checkable
 class Runs(Protocol):
     """What discovery needs of a model: its depth, and one forward pass with a graph."""
 
