@@ -57,13 +57,16 @@ class AttentionBinding:
                 "attn_implementation='sdpa' or 'eager'"
             )
         ALL_ATTENTION_FUNCTIONS[name] = self
-        ALL_MASK_ATTENTION_FUNCTIONS[name] = ALL_MASK_ATTENTION_FUNCTIONS[self.base_name]
+        # `register`, not item assignment: transformers looks for mask functions among the global
+        # ones only, and takes None (no mask at all) for one that it does not find there.
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[self.base_name])
         self.config._attn_implementation = name
         try:
             yield
         finally:
             self.config._attn_implementation = self.base_name
-            del ALL_ATTENTION_FUNCTIONS[name], ALL_MASK_ATTENTION_FUNCTIONS[name]
+            del ALL_ATTENTION_FUNCTIONS[name]
+            del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[name]
 
     def base(self, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The model's own attention function."""
