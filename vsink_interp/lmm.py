@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class LMM:
         self._report: SinkReport | None = None
 
     @classmethod
-    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> Self:
+    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> "LMM":
         """Load a model and its processor as transformers does.
 
         **Arguments:**
@@ -68,7 +68,7 @@ class LMM:
         )
 
     @classmethod
-    def toy(cls) -> Self:
+    def toy(cls) -> "LMM":
         """The small trained LLaVA that comes with the package: offline, a few MB."""
         from .toy import weights_dir
 
