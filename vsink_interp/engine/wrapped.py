@@ -1,6 +1,5 @@
 """A Hugging Face model inside nnsight, with its hook points."""
 
-from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -27,11 +26,14 @@ class Wrapped:
         self.hf_model = hf_model
         self.processor = processor
         self.family = family
+        # Left to itself the pipeline inside would move the model to the first accelerator.
+        spread = getattr(hf_model, "hf_device_map", None) is not None
         self.nnsight = TransformersModel(
             hf_model,
             task="image-text-to-text",
             processor=processor,
             tokenizer=getattr(processor, "tokenizer", None),
+            **({} if spread else {"device": hf_model.device}),
         )
         self.config = hf_model.config.get_text_config()
         self.layers = hf_model.get_submodule(family.layers)
@@ -92,7 +94,3 @@ class Wrapped:
                 f"{type(self.hf_model).__name__} does not offer {point.template!r}: {why}; it "
                 f"offers: {', '.join(self.advertised)}"
             )
-
-    def heads_of(self, sizes: Mapping[str, int]) -> int:
-        """The number of query heads per key head."""
-        return sizes["head"] // sizes["kv_head"]
