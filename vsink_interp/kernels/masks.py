@@ -22,7 +22,8 @@ def cut_tokens(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     edges = rows[:, None, :, None] & columns[:, None, None, :]
     reduced = scores.masked_fill(edges, -torch.inf)
-    alive = (reduced > torch.finfo(scores.dtype).min).any(-1, keepdim=True)
+    # Half of the least number: an additive mask leaves forbidden scores just above it.
+    alive = (reduced > torch.finfo(scores.dtype).min / 2).any(-1, keepdim=True)
     return torch.where(alive, reduced, scores)
 
 

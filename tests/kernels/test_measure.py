@@ -1,0 +1,65 @@
+"""What probes compute, against explicit loops."""
+
+import numpy as np
+import torch
+
+from vsink_interp.kernels import contribution, group_mass, head_result, non_sink_ratio
+
+B, H, KV, Q, K, D, M = 2, 4, 2, 3, 7, 5, 6
+
+
+def rows():
+    torch.manual_seed(0)
+    return torch.softmax(torch.randn(B, H, Q, K, dtype=torch.float64), -1)
+
+
+def test_group_mass_is_the_sum_over_the_keys_of_each_group():
+    pattern, groups = rows(), torch.rand(B, K, 3) < 0.5
+    got = group_mass(pattern, groups)
+    for b, h, q, g in np.ndindex(B, H, Q, 3):
+        want = sum(float(pattern[b, h, q, k]) for k in range(K) if groups[b, k, g])
+        np.testing.assert_allclose(got[b, h, q, g], want)
+
+
+def test_groups_that_divide_the_keys_sum_to_one():
+    kind = torch.randint(0, 3, (B, K))
+    groups = torch.stack([kind == i for i in range(3)], -1)
+    torch.testing.assert_close(group_mass(rows(), groups).sum(-1), torch.ones(B, H, Q).double())
+
+
+def test_the_non_sink_ratio_by_loop():
+    pattern, image = rows(), torch.zeros(B, K, dtype=torch.bool)
+    image[:, 1:6] = True
+    sink = torch.tensor([[1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 1]]).bool()
+    got = non_sink_ratio(pattern, sink, image)
+    for b, h, q in np.ndindex(B, H, Q):
+        row = pattern[b, h, q].numpy()
+        seen, fresh = image[b].numpy(), (image[b] & ~sink[b]).numpy()
+        np.testing.assert_allclose(got[b, h, q], row[fresh].sum() / row[seen].sum())
+    assert got.min() < 0.95, "no sink took anything"
+
+
+def test_the_ratio_of_a_row_that_sees_no_image_is_nan():
+    nothing = torch.zeros(B, K, dtype=torch.bool)
+    assert non_sink_ratio(rows(), nothing, nothing).isnan().all()
+
+
+def test_contribution_by_loop():
+    pattern = rows()
+    value, weight = torch.randn(B, KV, K, D).double(), torch.randn(H, D, M).double()
+    got = contribution(pattern, value, weight)
+    assert got.shape == (B, Q, K)
+    for b, q, k in np.ndindex(B, Q, K):
+        norms = [
+            np.linalg.norm(float(pattern[b, h, q, k]) * (value[b, h // 2, k] @ weight[h]).numpy())
+            for h in range(H)
+        ]
+        np.testing.assert_allclose(got[b, q, k], np.mean(norms))
+
+
+def test_head_results_sum_to_the_projection():
+    z, projection = torch.randn(B, Q, H, D).double(), torch.randn(M, H * D).double()
+    weight = torch.stack([projection[:, h * D : (h + 1) * D].T for h in range(H)])
+    got = head_result(z, weight)
+    torch.testing.assert_close(got.sum(2), z.reshape(B, Q, H * D) @ projection.T)
+    torch.testing.assert_close(got[:, :, 1], z[:, :, 1] @ weight[1])

@@ -1,0 +1,72 @@
+"""Each kernel runs from its source alone, as a server gets it: torch and math, nothing else."""
+
+import ast
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vsink_interp import kernels
+
+KERNELS = sorted(name for name, value in vars(kernels).items() if inspect.isfunction(value))
+torch.manual_seed(0)
+PATTERN = torch.softmax(torch.randn(2, 4, 3, 6), -1)
+MASK = torch.rand(2, 6) < 0.6
+SINK = torch.rand(2, 6) < 0.3
+ROWS = torch.tensor([[True, False, True], [True, True, True]])
+VALUE = torch.randn(2, 2, 6, 5)
+CALLS = {
+    "add_mask": (PATTERN, None, torch.arange(3, 6)),
+    "attend": (PATTERN, VALUE),
+    "attention_scores": (torch.randn(2, 4, 3, 5), VALUE, 0.4),
+    "contribution": (PATTERN, VALUE, torch.randn(4, 5, 7)),
+    "cut": (PATTERN, ROWS, SINK),
+    "cut_tokens": (PATTERN, ROWS, SINK),
+    "group_mass": (PATTERN, torch.stack([MASK, SINK], -1)),
+    "head_result": (torch.randn(2, 3, 4, 5), torch.randn(4, 5, 7)),
+    "non_sink_ratio": (PATTERN, SINK, MASK),
+    "normalised": (torch.randn(2, 6, 8),),
+    "random_like": (SINK, MASK, torch.rand(2, 6)),
+    "redistribute": (PATTERN, SINK, MASK),
+    "sink_value": (torch.randn(2, 6, 8), (1, 5)),
+    "softmax": (PATTERN.log(),),
+}
+OPTIONS = {"redistribute": {"p": 0.6, "rho": 0.3, "rows": ROWS}}
+
+
+def test_every_kernel_has_a_call_here():
+    assert sorted(CALLS) == KERNELS
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_runs_from_its_source_alone(name):
+    kernel = inspect.unwrap(getattr(kernels, name))
+    alone = {"torch": torch, "math": math, "Tensor": Tensor}
+    exec(inspect.getsource(kernel), alone)
+    options = OPTIONS.get(name, {})
+    got = alone[name](*CALLS[name], **options)
+    want = getattr(kernels, name)(*CALLS[name], **options)
+    assert (torch.isnan(got) & torch.isnan(want) | (got == want)).all()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(kernels.__file__).parent.glob("*.py")), ids=lambda p: p.name
+)
+def test_kernels_import_torch_and_math_alone(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= {"torch", "math"}
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module == "torch"
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_leaves_its_arguments_alone(name):
+    before = [x.clone() if isinstance(x, Tensor) else x for x in CALLS[name]]
+    getattr(kernels, name)(*CALLS[name], **OPTIONS.get(name, {}))
+    for old, new in zip(before, CALLS[name], strict=True):
+        if isinstance(old, Tensor):
+            assert torch.equal(old, new)
