@@ -6,7 +6,6 @@ import socket
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # notebooks and subprocesses inherit it
-os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch
@@ -81,6 +80,14 @@ def offline():
         patch.setattr(socket, "socket", GuardedSocket)
         patch.setattr(socket, "getaddrinfo", guarded_resolve)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_windows():
+    """Figures are drawn off screen. Not by MPLBACKEND, which notebooks would inherit."""
+    import matplotlib
+
+    matplotlib.use("agg")
 
 
 @pytest.fixture(autouse=True)
