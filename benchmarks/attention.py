@@ -4,8 +4,8 @@
 `--quick --json FILE` measures the smallest size in under a minute.
 
 Variants are interleaved, each round in the reverse order of the last; a ratio is the median over
-rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller than its distance from 1
-is noise. `peak_ratio` compares the peak memory of fresh processes.
+rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller than its distance from
+1 is noise. `peak_ratio` compares the peak memory of fresh processes.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Clock:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def put(self, value: torch.Tensor) -> None:
+    def put(self, _value: torch.Tensor) -> None:
         """Called by `generate` with the prompt, then with every token."""
         self.times.append(time.process_time())
 

@@ -24,7 +24,7 @@ def full_pattern(
 
 
 def head_loop(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Tensor:
-    """VAR head by head and row by row of indices, with host reads, as the released program works."""
+    """VAR head by head over row indices, with host reads, as the released program works."""
     visual = (sink & image)[0].nonzero().flatten()
     others = (sink & ~image)[0].nonzero().flatten()
     if not len(visual):
@@ -64,7 +64,7 @@ def patched(lmm: vi.LMM, encoding: vi.Encoding, edit: Callable[..., Tensor]) -> 
     probe = vi.probes.SinkValue()
     phi = lmm.run(encoding, graph=probe)[probe].values
 
-    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
+    def attention(module, query, key, value, attention_mask, scaling, **_):
         pattern = full_pattern(module, query, key, attention_mask, scaling)
         if module.layer_idx < len(layers) - 1:
             keys, extra = key.shape[2], key.shape[2] - length
