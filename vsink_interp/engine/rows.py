@@ -1,0 +1,153 @@
+"""The row program: attention of one block, with the rows that nodes ask for computed explicitly."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from nnsight.intervention.envoy import Envoy
+from torch import Tensor, nn
+
+from ..graph import Edit, Node
+from ..hooks import HookPoint, find_hook
+from ..kernels import add_mask, attend, attention_scores, softmax
+from .progress import Progress
+from .taps import head_weight
+
+Numbered = tuple[tuple[int, Node], ...]
+Base = Callable[..., tuple[Tensor, Tensor | None]]
+
+ROT_Q, ROT_K, SCORES, PATTERN, Z = (
+    find_hook(f"attn.hook_{name}") for name in ("rot_q", "rot_k", "attn_scores", "pattern", "z")
+)
+BLOCK_ELEMENTS = 2**24
+"""The most entries of a pattern held at once; longer spans of rows are computed in blocks."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowProgram:
+    """One call of attention in one block.
+
+    **Attributes:**
+
+    - `module`: the attention module.
+    - `progress`: the run; None in a plain trace.
+    - `nodes`: the nodes of each hook point inside attention.
+    - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
+    - `mask`, `scaling`: as transformers gives them to attention.
+    - `n_heads`: how many query heads.
+    """
+
+    module: nn.Module
+    progress: Progress | None
+    nodes: Mapping[str, Numbered]
+    points: Mapping[str, Envoy]
+    mask: Tensor | None
+    scaling: float
+    n_heads: int
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, base: Base
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output of attention, batch query head d_head, and what else the base returns."""
+        rows = range(key.shape[2] - query.shape[2], key.shape[2])
+        query = self._heads_last(ROT_Q, query, rows, rows.stop)
+        key = self._heads_last(ROT_K, key, range(rows.stop), rows.stop)
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        edited = self._span([node for _, node in numbered if isinstance(node, Edit)], rows)
+        needed = rows if self.points else self._span([node for _, node in numbered], rows)
+        # Where every row is edited, as in decode, the model's own attention would be wasted.
+        z, weights = (None, None) if edited == rows else base(query, key, value)
+        whole = bool(self.points) or any(node.whole for _, node in numbered)
+        for block in _blocks(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
+            pattern, written = self._pattern(query, key, value, block, rows)
+            keep = block if written else _overlap(block, edited)
+            if keep:
+                part = pattern[:, :, keep.start - block.start : keep.stop - block.start]
+                z = _put(z, attend(part, value), keep.start - rows.start, len(rows))
+                weights = None
+        assert z is not None  # noqa: S101 (either the base ran, or every row was edited)
+        return self._through(Z, z, rows, rows.stop)[0], weights
+
+    def _heads_last(self, point: HookPoint, value: Tensor, rows: range, n_keys: int) -> Tensor:
+        if not self.points and not self.nodes[point.name]:
+            return value
+        return self._through(point, value.transpose(1, 2), rows, n_keys)[0].transpose(1, 2)
+
+    def _through(
+        self,
+        point: HookPoint,
+        value: Tensor,
+        rows: range,
+        n_keys: int,
+        extras: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, bool]:
+        """A value after nnsight's point and the nodes, and whether a trace wrote it."""
+        written = False
+        if self.points:
+            before, version = value, value._version
+            value = self.points[point.name]._module(value)
+            written = value is not before or value._version != version
+        if self.progress is not None:
+            for number, node in self.nodes[point.name]:
+                value = self.progress.visit(
+                    number, node, value, point, self._layer, rows, n_keys, extras
+                )
+        return value, written
+
+    @property
+    def _layer(self) -> int:
+        return self.module.layer_idx  # ty: ignore[invalid-explicit-return]
+
+    def _span(self, nodes: list[Node], rows: range) -> range:
+        spans = [self.progress.span(node, rows) for node in nodes] if self.progress else []
+        spans = [span for span in spans if span]
+        if not spans:
+            return range(rows.start, rows.start)
+        return range(min(s.start for s in spans), max(s.stop for s in spans))
+
+    def _pattern(
+        self, query: Tensor, key: Tensor, value: Tensor, block: range, rows: range
+    ) -> tuple[Tensor, bool]:
+        """The pattern of a block of rows after all nodes, and whether a trace wrote it."""
+        local = slice(block.start - rows.start, block.stop - rows.start)
+        mask = self.mask if self.mask is None else self.mask[..., local, :]
+        scores = attention_scores(query[:, :, local], key, self.scaling)
+        if mask is not None or block.start < rows.stop - 1:
+            positions = torch.arange(block.start, block.stop, device=query.device)
+            scores = add_mask(scores, mask, positions)
+        extras = self._extras(value)
+        scores, first = self._through(SCORES, scores, block, rows.stop, extras)
+        pattern = softmax(scores, mask)
+        pattern, second = self._through(PATTERN, pattern, block, rows.stop, extras)
+        return pattern, first or second
+
+    def _extras(self, value: Tensor) -> dict[str, Any]:
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        if not any(node.needs_values for _, node in numbered):
+            return {}
+        projection: Any = self.module.o_proj
+        return {"value": value, "weight": head_weight(projection, self.n_heads)}
+
+
+def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
+    size = len(span) if whole else max(1, BLOCK_ELEMENTS // per_row)
+    for start in range(span.start, span.stop, size or 1):
+        yield range(start, min(start + size, span.stop))
+
+
+def _overlap(left: range, right: range) -> range:
+    return range(max(left.start, right.start), min(left.stop, right.stop))
+
+
+def _put(z: Tensor | None, part: Tensor, first: int, n_rows: int) -> Tensor:
+    """z, batch query head d_head, with `part` from row `first` on."""
+    if part.shape[1] == n_rows:
+        return part
+    if z is None:
+        z = part.new_empty(part.shape[0], n_rows, *part.shape[2:])
+    if z.requires_grad or part.requires_grad:
+        return torch.cat([z[:, :first], part, z[:, first + part.shape[1] :]], 1)
+    z[:, first : first + part.shape[1]] = part
+    return z
