@@ -15,9 +15,8 @@ HEAD = """# Hook points
 <!-- Written by docs/gen_hooks.py from vsink_interp/hooks.py; edit that table instead. -->
 
 A hook point is a named place in the forward pass. Names and axes are TransformerLens's. The table
-is in forward order, and is the one that the library itself works from: it orders a plan, checks
-shapes, and drives the self-check that a model passes when it is loaded. A name that a model fails
-is not advertised for it, and asking for it raises `CapabilityError`.
+is in forward order, and is the one that the library itself works from. `lmm.hooks` lists the names
+that a model offers; asking for another raises `CapabilityError`.
 
 `{layer}` counts blocks from 0. Edits and probes leave the prefix away and name their blocks apart:
 `hook="attn.hook_pattern", layers="12:"`. A place marked *computed* lies inside the attention
