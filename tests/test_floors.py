@@ -16,7 +16,8 @@ FLOORS = (
     {"edits", "families", "probes"},
     {"encoding", "engine", "heads", "sinks", "toy"},
     {"lmm"},
-    {"experiments", "integrations", "plot"},
+    {"experiments", "integrations"},
+    {"plot"},
     {"__init__"},
     {"cli"},
 )

@@ -1,6 +1,14 @@
 """Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
 
-from . import edits as edits, kernels as kernels, probes as probes, toy as toy
+from . import (
+    edits as edits,
+    experiments as experiments,
+    kernels as kernels,
+    metrics as metrics,
+    plot as plot,
+    probes as probes,
+    toy as toy,
+)
 from .edits import VAR as VAR, Ablate as Ablate, Fn as Fn, Knockout as Knockout
 from .encoding import Encoding as Encoding
 from .errors import (

@@ -1,0 +1,27 @@
+"""Published figures as functions of a model and some cases. One figure or table a file."""
+
+from .answers import AnswerWord as AnswerWord, answer_words as answer_words, answers as answers
+from .cases import Cases as Cases
+from .contributions import Contributions as Contributions, contributions as contributions
+from .depth import (
+    map_layers as map_layers,
+    middle_layers as middle_layers,
+    sweep_layers as sweep_layers,
+)
+from .image_heads import image_heads as image_heads
+from .knockout_sweep import (
+    FLOWS as FLOWS,
+    KnockoutSweep as KnockoutSweep,
+    knockout_sweep as knockout_sweep,
+)
+from .overlays import WordMaps as WordMaps, with_answer as with_answer, word_maps as word_maps
+from .phi import SinkValues as SinkValues, sink_values as sink_values
+from .query_only import QueryOnly as QueryOnly, query_only as query_only
+from .segment_mass import (
+    SegmentShares as SegmentShares,
+    segment_mass as segment_mass,
+    three_way as three_way,
+)
+from .sink_ablation import SinkAblation as SinkAblation, sink_ablation as sink_ablation
+from .spectrum import Spectrum as Spectrum, spectrum as spectrum
+from .strengths import TokenStrengths as TokenStrengths, token_strengths as token_strengths

@@ -1,0 +1,70 @@
+"""Answers: their rows, their words, and many of them at once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..graph import Graphlike, Probe
+from ..lmm import LMM
+from ..results import Run
+from .cases import Cases
+
+
+def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
+    """Generate the answers of all cases under a graph, a batch at a time."""
+    for batch in cases.batches():
+        pictures, prompts = list(batch.pictures), list(batch.prompts)
+        yield lmm.generate(pictures, prompts, graph, max_new_tokens=cases.max_new_tokens)
+
+
+def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
+    """The answer to each case under a graph."""
+    return [text for run in runs(lmm, cases, graph) for text in run.text]
+
+
+def answer_mask(run: Run) -> Bool[Tensor, "batch row"]:
+    """Which answer rows count: those that predict a token before the end of that answer."""
+    return run.tokens.mask("generated")[:, run.tokens.prompt_length :]
+
+
+def answer_values(run: Run, probe: Probe) -> Tensor:
+    """The record of a probe at the answer rows alone, along its `query` axis."""
+    record = run[probe]
+    known = {position: i for i, position in enumerate(record.labels("query"))}
+    rows = torch.tensor([known[position] for position in run.answer_rows])
+    return record.values.index_select(record.axis("query"), rows)
+
+
+def text_mask(run: Run, probe: Probe) -> Bool[Tensor, "batch query"]:
+    """Which rows of a record are query or generated tokens; padding is neither."""
+    return run.tokens.mask("query generated")[:, list(run[probe].labels("query"))]
+
+
+@final
+@dataclass(frozen=True)
+class AnswerWord:
+    """A word of an answer, and the answer rows (0 is the first) that predict its tokens."""
+
+    text: str
+    rows: tuple[int, ...]
+
+
+def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
+    """The words of an answer; punctuation and special tokens are left out."""
+    tokenizer, ids = lmm.processor.tokenizer, run.generated[sample].tolist()
+    words: list[tuple[str, list[int]]] = []
+    before = ""
+    for row in range(int(answer_mask(run)[sample].sum())):
+        whole = tokenizer.decode(ids[: row + 1], skip_special_tokens=True)
+        piece, before = whole[len(before) :], whole
+        if not any(letter.isalnum() for letter in piece):
+            continue
+        if words and piece[0].isalnum() and row - 1 in words[-1][1]:
+            words[-1] = (words[-1][0] + piece, [*words[-1][1], row])
+        else:
+            words.append((piece.strip(), [row]))
+    return tuple(AnswerWord(text, tuple(rows)) for text, rows in words)

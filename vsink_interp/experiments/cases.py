@@ -1,0 +1,90 @@
+"""What an experiment is run on: pictures, prompts, and how an answer is read into objects."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Self, final
+
+from PIL.Image import Image
+
+from ..errors import InputError
+from ..metrics import content_words, score_objects
+from ..pictures import Picture, as_picture
+from ..toy import scene
+from ..toy.language import DESCRIBE, parse_objects
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Pictures with one prompt each.
+
+    **Attributes:**
+
+    - `pictures`: one per case.
+    - `prompts`: one per case.
+    - `read`: turns an answer into its objects.
+    - `truth`: the objects that are really there, for each case; None where nobody knows.
+    - `about`: what these cases are, in words.
+    - `max_new_tokens`: the longest answer.
+    - `batch_size`: how many are generated together; lower it for a model that does not fit.
+    """
+
+    pictures: tuple[Image, ...]
+    prompts: tuple[str, ...]
+    read: Callable[[str], Iterable[Hashable]] = content_words
+    truth: tuple[tuple[Hashable, ...], ...] | None = None
+    _: KW_ONLY
+    about: str = "the given picture"
+    max_new_tokens: int = 40
+    batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        counts = {len(self.pictures), len(self.prompts), len(self.truth or self.pictures)}
+        if counts == {0} or len(counts) > 1:
+            raise InputError(
+                f"cases need one prompt (and one truth, if any) per picture; got "
+                f"{len(self.pictures)} pictures and {len(self.prompts)} prompts"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @classmethod
+    def scenes(cls, count: int, first_seed: int = 0) -> Self:
+        """The toy scenes of seeds `first_seed` on, to be described; their objects are known."""
+        drawn = [scene(first_seed + i) for i in range(count)]
+        return cls(
+            tuple(one.image for one in drawn),
+            (DESCRIBE,) * count,
+            parse_objects,
+            tuple(parse_objects(one.caption) for one in drawn),
+            about=f"toy scenes {first_seed} to {first_seed + count - 1}",
+        )
+
+    @classmethod
+    def of(cls, picture: Picture, prompt: str, *, max_new_tokens: int = 128) -> Self:
+        """One question about one picture, with nothing known about it."""
+        return cls((as_picture(picture),), (prompt,), max_new_tokens=max_new_tokens, batch_size=1)
+
+    def batches(self) -> Iterator["Cases"]:
+        """These cases in turn, at most `batch_size` at a time."""
+        for start in range(0, len(self), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            truth = None if self.truth is None else self.truth[part]
+            yield replace(
+                self, pictures=self.pictures[part], prompts=self.prompts[part], truth=truth
+            )
+
+    def f1(self, answers: Sequence[str], references: Sequence[str] | None = None) -> list[float]:
+        """Object F1 of each answer against the truth, or else against a reference answer.
+
+        **Raises:** `InputError` if neither is known.
+        """
+        if self.truth is not None:
+            wanted: Sequence[Iterable[Hashable]] = self.truth
+        elif references is not None:
+            wanted = [self.read(text) for text in references]
+        else:
+            raise InputError("nothing to score against: these cases have no truth, nor references")
+        pairs = zip(answers, wanted, strict=True)
+        return [score_objects(self.read(answer), true).f1 for answer, true in pairs]

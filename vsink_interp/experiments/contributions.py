@@ -1,0 +1,73 @@
+"""What sinks add to the text, against what they are attended (Kang et al. 2025, fig. 3c)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..lmm import LMM
+from ..probes import AttentionMaps, Contribution, SinkValue
+from ..probes.maps import image_positions
+from ..results import Run
+from .answers import runs, text_mask
+from .cases import Cases
+from .depth import middle_layers
+from .phi import rows_mean
+
+NORM, MAPS, VALUE = Contribution(), AttentionMaps(), SinkValue()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """Attention and contribution of an image token, on average over blocks and text rows.
+
+    **Attributes:**
+
+    - `attention`: mean over heads, 0 to 1; first of visual sinks, then of the other image tokens.
+    - `norm`: the norm of what the token adds to the residual stream of a row, mean over heads.
+    - `sinks`: how many visual sinks were seen, over blocks and cases; with none, the first entries
+        are NaN.
+    - `layers`, `about`: the blocks, and what the cases were.
+    """
+
+    attention: Float[np.ndarray, "2"]
+    norm: Float[np.ndarray, "2"]
+    sinks: int
+    layers: tuple[int, ...]
+    about: str
+
+
+def contributions(
+    lmm: LMM,
+    cases: Cases,
+    *,
+    layers: tuple[int, ...] | None = None,
+) -> Contributions:
+    """How much a visual sink is attended to, and how little it adds, beside other image tokens.
+
+    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    """
+    chosen = middle_layers(lmm.n_layers) if layers is None else layers
+    found = runs(lmm, cases, NORM | MAPS | VALUE)
+    parts = [_measure(run, chosen, lmm.sinks.tau) for run in found]
+    attention, norm, sink = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Contributions(
+        _split(attention, sink), _split(norm, sink), int(sink.sum()), chosen, cases.about
+    )
+
+
+def _measure(run: Run, layers: tuple[int, ...], tau: float) -> tuple[Tensor, ...]:
+    at = list(layers)
+    places = image_positions(run.tokens.mask("image")).expand(len(layers), -1, -1)
+    attention = rows_mean(run[MAPS].values[at].float(), text_mask(run, MAPS))
+    norm = rows_mean(run[NORM].values[at].float(), text_mask(run, NORM)).gather(2, places)
+    sink = run[VALUE].values[at].gather(2, places) >= tau
+    return attention.flatten(), norm.flatten(), sink.flatten()
+
+
+def _split(values: Tensor, sink: Tensor) -> Float[np.ndarray, "2"]:
+    return torch.stack([values[sink].mean(), values[~sink].mean()]).numpy()

@@ -1,0 +1,18 @@
+"""Which blocks a figure looks at, where the papers name those of a 32-block model."""
+
+
+def middle_layers(n_layers: int) -> tuple[int, ...]:
+    """The blocks from a quarter of the depth to the last but one: where sinks are there to see."""
+    return tuple(range(n_layers // 4, max(n_layers - 1, n_layers // 4 + 1)))
+
+
+def map_layers(n_layers: int) -> tuple[int, ...]:
+    """Where Kang et al. (2025) take the maps of figure 1: blocks 10, 11 and 12 of 32."""
+    first, last = round(n_layers * 10 / 32), round(n_layers * 12 / 32)
+    return tuple(range(first, last + 1))
+
+
+def sweep_layers(n_layers: int, most: int = 10) -> tuple[int, ...]:
+    """The blocks that a knockout sweep starts from: all of them, or `most` evenly spread."""
+    count = min(n_layers, most)
+    return tuple(sorted({round(i * (n_layers - 1) / max(count - 1, 1)) for i in range(count)}))

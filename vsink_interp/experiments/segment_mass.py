@@ -1,0 +1,90 @@
+"""Where generated tokens look, block by block (Kaduri et al. 2025, fig. 1)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..lmm import LMM
+from ..probes import SegmentMass
+from ..probes.mass import THREE_WAY
+from ..results import Run
+from ..segments import SEGMENTS
+from .answers import answer_mask, answer_values, runs
+from .cases import Cases
+
+SINK_AWARE = ("bos", "system", "sink & image", "image & ~sink", "query", "generated")
+"""Five segments, the image divided into visual sinks and the rest."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SegmentShares:
+    """The share of a generated token's attention that each group of tokens gets.
+
+    **Attributes:**
+
+    - `mean`, `std`: over all pairs of a case and a token of its answer, of the mean over heads;
+        0 to 1. The means of a split sum to 1.
+    - `count`: the share of the tokens that a row can see which belong to the group, 0 to 1.
+    - `groups`: the groups of keys.
+    - `pairs`: how many pairs there were.
+    - `about`: what the cases were.
+    """
+
+    mean: Float[np.ndarray, "layer segment"]
+    std: Float[np.ndarray, "layer segment"]
+    count: Float[np.ndarray, " segment"]
+    groups: tuple[str, ...]
+    pairs: int
+    about: str
+
+
+def segment_mass(
+    lmm: LMM,
+    cases: Cases,
+    *,
+    groups: tuple[str, ...] = SEGMENTS,
+) -> SegmentShares:
+    """Relative attention of the rows that predict the answer, equation (B-5) of our docs.
+
+    **Arguments:**
+
+    - `groups`: a split of all tokens: the five segments, `THREE_WAY` (Kaduri et al.'s: image,
+        everything else of the prompt, generated), or `SINK_AWARE`.
+    """
+    probe = SegmentMass(groups=groups)
+    found = runs(lmm, cases, probe)
+    parts = [_pairs(run, probe) for run in found]
+    shares, counts = torch.cat([s for s, _ in parts], 1), torch.cat([c for _, c in parts])
+    return SegmentShares(
+        shares.mean(1).numpy(),
+        shares.std(1, correction=0).numpy(),
+        counts.mean(0).numpy(),
+        groups,
+        shares.shape[1],
+        cases.about,
+    )
+
+
+def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
+    """`segment_mass` in the split of the paper, where BOS and system count as query tokens."""
+    return segment_mass(lmm, cases, groups=THREE_WAY)
+
+
+def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
+    """Per block and (sample, token): the shares; and the share of visible tokens of each group."""
+    keep = answer_mask(run)
+    values = answer_values(run, probe).float().mean(2)
+    seen = torch.arange(run.tokens.length) <= torch.tensor(list(run.answer_rows))[:, None]
+    counts = [
+        (run.tokens.mask(group)[:, None] & seen).sum(-1)[keep]
+        if "sink" not in group
+        else torch.full((int(keep.sum()),), torch.nan)
+        for group in probe.groups
+    ]
+    total = (run.tokens.mask("all")[:, None] & seen).sum(-1)[keep]
+    return values[:, keep], torch.stack(counts, -1) / total[:, None]

@@ -1,0 +1,69 @@
+"""The residual stream of a sink by dimension (Kang et al. 2025, fig. 2 and 7)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..kernels import normalised, sink_value
+from ..lmm import LMM
+from ..pictures import Picture
+from ..probes import Resid
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The absolute RMS-normalised residual of a few tokens, dimension by dimension.
+
+    **Attributes:**
+
+    - `values`: one row per token, in units of the token's root mean square: 1 is an average
+        coordinate, and no coordinate exceeds the square root of `d_model`.
+    - `tokens`: what each row is; `visual sink` is missing if no image token is one.
+    - `positions`: where each token lies in the prompt.
+    - `layer`: the block that the residual stream enters.
+    - `dims`, `tau`: the model's sink dimensions and its threshold.
+    """
+
+    values: Float[np.ndarray, "token d_model"]
+    tokens: tuple[str, ...]
+    positions: tuple[int, ...]
+    layer: int
+    dims: tuple[int, ...]
+    tau: float
+
+
+def spectrum(lmm: LMM, picture: Picture, prompt: str, *, layer: int | None = None) -> Spectrum:
+    """The spectrum of the first token, of the strongest visual sink, of an ordinary image token.
+
+    The ordinary one is the image token of median phi.
+
+    **Arguments:**
+
+    - `layer`: the block whose input is shown; the middle one by default.
+
+    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    """
+    at = lmm.n_layers // 2 if layer is None else layer
+    probe = Resid("all", layers=at, at="pre")
+    run = lmm.run(picture, prompt, probe)
+    resid = run[probe].values[0, :1]
+    phi = sink_value(resid, lmm.sinks.dims)[0]
+    image = run.tokens.mask("image")[0].nonzero().flatten()
+    chosen = {"first token": _first(run.tokens.mask("all")[0])}
+    strongest = int(image[phi[image].argmax()])
+    if phi[strongest] >= lmm.sinks.tau:
+        chosen["visual sink"] = strongest
+    chosen["other image token"] = int(image[phi[image].argsort()[len(image) // 2]])
+    values = normalised(resid)[0, list(chosen.values())].abs().numpy()
+    return Spectrum(
+        values, tuple(chosen), tuple(chosen.values()), at, lmm.sinks.dims, lmm.sinks.tau
+    )
+
+
+def _first(real: Tensor) -> int:
+    return int(torch.argmax(real.int()))

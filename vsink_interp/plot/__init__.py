@@ -1,0 +1,22 @@
+"""Figures of results, for notebooks and papers, and the HTML report.
+
+The only home of matplotlib and circuitsvis, which are imported when a figure is drawn. Every
+function takes a result and returns a matplotlib `Figure` that pyplot knows nothing of.
+"""
+
+from .heads import heads as heads
+from .overlay import overlay as overlay
+from .overview import overview as overview
+from .report import report as report
+from .segments import segment_mass as segment_mass
+from .sinks import (
+    contributions as contributions,
+    phi_histogram as phi_histogram,
+    phi_scatter as phi_scatter,
+    sink_ablation as sink_ablation,
+    spectrum as spectrum,
+)
+from .study import Study as Study
+from .style import COLOURS as COLOURS, png as png
+from .sweep import knockout_sweep as knockout_sweep
+from .tokens import TokenView as TokenView, token_strengths as token_strengths

@@ -1,0 +1,79 @@
+"""The report's sections on the input: picture and answer, tokens, what the answer reads of them."""
+
+from html import escape
+
+from ..experiments import token_strengths
+from ..metrics import score_objects
+from ..results import Run
+from ..segments import SEGMENTS
+from .page import chips, picture, setting, table, text
+from .study import Study
+from .tokens import token_strengths as draw_strengths
+
+
+def scene_and_answer(study: Study) -> str:
+    """The picture, the question, and what the model says."""
+    answer = study.run.text if isinstance(study.run.text, str) else study.run.text[0]
+    rows = [("prompt", study.prompt), ("answer", answer or "(nothing)")]
+    if study.truth:
+        rows.append(("what is really there", study.truth))
+        found, true = study.cases.read(answer), study.cases.read(study.truth)
+        rows.append(("object F1 of this answer", f"{score_objects(found, true).f1:.2f}"))
+    size = f"{study.picture.width} x {study.picture.height} pixels"
+    return (
+        f'<div class="pair">{picture(study.picture, "the picture")}<div>'
+        + table(("", ""), rows)
+        + setting(f"{size}; greedy decoding, at most {study.max_new_tokens} new tokens.")
+        + "</div></div>"
+    )
+
+
+def token_layout(study: Study) -> str:
+    """Which tokens are what."""
+    run = study.run
+    line = str(run.tokens)
+    return (
+        text(
+            "Every token belongs to one segment. Flows such as <code>image -&gt; generated</code> "
+            "are written in these words; the row that <em>predicts</em> a generated token is the "
+            "attention &ldquo;of&rdquo; that token, so the last prompt row speaks for the first."
+        )
+        + chips(_chips(run))
+        + f"<pre>{escape(line)}</pre>"
+    )
+
+
+def _chips(run: Run) -> list[tuple[str, str]]:
+    codes, index = run.tokens.segments[0].tolist(), run.tokens.image_index[0].tolist()
+    found: list[tuple[str, str]] = []
+    seen: set[int] = set()
+    for code, image, word in zip(codes, index, run.words[0], strict=True):
+        if code == 0:
+            continue
+        if image < 0:
+            found.append((SEGMENTS[code - 1], word.strip() or repr(word)))
+        elif image not in seen:
+            seen.add(image)
+            rows, columns = run.tokens.images[0][image].grid
+            found.append(("image", f"image {rows} x {columns} = {rows * columns} tokens"))
+    return found
+
+
+def strengths(study: Study) -> str:
+    """Which words of the prompt the answer reads."""
+    found = token_strengths(
+        study.lmm, study.picture, study.prompt, max_new_tokens=study.max_new_tokens
+    )
+    rest = float(found.attention.sum())
+    return (
+        text(
+            "The attention that the answer gives to each text token of the prompt: the stronger, "
+            "the bluer. Point at a token to see its share."
+        )
+        + draw_strengths(found).html
+        + setting(
+            f"Mean over heads, answer rows and blocks {found.layers[0]} to {found.layers[-1]}. "
+            f"These tokens hold {rest:.2f} of the attention, the image {found.image:.2f}, tokens "
+            "generated before the rest. Drawn by circuitsvis, from its local script."
+        )
+    )

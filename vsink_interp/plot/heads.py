@@ -1,0 +1,47 @@
+"""Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..heads import HeadRanking
+from .style import COLOURS, MUTED, new_figure, tidy
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure":
+    """Every head by its visual non-sink ratio: sorted, and as a map of blocks and heads.
+
+    **Arguments:**
+
+    - `rho`: drawn as the threshold; the ranking was made with it.
+    """
+    figure = new_figure(9.4, 3.1)
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    ratio = found.ratio.numpy()
+    order = np.argsort(-np.nan_to_num(ratio.ravel(), nan=-1))
+    selected = found.selected.numpy().ravel()[order]
+    image_centric = selected >= 0.5
+    colours = np.where(image_centric, COLOURS["image"], "#C9C9C9")
+    left.bar(np.arange(len(order)), np.nan_to_num(ratio.ravel()[order]), color=colours, width=0.9)
+    left.axhline(rho, color="black", linestyle="--", linewidth=1)
+    left.annotate(
+        f"rho = {rho:g}", (1, rho), (-2, 3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", fontsize=8.5,
+    )  # fmt: skip
+    left.set_ylim(0, 1.02)
+    tidy(left, "heads, sorted", "visual non-sink ratio r (mean)")
+    left.set_title(
+        f"blue: image-centric on half of the rows or more ({int(image_centric.sum())} of "
+        f"{len(order)})", fontsize=9, loc="left",
+    )  # fmt: skip
+    shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for layer, head in zip(*np.nonzero(found.selected.numpy() >= 0.5), strict=True):
+        right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)
+    right.set_yticks(range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12))))
+    tidy(right, "head", "block")
+    right.set_title("dot: image-centric", fontsize=9, loc="left")
+    figure.colorbar(shown, ax=right, label="r (mean)")
+    return figure

@@ -1,0 +1,140 @@
+"""The pieces of an HTML page that needs no other file: figures, tables, sections."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from string import Template
+from typing import TYPE_CHECKING, final
+
+from PIL.Image import Image
+
+from .style import COLOURS, DPI, png
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """One part of a page.
+
+    **Attributes:**
+
+    - `name`: the anchor.
+    - `title`: in plain text.
+    - `source`: the paper and figure that it follows, in plain text.
+    - `body`: HTML.
+    """
+
+    name: str
+    title: str
+    source: str
+    body: str
+
+    def html(self) -> str:
+        """The section as HTML."""
+        source = f'<p class="source">{escape(self.source)}</p>' if self.source else ""
+        title = escape(self.title)
+        return f'<section id="{self.name}"><h2>{title}</h2>{source}\n{self.body}\n</section>'
+
+
+def text(*paragraphs: str) -> str:
+    """Paragraphs of HTML; what varies must be escaped by the caller."""
+    return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+
+
+def equation(formula: str, name: str) -> str:
+    """A formula in HTML, with the number that our docs give it."""
+    return f'<div class="equation">{formula} &ensp;<small>{escape(name)}</small></div>'
+
+
+def setting(words: str) -> str:
+    """The line that says how the numbers above were made, in HTML."""
+    return f'<p class="setting">{words}</p>'
+
+
+def note(words: str) -> str:
+    """A remark that the reader must not miss, in plain text."""
+    return f'<p class="note">{escape(words)}</p>'
+
+
+def data_uri(content: bytes) -> str:
+    """A PNG file as an address."""
+    return "data:image/png;base64," + b64encode(content).decode("ascii")
+
+
+def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
+    """A matplotlib figure, at its own size."""
+    content = png(figure)
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI
+    image = f'<img src="{data_uri(content)}" width="{width}" alt="{escape(alt)}">'
+    return f"<figure>{image}</figure>"
+
+
+def picture(image: Image, alt: str) -> str:
+    """A picture; a small one is enlarged with its pixels kept sharp."""
+    shown = image.copy()
+    shown.thumbnail((800, 800))
+    buffer = BytesIO()
+    shown.save(buffer, format="PNG")
+    kind = "picture" if max(image.size) < 200 else "picture plain"
+    tag = f'<img src="{data_uri(buffer.getvalue())}" alt="{escape(alt)}">'
+    return f'<div class="{kind}">{tag}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; numbers are aligned to the right, everything is escaped."""
+    lines = list(rows)
+    kinds = [_kind(value) for value in lines[0]] if lines else [""] * len(head)
+    top = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, head, strict=True))
+    top = f"<tr>{top}</tr>" if any(head) else ""
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in lines)
+    return f'<div class="scroll"><table>{top}{body}</table></div>'
+
+
+def _cell(value: object) -> str:
+    shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"<td{_kind(value)}>{escape(shown)}</td>"
+
+
+def _kind(value: object) -> str:
+    return ' class="number"' if isinstance(value, int | float) else ""
+
+
+def chips(pieces: Iterable[tuple[str, str]]) -> str:
+    """Tokens as coloured chips: pairs of segment and label."""
+    shown = []
+    for segment, label in pieces:
+        wide = ' class="wide"' if segment == "image" else ""
+        colour = COLOURS.get(segment, "#999999")
+        ink = "#000" if segment in {"query", "system"} else "#fff"
+        style = f"background:{colour};color:{ink}"
+        shown.append(f'<span{wide} style="{style}">{escape(label)}</span>')
+    legend = "".join(
+        f'<b style="background:{colour}"></b>{name}'
+        for name, colour in COLOURS.items()
+        if name != "sink"
+    )
+    return f'<div class="tokens">{"".join(shown)}</div><p class="legend">{legend}</p>'
+
+
+def render(title: str, lead: str, facts: str, sections: Sequence[Section], footer: str) -> str:
+    """The whole page."""
+    template = Template(
+        files(__name__.rpartition(".")[0]).joinpath("report.html").read_text(encoding="utf-8")
+    )
+    contents = "\n".join(
+        f'<li><a href="#{part.name}">{escape(part.title)}</a></li>' for part in sections
+    )
+    return template.substitute(
+        title=escape(title),
+        lead=lead,
+        facts=facts,
+        contents=contents,
+        sections="\n".join(part.html() for part in sections),
+        footer=footer,
+    )

@@ -1,0 +1,47 @@
+"""Where generated tokens look, block by block (Kaduri et al. 2025, fig. 1)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..experiments import SegmentShares
+from .style import GROUP_COLOURS, MUTED, NAMES, layer_ticks, new_figure, tidy
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+
+def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
+    """The share of attention on each group of tokens over the blocks; a panel per split.
+
+    Lines are means over pairs of picture and answer token, bands one standard deviation.
+    """
+    figure = new_figure(4.9 * len(found), 3.2)
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axes, shares in zip(panels, found, strict=True):
+        _panel(axes, shares)
+        tidy(axes, "block", "")
+        layer_ticks(axes, shares.mean.shape[0])
+    panels[0].set_ylabel("share of attention (mean over heads)")
+    return figure
+
+
+def _panel(axes: "matplotlib.axes.Axes", shares: SegmentShares) -> None:
+    blocks = np.arange(shares.mean.shape[0])
+    for i, group in enumerate(shares.groups):
+        colour = GROUP_COLOURS.get(group, MUTED)
+        mean, std = shares.mean[:, i], shares.std[:, i]
+        part = "" if np.isnan(shares.count[i]) else f" ({shares.count[i]:.0%} of tokens)"
+        axes.plot(
+            blocks,
+            mean,
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=NAMES.get(group, group) + part,
+        )
+        low, high = (mean - std).clip(0, 1), (mean + std).clip(0, 1)
+        axes.fill_between(blocks, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=7.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

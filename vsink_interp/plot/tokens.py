@@ -1,0 +1,53 @@
+"""Text tokens coloured by a number, with circuitsvis and nothing from the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import final
+
+from ..errors import InputError
+from ..experiments import TokenStrengths
+
+MOST_TOKENS = 400
+"""circuitsvis draws text, not the hundreds of tokens of an image."""
+
+
+@final
+@dataclass(frozen=True)
+class TokenView:
+    """A circuitsvis view as HTML that holds its own script; notebooks show it."""
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def token_strengths(
+    tokens: TokenStrengths | Sequence[str], values: Sequence[float] | None = None
+) -> TokenView:
+    """Text tokens, the stronger the bluer; point at one to see its number.
+
+    **Arguments:**
+
+    - `tokens`: what `experiments.token_strengths` returned, or the tokens of any text.
+    - `values`: one number per token, if they are not `TokenStrengths`.
+
+    **Raises:** `InputError` if tokens and values do not match, or are too many to draw.
+    """
+    if isinstance(tokens, TokenStrengths):
+        return token_strengths(tokens.words, [float(v) for v in tokens.attention])
+    if values is None or len(values) != len(tokens):
+        raise InputError(f"{len(tokens)} tokens need as many values; got {len(values or ())}")
+    if len(tokens) > MOST_TOKENS:
+        raise InputError(
+            f"{len(tokens)} tokens are more than circuitsvis draws ({MOST_TOKENS}); leave the "
+            "image tokens out, and see plot.overlay for those"
+        )
+    from circuitsvis.tokens import colored_tokens
+
+    # local_src alone carries its script; every other view of the object links a CDN. Its <div/>
+    # is not closed, as HTML reads it, and would swallow what follows on the page.
+    labels = [f" {escape(token.strip())} " for token in tokens]
+    source = colored_tokens(labels, [float(v) for v in values]).local_src
+    return TokenView(source.replace('margin: 15px 0;"/>', 'margin: 15px 0;"></div>', 1))
