@@ -95,37 +95,44 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
     if not chat:
         if n_images and not found:
             raise InputError(f"with chat=False the prompt must hold {placeholder} for each picture")
-        return _locate(family, prompt, [prompt])
-    pieces = prompt.split(placeholder) if found else [""] * n_images + [prompt]
-    content: list[dict[str, str]] = []
-    for i, piece in enumerate(pieces):
-        content += [{"type": "image"}] * bool(i)
-        content += [{"type": "text", "text": piece.strip()}] * bool(piece.strip())
-    text = _chat(processor, family, content)
-    return _locate(family, text, [part["text"] for part in content if "text" in part])
+        return _locate(family, prompt, *_raw_content(family, prompt))
+    frame = _chat(processor, family, 0 if found else n_images)
+    begin = frame.find(_SENTINEL)
+    if frame.count(_SENTINEL) != 1:
+        raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
+    own = prompt.strip()
+    return _locate(family, frame.replace(_SENTINEL, own), begin, begin + len(own))
 
 
-def _chat(processor: Any, family: Family, content: list[dict[str, str]]) -> str:
+_SENTINEL = "\ue000prompt\ue001"
+"""Stands for the prompt while the template is applied: a prompt may occur in the template too."""
+
+
+def _chat(processor: Any, family: Family, n_images: int) -> str:
     if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": _SENTINEL}]
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-    joined = "\n".join(part.get("text", family.placeholder) for part in content)
-    return family.template.format(content=joined)
+    return family.template.format(content="\n".join([family.placeholder] * n_images + [_SENTINEL]))
 
 
-def _locate(family: Family, text: str, parts: list[str]) -> Rendered:
-    spans, after = [], 0
-    for part in parts:
-        begin = text.find(part, after)
-        if begin < 0:
-            raise InputError(f"the chat template changed the prompt: {part!r} is not in {text!r}")
-        spans.append((begin, begin + len(part)))
-        after = begin + len(part)
-    spans += [match.span() for match in re.finditer(re.escape(family.placeholder), text)]
-    markers = "|".join(re.escape(marker) for marker in family.role_markers)
-    roles = [m.span() for m in re.finditer(markers, text) if not _touches(m.span(), spans)]
-    return Rendered(text, tuple(spans), tuple(roles))
+def _markers(family: Family, text: str) -> list[tuple[int, int]]:
+    words = "|".join(re.escape(marker) for marker in family.role_markers)
+    return [match.span() for match in re.finditer(words, text)]
+
+
+def _raw_content(family: Family, text: str) -> tuple[int, int]:
+    """The user's part of a prompt that came in its final form: between its role markers."""
+    found = _markers(family, text)
+    return (found[0][1] if found else 0), (found[-1][0] if len(found) > 1 else len(text))
+
+
+def _locate(family: Family, text: str, begin: int, end: int) -> Rendered:
+    pictures = [match.span() for match in re.finditer(re.escape(family.placeholder), text)]
+    content = ((begin, end), *pictures)
+    roles = tuple(span for span in _markers(family, text) if not _touches(span, content))
+    return Rendered(text, content, roles)
 
 
 def _touches(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:

@@ -211,7 +211,7 @@ def as_graph(graph: Graphlike) -> EditGraph:
     """Anything that can stand for a graph, as a graph."""
     if graph is None:
         return EditGraph()
-    return EditGraph(*graph) if not isinstance(graph, Node) else EditGraph(graph)
+    return EditGraph(*graph) if isinstance(graph, Iterable) else EditGraph(graph)
 
 
 def _escape(text: str) -> str:

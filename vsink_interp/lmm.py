@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoding import Encoding, encode, gather
-from .engine import AttentionBinding, Wrapped, execute, read
+from .engine import AttentionBinding, Wrapped, execute, inside_trace, read
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
 from .graph import EditGraph, Graphlike, Plan, as_graph, plan
@@ -271,6 +271,8 @@ class LMM:
         if layer is not None and layer >= depth:
             raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
         self.wrapped.require(point)
+        if not inside_trace():
+            raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
         if point.computed:
             return self.wrapped.points[layer or 0][point.name].output  # ty: ignore[invalid-attribute-access]
         tap = self.wrapped.family.tap(point.template, layer)

@@ -153,7 +153,7 @@ class Run:
     def __repr__(self) -> str:
         return (
             f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
-            f"probes=[{', '.join(self.records)}])"
+            f"probes=[{', '.join(name.split('(')[0] for name in self.records)}])"
         )
 
     def save(self, folder: str | Path) -> None:

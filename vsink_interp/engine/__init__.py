@@ -2,5 +2,5 @@
 
 from .attention import AttentionBinding as AttentionBinding
 from .execute import Outcome as Outcome, execute as execute
-from .taps import read as read
+from .taps import inside_trace as inside_trace, read as read
 from .wrapped import Wrapped as Wrapped

@@ -3,10 +3,16 @@
 from typing import Any
 
 from einops import rearrange
+from greenlet import getcurrent
 from torch import Tensor, nn
 
 from ..families import Tap
 from ..kernels import head_result
+
+
+def inside_trace() -> bool:
+    """Whether this is intervention code that nnsight runs beside the model."""
+    return getattr(getcurrent(), "mediator", None) is not None
 
 
 def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
