@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 from torch import Tensor
 
 from .errors import CapabilityError, NotationError
-from .hooks import HOOKS, ORDER, HookPoint, Layers, find_hook, resolve_layers
+from .hooks import ORDER, HookPoint, Layers, find_hook, forward_order, resolve_layers
 from .site import Site
 from .tokens import TokenLayout
 
@@ -309,7 +309,7 @@ def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iter
             )
         for layer in _blocks(node, point, n_layers, n_vision_layers):
             found.setdefault((point.template, layer), []).append((number, node))
-    ordered = sorted(found, key=lambda place: _forward(place[0], place[1]))
+    ordered = sorted(found, key=lambda place: forward_order(*place))
     return Plan(graph, n_layers, n_vision_layers, {key: tuple(found[key]) for key in ordered})
 
 
@@ -319,9 +319,3 @@ def _blocks(
     if point.stack is None:
         return (None,)
     return node.blocks(n_layers if point.stack == "blocks" else n_vision_layers)
-
-
-def _forward(template: str, layer: int | None) -> tuple[int, int, int]:
-    point, order = find_hook(template), ORDER[template]
-    first = next(i for i, hook in enumerate(HOOKS) if hook.stack == point.stack)
-    return (first if point.stack else order, layer or 0, order)

@@ -144,6 +144,17 @@ HOOKS: tuple[HookPoint, ...] = (
 
 ORDER: dict[str, int] = {point.template: i for i, point in enumerate(HOOKS)}
 
+
+def forward_order(template: str, layer: int | None) -> tuple[int, int, int]:
+    """A key that sorts places into the order in which a forward pass reaches them."""
+    order = ORDER[template]
+    if layer is None:
+        return order, 0, 0
+    stack = next(point for point in HOOKS if point.template == template).stack
+    first = next(i for i, point in enumerate(HOOKS) if point.stack == stack)
+    return first, layer, order
+
+
 _BLOCK = re.compile(r"^(?P<stack>blocks|vision_encoder\.blocks)\.(?P<layer>\d+)\.(?P<name>.+)$")
 
 

@@ -18,13 +18,18 @@ from .results import Run
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
 
-REFUSED = {
-    "num_beams": "beam search reorders the cache under the edits; leave it at 1",
-    "assistant_model": "assisted decoding runs rows that no edit has seen",
-    "prompt_lookup_num_tokens": "assisted decoding runs rows that no edit has seen",
-    "use_cache": "generation here always uses the cache",
-    "return_dict_in_generate": "a Run already holds what it would return",
+_ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
+REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "num_beams": ((None, 1), "beam search reorders the cache under the edits"),
+    "num_return_sequences": ((None, 1), "give the prompt several times as a batch instead"),
+    "assistant_model": ((None,), _ROWS_UNSEEN),
+    "prompt_lookup_num_tokens": ((None,), _ROWS_UNSEEN),
+    "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
+    "cache_implementation": ((None, "dynamic"), "other caches hide how many tokens were seen"),
+    "past_key_values": ((None,), "a run starts from the prompt"),
+    "use_cache": ((None, True), "generation here always uses the cache"),
 }
+"""What `model.generate` can do and a run cannot: the values that are fine, and the reason."""
 
 
 @final
@@ -310,15 +315,18 @@ class LMM:
         return self.sinks if any(node.needs_sinks for node in planned.graph) else self._sinks
 
     def _options(self, max_new_tokens: int, hf_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        for name, why in REFUSED.items():
-            if hf_kwargs.get(name) not in (None, 1):
-                raise CapabilityError(f"{name}={hf_kwargs[name]!r} is not supported: {why}")
+        config = hf_kwargs.get("generation_config") or self.hf_model.generation_config
+        for name, (fine, why) in REFUSED.items():
+            wanted = hf_kwargs.get(name, getattr(config, name, None))
+            if wanted not in fine:
+                raise CapabilityError(f"{name}={wanted!r} is not supported, only {fine}: {why}")
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-        config, tokenizer = self.hf_model.generation_config, self.processor.tokenizer
-        pad = config.pad_token_id if config.pad_token_id is not None else tokenizer.pad_token_id
+        pad = config.pad_token_id
+        if pad is None:
+            pad = self.processor.tokenizer.pad_token_id
         return {
-            "do_sample": False,
+            **({} if "generation_config" in hf_kwargs else {"do_sample": False}),
             "pad_token_id": pad,
             **hf_kwargs,
             "max_new_tokens": max_new_tokens,

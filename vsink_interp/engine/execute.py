@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..families import Tap
 from ..graph import Node, Plan
-from ..hooks import ORDER, HookPoint, find_hook
+from ..hooks import HookPoint, find_hook, forward_order
 from ..results import Recorded
 from ..sinkdims import SinkDims
 from ..site import TokenMasks
@@ -47,7 +47,7 @@ class _Stop:
 def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
     places = {key for key in plan.places if not find_hook(key[0]).computed}
     places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
-    stops = [
+    return [
         _Stop(
             find_hook(template),
             layer,
@@ -55,15 +55,8 @@ def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
             plan.at(template, layer),
             template == RESID_PRE and layer in plan.phi_layers,
         )
-        for template, layer in places
+        for template, layer in sorted(places, key=lambda place: forward_order(*place))
     ]
-    return sorted(stops, key=_forward)
-
-
-def _forward(stop: _Stop) -> tuple[int, int, int]:
-    order = ORDER[stop.point.template]
-    stack = 0 if stop.point.stack is None else ORDER[f"{stop.point.stack}.{{layer}}.hook_resid_pre"]
-    return (stack or order, stop.layer or 0, order)
 
 
 def execute(
