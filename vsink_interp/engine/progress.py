@@ -27,6 +27,7 @@ class Progress:
         self.sinks = sinks
         self.phi: dict[int, Tensor] = {}
         self.pieces: dict[int, Pieces] = {}
+        self._spans: dict[tuple[tuple[str, bool], range], range] = {}
 
     def site(
         self,
@@ -62,12 +63,17 @@ class Progress:
         """The smallest span of these rows that holds all a node acts on, in every sample."""
         if node.targets is None:
             return rows
-        group, first_token = node.targets
+        known = (node.targets, rows)
+        if known not in self._spans:
+            self._spans[known] = self._find_span(*node.targets, rows)
+        return self._spans[known]
+
+    def _find_span(self, group: str, first_token: bool, rows: range) -> range:
         mask = self.masks.host(parsed_group(group), first_token)[:, rows.start : rows.stop].any(0)
-        places = mask.nonzero().flatten()
-        if not len(places):
+        places = mask.nonzero().flatten().tolist()
+        if not places:
             return range(rows.start, rows.start)
-        return range(rows.start + int(places[0]), rows.start + int(places[-1]) + 1)
+        return range(rows.start + places[0], rows.start + places[-1] + 1)
 
     def visit(
         self,
