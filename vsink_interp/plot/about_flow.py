@@ -17,7 +17,7 @@ from .sweep import knockout_sweep
 SHOWN = 4
 
 
-def attention_by_segment(study: Study) -> str:
+def by_segment(study: Study) -> str:
     """Attention by segment over the blocks, in our split and the paper's."""
     ours = measure_segments(study.lmm, study.cases)
     theirs = three_way(study.lmm, study.cases)
@@ -40,15 +40,14 @@ def attention_by_segment(study: Study) -> str:
     )
 
 
-def knockout(study: Study, tick: Tick | None = None) -> str:
+def knockout(study: Study, tick: Tick) -> str:
     """Knockout from block l on."""
     found = measure_sweep(study.lmm, study.cases, tick=tick)
-    rows = [
-        (flow, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(found.mean[i], found.std[i], strict=True)))
-        for i, flow in enumerate(found.flows)
-    ]
+    rows = [(flow, *map(float, found.mean[i])) for i, flow in enumerate(found.flows)]
     count = len(study.cases)
-    spread = "mean ± standard deviation over scenes" if count > 1 else "one picture: no spread"
+    spread = (
+        "means; the bands are one standard deviation" if count > 1 else "one picture: no spread"
+    )
     return (
         text(
             "Cut a flow in every block from l on, and see what is left of the answer. Where a "
@@ -72,7 +71,7 @@ def knockout(study: Study, tick: Tick | None = None) -> str:
     )
 
 
-def query_token_only(study: Study) -> str:
+def query_only(study: Study) -> str:
     """Query-token-only generation beside the normal one."""
     found = measure_query_only(study.lmm, study.cases)
     rows = [

@@ -76,7 +76,8 @@ def phi_distribution(study: Study) -> str:
         text(
             "A token is a sink where &phi; reaches the threshold &tau;. The threshold is only as "
             "good as the gap that it lies in, so the histogram belongs beside every count of "
-            "sinks: &tau; = 20 is the paper's value for LLaMA-2's width and is known to fail elsewhere."
+            "sinks: &tau; = 20 is the paper's value for LLaMA-2's width, and is known to fail "
+            "elsewhere."
         )
         + equation("sinks of block l: { j : &phi;(x<sub>j</sub>) &ge; &tau; }", "(A-4)")
         + drawing(phi_histogram(found), "histogram of phi by segment, with tau")
@@ -101,7 +102,7 @@ def phi_distribution(study: Study) -> str:
     )
 
 
-def maps_and_var(study: Study) -> str:
+def words(study: Study) -> str:
     """Attention overlays per answer word, before and after VAR."""
     maps = study.maps
     mass = [
@@ -173,7 +174,7 @@ def ranked_heads(study: Study) -> str:
     )
 
 
-def what_sinks_do(study: Study) -> str:
+def ablation(study: Study) -> str:
     """Hiding sinks against hiding random image tokens, and what they contribute."""
     hidden = measure_ablation(study.lmm, study.cases)
     added = measure_contributions(study.lmm, study.cases)

@@ -8,14 +8,15 @@ from importlib.metadata import version
 from typing import Final, final
 
 from ..errors import VsinkError
-from .about_flow import attention_by_segment, knockout, query_token_only
+from ..experiments.knockout_sweep import Tick
+from .about_flow import by_segment, knockout, query_only
 from .about_input import scene_and_answer, strengths, token_layout
 from .about_sinks import (
-    maps_and_var,
+    ablation,
     phi_distribution,
     ranked_heads,
     sink_dimensions,
-    what_sinks_do,
+    words,
 )
 from .page import Section, note, render, table, text
 from .study import Study
@@ -23,34 +24,43 @@ from .study import Study
 KANG: Final = "Kang et al., ICLR 2025 (arXiv 2503.03321)"
 KADURI: Final = "Kaduri et al., CVPR 2025 (arXiv 2411.17491)"
 
-Watch = Callable[[str, int, int], None]
-"""Called with what is being made, the steps done, and how many there are."""
+Watch = Callable[[str, float], None]
+"""Called with what is being made, and the share of the work that is done, 0 to 1."""
 
 
 @final
 @dataclass(frozen=True)
 class Chapter:
-    """How one section of the report is made."""
+    """How one section of the report is made; `weight` is its share of the time, roughly."""
 
     name: str
     title: str
     source: str
-    make: Callable[[Study], str]
+    make: Callable[[Study, Tick], str]
+    weight: int = 1
+
+
+def still(make: Callable[[Study], str]) -> Callable[[Study, Tick], str]:
+    """A section that is quick enough to need no progress of its own."""
+    return lambda study, tick: make(study)  # noqa: ARG005
 
 
 CHAPTERS: Final = (
-    Chapter("answer", "The picture and the answer", "", scene_and_answer),
-    Chapter("tokens", "The token layout", "", token_layout),
-    Chapter("strengths", "What the answer reads of the prompt", "", strengths),
-    Chapter("spectrum", "Sink dimensions", f"{KANG}, figures 2 and 7", sink_dimensions),
-    Chapter("phi", "phi, its threshold, and attention", f"{KANG}, figure 3a", phi_distribution),
-    Chapter("maps", "Where each word looks; VAR", f"{KANG}, figure 1", maps_and_var),
-    Chapter("heads", "Heads by visual non-sink ratio", f"{KANG}, figure 4", ranked_heads),
-    Chapter("ablation", "What sinks do, and do not", f"{KANG}, figures 3b and 3c", what_sinks_do),
-    Chapter("segments", "Attention by segment", f"{KADURI}, figure 1", attention_by_segment),
-    Chapter("knockout", "Knockout from block l on", f"{KADURI}, figure 2f", knockout),
-    Chapter("query-only", "Query-token-only generation", f"{KADURI}, figure 2", query_token_only),
-)  # fmt: skip
+    Chapter("answer", "The picture and the answer", "", still(scene_and_answer)),
+    Chapter("tokens", "The token layout", "", still(token_layout)),
+    Chapter("strengths", "What the answer reads of the prompt", "", still(strengths)),
+    Chapter("spectrum", "Sink dimensions", f"{KANG}, fig. 2 and 7", still(sink_dimensions)),
+    Chapter("phi", "Threshold and attention", f"{KANG}, fig. 3a", still(phi_distribution), 3),
+    Chapter(
+        "maps", "Where each word looks, before and after VAR", f"{KANG}, fig. 1", still(words), 2
+    ),
+    Chapter("heads", "Heads by non-sink ratio", f"{KANG}, fig. 4", still(ranked_heads), 2),
+    Chapter("ablation", "What sinks do, and do not", f"{KANG}, fig. 3b, 3c", still(ablation), 6),
+    Chapter("segments", "Attention by segment", f"{KADURI}, fig. 1", still(by_segment), 2),
+    Chapter("knockout", "Knockout from block l on", f"{KADURI}, fig. 2f", knockout, 20),
+    Chapter("query-only", "Query-token-only generation", f"{KADURI}, fig. 2", still(query_only)),
+)
+"""The sections of the report, in order."""
 
 LIMITS: Final = (
     "That VAR improves a model. Published gains are small, and third parties have not all "
@@ -61,8 +71,8 @@ LIMITS: Final = (
     "what is needed.",
 )
 TOY_LIMITS: Final = (
-    "That the toy LMM stands for large models. It is trained and real, and small: a few million "
-    "parameters, a closed vocabulary, drawn scenes.",
+    "That the toy LMM stands for large models. It is trained and real, and tiny: a "
+    "closed vocabulary, drawn scenes.",
     "That sinks arise by themselves. Training of the toy LMM seeded its visual sinks on background "
     "patches; its model card says how. That they attract attention was not part of any loss.",
 )
@@ -79,17 +89,16 @@ def report(study: Study, *, watch: Watch | None = None) -> str:
 
     **Returns:** the page; write it to a file as UTF-8.
     """
-    sections = []
-    for done, chapter in enumerate(CHAPTERS):
-        if watch is not None:
-            watch(chapter.title, done, len(CHAPTERS))
-        try:
-            body = chapter.make(study)
-        except VsinkError as error:
-            body = note(f"This figure could not be made here: {error}")
-        sections.append(Section(chapter.name, chapter.title, chapter.source, body))
-    if watch is not None:
-        watch("done", len(CHAPTERS), len(CHAPTERS))
+    sections, done, total = [], 0, sum(chapter.weight for chapter in CHAPTERS)
+    for chapter in CHAPTERS:
+
+        def tick(step: int, steps: int, chapter: Chapter = chapter, done: int = done) -> None:
+            if watch is not None:
+                watch(chapter.title, (done + chapter.weight * step / steps) / total)
+
+        tick(0, 1)
+        sections.append(_section(chapter, study, tick))
+        done += chapter.weight
     sections.append(Section("limits", "What this does not show", "", _limits(study)))
     title = "The toy LMM" if is_toy(study) else study.lmm.name
     return render(
@@ -100,6 +109,14 @@ def report(study: Study, *, watch: Watch | None = None) -> str:
         sections,
         "Written by vsink_interp. This file holds everything that it shows.",
     )
+
+
+def _section(chapter: Chapter, study: Study, tick: Tick) -> Section:
+    try:
+        body = chapter.make(study, tick)
+    except VsinkError as error:
+        body = note(f"This figure could not be made here: {error}")
+    return Section(chapter.name, chapter.title, chapter.source, body)
 
 
 def is_toy(study: Study) -> bool:

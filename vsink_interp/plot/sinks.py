@@ -1,6 +1,6 @@
 """Figures about sinks: spectrum, phi, attention, ablation (Kang et al. 2025, fig. 2 and 3)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,9 +53,9 @@ def phi_histogram(found: SinkValues) -> "matplotlib.figure.Figure":
     top = max(float(v.max()) for _, v in kept)
     bins = np.linspace(0, top * 1.02, 61)
     for name, found_values in kept:
-        options = {"color": COLOURS[name], "label": NAMES.get(name, name)}
-        axes.hist(found_values, bins=list(bins), histtype="stepfilled", alpha=0.25, **options)
-        axes.hist(found_values, bins=list(bins), histtype="step", color=COLOURS[name])
+        shape: dict[str, Any] = {"bins": list(bins), "color": COLOURS[name]}
+        axes.hist(found_values, histtype="stepfilled", alpha=0.25, **shape)
+        axes.hist(found_values, histtype="step", label=NAMES.get(name, name), **shape)
     axes.set_yscale("log")
     axes.axvline(found.tau, color="black", linestyle="--", linewidth=1.1)
     axes.annotate(

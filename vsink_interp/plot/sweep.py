@@ -38,5 +38,5 @@ def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
     axes.set_xticks(np.array(found.layers))
     axes.set_ylim(-0.02, 1.08)
     tidy(axes, f"first block cut, l (of {found.n_layers})", f"object F1 against {found.reference}")
-    axes.legend(fontsize=8.5, frameon=False, title="flow cut from block l on", title_fontsize=8.5)
+    axes.legend(fontsize=8.5, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     return figure

@@ -1,0 +1,306 @@
+"""The `vsink` command: the report, and its pieces one by one.
+
+Results go to stdout, with `--json` nothing else does; progress and errors go to stderr. There is no
+`-v`: nnsight reads it from the command line as its own debug switch.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import CapabilityError, InputError, VsinkError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .lmm import LMM
+    from .plot.report import Watch
+    from .plot.study import Study
+
+
+class Commands(TyperGroup):
+    """The commands, with errors of ours as one line on stderr and exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except VsinkError as error:
+            typer.echo(f"vsink: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Attention sinks, knockouts and redistribution in large multimodal models. "
+    "Without --model every command runs on the toy LMM that ships here, offline.",
+)
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="A folder or a Hub id; the toy LMM by default.")
+]
+ImageOption = Annotated[
+    Path | None, typer.Option("--image", help="A picture; a toy scene by default.")
+]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="What to ask about it.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Which toy scene, where no --image.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="The longest answer.", min=1)]
+LayersOption = Annotated[
+    str, typer.Option("--layers", help="Blocks, counted from 0: ':', '12:', '4:20', '0,3,7'.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The HTML file to write.")]
+ScenesOption = Annotated[
+    int, typer.Option("--scenes", help="How many toy scenes to average over.", min=1)
+]
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("report.html"), scenes: ScenesOption = 50, seed: SeedOption = 0
+) -> None:
+    """Write the report on the toy LMM: one HTML file that needs no network."""
+    from .plot.study import Study
+
+    _check_folder(out)
+    _write_report(Study.of_scenes(_open_model(None), scenes=scenes, seed=seed), out)
+
+
+@app.command()
+def report(
+    image: Annotated[Path, typer.Option("--image", help="The picture.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="What to ask about it.")],
+    model: ModelOption = None,
+    out: OutOption = Path("report.html"),
+    max_new_tokens: TokensOption = 64,
+) -> None:
+    """Write the report on a model, a picture and a prompt of your own."""
+    from .pictures import as_picture
+    from .plot.study import Study
+
+    _check_folder(out)
+    picture = as_picture(str(image))
+    lmm = _open_model(model)
+    _write_report(Study.of_picture(lmm, picture, prompt, max_new_tokens=max_new_tokens), out)
+
+
+@app.command()
+def generate(
+    model: ModelOption = None,
+    image: ImageOption = None,
+    prompt: PromptOption = None,
+    seed: SeedOption = 0,
+    max_new_tokens: TokensOption = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a prompt, and show the token layout."""
+    lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
+    run = lmm.generate(picture, asked, max_new_tokens=max_new_tokens)
+    found = {"model": lmm.name, "prompt": asked, "answer": run.text, "tokens": str(run.tokens)}
+    _show(found, as_json)
+
+
+@app.command()
+def detect(
+    model: ModelOption = None,
+    image: ImageOption = None,
+    prompt: PromptOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the sink dimensions of a model, and the sinks of a picture, block by block."""
+    from .probes import SinkValue
+
+    lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
+    probe = SinkValue()
+    run = lmm.run(picture, asked, probe)
+    phi, tau = run[probe].values[:, 0], lmm.sinks.tau
+    image_tokens = run.tokens.mask("image")[0]
+    visual = ((phi >= tau) & image_tokens).int()
+    start = int(image_tokens.int().argmax())
+    found = {
+        "model": lmm.name,
+        "sink_dims": list(lmm.sinks.dims),
+        "tau": tau,
+        "evidence": str(lmm.sink_report),
+        "phi_first_token": [round(float(value), 3) for value in phi[:, 0]],
+        "largest_phi_image": [round(float(value), 3) for value in phi[:, image_tokens].amax(1)],
+        "visual_sinks": {
+            str(layer): (row.nonzero().flatten() - start).tolist()
+            for layer, row in enumerate(visual)
+        },
+    }
+    _show(found, as_json)
+
+
+@app.command()
+def var(
+    model: ModelOption = None,
+    image: ImageOption = None,
+    prompt: PromptOption = None,
+    seed: SeedOption = 0,
+    p: Annotated[float, typer.Option("--p", help="The share of a sink's attention moved.")] = 0.6,
+    rho: Annotated[float, typer.Option("--rho", help="The least non-sink ratio of a head.")] = 0.5,
+    mode: Annotated[str, typer.Option("--mode", help="paper or released-code.")] = "paper",
+    layers: LayersOption = ":",
+    max_new_tokens: TokensOption = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer with and without Visual Attention Redistribution (Kang et al. 2025)."""
+    from .edits import VAR
+
+    edit = VAR(p=p, rho=rho, mode=mode, layers=layers)  # ty: ignore[invalid-argument-type] - checked there
+    lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
+    _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
+
+
+@app.command()
+def knockout(
+    flow: Annotated[str, typer.Argument(help="As in 'image -> generated'.")] = "image -> generated",
+    model: ModelOption = None,
+    image: ImageOption = None,
+    prompt: PromptOption = None,
+    seed: SeedOption = 0,
+    layers: LayersOption = ":",
+    scenes: Annotated[
+        int, typer.Option("--scenes", help="Sweep over the first block cut, on toy scenes.")
+    ] = 0,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="A JSONL file that a sweep can go on from.")
+    ] = None,
+    max_new_tokens: TokensOption = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer with a flow cut, or sweep over the first block cut (Kaduri et al. 2025)."""
+    from .edits import Knockout
+
+    edit = Knockout(flow, layers)
+    lmm = _open_model(model)
+    if scenes:
+        _show(_sweep(lmm, flow, scenes, seed, rows), as_json)
+    else:
+        picture, asked = _input(image, prompt, seed)
+        _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
+
+
+def _sweep(lmm: "LMM", flow: str, scenes: int, seed: int, rows: Path | None) -> dict[str, Any]:
+    from .experiments import Cases, knockout_sweep
+
+    with _progress() as watch:
+        swept = knockout_sweep(
+            lmm,
+            Cases.scenes(scenes, seed),
+            flows=(flow,),
+            rows=rows,
+            tick=lambda done, total: watch(f"cutting {flow}", done / total),
+        )
+    return {
+        "model": lmm.name,
+        "flow": flow,
+        "cases": swept.about,
+        "reference": swept.reference,
+        "f1_uncut": float(swept.baseline.mean()),
+        "from_layer": list(swept.layers),
+        "f1_mean": [round(float(value), 4) for value in swept.mean[0]],
+        "f1_std": [round(float(value), 4) for value in swept.std[0]],
+    }
+
+
+def _compare(
+    lmm: "LMM",
+    picture: "Image",
+    prompt: str,
+    edit: Any,
+    max_new_tokens: int,
+    as_json: bool,
+) -> None:
+    plain = lmm.generate(picture, prompt, max_new_tokens=max_new_tokens)
+    edited = lmm.generate(picture, prompt, edit, max_new_tokens=max_new_tokens)
+    found = {
+        "model": lmm.name,
+        "prompt": prompt,
+        "edit": repr(edit),
+        "answer": plain.text,
+        "edited_answer": edited.text,
+        "changed": plain.text != edited.text,
+    }
+    _show(found, as_json)
+
+
+def _open_model(model: str | None) -> "LMM":
+    from .lmm import LMM
+
+    try:
+        return LMM.toy() if model is None else LMM.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CapabilityError(
+            f"the model {model or 'of the package'!r} does not open: {reason}"
+        ) from error
+
+
+def _input(image: Path | None, prompt: str | None, seed: int) -> tuple["Image", str]:
+    from .pictures import as_picture
+    from .toy import scene
+    from .toy.language import DESCRIBE
+
+    picture = scene(seed).image if image is None else as_picture(str(image))
+    return picture, prompt or DESCRIBE
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        shown = json.dumps(value) if isinstance(value, list | dict) else value
+        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+
+
+def _check_folder(out: Path) -> None:
+    folder = out.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {str(folder)!r} to write {out.name!r} into")
+
+
+def _write_report(study: "Study", out: Path) -> None:
+    from .plot.report import report as render
+
+    began = time.monotonic()
+    with _progress() as watch:
+        out.write_text(render(study, watch=watch), encoding="utf-8")
+    size = out.stat().st_size / 1e6
+    typer.echo(f"{out} ({size:.1f} MB, {time.monotonic() - began:.0f} s): open it in a browser")
+
+
+@contextmanager
+def _progress() -> Iterator["Watch"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def watch(what: str, share: float) -> None:
+            bar.update(task, description=what, completed=share)
+
+        yield watch
+        bar.update(task, description="done", completed=1.0)
+
+
+if __name__ == "__main__":
+    app()
