@@ -94,10 +94,11 @@ class Ablate(Edit):
         return random_like(wanted, pool, self._draw(site, pool))
 
     def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:
-        # Drawn over the prompt alone: a decode step must hide what the prefill hid.
+        # Drawn over the prompt alone: a decode step must hide what the prefill hid. From its end
+        # backwards: padding in front must not change what is drawn.
         layer = site.layer if self.redraw and site.layer is not None else 0
         source = torch.Generator().manual_seed(1000 * (self.control or 0) + layer)
-        prompt = torch.rand(site.layout.prompt_length, generator=source)
+        prompt = torch.rand(site.layout.prompt_length, generator=source).flip(0)
         draw = torch.ones(pool.shape)
         draw[:, : site.layout.prompt_length] = prompt
         return draw.to(pool.device)

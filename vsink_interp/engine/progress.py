@@ -83,25 +83,29 @@ class Progress:
         point: HookPoint,
         layer: int | None,
         rows: range,
-        n_keys: int,
+        whole: range,
         extras: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Let one node act on a value of these rows, and return what the model goes on with.
 
+        **Arguments:**
+
+        - `whole`: all rows of this pass, of which `rows` may be a block.
+
         **Raises:** `CapabilityError` if an edit changes the shape.
         """
         if isinstance(node, Edit):
-            site = self.site(point, layer, rows, n_keys, extras)
+            site = self.site(point, layer, rows, whole.stop, extras)
             return _checked(node, value, node.apply(value, site), site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
-        span = self.span(node, rows) if narrow else rows
+        span = overlap(self.span(node, whole), rows) if narrow else rows
         if span and narrow:
             value_here = value.narrow(point.axes.index("query"), span.start - rows.start, len(span))
         else:
             value_here = value
         if span:
-            site = self.site(point, layer, span, n_keys, extras)
+            site = self.site(point, layer, span, whole.stop, extras)
             self._keep(number, site, node.measure(value_here, site))
         return value
 
@@ -120,6 +124,11 @@ class Progress:
             assert isinstance(node, Probe)  # noqa: S101 (only probes are kept)
             found[repr(node)] = join(node, self.pieces[number])
         return found
+
+
+def overlap(left: range, right: range) -> range:
+    """The rows that two spans share."""
+    return range(max(left.start, right.start), min(left.stop, right.stop))
 
 
 def _checked(node: Edit, old: Tensor, new: Tensor, site: Site) -> Tensor:
