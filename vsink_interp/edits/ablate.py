@@ -80,6 +80,22 @@ class Ablate(Edit):
             raise LayoutError(
                 f"{self!r}: this prompt has positions 0 to {tokens.prompt_length - 1}"
             )
+        if self.control is not None and not self.needs_phi:
+            self._check_pool(tokens)
+
+    def _check_pool(self, tokens: TokenLayout) -> None:
+        pool = tokens.mask(self.pool)
+        if isinstance(self.tokens, str):
+            wanted = tokens.mask(self.tokens)
+        else:
+            wanted = torch.zeros_like(pool)
+            wanted[:, list(self.tokens)] = True
+        left, needed = (pool & ~wanted).sum(-1), wanted.sum(-1)
+        if (left < needed).any():
+            raise LayoutError(
+                f"{self!r}: the control needs {int(needed.max())} other tokens of {self.pool!r}, "
+                f"and there are {int(left.min())}; name a larger pool"
+            )
 
     def chosen(self, site: Site) -> Bool[Tensor, "batch key"]:
         """The tokens that are hidden at this block."""

@@ -81,7 +81,8 @@ def execute(
     - `layout`: every token that the run may come to hold, on the CPU.
     - `generate`: what `model.generate` is given; None runs one forward pass.
 
-    **Raises:** `CapabilityError` if the model passes by a hook point of the plan.
+    **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
+    edits together leave a row nothing to attend to.
     """
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
     binding = AttentionBinding(wrapped, progress)
@@ -98,13 +99,16 @@ def execute(
 
     stops = _stops(wrapped, plan, generates=generate is not None)
     reached: list[_Stop] = []
-    with torch.no_grad():
-        _trace(wrapped, stops, progress, driver, dict(inputs), reached)
+    # Edits in place are noticed by version counters, which tensors of inference mode lack.
+    with torch.inference_mode(False), torch.no_grad():
+        plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
+        _trace(wrapped, stops, progress, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
             f"{type(wrapped.hf_model).__name__} did not come to {', '.join(missed)} in the order "
             "of its hook points, so nothing acted there; ask for them in a run of their own"
         )
+    progress.refuse_blind()
     return Outcome(box[0], progress.records())
 
 

@@ -120,7 +120,11 @@ class RowProgram:
             positions = torch.arange(block.start, block.stop, device=query.device)
             scores = add_mask(scores, mask, positions)
         extras = self._extras(value)
+        edited = self.progress is not None and bool(self.nodes[SCORES.name])
+        before = _blind(scores) if edited else None
         scores, first = self._through(SCORES, scores, block, rows, extras)
+        if self.progress is not None and before is not None:
+            self.progress.see_blind(self._layer, _blind(scores) & ~before)
         pattern = softmax(scores, mask)
         pattern, second = self._through(PATTERN, pattern, block, rows, extras)
         return pattern, first or second
@@ -131,6 +135,10 @@ class RowProgram:
             return {}
         projection: Any = self.module.o_proj
         return {"value": value, "weight": head_weight(projection, self.n_heads)}
+
+
+def _blind(scores: Tensor) -> Tensor:
+    return scores.isneginf().all(-1)
 
 
 def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
