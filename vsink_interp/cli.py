@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,13 @@ from .plot.study import Study
 from .probes import SinkValue
 from .toy import scene
 from .toy.language import DESCRIBE
+
+
+class Mode(StrEnum):
+    """The algorithms of VAR."""
+
+    paper = "paper"
+    released = "released-code"
 
 
 class Commands(TyperGroup):
@@ -130,7 +138,7 @@ def detect(
         "model": lmm.name,
         "sink_dims": list(lmm.sinks.dims),
         "tau": tau,
-        "evidence": str(lmm.sink_report),
+        "source": lmm.sinks.source,
         "phi_first_token": [round(float(value), 3) for value in phi[:, 0]],
         "largest_phi_image": [round(float(value), 3) for value in phi[:, image_tokens].amax(1)],
         "visual_sinks": {
@@ -149,13 +157,13 @@ def var(
     seed: SeedOption = 0,
     p: Annotated[float, typer.Option("--p", help="The share of a sink's attention moved.")] = 0.6,
     rho: Annotated[float, typer.Option("--rho", help="The least non-sink ratio of a head.")] = 0.5,
-    mode: Annotated[str, typer.Option("--mode", help="paper or released-code.")] = "paper",
+    mode: Annotated[Mode, typer.Option("--mode", help="Whose algorithm.")] = Mode.paper,
     layers: LayersOption = ":",
     max_new_tokens: TokensOption = 64,
     as_json: JsonOption = False,
 ) -> None:
     """Answer with and without Visual Attention Redistribution (Kang et al. 2025)."""
-    edit = VAR(p=p, rho=rho, mode=mode, layers=layers)  # ty: ignore[invalid-argument-type] - checked there
+    edit = VAR(p=p, rho=rho, mode=mode.value, layers=layers)
     lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
     _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
 
