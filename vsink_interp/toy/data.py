@@ -131,9 +131,9 @@ def packs(
     asked = []
     for one in scenes:
         fitting = [question for question in one.questions if question.kind in kinds]
-        if repeated:
+        for n in range(max(map(repeated.count, repeated), default=0)):
             again = ask(rng, one.objects, one.background)
-            fitting += [question for question in again if question.kind in repeated]
+            fitting += [question for question in again if repeated.count(question.kind) > n]
         chosen = [fitting[i] for i in rng.permutation(len(fitting))[:questions]]
         pairs = [(question.text, question.answer) for question in chosen]
         asked.append([(DESCRIBE, one.caption), *pairs])

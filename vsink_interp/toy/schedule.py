@@ -13,8 +13,13 @@ class Stage:
     Shares are of turns, drawn independently: `no_head` turns cannot see `<s> user :`, in
     `blind_answer` turns the answer's rows cannot see the context (the picture), in
     `closed_early` and `closed_late` turns no text row sees it in the first and the last two
-    layers. `told` is the share of batches with scenes told in words. The learning rate follows a
-    cosine from `lr` to `lr_end` after `warmup` steps.
+    layers. A question kind in `repeated` is asked once more for each time it is named there; with
+    `mentions` and `whole_answers` question words and all answer tokens have a source, and all
+    answer tokens the weight of the first. `places`, `stray`, `grounding`, `head_penalty` and
+    `sink_weight` are the weights of the auxiliary losses. `vision_rate` is the factor of the
+    tower's and projector's learning rate, 0 = frozen. `told` is the share of batches with scenes
+    told in words. The learning rate follows a cosine from `lr` to `lr_end` after `warmup` steps, as
+    for `cosine_steps` where that is given.
     """
 
     name: str
@@ -83,7 +88,8 @@ SCHEDULE: Final = (
     Stage(
         "sinks",
         "language",
-        steps=900,
+        steps=600,
+        cosine_steps=900,
         batch=16,
         lr=1.8e-3,
         lr_end=1.2e-3,
@@ -102,13 +108,13 @@ SCHEDULE: Final = (
     Stage(
         "free",
         "language",
-        steps=1700,
+        steps=1900,
         batch=16,
         lr=1.2e-3,
         lr_end=3e-5,
         warmup=30,
         told=0.05,
-        repeated=("relation", "where"),
+        repeated=("relation", "relation", "count", "count"),
         whole_answers=True,
         no_head=0.35,
         vision_rate=0.2,
