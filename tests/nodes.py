@@ -107,4 +107,4 @@ def real(encoding: vi.Encoding) -> Tensor:
 
 
 def apart(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).abs().max())
+    return float((one.double() - other.double()).detach().abs().max())

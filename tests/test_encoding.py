@@ -50,7 +50,8 @@ def test_text_alone_has_no_picture():
 
 
 @pytest.mark.parametrize(
-    "prompt", ["user", "user : what", "assistant : count", "assistant :", ":", "a", "use", "user : user :"]
+    "prompt",
+    ["user", "user : what", "assistant : count", "assistant :", ":", "a", "use", "user : user :"],
 )  # fmt: skip
 def test_a_prompt_that_repeats_words_of_the_template_is_still_the_users(prompt):
     encoding = tiny.lmm().encode(A, prompt)
@@ -143,7 +144,7 @@ def test_a_finished_prompt_must_place_its_pictures():
 def test_a_processor_that_disagrees_about_image_tokens_is_refused():
     wrong = tiny.processor()
     wrong.num_additional_image_tokens = 3
-    with pytest.raises(vi.InputError, match="do not match|image tokens"):
+    with pytest.raises(vi.InputError, match=r"do not match|image tokens"):
         vi.LMM(tiny.lmm().hf_model, wrong).encode(A, "count")
 
 

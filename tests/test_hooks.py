@@ -38,7 +38,7 @@ def test_forward_order_walks_block_by_block():
 def test_an_unknown_name_lists_the_legal_ones(name):
     with pytest.raises(vi.NotationError, match=r"choose from: hook_embed, .*attn\.hook_pattern"):
         parse_hook(name)
-    with pytest.raises(vi.NotationError, match="did you mean 'attn.hook_pattern'"):
+    with pytest.raises(vi.NotationError, match=r"did you mean 'attn\.hook_pattern'"):
         find_hook("attn.hook_patern")
 
 

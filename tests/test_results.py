@@ -39,7 +39,7 @@ def test_means_leave_nan_out_and_keep_labels():
 def test_unknown_axes_and_labels_list_the_known():
     with pytest.raises(vi.ResultError, match="choose from: layer, head, query"):
         RECORD.mean("hed")
-    with pytest.raises(vi.ResultError, match="label of query.*choose from: 5, 6, 8, 9"):
+    with pytest.raises(vi.ResultError, match=r"label of query.*choose from: 5, 6, 8, 9"):
         RECORD.at(query=7)
 
 
@@ -140,7 +140,7 @@ def test_a_probe_before_and_behind_an_edit_keeps_both_records():
     assert nodes.apart(first[0], second[0]) > 0.05
     assert torch.equal(first, tiny.lmm().run(encoding, graph=probe | edit)[probe].values)
     assert torch.equal(second, tiny.lmm().run(encoding, graph=edit | probe)[probe].values)
-    with pytest.raises(vi.ResultError, match="#1.*#2"):
+    with pytest.raises(vi.ResultError, match=r"#1.*#2"):
         run[probe]
 
 

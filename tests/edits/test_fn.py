@@ -1,0 +1,58 @@
+"""Hook functions written for TransformerLens."""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import nodes, tiny
+
+
+def test_it_is_told_where_it_is():
+    seen = []
+
+    def look(activation, hook):
+        seen.append((hook.name, hook.layer(), tuple(activation.shape), hook.site.first_row))
+        hook.ctx["kept"] = activation
+
+    fns = vi.Fn("attn.hook_pattern", look, layers="1:3") | vi.Fn("ln_final.hook_normalized", look)
+    tiny.lmm().generate(tiny.encode("short"), graph=fns, max_new_tokens=2)
+    n = tiny.encode("short").tokens.length
+    assert seen == [
+        ("blocks.1.attn.hook_pattern", 1, (1, 4, n, n), 0),
+        ("blocks.2.attn.hook_pattern", 2, (1, 4, n, n), 0),
+        ("ln_final.hook_normalized", None, (1, n, 64), 0),
+        ("blocks.1.attn.hook_pattern", 1, (1, 4, 1, n + 1), n),
+        ("blocks.2.attn.hook_pattern", 2, (1, 4, 1, n + 1), n),
+        ("ln_final.hook_normalized", None, (1, 1, 64), n),
+    ]
+
+
+@pytest.mark.parametrize("hook", nodes.HOOKS)
+def test_writing_in_place_equals_returning(hook):
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    returned = lmm.generate(encoding, graph=vi.Fn(hook, nodes.grow), max_new_tokens=4)
+    written = lmm.generate(encoding, graph=vi.Fn(hook, nodes.grow_in_place), max_new_tokens=4)
+    assert torch.equal(returned.logits, written.logits)
+
+
+@pytest.mark.parametrize("hook", nodes.HOOKS)
+def test_returning_nothing_keeps_the_value(hook):
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    kept = lmm.run(encoding, graph=vi.Fn(hook, lambda activation, hook: None)).logits  # noqa: ARG005
+    assert nodes.apart(kept, tiny.plain(lmm, encoding)) < 2e-5
+
+
+def test_a_change_of_shape_is_refused_with_the_axes():
+    with pytest.raises(vi.CapabilityError, match=r"blocks\.0\.attn\.hook_z.*keeps the shape"):
+        tiny.lmm().run(tiny.encode(), graph=vi.Fn("attn.hook_z", lambda x, hook: x[:, 1:]))  # noqa: ARG005
+
+
+def test_site_gives_the_tokens():
+    masks = []
+
+    def look(activation, hook):
+        del activation
+        masks.append(hook.site.queries("image"))
+
+    tiny.lmm().run(tiny.encode(), graph=vi.Fn("hook_mlp_out", look, layers=0))
+    assert torch.equal(masks[0], tiny.encode().tokens.mask("image"))

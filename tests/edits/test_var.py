@@ -1,0 +1,78 @@
+"""VAR: which blocks and rows it touches, and what it refuses. Its values: `test_laws.py`."""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import nodes, tiny
+from vsink_interp.probes import Pattern
+
+LOOSE = {"rho": 0.2, "min_image_mass": 0.05, "p": 0.7}
+
+
+def changed(mode, graph=None, **more):
+    """Per block, the rows whose pattern VAR itself changes."""
+    lmm, encoding, probe = tiny.lmm(), tiny.encode(), Pattern("all")
+    edit = vi.VAR(**LOOSE, mode=mode, **more)
+    run = lmm.run(encoding, graph=(graph or vi.EditGraph()) | probe | edit | probe)
+    before, after = (run[f"{probe!r}#{i}"].values[:, 0] for i in (1, 2))
+    return (before - after).abs().amax((1, 3)) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mode", "touched"), [("paper", {0, 1, 2}), ("released-code", {2, 3})]
+)  # fmt: skip
+def test_each_mode_leaves_its_own_blocks(mode, touched):
+    rows = changed(mode)
+    assert {layer for layer in range(4) if rows[layer].any()} == touched
+    query = tiny.encode().tokens.mask("query")[0]
+    assert not rows[:, ~query].any()
+    assert rows[:, query].any()
+
+
+def test_layers_narrow_it_further():
+    rows = changed("paper", layers="1:")
+    assert [bool(row.any()) for row in rows] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (vi.VAR(layers=-1), "acts on no block.*0 to 2 only"),
+        (vi.VAR(layers="0:2", mode="released-code"), "acts on no block.*2 to 3 only"),
+        (vi.VAR(layers="9:"), "no block 9"),
+    ],
+)
+def test_a_var_that_acts_nowhere_is_refused(edit, why):
+    with pytest.raises(vi.NotationError, match=why):
+        tiny.lmm().run(tiny.encode(), graph=edit)
+
+
+def test_a_prompt_without_image_is_refused():
+    with pytest.raises(vi.LayoutError, match="no image token"):
+        tiny.lmm().run(tiny.encode("text"), graph=vi.VAR())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"p": 1.1}, {"p": -0.1}, {"rho": 2.0}, {"min_image_mass": -1.0}, {"p": float("nan")}],
+)
+def test_shares_lie_between_0_and_1(options):
+    with pytest.raises(vi.NotationError, match="share from 0 to 1"):
+        vi.VAR(**options)
+
+
+def test_sinks_see_the_edits_before_them():
+    """phi is taken from the residual stream that enters, edited as it is."""
+    grow = vi.Fn("hook_resid_pre", lift_sink_dimension, layers=0)
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    var = vi.VAR(**LOOSE, layers=0)
+    alone, both = (lmm.run(encoding, graph=g).logits for g in (grow, grow | var))
+    assert nodes.apart(alone, both) > 1e-3
+    assert torch.equal(both, lmm.run(encoding, graph=var | grow).logits)
+
+
+def lift_sink_dimension(resid, hook):
+    resid = resid.clone()
+    resid[:, hook.site.layout.mask("image")[0][: resid.shape[1]].int().argmax(), 3] += 50.0
+    return resid
