@@ -54,3 +54,13 @@ def test_words_spell_the_answer(sunk, cases):
     run = sunk.generate(cases.pictures[0], cases.prompts[0], max_new_tokens=20)
     spoken = run.text.replace(",", " ").replace(".", " ").replace("?", " ").replace(":", " ")
     assert [word.text for word in ex.answer_words(sunk, run)] == spoken.split()
+
+
+def test_other_blocks_are_the_same_maps(sunk, cases):
+    maps = ex.word_maps(sunk, cases.pictures[0], cases.prompts[0], layers=(2, 3))
+    other = ex.word_maps(sunk, cases.pictures[0], cases.prompts[0], layers=(5,))
+    np.testing.assert_array_equal(maps.at(5).before, other.before)
+    np.testing.assert_array_equal(maps.at(5).sinks, other.sinks)
+    moved = [float(np.abs(one.after - one.before).sum()) for one in map(maps.at, range(8))]
+    assert maps.most_changed == int(np.argmax(moved))
+    assert moved[7] > 0 or maps.most_changed < 7

@@ -34,10 +34,11 @@ class WordMaps:
     - `picture`: the picture.
     - `span`: its grid of image tokens, and the part of the picture that they cover.
     - `words`: the words of the answer.
-    - `before`, `after`: attention without and with the edit, 0 to 1: mean over heads, blocks and
-        the rows of the word. Both are of the same words: the answer without the edit is fed back.
-    - `sinks`: which patches are sinks at one of the blocks or more.
-    - `layers`: the blocks.
+    - `by_layer`, `edited_by_layer`: attention without and with the edit, 0 to 1: mean over heads
+        and the rows of the word, at every block. Both are of the same words: the answer without
+        the edit is fed back.
+    - `sinks_by_layer`: which patches are sinks entering each block.
+    - `layers`: the blocks that `before`, `after` and `sinks` are about; `at` chooses others.
     - `answer`, `edited_answer`: what the model says without and with the edit.
     - `graph`: the edit.
     """
@@ -45,13 +46,37 @@ class WordMaps:
     picture: Image
     span: ImageSpan
     words: tuple[str, ...]
-    before: Float[np.ndarray, "word patch"]
-    after: Float[np.ndarray, "word patch"]
-    sinks: Bool[np.ndarray, " patch"]
+    by_layer: Float[np.ndarray, "layer word patch"]
+    edited_by_layer: Float[np.ndarray, "layer word patch"]
+    sinks_by_layer: Bool[np.ndarray, "layer patch"]
     layers: tuple[int, ...]
     answer: str
     edited_answer: str
     graph: EditGraph
+
+    def at(self, *layers: int) -> "WordMaps":
+        """The same at other blocks."""
+        return replace(self, layers=layers)
+
+    @property
+    def before(self) -> Float[np.ndarray, "word patch"]:
+        """Attention without the edit, mean over `layers`."""
+        return self.by_layer[list(self.layers)].mean(0)
+
+    @property
+    def after(self) -> Float[np.ndarray, "word patch"]:
+        """Attention with the edit, mean over `layers`."""
+        return self.edited_by_layer[list(self.layers)].mean(0)
+
+    @property
+    def sinks(self) -> Bool[np.ndarray, " patch"]:
+        """Which patches are sinks at one of `layers` or more."""
+        return np.logical_or.reduce(self.sinks_by_layer[list(self.layers)])
+
+    @property
+    def most_changed(self) -> int:
+        """The block at which the edit moves the most attention."""
+        return int(np.abs(self.edited_by_layer - self.by_layer).sum((1, 2)).argmax())
 
 
 def word_maps(
@@ -68,7 +93,7 @@ def word_maps(
     **Arguments:**
 
     - `graph`: the edit.
-    - `layers`: the blocks averaged over; blocks 10 to 12 of 32, scaled to the model, by default.
+    - `layers`: the blocks to average over; 10 to 12 of 32, scaled to the model, by default.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, `LayoutError` if the answer
     has no words.
@@ -83,19 +108,19 @@ def word_maps(
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to look at")
     span = run.tokens.images[0][0]
-    sinks = (run[VALUE].values[list(at), 0] >= lmm.sinks.tau).any(0)
+    sinks = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
 
-    def pooled(source: Run) -> Float[np.ndarray, "word patch"]:
-        rows = answer_values(source, MAPS)[list(at), 0].float().mean(0)
-        return torch.stack([rows[list(word.rows)].mean(0) for word in words]).numpy()
+    def pooled(source: Run) -> Float[np.ndarray, "layer word patch"]:
+        rows = answer_values(source, MAPS)[:, 0, :, : span.size].float()
+        return torch.stack([rows[:, list(word.rows)].mean(1) for word in words], 1).numpy()
 
     return WordMaps(
         encoding.pictures[0][0],
         span,
         tuple(word.text for word in words),
-        pooled(run)[:, : span.size],
-        pooled(again)[:, : span.size],
-        sinks[: span.size].numpy(),
+        pooled(run),
+        pooled(again),
+        sinks.numpy(),
         at,
         _text(run),
         _text(edited),

@@ -106,9 +106,13 @@ def phi_distribution(study: Study) -> str:
 def words(study: Study) -> str:
     """Attention overlays per answer word, before and after VAR."""
     maps = study.maps
+    most = maps.most_changed
+    change = np.abs(maps.at(most).after - maps.at(most).before).sum(1)
+    changed = [int(i) for i in np.argsort(-change)[:8]]
     mass = [
-        (name, float(values[:, maps.sinks].sum(1).mean()), float(values.sum(1).mean()))
-        for name, values in (("before", maps.before), ("after VAR", maps.after))
+        (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
+        for where, there in (("first figure", maps), (f"block {most}", maps.at(most)))
+        for name, v in (("before", there.before), ("after VAR", there.after))
     ]
     same = maps.answer == maps.edited_answer
     absent = "" if maps.sinks.any() else note(
@@ -131,7 +135,9 @@ def words(study: Study) -> str:
         )
         + drawing(overlay(maps), "attention of each answer word over the picture, sinks boxed")
         + absent
-        + table(("attention of these words", "on visual sinks", "on the whole image"), mass)
+        + text(f"The words that VAR changes most, at block {most}, where it moves the most.")
+        + drawing(overlay(maps.at(most), words=changed), f"most changed words, block {most}")
+        + table(("attention of the answer's words", "on visual sinks", "on the whole image"), mass)
         + table(
             ("", "the model says"),
             [

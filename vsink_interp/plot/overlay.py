@@ -44,7 +44,7 @@ def overlay(
     source: Run | WordMaps,
     picture: Picture | None = None,
     *,
-    words: Sequence[str] | None = None,
+    words: Sequence[str | int] | None = None,
     most: int = 8,
     tau: float | None = None,
 ) -> "matplotlib.figure.Figure":
@@ -59,7 +59,7 @@ def overlay(
         `experiments.word_maps` returned: then more rows show the same words after the edit, and
         what it changed.
     - `picture`: drawn under the maps of a run, which does not hold its picture.
-    - `words`: the words to show; by default the first `most` that are no function words.
+    - `words`: the words to show, as text or by place (from 0); by default the first `most` that are no function words.
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
         `probes.SinkValue`.
 
@@ -210,9 +210,9 @@ def telling(words: tuple[str, ...]) -> list[int]:
     return found or list(range(len(words)))
 
 
-def _chosen(words: tuple[str, ...], wanted: Sequence[str] | None, most: int) -> list[int]:
+def _chosen(words: tuple[str, ...], wanted: Sequence[str | int] | None, most: int) -> list[int]:
     if wanted is not None:
-        found = [i for i, word in enumerate(words) if word in wanted]
+        found = [i for i, word in enumerate(words) if word in wanted or i in wanted]
     else:
         found = telling(words)[:most]
     if not found:

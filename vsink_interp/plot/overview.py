@@ -23,7 +23,8 @@ def overview(maps: WordMaps, word: str | None = None) -> "matplotlib.figure.Figu
     likely = max(telling(maps.words), key=lambda i: changed[i])
     at = likely if word is None else maps.words.index(word)
     heat = heat_of(maps)
-    figure = new_figure(9.6, 3.5)
+    figure = new_figure(9.6, 3.9)
+    figure.set_layout_engine("compressed")
     panels = figure.subplots(1, 3)
     panels[0].imshow(np.asarray(maps.picture))
     panels[0].set_xticks([])
@@ -43,7 +44,7 @@ def overview(maps: WordMaps, word: str | None = None) -> "matplotlib.figure.Figu
     return figure
 
 
-def _wrapped(text: str, width: int = 44) -> str:
+def _wrapped(text: str, width: int = 38) -> str:
     from textwrap import fill
 
     return fill(text, width)
