@@ -41,6 +41,17 @@ def test_the_hook_page_is_fresh():
     assert gen_hooks.PAGE.read_text() == gen_hooks.page(), "run: python docs/gen_hooks.py"
 
 
+def test_every_command_is_on_the_command_line_page():
+    from vsink_interp.cli import app
+
+    told = set(
+        re.findall(r"^\| `vsink (\S+?)[ `]", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    )
+    assert told == {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    }
+
+
 class Loads(HTMLParser):
     """Collects what a page makes a browser load; plain links are the reader's business."""
 

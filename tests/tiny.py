@@ -123,7 +123,11 @@ def hf_model(
         elif "norm" in name:
             torch.nn.init.normal_(weight, mean=1.0, std=0.2)
     model.generation_config = GenerationConfig(
-        bos_token_id=1, eos_token_id=None, pad_token_id=0, do_sample=False
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=0,
+        do_sample=False,
+        suppress_tokens=list(range(len(SPECIAL))),
     )
     return model.to(dtype).eval()
 

@@ -9,20 +9,33 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from PIL.Image import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
+from .edits import VAR, Knockout
 from .errors import CapabilityError, InputError, VsinkError
+from .experiments import Cases, knockout_sweep
+from .lmm import LMM
+from .pictures import as_picture
+from .plot.report import Watch, report as render
+from .plot.study import Study
+from .probes import SinkValue
+from .toy import scene
+from .toy.language import DESCRIBE
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-    from .lmm import LMM
-    from .plot.report import Watch
-    from .plot.study import Study
+class Mode(StrEnum):
+    """The algorithms of VAR."""
+
+    paper = "paper"
+    released = "released-code"
 
 
 class Commands(TyperGroup):
@@ -70,8 +83,6 @@ def demo(
     out: OutOption = Path("report.html"), scenes: ScenesOption = 50, seed: SeedOption = 0
 ) -> None:
     """Write the report on the toy LMM: one HTML file that needs no network."""
-    from .plot.study import Study
-
     _check_folder(out)
     _write_report(Study.of_scenes(_open_model(None), scenes=scenes, seed=seed), out)
 
@@ -85,9 +96,6 @@ def report(
     max_new_tokens: TokensOption = 64,
 ) -> None:
     """Write the report on a model, a picture and a prompt of your own."""
-    from .pictures import as_picture
-    from .plot.study import Study
-
     _check_folder(out)
     picture = as_picture(str(image))
     lmm = _open_model(model)
@@ -119,8 +127,6 @@ def detect(
     as_json: JsonOption = False,
 ) -> None:
     """Find the sink dimensions of a model, and the sinks of a picture, block by block."""
-    from .probes import SinkValue
-
     lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
     probe = SinkValue()
     run = lmm.run(picture, asked, probe)
@@ -132,7 +138,7 @@ def detect(
         "model": lmm.name,
         "sink_dims": list(lmm.sinks.dims),
         "tau": tau,
-        "evidence": str(lmm.sink_report),
+        "source": lmm.sinks.source,
         "phi_first_token": [round(float(value), 3) for value in phi[:, 0]],
         "largest_phi_image": [round(float(value), 3) for value in phi[:, image_tokens].amax(1)],
         "visual_sinks": {
@@ -151,15 +157,13 @@ def var(
     seed: SeedOption = 0,
     p: Annotated[float, typer.Option("--p", help="The share of a sink's attention moved.")] = 0.6,
     rho: Annotated[float, typer.Option("--rho", help="The least non-sink ratio of a head.")] = 0.5,
-    mode: Annotated[str, typer.Option("--mode", help="paper or released-code.")] = "paper",
+    mode: Annotated[Mode, typer.Option("--mode", help="Whose algorithm.")] = Mode.paper,
     layers: LayersOption = ":",
     max_new_tokens: TokensOption = 64,
     as_json: JsonOption = False,
 ) -> None:
     """Answer with and without Visual Attention Redistribution (Kang et al. 2025)."""
-    from .edits import VAR
-
-    edit = VAR(p=p, rho=rho, mode=mode, layers=layers)  # ty: ignore[invalid-argument-type] - checked there
+    edit = VAR(p=p, rho=rho, mode=mode.value, layers=layers)
     lmm, picture, asked = _open_model(model), *_input(image, prompt, seed)
     _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
 
@@ -182,8 +186,6 @@ def knockout(
     as_json: JsonOption = False,
 ) -> None:
     """Answer with a flow cut, or sweep over the first block cut (Kaduri et al. 2025)."""
-    from .edits import Knockout
-
     edit = Knockout(flow, layers)
     lmm = _open_model(model)
     if scenes:
@@ -193,9 +195,7 @@ def knockout(
         _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
 
 
-def _sweep(lmm: "LMM", flow: str, scenes: int, seed: int, rows: Path | None) -> dict[str, Any]:
-    from .experiments import Cases, knockout_sweep
-
+def _sweep(lmm: LMM, flow: str, scenes: int, seed: int, rows: Path | None) -> dict[str, Any]:
     with _progress() as watch:
         swept = knockout_sweep(
             lmm,
@@ -217,8 +217,8 @@ def _sweep(lmm: "LMM", flow: str, scenes: int, seed: int, rows: Path | None) -> 
 
 
 def _compare(
-    lmm: "LMM",
-    picture: "Image",
+    lmm: LMM,
+    picture: Image,
     prompt: str,
     edit: Any,
     max_new_tokens: int,
@@ -237,9 +237,7 @@ def _compare(
     _show(found, as_json)
 
 
-def _open_model(model: str | None) -> "LMM":
-    from .lmm import LMM
-
+def _open_model(model: str | None) -> LMM:
     try:
         return LMM.toy() if model is None else LMM.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -249,11 +247,7 @@ def _open_model(model: str | None) -> "LMM":
         ) from error
 
 
-def _input(image: Path | None, prompt: str | None, seed: int) -> tuple["Image", str]:
-    from .pictures import as_picture
-    from .toy import scene
-    from .toy.language import DESCRIBE
-
+def _input(image: Path | None, prompt: str | None, seed: int) -> tuple[Image, str]:
     picture = scene(seed).image if image is None else as_picture(str(image))
     return picture, prompt or DESCRIBE
 
@@ -274,9 +268,7 @@ def _check_folder(out: Path) -> None:
         raise InputError(f"there is no folder {str(folder)!r} to write {out.name!r} into")
 
 
-def _write_report(study: "Study", out: Path) -> None:
-    from .plot.report import report as render
-
+def _write_report(study: Study, out: Path) -> None:
     began = time.monotonic()
     with _progress() as watch:
         out.write_text(render(study, watch=watch), encoding="utf-8")
@@ -285,10 +277,7 @@ def _write_report(study: "Study", out: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator["Watch"]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
+def _progress() -> Iterator[Watch]:
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn()
     )  # fmt: skip

@@ -57,6 +57,8 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
     **Raises:** `InputError` if their numbers do not match, or a prompt is no text.
     """
     batched = not isinstance(prompt, str)
+    if batched and not isinstance(prompt, list | tuple):
+        raise InputError(f"a prompt is a string or a list of them; got {type(prompt).__name__}")
     prompts = list(prompt) if batched else [prompt]
     if not prompts or not all(isinstance(text, str) for text in prompts):
         raise InputError("a prompt is a string, or a batch of them a non-empty list of strings")

@@ -4,7 +4,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -204,7 +204,7 @@ class EditGraph:
             nodes = data["nodes"] if data["format"] == 1 else None
         except (ValueError, KeyError, TypeError):
             nodes = None
-        if nodes is None:
+        if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
             raise NotationError("this is not an edit graph in format 1; write one with to_json()")
         return cls(*(_from_dict(node) for node in nodes))
 
@@ -256,15 +256,19 @@ def _from_dict(data: Mapping[str, Any]) -> Node:
         raise NotationError(
             f"a saved graph names {data.get('node')!r}, which is not installed"
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Node)):
+    if not (isinstance(kind, type) and issubclass(kind, Node) and is_dataclass(kind)):
         raise NotationError(
             f"a saved graph names {data['node']!r}, which is not an edit or a probe"
         )
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in data["fields"].items()}
-    extra = given.keys() - {f.name for f in fields(kind)}
-    if extra:
+    saved = data.get("fields", {}).items()
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in saved}
+    known = [field for field in fields(kind) if field.init]
+    extra = given.keys() - {field.name for field in known}
+    lacking = {f.name for f in known if f.default is MISSING is f.default_factory} - given.keys()
+    if extra or lacking:
         raise NotationError(
-            f"{name} has no field {sorted(extra)}; was it saved by another version?"
+            f"{name} has no field {sorted(extra)}, or lacks {sorted(lacking)}; was it saved by "
+            "another version?"
         )
     return kind(**given)
 

@@ -183,7 +183,7 @@ def parse_hook(name: str) -> tuple[HookPoint, int | None]:
     return point, None
 
 
-_RANGE = re.compile(r"^(-?\d+)?(:)?(-?\d+)?$")
+_RANGE = re.compile(r"^(-?\d+)?(?:(:)(-?\d+)?)?$")
 
 
 def _span(text: str, whole: str) -> tuple[int | None, bool, int | None]:
@@ -205,8 +205,13 @@ def check_layers(layers: Layers) -> None:
     if isinstance(layers, str):
         for part in layers.removeprefix("except ").split(","):
             _span(part, layers)
-    elif not isinstance(layers, int) and not all(isinstance(layer, int) for layer in layers):
-        raise NotationError(f"{layers!r} is not a layer range: a tuple holds block numbers")
+        return
+    numbers = layers if isinstance(layers, tuple) else (layers,)
+    if not all(isinstance(layer, int) for layer in numbers):
+        raise NotationError(
+            f"{layers!r} is not a layer range: text such as '12:', a whole number, or a tuple "
+            "of them"
+        )
 
 
 def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:

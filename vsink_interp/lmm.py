@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any, final
 
 import torch
@@ -22,6 +23,7 @@ _ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "num_beams": ((None, 1), "beam search reorders the cache under the edits"),
     "num_return_sequences": ((None, 1), "give the prompt several times as a batch instead"),
+    "guidance_scale": ((None, 1), "it runs the prompt a second time, which no edit has seen"),
     "assistant_model": ((None,), _ROWS_UNSEEN),
     "prompt_lookup_num_tokens": ((None,), _ROWS_UNSEEN),
     "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
@@ -52,8 +54,10 @@ class LMM:
                 "hf_model.eval() first"
             )
         self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
-        self._sinks = sinks
+        self._sinks: SinkDims | None = None
         self._report: SinkReport | None = None
+        if sinks is not None:
+            self.sinks = sinks
 
     @classmethod
     def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> "LMM":
@@ -242,7 +246,7 @@ class LMM:
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
         new = ids[:, encoding.tokens.length :]
         layout = encoding.tokens.extend(new.shape[1])
-        layout = layout.without(self._after_end(new, layout.length))
+        layout = layout.without(self._after_end(new, layout.length, options))
         return self._finish(
             encoding, planned.graph, ids, logits, self._decode(new), layout, outcome.records
         )
@@ -325,7 +329,9 @@ class LMM:
         for name, (fine, why) in REFUSED.items():
             wanted = hf_kwargs.get(name, getattr(config, name, None))
             if wanted not in fine:
-                raise CapabilityError(f"{name}={wanted!r} is not supported, only {fine}: {why}")
+                raise CapabilityError(
+                    f"{name}={shorten(wanted)} is not supported, only {fine}: {why}"
+                )
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
         pad = config.pad_token_id
@@ -333,6 +339,7 @@ class LMM:
             pad = self.processor.tokenizer.pad_token_id
         return {
             **({} if "generation_config" in hf_kwargs else {"do_sample": False}),
+            **({"tokenizer": self.processor.tokenizer} if "stop_strings" in hf_kwargs else {}),
             "pad_token_id": pad,
             **hf_kwargs,
             "max_new_tokens": max_new_tokens,
@@ -340,12 +347,16 @@ class LMM:
             "output_logits": True,
         }
 
-    def _after_end(self, new: Tensor, length: int) -> Tensor:
-        end = self.hf_model.generation_config.eos_token_id
-        ends = torch.isin(
-            new, torch.tensor(end if end is not None else [-1], device=new.device)
-        ).int()
+    def _after_end(self, new: Tensor, length: int, options: Mapping[str, Any]) -> Tensor:
+        config = options.get("generation_config") or self.hf_model.generation_config
+        end = options.get("eos_token_id", config.eos_token_id)
+        found = torch.as_tensor([-1] if end is None else end, device=new.device)
+        ends = torch.isin(new, found).int()
         after = (ends.cumsum(-1) - ends) > 0
+        if options["pad_token_id"] is not None and options["pad_token_id"] not in found:
+            # An answer that a stop string ended goes on with padding.
+            other = (new != options["pad_token_id"]).int()
+            after |= other.flip(-1).cumsum(-1).flip(-1) == 0
         before = torch.zeros(new.shape[0], length - new.shape[1], dtype=torch.bool)
         return torch.cat([before, after.cpu()], 1)
 

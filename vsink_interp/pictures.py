@@ -36,10 +36,12 @@ def as_picture(picture: Picture) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim != 3 or array.shape[2] != 3:
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise InputError(f"a picture array is [height width 3]; got shape {array.shape}")
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise InputError("a picture array of floats holds 0 to 1")
         array = (array * 255).round()
+    elif array.min() < 0 or array.max() > 255:
+        raise InputError("a picture array of whole numbers holds 0 to 255")
     return Image.fromarray(array.astype(np.uint8))

@@ -131,6 +131,8 @@ class Run:
     def __getitem__(self, probe: Node | str) -> Recorded:
         """The record of a probe, by the probe or its repr.
 
+        A probe that stood before and behind an edit has two: `run[f"{probe!r}#1"]` and `#2`.
+
         **Raises:** `ResultError` listing the probes of this run.
         """
         name = probe if isinstance(probe, str) else repr(probe)

@@ -158,21 +158,37 @@ class TokenLayout:
         return bool(self._term(term, None).any())
 
     def check_group(self, group: str | Group, *, generates: bool = True) -> None:
-        """Refuse a group that names what the prompt lacks.
+        """Refuse a group that names what the prompt lacks, or an intersection that is empty.
 
         **Raises:** `LayoutError` listing what the prompt is made of.
         """
         parsed = parse_group(group) if isinstance(group, str) else group
+        grows = generates and self.length == self.prompt_length
+        layout = self.extend(1) if grows else self
         for term in parsed.terms:
             if not self.has(term):
                 raise LayoutError(
                     f"{str(parsed)!r}: this prompt has no {term} token; it is: {self._line(0)}"
                 )
-        if not generates and parsed.words == {"generated"}:
+        may_come = set() if layout.length > self.prompt_length else {"generated"}
+        for terms in parsed.unions:
+            if not may_come & {term.word for term in terms} and not layout._occurs(terms):
+                raise LayoutError(
+                    f"{str(parsed)!r}: no token of this prompt is {' & '.join(map(str, terms))!r}; "
+                    f"it is: {self._line(0)}"
+                )
+        if not any(map(layout._occurs, parsed.unions)):
             raise LayoutError(
                 f"{str(parsed)!r}: one forward pass has no generated token; use generate, or name "
                 f"a segment of the prompt: {self._line(0)}"
             )
+
+    def _occurs(self, terms: tuple[Term, ...]) -> bool:
+        """Whether some token is all of these at once; any token may come to be a sink, or not."""
+        both = self.segments != PAD
+        for term in terms:
+            both = both if term.word == "sink" else both & self._term(term, None)
+        return bool(both.any())
 
     def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
         """Refuse a flow whose cut is impossible: a missing segment, or a row that loses every key.
@@ -184,10 +200,12 @@ class TokenLayout:
         self.check_group(parsed.target, generates=generates or first_token)
         if "sink" in parsed.words:
             return
-        rows = self.mask(parsed.target)
+        grows = generates and self.length == self.prompt_length
+        layout = self.extend(1) if grows else self
+        rows = layout.mask(parsed.target)
         if first_token and "generated" in parsed.target.words:
             rows[:, self.prompt_length - 1] = True
-        self._refuse_blind(self.mask(parsed.source), rows, flow)
+        layout._refuse_blind(layout.mask(parsed.source), rows, flow)
 
     def _refuse_blind(
         self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str

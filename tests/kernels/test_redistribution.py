@@ -5,45 +5,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
+from tests.restated import VAR as RESTATED
 from vsink_interp.kernels import redistribute
-
-
-def paper(row, sink, image, p, rho, least):
-    """Equations (A-5) and (A-6) for one row, in float64."""
-    mass = sum(row[j] for j in range(len(row)) if image[j])
-    fresh = sum(row[j] for j in range(len(row)) if image[j] and not sink[j])
-    if fresh == 0 or mass < least or fresh / mass < rho:
-        return row.copy()
-    budget = p * sum(row[j] for j in range(len(row)) if sink[j])
-    new = row.copy()
-    for j in range(len(row)):
-        if sink[j]:
-            new[j] = (1 - p) * row[j]
-        elif image[j]:
-            new[j] = row[j] + budget * row[j] / fresh
-    return new
-
-
-def released(row, sink, image, p, rho, least):
-    """The authors' program for one row: p is kept, rho bounds the sink ratio."""
-    visual = sink & image
-    if not visual.any():
-        return row.copy()
-    seen = row[image]
-    portion = row[visual].sum() / (seen + 1e-6).sum()
-    if not (portion <= rho and seen.sum() >= least):
-        return row.copy()
-    weight = np.where(visual, 0.0, row)[image]
-    if weight.sum() == 0:  # theirs divides by zero here
-        return row.copy()
-    new = row.copy()
-    new[sink] = p * row[sink]
-    budget = (1 - p) * (row[visual].sum() + row[sink & ~image].sum())
-    new[image] += budget * weight / weight.sum()
-    return new
-
-
-RESTATED = {"paper": paper, "released-code": released}
 
 
 def near_threshold(row, sink, image, rho, least):

@@ -80,6 +80,22 @@ class Ablate(Edit):
             raise LayoutError(
                 f"{self!r}: this prompt has positions 0 to {tokens.prompt_length - 1}"
             )
+        if self.control is not None and not self.needs_phi:
+            self._check_pool(tokens)
+
+    def _check_pool(self, tokens: TokenLayout) -> None:
+        pool = tokens.mask(self.pool)
+        if isinstance(self.tokens, str):
+            wanted = tokens.mask(self.tokens)
+        else:
+            wanted = torch.zeros_like(pool)
+            wanted[:, list(self.tokens)] = True
+        left, needed = (pool & ~wanted).sum(-1), wanted.sum(-1)
+        if (left < needed).any():
+            raise LayoutError(
+                f"{self!r}: the control needs {int(needed.max())} other tokens of {self.pool!r}, "
+                f"and there are {int(left.min())}; name a larger pool"
+            )
 
     def chosen(self, site: Site) -> Bool[Tensor, "batch key"]:
         """The tokens that are hidden at this block."""
@@ -94,10 +110,11 @@ class Ablate(Edit):
         return random_like(wanted, pool, self._draw(site, pool))
 
     def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:
-        # Drawn over the prompt alone: a decode step must hide what the prefill hid.
+        # Drawn over the prompt alone: a decode step must hide what the prefill hid. From its end
+        # backwards: padding in front must not change what is drawn.
         layer = site.layer if self.redraw and site.layer is not None else 0
         source = torch.Generator().manual_seed(1000 * (self.control or 0) + layer)
-        prompt = torch.rand(site.layout.prompt_length, generator=source)
+        prompt = torch.rand(site.layout.prompt_length, generator=source).flip(0)
         draw = torch.ones(pool.shape)
         draw[:, : site.layout.prompt_length] = prompt
         return draw.to(pool.device)

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import Node, Plan
 from ..hooks import HookPoint, find_hook, forward_order
@@ -44,9 +45,15 @@ class _Stop:
     phi: bool
 
 
-def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
+def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
     places = {key for key in plan.places if not find_hook(key[0]).computed}
     places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
+    # `generate` may encode pictures before all else; a forward pass embeds the text first.
+    early = generates and bool(getattr(wrapped.hf_model, "_supports_mm_encoder_outputs", bool)())
+
+    def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
+        return not (early and place[0].startswith("vision")), forward_order(*place)
+
     return [
         _Stop(
             find_hook(template),
@@ -55,7 +62,7 @@ def _stops(wrapped: Wrapped, plan: Plan) -> list[_Stop]:
             plan.at(template, layer),
             template == RESID_PRE and layer in plan.phi_layers,
         )
-        for template, layer in sorted(places, key=lambda place: forward_order(*place))
+        for template, layer in sorted(places, key=order)
     ]
 
 
@@ -73,6 +80,9 @@ def execute(
 
     - `layout`: every token that the run may come to hold, on the CPU.
     - `generate`: what `model.generate` is given; None runs one forward pass.
+
+    **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
+    edits together leave a row nothing to attend to.
     """
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
     binding = AttentionBinding(wrapped, progress)
@@ -87,19 +97,38 @@ def execute(
         # The block waits for a step that never comes; ending it here is not an error.
         wrapped.nnsight.interleaver.cancel()
 
-    with torch.no_grad():
-        _trace(wrapped, _stops(wrapped, plan), progress, driver, dict(inputs))
+    stops = _stops(wrapped, plan, generates=generate is not None)
+    reached: list[_Stop] = []
+    # Edits in place are noticed by version counters, which tensors of inference mode lack.
+    with torch.inference_mode(False), torch.no_grad():
+        plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
+        _trace(wrapped, stops, progress, driver, plain, reached)
+    if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
+        raise CapabilityError(
+            f"{type(wrapped.hf_model).__name__} did not come to {', '.join(missed)} in the order "
+            "of its hook points, so nothing acted there; ask for them in a run of their own"
+        )
+    progress.refuse_blind()
     return Outcome(box[0], progress.records())
 
 
 def _trace(
-    wrapped: Wrapped, stops: list[_Stop], progress: Progress, driver: Driver, inputs: dict[str, Any]
+    wrapped: Wrapped,
+    stops: list[_Stop],
+    progress: Progress,
+    driver: Driver,
+    inputs: dict[str, Any],
+    reached: list[_Stop],
 ) -> None:
+    """Run the model, act at each stop, and note those of the first pass that were reached."""
+    length = inputs["input_ids"].shape[1]
     with wrapped.nnsight.trace(**inputs, fn=driver) as tracer:
         for step in _steps(tracer, stops):
             for stop in stops:
                 if step == 0 or "decode" in stop.point.phases:
-                    _act(wrapped, stop, progress, step)
+                    _act(wrapped, stop, progress, length + step)
+                if step == 0:
+                    reached.append(stop)
 
 
 def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
@@ -109,15 +138,14 @@ def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
         yield 0
 
 
-def _act(wrapped: Wrapped, stop: _Stop, progress: Progress, step: int) -> None:
+def _act(wrapped: Wrapped, stop: _Stop, progress: Progress, last: int) -> None:
     envoy = wrapped.envoy(stop.tap.module)
     value = old = read(stop.tap, envoy, wrapped.n_heads)
     # Counted from the end: generation computes logits of the last prompt row alone.
-    stop_row = progress.masks.layout.prompt_length + step
-    rows = range(stop_row - value.shape[1], stop_row)
+    rows = range(last - value.shape[1], last)
     before = value._version
     for number, node in stop.nodes:
-        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows.stop)
+        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)
     if stop.phi and stop.layer is not None:

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..errors import CapabilityError
+from ..errors import CapabilityError, LayoutError
 from ..graph import Edit, Node, Plan, Probe
 from ..hooks import HookPoint
 from ..kernels import sink_value
@@ -27,6 +27,7 @@ class Progress:
         self.sinks = sinks
         self.phi: dict[int, Tensor] = {}
         self.pieces: dict[int, Pieces] = {}
+        self._blind: list[tuple[int, Tensor]] = []
         self._spans: dict[tuple[tuple[str, bool], range], range] = {}
 
     def site(
@@ -83,27 +84,48 @@ class Progress:
         point: HookPoint,
         layer: int | None,
         rows: range,
-        n_keys: int,
+        whole: range,
         extras: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Let one node act on a value of these rows, and return what the model goes on with.
 
+        **Arguments:**
+
+        - `whole`: all rows of this pass, of which `rows` may be a block.
+
         **Raises:** `CapabilityError` if an edit changes the shape.
         """
         if isinstance(node, Edit):
-            site = self.site(point, layer, rows, n_keys, extras)
+            site = self.site(point, layer, rows, whole.stop, extras)
             return _checked(node, value, node.apply(value, site), site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
-        span = self.span(node, rows) if narrow else rows
+        span = overlap(self.span(node, whole), rows) if narrow else rows
         if span and narrow:
             value_here = value.narrow(point.axes.index("query"), span.start - rows.start, len(span))
         else:
             value_here = value
         if span:
-            site = self.site(point, layer, span, n_keys, extras)
+            site = self.site(point, layer, span, whole.stop, extras)
             self._keep(number, site, node.measure(value_here, site))
         return value
+
+    def see_blind(self, layer: int, blind: Tensor) -> None:
+        """Note which rows of a block edits left without any key, and do not wait for the device."""
+        self._blind.append((layer, blind.any()))
+
+    def refuse_blind(self) -> None:
+        """Refuse a run in which edits together left a row nothing to attend to.
+
+        **Raises:** `LayoutError` naming the blocks.
+        """
+        found = torch.stack([flag for _, flag in self._blind]).tolist() if self._blind else []
+        if any(found):
+            layers = {layer for (layer, _), flag in zip(self._blind, found, strict=True) if flag}
+            raise LayoutError(
+                f"the edits of {self.plan.graph!r} together leave rows of blocks {sorted(layers)} "
+                "nothing to attend to; take a segment out of one source, for instance bos"
+            )
 
     def _keep(self, number: int, site: Site, measured: Tensor) -> None:
         """Keep what a probe measured."""
@@ -112,14 +134,28 @@ class Progress:
         blocks.setdefault(site.layer, []).append((site.first_row, kept))
 
     def records(self) -> dict[str, Recorded]:
-        """The record of every probe, by its repr."""
+        """The record of every probe, by its repr.
+
+        A probe that occurs again behind an edit of its hook point has several: `repr#1`, `repr#2`.
+        """
         nodes = self.plan.graph.nodes
-        found = {}
+        turns: dict[str, dict[int, Recorded]] = {}
         for number in sorted(self.pieces):
             node = nodes[number]
             assert isinstance(node, Probe)  # noqa: S101 (only probes are kept)
-            found[repr(node)] = join(node, self.pieces[number])
-        return found
+            # How many edits came before it at its hook point tells its occurrences apart.
+            turn = sum(isinstance(n, Edit) and n.hook == node.hook for n in nodes[:number])
+            turns.setdefault(repr(node), {})[turn] = join(node, self.pieces[number])
+        return {
+            name if len(found) == 1 else f"{name}#{i}": record
+            for name, found in turns.items()
+            for i, record in enumerate(found.values(), start=1)
+        }
+
+
+def overlap(left: range, right: range) -> range:
+    """The rows that two spans share."""
+    return range(max(left.start, right.start), min(left.stop, right.stop))
 
 
 def _checked(node: Edit, old: Tensor, new: Tensor, site: Site) -> Tensor:

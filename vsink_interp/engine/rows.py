@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
-from .progress import Progress
+from .progress import Progress, overlap
 from .taps import head_weight
 
 Numbered = tuple[tuple[int, Node], ...]
@@ -52,8 +52,8 @@ class RowProgram:
     ) -> tuple[Tensor, Tensor | None]:
         """The output of attention, batch query head d_head, and what else the base returns."""
         rows = range(key.shape[2] - query.shape[2], key.shape[2])
-        query = self._heads_last(ROT_Q, query, rows, rows.stop)
-        key = self._heads_last(ROT_K, key, range(rows.stop), rows.stop)
+        query = self._heads_last(ROT_Q, query, rows, rows)
+        key = self._heads_last(ROT_K, key, range(rows.stop), rows)
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
         edited = self._span([node for _, node in numbered if isinstance(node, Edit)], rows)
         needed = rows if self.points else self._span([node for _, node in numbered], rows)
@@ -62,25 +62,27 @@ class RowProgram:
         whole = bool(self.points) or any(node.whole for _, node in numbered)
         for block in _blocks(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
             pattern, written = self._pattern(query, key, value, block, rows)
-            keep = block if written else _overlap(block, edited)
+            keep = block if written else overlap(block, edited)
             if keep:
                 part = pattern[:, :, keep.start - block.start : keep.stop - block.start]
                 z = _put(z, attend(part, value), keep.start - rows.start, len(rows))
                 weights = None
         assert z is not None  # noqa: S101 (either the base ran, or every row was edited)
-        return self._through(Z, z, rows, rows.stop)[0], weights
+        return self._through(Z, z, rows, rows)[0], weights
 
-    def _heads_last(self, point: HookPoint, value: Tensor, rows: range, n_keys: int) -> Tensor:
+    def _heads_last(self, point: HookPoint, value: Tensor, rows: range, whole: range) -> Tensor:
         if not self.points and not self.nodes[point.name]:
             return value
-        return self._through(point, value.transpose(1, 2), rows, n_keys)[0].transpose(1, 2)
+        if point is ROT_K:  # else a hook function that writes in place would write into the cache
+            value = value.clone()
+        return self._through(point, value.transpose(1, 2), rows, whole)[0].transpose(1, 2)
 
     def _through(
         self,
         point: HookPoint,
         value: Tensor,
         rows: range,
-        n_keys: int,
+        whole: range,
         extras: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, bool]:
         """A value after nnsight's point and the nodes, and whether a trace wrote it."""
@@ -92,7 +94,7 @@ class RowProgram:
         if self.progress is not None:
             for number, node in self.nodes[point.name]:
                 value = self.progress.visit(
-                    number, node, value, point, self._layer, rows, n_keys, extras
+                    number, node, value, point, self._layer, rows, whole, extras
                 )
         return value, written
 
@@ -118,9 +120,13 @@ class RowProgram:
             positions = torch.arange(block.start, block.stop, device=query.device)
             scores = add_mask(scores, mask, positions)
         extras = self._extras(value)
-        scores, first = self._through(SCORES, scores, block, rows.stop, extras)
+        edited = self.progress is not None and bool(self.nodes[SCORES.name])
+        before = _blind(scores) if edited else None
+        scores, first = self._through(SCORES, scores, block, rows, extras)
+        if self.progress is not None and before is not None:
+            self.progress.see_blind(self._layer, _blind(scores) & ~before)
         pattern = softmax(scores, mask)
-        pattern, second = self._through(PATTERN, pattern, block, rows.stop, extras)
+        pattern, second = self._through(PATTERN, pattern, block, rows, extras)
         return pattern, first or second
 
     def _extras(self, value: Tensor) -> dict[str, Any]:
@@ -131,14 +137,14 @@ class RowProgram:
         return {"value": value, "weight": head_weight(projection, self.n_heads)}
 
 
+def _blind(scores: Tensor) -> Tensor:
+    return scores.isneginf().all(-1)
+
+
 def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
     size = len(span) if whole else max(1, BLOCK_ELEMENTS // per_row)
     for start in range(span.start, span.stop, size or 1):
         yield range(start, min(start + size, span.stop))
-
-
-def _overlap(left: range, right: range) -> range:
-    return range(max(left.start, right.start), min(left.stop, right.stop))
 
 
 def _put(z: Tensor | None, part: Tensor, first: int, n_rows: int) -> Tensor:

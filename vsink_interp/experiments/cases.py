@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Self, final
+from typing import final
 
 from PIL.Image import Image
 
@@ -50,7 +50,7 @@ class Cases:
         return len(self.pictures)
 
     @classmethod
-    def scenes(cls, count: int, first_seed: int = 0) -> Self:
+    def scenes(cls, count: int, first_seed: int = 0) -> "Cases":
         """The toy scenes of seeds `first_seed` on, to be described; their objects are known."""
         drawn = [scene(first_seed + i) for i in range(count)]
         return cls(
@@ -62,7 +62,7 @@ class Cases:
         )
 
     @classmethod
-    def of(cls, picture: Picture, prompt: str, *, max_new_tokens: int = 128) -> Self:
+    def of(cls, picture: Picture, prompt: str, *, max_new_tokens: int = 128) -> "Cases":
         """One question about one picture, with nothing known about it."""
         return cls((as_picture(picture),), (prompt,), max_new_tokens=max_new_tokens, batch_size=1)
 

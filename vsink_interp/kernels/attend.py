@@ -21,7 +21,7 @@ def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
 
     ``scores`` is batch head query key. ``mask`` is what transformers hands to attention, cut to
     these rows: None (causal), boolean (true = may attend) or additive. ``positions`` is query:
-    the key index of each row itself.
+    the key index of each row itself. Forbidden scores become -inf, whatever the form.
     """
     if mask is None:
         keys = torch.arange(scores.shape[-1], device=scores.device)
@@ -29,19 +29,21 @@ def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
     mask = mask[..., : scores.shape[-1]]
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, -torch.inf)
-    return scores + mask
+    forbidden = mask <= torch.finfo(mask.dtype).min / 2
+    return (scores + mask).masked_fill(forbidden, -torch.inf)
 
 
 def softmax(scores: Tensor, mask: "Tensor | None" = None) -> Tensor:
     """The attention pattern of masked scores: softmax in fp32, in the scores' own precision.
 
-    ``scores`` is batch head query key. Where a boolean ``mask`` lets a row see nothing (padding),
-    the row is zero; any other NaN is left to be seen.
+    ``scores`` is batch head query key. Where ``mask`` lets a row see nothing (padding), the row is
+    zero; any other NaN is left to be seen.
     """
     pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
-    if mask is None or mask.dtype != torch.bool:
+    if mask is None:
         return pattern
-    return pattern.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return pattern.masked_fill(~sees.any(-1, keepdim=True), 0.0)
 
 
 def attend(pattern: Tensor, value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ..experiments import (
     Spectrum,
     contributions as measure_contributions,
     image_heads,
+    middle_layers,
     sink_ablation as measure_ablation,
     sink_values,
     spectrum as measure_spectrum,
@@ -36,8 +37,8 @@ def sink_dimensions(study: Study) -> str:
     return (
         text(
             "Sinks are tokens whose residual stream is huge in a few fixed coordinates, the sink "
-            "dimensions. The first token always is one; some image tokens are too, in the same "
-            "coordinates. An ordinary image token is not."
+            "dimensions. In LLaMA-like models the first token is one; some image tokens are too, "
+            "in the same coordinates. An ordinary image token is not."
         )
         + equation(
             "&phi;(x) = max<sub>d &isin; D<sub>sink</sub></sub> | x[d] / "
@@ -118,7 +119,8 @@ def words(study: Study) -> str:
             "Each column is a word of the answer: the attention of the row that predicts it, over "
             "the picture. Visual Attention Redistribution takes the share <em>p</em> of what sinks "
             "get and gives it to the other image tokens in proportion to what they have, in "
-            "image-centric heads only. Both rows show the same words: the first answer is fed back."
+            "image-centric heads only. Every row shows the same words: the unedited answer is fed "
+            "back."
         )
         + equation(
             "A'<sub>i,j</sub> = (1 &minus; p) A<sub>i,j</sub> on sinks; "
@@ -144,6 +146,7 @@ def words(study: Study) -> str:
 def ranked_heads(study: Study) -> str:
     """Heads ranked by visual non-sink ratio."""
     found = image_heads(study.lmm, study.cases, rho=RHO)
+    inner = middle_layers(study.lmm.n_layers)
     top = [
         (
             f"{layer}.{head}",
@@ -151,8 +154,9 @@ def ranked_heads(study: Study) -> str:
             float(found.mass[layer, head]),
             float(found.selected[layer, head]),
         )
-        for layer, head, ratio in found.top(5)
-    ]
+        for layer, head, ratio in found.top(found.ratio.numel())
+        if layer in inner
+    ][:5]
     return (
         text(
             "Of what a head gives to the image, r is the share that does not go to sinks. A head "
@@ -169,7 +173,8 @@ def ranked_heads(study: Study) -> str:
         + setting(
             f"{escape(study.cases.about)}; rho = {RHO:g}, least image share 0.2; means over the "
             f"rows of query and generated tokens; {float(found.selected.mean()):.1%} of all (head, "
-            "row) pairs are image-centric."
+            "row) pairs are image-centric. Where no image token is a sink yet, r is 1; the table "
+            f"lists blocks {inner[0]} to {inner[-1]}."
         )
     )
 
@@ -193,8 +198,8 @@ def ablation(study: Study) -> str:
         )
         + drawing(sink_ablation(hidden), "object F1 with sinks or random image tokens hidden")
         + text(
-            "A sink is attended to, and adds little: the norm of its weighted value, after the "
-            f"output projection (figure 3c). {said}"
+            "In the paper a sink is attended to much and adds little: the norm of its weighted "
+            f"value, after the output projection (figure 3c). {said}"
         )
         + drawing(contributions(added), "attention and contribution of sinks and other tokens")
         + setting(

@@ -18,8 +18,8 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
 
     - `rho`: drawn as the threshold; the ranking was made with it.
     """
-    figure = new_figure(9.4, 3.1)
-    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    figure = new_figure(9.8, 3.1)
+    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     ratio = found.ratio.numpy()
     order = np.argsort(-np.nan_to_num(ratio.ravel(), nan=-1))
     selected = found.selected.numpy().ravel()[order]
@@ -27,21 +27,18 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
     colours = np.where(image_centric, COLOURS["image"], "#C9C9C9")
     left.bar(np.arange(len(order)), np.nan_to_num(ratio.ravel()[order]), color=colours, width=0.9)
     left.axhline(rho, color="black", linestyle="--", linewidth=1)
-    left.annotate(
-        f"rho = {rho:g}", (1, rho), (-2, 3), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", fontsize=8.5,
-    )  # fmt: skip
     left.set_ylim(0, 1.02)
     tidy(left, "heads, sorted", "visual non-sink ratio r (mean)")
     left.set_title(
         f"blue: image-centric on half of the rows or more ({int(image_centric.sum())} of "
-        f"{len(order)})", fontsize=9, loc="left",
+        f"{len(order)}); dashed: rho = {rho:g}", fontsize=8.5, loc="left",
     )  # fmt: skip
     shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for layer, head in zip(*np.nonzero(found.selected.numpy() >= 0.5), strict=True):
         right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)
     right.set_yticks(range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12))))
+    right.set_xticks(range(0, ratio.shape[1], max(1, -(-ratio.shape[1] // 12))))
     tidy(right, "head", "block")
-    right.set_title("dot: image-centric", fontsize=9, loc="left")
+    right.set_title("dot: image-centric", fontsize=8.5, loc="left")
     figure.colorbar(shown, ax=right, label="r (mean)")
     return figure

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-BOX: Final = "#56E0FF"
+HEAT: Final = "YlOrRd"
+CHANGE: Final = "PRGn"
+BOX: Final = "#0058B0"
 """Sinks are boxed in this colour, which no value of the heat map has."""
 
 
@@ -54,7 +56,8 @@ def overlay(
     **Arguments:**
 
     - `source`: a run of one prompt that recorded `probes.AttentionMaps`, or what
-        `experiments.word_maps` returned: then a second row shows the same words after the edit.
+        `experiments.word_maps` returned: then more rows show the same words after the edit, and
+        what it changed.
     - `picture`: drawn under the maps of a run, which does not hold its picture.
     - `words`: the words to show; by default the first `most` that are no function words.
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
@@ -62,53 +65,83 @@ def overlay(
 
     **Raises:** `ResultError` if the run has no maps, or the answer has none of the words.
     """
-    heat = _of_run(source, picture, tau) if isinstance(source, Run) else _of_maps(source)
+    heat = _of_run(source, picture, tau) if isinstance(source, Run) else heat_of(source)
     chosen = _chosen(heat.words, words, most)
-    columns, rows = len(chosen), len(heat.rows)
+    changed = len(heat.rows) == 2
+    columns, rows = len(chosen), len(heat.rows) + changed
     figure = new_figure(1.35 * columns + 0.9, 1.45 * rows + 0.55)
     panels = figure.subplots(rows, columns, squeeze=False)
     maps = np.stack([values[chosen] for _, values in heat.rows])
-    plain = maps[..., ~heat.sinks] if (~heat.sinks).any() else maps
-    top = float(plain.max()) or 1.0
+    top = float((maps[..., ~heat.sinks] if (~heat.sinks).any() else maps).max()) or 1.0
     for row, (label, _) in enumerate(heat.rows):
-        for column, word in enumerate(chosen):
-            axes = panels[row][column]
-            draw_map(axes, heat, maps[row, column], top)
-            if row == 0:
-                axes.set_title(heat.words[word], fontsize=10)
         panels[row][0].set_ylabel(label, fontsize=10)
-    heat_bar(figure, panels, top)
+        for axes, values in zip(panels[row], maps[row], strict=True):
+            draw_map(axes, heat, values, top)
+    for axes, word in zip(panels[0], chosen, strict=True):
+        axes.set_title(heat.words[word], fontsize=10)
+    heat_bar(figure, panels[: len(heat.rows)], top)
+    if changed:
+        panels[2][0].set_ylabel("change", fontsize=10)
+        _changes(figure, panels[2], heat, maps[1] - maps[0])
     figure.supxlabel(heat.note, fontsize=8.5)
     return figure
 
 
+def _changes(
+    figure: "matplotlib.figure.Figure",
+    panels: np.ndarray,
+    heat: Heat,
+    change: Float[np.ndarray, "word patch"],
+) -> None:
+    """A row of panels for what the edit added (green) and took (purple)."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    top = float(np.abs(change).max()) or 1.0
+    for axes, values in zip(panels, change, strict=True):
+        grid = values.reshape(heat.span.grid)
+        axes.imshow(grid, cmap=CHANGE, vmin=-top, vmax=top, extent=_extent(heat))
+        _box(axes, heat, "#444444")
+    scale = ScalarMappable(Normalize(-top, top), CHANGE)
+    bar = figure.colorbar(scale, ax=panels, shrink=0.85, pad=0.01)
+    bar.ax.tick_params(labelsize=7.5)
+
+
 def draw_map(
     axes: "matplotlib.axes.Axes", heat: Heat, values: Float[np.ndarray, " patch"], top: float
-) -> Any:
-    """One map over the picture, sinks boxed."""
+) -> None:
+    """One map over the picture, sinks boxed; the stronger a patch, the more it covers."""
+    from matplotlib import colormaps
+
+    share = (values.reshape(heat.span.grid) / top).clip(0, 1)
+    colours = colormaps[HEAT](share)
+    if heat.picture is not None:
+        faded = np.asarray(ImageEnhance.Color(heat.picture).enhance(0.6), dtype=float) / 255
+        width, height = heat.picture.size
+        axes.imshow(0.45 + 0.55 * faded, extent=(0, width, height, 0))
+        colours[..., 3] = 0.9 * share**0.6
+    axes.imshow(colours, extent=_extent(heat), interpolation="nearest")
+    _box(axes, heat, BOX)
+
+
+def _extent(heat: Heat) -> tuple[float, float, float, float]:
+    rows, columns = heat.span.grid
+    left, upper, right, lower = heat.span.box or (0.0, 0.0, float(columns), float(rows))
+    return left, right, lower, upper
+
+
+def _box(axes: "matplotlib.axes.Axes", heat: Heat, colour: str) -> None:
     from matplotlib.patches import Rectangle
 
     rows, columns = heat.span.grid
-    left, upper, right, lower = heat.span.box or (0.0, 0.0, float(columns), float(rows))
-    extent = (left, right, lower, upper)
-    if heat.picture is not None:
-        faded = ImageEnhance.Color(heat.picture).enhance(0.25)
-        size = heat.picture.size
-        axes.imshow(np.asarray(faded), extent=(0, size[0], size[1], 0))
-    axes.imshow(
-        values.reshape(rows, columns),
-        cmap="inferno",
-        vmin=0,
-        vmax=top,
-        alpha=0.72 if heat.picture is not None else 1.0,
-        extent=extent,
-        interpolation="nearest",
-    )
+    left, right, lower, upper = _extent(heat)
+    width, height = (right - left) / columns, (lower - upper) / rows
     for patch in np.flatnonzero(heat.sinks):
         row, column = divmod(int(patch), columns)
-        width, height = (right - left) / columns, (lower - upper) / rows
         corner = (left + column * width, upper + row * height)
-        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=BOX, linewidth=1.6))
+        axes.add_patch(
+            Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=1.3)
+        )
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -118,7 +151,7 @@ def heat_bar(figure: "matplotlib.figure.Figure", panels: np.ndarray, top: float)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    scale = ScalarMappable(Normalize(0, top), "inferno")
+    scale = ScalarMappable(Normalize(0, top), HEAT)
     bar = figure.colorbar(scale, ax=panels, shrink=0.85, pad=0.01, extend="max")
     bar.set_label("attention to the patch (share)", fontsize=8)
     bar.ax.tick_params(labelsize=7.5)
@@ -126,10 +159,6 @@ def heat_bar(figure: "matplotlib.figure.Figure", panels: np.ndarray, top: float)
 
 def heat_of(maps: WordMaps) -> Heat:
     """The maps before and after an edit, ready to draw."""
-    return _of_maps(maps)
-
-
-def _of_maps(maps: WordMaps) -> Heat:
     edits = " | ".join(type(node).__name__ for node in maps.graph) or "no edit"
     note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks)}"
     rows = (("before", maps.before), (f"after {edits}", maps.after))
@@ -175,13 +204,17 @@ def _sinks(
     return (phi[:, [known.index(place) for place in image]] >= tau).any(0).numpy()
 
 
+def telling(words: tuple[str, ...]) -> list[int]:
+    """Which words are no function words; all of them if there is no other."""
+    found = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
+    return found or list(range(len(words)))
+
+
 def _chosen(words: tuple[str, ...], wanted: Sequence[str] | None, most: int) -> list[int]:
     if wanted is not None:
         found = [i for i, word in enumerate(words) if word in wanted]
     else:
-        telling = [word.lower() not in FUNCTION_WORDS and word.isalnum() for word in words]
-        found = [i for i, good in enumerate(telling) if good][:most]
-        found = found or list(range(min(most, len(words))))
+        found = telling(words)[:most]
     if not found:
         raise ResultError(f"none of {list(wanted or ())} is in the answer: {' '.join(words)}")
     return found

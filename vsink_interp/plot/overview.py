@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..experiments import WordMaps
-from .overlay import BOX, draw_map, heat_bar, heat_of
+from .overlay import draw_map, heat_bar, heat_of, telling
 from .style import new_figure
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def overview(maps: WordMaps, word: str | None = None) -> "matplotlib.figure.Figu
     - `word`: by default the word whose attention the edit changes most.
     """
     changed = np.abs(maps.after - maps.before).sum(1)
-    at = maps.words.index(word) if word is not None else int(changed.argmax())
+    likely = max(telling(maps.words), key=lambda i: changed[i])
+    at = likely if word is None else maps.words.index(word)
     heat = heat_of(maps)
     figure = new_figure(9.6, 3.5)
     panels = figure.subplots(1, 3)
@@ -38,12 +39,8 @@ def overview(maps: WordMaps, word: str | None = None) -> "matplotlib.figure.Figu
         axes.set_xlabel(f"{on_sinks:.0%} of it on the sinks", fontsize=9.5)
     panels[0].set_xlabel(_wrapped(maps.answer), fontsize=9.5)
     heat_bar(figure, panels, top)
-    figure.suptitle(f"visual sinks boxed in {_colour_name()}", fontsize=9.5, y=0.02)
+    figure.supxlabel(heat.note, fontsize=9)
     return figure
-
-
-def _colour_name() -> str:
-    return {"#56E0FF": "light blue"}[BOX]
 
 
 def _wrapped(text: str, width: int = 44) -> str:

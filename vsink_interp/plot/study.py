@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self, final
+from typing import final
 
 from PIL.Image import Image
 
@@ -34,7 +34,7 @@ class Study:
     truth: str = ""
 
     @classmethod
-    def of_scenes(cls, lmm: LMM, *, scenes: int = 50, seed: int = 0) -> Self:
+    def of_scenes(cls, lmm: LMM, *, scenes: int = 50, seed: int = 0) -> "Study":
         """The toy scene of a seed, and as many scenes as told from that seed on."""
         shown = scene(seed)
         return cls(lmm, shown.image, DESCRIBE, Cases.scenes(scenes, seed), shown.caption)
@@ -42,7 +42,7 @@ class Study:
     @classmethod
     def of_picture(
         cls, lmm: LMM, picture: Picture, prompt: str, *, max_new_tokens: int = 128
-    ) -> Self:
+    ) -> "Study":
         """A picture of one's own: it is its only case, and nobody knows the truth about it."""
         opened = as_picture(picture)
         return cls(lmm, opened, prompt, Cases.of(opened, prompt, max_new_tokens=max_new_tokens))

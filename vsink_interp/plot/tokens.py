@@ -1,7 +1,7 @@
 """Text tokens coloured by a number, with circuitsvis and nothing from the network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import final
 
@@ -17,7 +17,7 @@ MOST_TOKENS = 400
 class TokenView:
     """A circuitsvis view as HTML that holds its own script; notebooks show it."""
 
-    html: str
+    html: str = field(repr=False)
 
     def _repr_html_(self) -> str:
         return self.html

@@ -84,7 +84,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """A one-layer CLIP tower over 8 x 8 patches and a Llama of 8 layers, 6 heads, width 96."""
+    """A one-layer CLIP tower over 8 x 8 patches and a Llama of 8 layers, 4 heads, width 96."""
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -105,10 +105,12 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         hidden_size=96,
         intermediate_size=256,
         num_hidden_layers=8,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         max_position_embeddings=512,
         rms_norm_eps=1e-5,
+        initializer_range=0.06,
         tie_word_embeddings=False,
         **special,
     )
@@ -125,11 +127,28 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     )
 
 
+@torch.no_grad()
+def _start_as_lookup(model: LlavaForConditionalGeneration, gain: float = 1.7) -> None:
+    """Start the heads as soft lookups: keys like queries, outputs the transpose of values.
+
+    A row then attends to what resembles it and copies it, and `lm_head` reads words as they are
+    embedded. Mimetic initialisation (Trockman and Kolter, 2023): with the usual one, reading an
+    object by its colour stays at chance for thousands of steps.
+    """
+    model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+    for layer in model.model.language_model.layers:
+        heads = layer.self_attn
+        heads.q_proj.weight.mul_(gain)
+        heads.k_proj.weight.copy_(heads.q_proj.weight)
+        heads.o_proj.weight.copy_(heads.v_proj.weight.T)
+
+
 def build_model(seed: int = 0) -> LlavaForConditionalGeneration:
     """The untrained model, in fp32, the same for the same seed; it decodes greedily."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = LlavaForConditionalGeneration(build_config(tokenizer)).float()
+    _start_as_lookup(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

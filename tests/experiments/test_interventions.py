@@ -1,0 +1,100 @@
+"""Knockouts and ablations: against one-by-one generation, and what the log keeps."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import vsink_interp as vi
+from vsink_interp import experiments as ex
+from vsink_interp.toy.language import object_f1, parse_objects
+
+
+def one_by_one(lmm, cases, graph=None):
+    pairs = zip(cases.pictures, cases.prompts, strict=True)
+    return [lmm.generate(p, q, graph, max_new_tokens=cases.max_new_tokens).text for p, q in pairs]
+
+
+def true_f1(texts, cases):
+    pairs = zip(texts, cases.truth, strict=True)
+    return [object_f1(parse_objects(text), truth) for text, truth in pairs]
+
+
+def test_sweep_is_generation_under_a_knockout(sunk, cases):
+    steps = []
+    found = ex.knockout_sweep(
+        sunk, cases, layers=(0, 6), tick=lambda done, total: steps.append((done, total))
+    )
+    assert found.f1.shape == (3, 2, 3)
+    assert steps == [(i, 7) for i in range(1, 8)]
+    np.testing.assert_allclose(found.baseline, true_f1(one_by_one(sunk, cases), cases))
+    for flow, layer in ((0, 1), (2, 0)):
+        graph = vi.Knockout(found.flows[flow], f"{found.layers[layer]}:")
+        expected = true_f1(one_by_one(sunk, cases, graph), cases)
+        np.testing.assert_allclose(found.f1[flow, layer], expected)
+    np.testing.assert_allclose(found.mean[1, 1], np.mean(found.f1[1, 1]))
+
+
+def test_without_truth_the_uncut_answer_is_the_reference(sunk, cases):
+    blind = replace(cases, truth=None, read=vi.metrics.content_words)
+    found = ex.knockout_sweep(sunk, blind, layers=(0,), flows=("image -> query generated",))
+    np.testing.assert_allclose(found.baseline, 1)
+    assert found.reference == "the uncut answer"
+    assert found.f1.min() < 1
+
+
+def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
+    rows, options = tmp_path / "rows.jsonl", {"flows": ("image -> query",), "layers": (0, 5)}
+    whole = ex.knockout_sweep(sunk, cases, rows=rows, **options)
+    lines = rows.read_text().splitlines()
+    assert len(lines) == 4
+    # The second step is forged, the third cut off in the middle.
+    forged = json.loads(lines[2]) | {
+        "answers": [one.caption for one in map(vi.toy.scene, (5, 6, 7))]
+    }
+    rows.write_text("\n".join([*lines[:2], json.dumps(forged), lines[3][:20]]) + "\n")
+    again = ex.knockout_sweep(sunk, cases, rows=rows, **options)
+    np.testing.assert_allclose(again.f1[0, 0], 1)
+    np.testing.assert_allclose(again.f1[0, 1], whole.f1[0, 1])
+
+
+def test_a_log_of_another_sweep_is_refused(sunk, cases, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    ex.knockout_sweep(sunk, cases, rows=rows, flows=("image -> query",), layers=(0,))
+    other = ex.Cases.scenes(3, first_seed=6)
+    with pytest.raises(vi.ResultError, match="another sweep"):
+        ex.knockout_sweep(sunk, other, rows=rows, flows=("image -> query",), layers=(0,))
+
+
+def test_query_only(sunk, cases):
+    found = ex.query_only(sunk, cases)
+    assert list(found.normal) == one_by_one(sunk, cases)
+    graph = vi.Knockout("image -> generated")
+    assert list(found.query_only) == one_by_one(sunk, cases, graph)
+    np.testing.assert_allclose(found.f1_query_only, true_f1(found.query_only, cases))
+
+
+def test_sink_ablation(sunk, cases):
+    found = ex.sink_ablation(sunk, cases, seed=1)
+    assert found.f1.shape == (4, 3)
+    for arm, graph in enumerate(found.graphs):
+        np.testing.assert_allclose(found.f1[arm], true_f1(one_by_one(sunk, cases, graph), cases))
+    assert found.graphs[1] == vi.EditGraph(vi.Ablate("sink & image"))
+
+
+def test_cases_must_match():
+    scene = vi.toy.scene(0)
+    with pytest.raises(vi.InputError, match="2 pictures and 1 prompts"):
+        ex.Cases((scene.image, scene.image), ("what?",))
+    with pytest.raises(vi.InputError, match="no truth"):
+        ex.Cases.of(scene.image, "what?").f1(["this"])
+
+
+def test_depths():
+    assert ex.map_layers(32) == (10, 11, 12)
+    assert ex.middle_layers(8) == (2, 3, 4, 5, 6)
+    assert ex.sweep_layers(8) == tuple(range(8))
+    deep = ex.sweep_layers(80)
+    assert len(deep) == 10
+    assert (deep[0], deep[-1]) == (0, 79)

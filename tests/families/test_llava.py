@@ -1,0 +1,57 @@
+"""LLaVA: its form, and where an image token lies in the picture."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp.families import FAMILIES, LLAVA
+from vsink_interp.families.llava import clip_box, llava_spans
+from vsink_interp.hooks import HOOKS
+
+
+@pytest.mark.parametrize("size", [(42, 42), (126, 63), (63, 126), (90, 84)])
+@pytest.mark.parametrize("patch", [0, 2, 4, 7])
+def test_the_box_of_a_patch_is_the_square_that_the_processor_cuts(size, patch):
+    """A dark rectangle drawn on the box makes that patch of the pixels the darkest."""
+    picture = Image.new("RGB", size, "white")
+    (span,) = llava_spans(tiny.config(), tiny.processor(), [picture])
+    left, top, right, bottom = span.patch_box(patch)
+    ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), fill="black")
+    pixels = tiny.processor().image_processor(picture, return_tensors="np")["pixel_values"][0]
+    squares = np.asarray(pixels).mean(0).reshape(3, 14, 3, 14).mean((1, 3)).flatten()
+    assert squares.argmin() == patch
+    others = np.delete(squares, patch)
+    assert squares[patch] < others.min() - 0.8 * (others.max() - squares[patch])
+
+
+def test_without_a_crop_the_whole_picture_is_covered():
+    picture = Image.new("RGB", (80, 40))
+    assert clip_box({"height": 42, "width": 42}, None, picture) == (0, 0, 80, 40)
+    assert clip_box({"shortest_edge": 42}, {"height": 42, "width": 42}, picture) == (20, 0, 60, 40)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_family_says_where_every_hook_point_is(family):
+    for point in HOOKS:
+        if not point.computed:
+            tap = family.tap(point.template, None if point.stack is None else 1)
+            assert tap.module
+
+
+def test_taps_name_modules_of_the_model():
+    model = tiny.lmm().hf_model
+    assert LLAVA.tap("blocks.{layer}.attn.hook_q", 2).module == (
+        "model.language_model.layers.2.self_attn.q_proj"
+    )
+    for point in HOOKS:
+        if not point.computed:
+            model.get_submodule(LLAVA.tap(point.template, 0).module)
+
+
+def test_a_model_of_an_unknown_family_is_refused_with_the_known():
+    model = tiny.hf_model()
+    model.config.model_type = "lava"
+    with pytest.raises(vi.CapabilityError, match=r"did you mean 'llava'.*choose from: llava"):
+        vi.LMM(model, tiny.processor())

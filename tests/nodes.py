@@ -1,0 +1,110 @@
+"""Every edit and every probe of the package, as the laws go over them."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp import probes
+
+
+def grow(activation, hook):
+    """A hook function that returns what it makes."""
+    del hook
+    return activation * 1.5
+
+
+def grow_in_place(activation, hook):
+    """A hook function that writes, and returns nothing, as TransformerLens allows."""
+    del hook
+    activation.mul_(1.5)
+
+
+@vi.probe("attn.hook_pattern")
+def sharpest(pattern, site) -> Float[Tensor, "batch head query"]:
+    return (pattern * site.keys("all")[:, None, None]).amax(-1)
+
+
+@vi.probe("hook_mlp_out")
+def loudest(mlp_out, site) -> Float[Tensor, "batch d_model"]:
+    del site
+    return mlp_out.abs().amax(1)
+
+
+HOOKS = [point.name if point.stack == "blocks" else point.template for point in vi.HOOKS]
+"""The hook points as `Fn` and `Activation` name them."""
+
+VISION = [name for name in HOOKS if name.startswith("vision")]
+
+KNOCKOUTS = {
+    "image to query": vi.Knockout("image -> query"),
+    "image to generated": vi.Knockout("image -> query generated", "1:"),
+    "query to itself": vi.Knockout("query -> query generated", "0,2"),
+    "their query tokens": vi.Knockout("system query -> prompt & ~image generated", "except 1"),
+    "first token": vi.Knockout("image -> generated", "1:", first_token=True),
+    "second image": vi.Knockout("~image[0] & image -> query generated"),
+    "sinks": vi.Knockout("sink & image -> query generated"),
+    "sinks as rows": vi.Knockout("bos -> sink & image"),
+}
+ABLATIONS = {
+    "visual sinks": vi.Ablate("sink & image"),
+    "control": vi.Ablate("sink & image", control=3),
+    "one control": vi.Ablate("sink & image", "1:", control=3, redraw=False),
+    "places": vi.Ablate((4, 7), target="query"),
+    "system": vi.Ablate("system"),
+}
+VARS = {
+    "paper": vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1),
+    "released code": vi.VAR(p=0.4, rho=0.5, min_image_mass=0.1, mode="released-code"),
+    "own tau": vi.VAR(p=1.0, rho=0.2, min_image_mass=0.1, tau=1.2, layers="0:2"),
+}
+FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
+IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
+
+EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | FNS | IN_PLACE
+PORTABLE = KNOCKOUTS | ABLATIONS | VARS
+
+ACTIVATIONS = {hook: probes.Activation(hook) for hook in HOOKS}
+OTHERS: dict[str, vi.Probe] = {
+    "pre": probes.Resid(at="pre"),
+    "mid": probes.Resid("query", "1:3", at="mid"),
+    "post": probes.Resid("image", at="post"),
+    "logits": probes.Logits(),
+    "contribution": probes.Contribution(),
+    "function": sharpest,
+    "function without rows": loudest,
+    "maps": probes.AttentionMaps(),
+    "maps of the prompt": probes.AttentionMaps("query", "1,3"),
+    "mass": probes.SegmentMass(),
+    "mass of far rows": probes.SegmentMass("bos query"),
+    "mass by sinks": probes.SegmentMass(
+        groups=("sink & image", "image & ~sink", "prompt & ~image")
+    ),
+    "ratio": probes.NonSinkRatio(),
+    "pattern": probes.Pattern(),
+    "whole pattern": probes.Pattern("all"),
+    "phi": probes.SinkValue(),
+    "phi of given dimensions": probes.SinkValue("image", dims=(1, 5)),
+}
+PROBES: dict[str, vi.Probe] = {f"activation {k}": v for k, v in ACTIVATIONS.items()} | OTHERS
+PORTABLE_PROBES = {k: v for k, v in PROBES.items() if not k.startswith("function")}
+
+NEEDS_TWO_IMAGES = {"second image"}
+
+
+def prompt_for(name: str) -> str:
+    """A prompt on which the edit of this name acts."""
+    return "two images" if name in NEEDS_TWO_IMAGES else "one image"
+
+
+def encoding_for(name: str) -> vi.Encoding:
+    return tiny.encode(prompt_for(name))
+
+
+def real(encoding: vi.Encoding) -> Tensor:
+    """The rows that are no padding."""
+    return encoding.inputs["attention_mask"].bool()
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).abs().max())

@@ -1,0 +1,392 @@
+"""What must always hold, over every edit and every probe."""
+
+import inspect
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+import vsink_interp as vi
+from tests import nodes, restated, tiny
+from tests.nodes import EDITS, PROBES, apart, encoding_for, prompt_for, real
+from vsink_interp import probes as probes_module
+from vsink_interp.engine import rows as row_program
+
+ATTENTIONS = ("sdpa", "eager")
+NEAR = 2e-5
+"""How far sums in another order may bring logits of about 6 apart, in fp32."""
+
+
+def every(named):
+    return pytest.mark.parametrize("name", named)
+
+
+def classes(module, base):
+    return {
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and not inspect.isabstract(value)
+    }
+
+
+def test_the_laws_go_over_every_edit_and_probe():
+    assert {type(edit) for edit in EDITS.values()} == classes(vi.edits, vi.Edit)
+    assert {type(probe) for probe in PROBES.values()} == classes(probes_module, vi.Probe)
+    assert set(nodes.FNS) == set(nodes.ACTIVATIONS) == set(nodes.HOOKS)
+    assert len(vi.HOOKS) == len(tiny.lmm().hooks) == len(set(nodes.HOOKS))
+
+
+# 1. What edits nothing changes no bit.
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("prompt", [*tiny.PROMPTS, "batch"])
+def test_an_empty_graph_changes_no_bit(prompt, attention):
+    lmm = tiny.lmm(attention=attention)
+    encoding = tiny.batch() if prompt == "batch" else tiny.encode(prompt)
+    assert torch.equal(lmm.run(encoding).logits, tiny.plain(lmm, encoding))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(PROBES)
+def test_a_probe_changes_no_bit(name, attention):
+    lmm, encoding = tiny.lmm(attention=attention), tiny.batch("one image", "short")
+    run = lmm.run(encoding, graph=PROBES[name])
+    assert torch.equal(run.logits, tiny.plain(lmm, encoding))
+    values = run[PROBES[name]].values
+    assert len(values.flatten().float().nan_to_num().unique()) > 3, "the record is constant"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("graph", [None, vi.EditGraph(*PROBES.values())], ids=["empty", "probes"])
+def test_greedy_ids_are_those_of_generate(graph, attention):
+    lmm, encoding = tiny.lmm(attention=attention), tiny.batch()
+    plain = lmm.hf_model.generate(
+        **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
+    )
+    run = lmm.generate(encoding, graph=graph, max_new_tokens=6)
+    assert torch.equal(run.ids, plain.sequences)
+    assert torch.equal(run.logits, torch.stack(plain.logits, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_probes_change_no_bit_in_half_precision(attention, dtype):
+    lmm, encoding = tiny.lmm(dtype, attention), tiny.batch("one image", "short")
+    run = lmm.run(encoding, graph=vi.EditGraph(*PROBES.values()))
+    assert torch.equal(run.logits, tiny.plain(lmm, encoding))
+
+
+# 2. Graphs are values.
+
+node_lists = st.lists(
+    st.sampled_from([*nodes.PORTABLE.values(), *nodes.PORTABLE_PROBES.values()]), max_size=5
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(node_lists, node_lists, node_lists)
+def test_joining_is_associative_with_the_empty_graph_as_unit(a, b, c):
+    first, second, third = vi.EditGraph(*a), vi.EditGraph(*b), vi.EditGraph(*c)
+    assert (first | second) | third == first | (second | third)
+    assert hash((first | second) | third) == hash(first | (second | third))
+    assert vi.EditGraph() | first == first == first | vi.EditGraph()
+    assert list(first | second) == a + b
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(node_lists)
+def test_a_graph_comes_back_from_its_repr_and_its_json(found):
+    graph = vi.EditGraph(*found)
+    names = vars(vi) | vars(probes_module)
+    assert eval(repr(graph), dict(names)) == graph
+    assert vi.EditGraph.from_json(graph.to_json()) == graph
+    assert repr(vi.EditGraph.from_json(graph.to_json())) == repr(graph)
+
+
+ONE_PER_HOOK = list(
+    {edit.hook: name for name, edit in {**nodes.FNS, **nodes.PORTABLE}.items()}.values()
+)
+PAIRS = list(combinations(ONE_PER_HOOK, 2))
+SOME = np.random.default_rng(0).choice(len(PAIRS), 70, replace=False)
+
+
+@pytest.mark.parametrize(("one", "other"), [PAIRS[i] for i in sorted(SOME)])
+def test_edits_on_different_hook_points_commute(one, other):
+    lmm, encoding = tiny.lmm(), encoding_for(one)
+    first = lmm.run(encoding, graph=EDITS[one] | EDITS[other]).logits
+    assert torch.equal(first, lmm.run(encoding, graph=EDITS[other] | EDITS[one]).logits)
+    assert apart(first, lmm.run(encoding, graph=EDITS[one]).logits) > 1e-4
+
+
+def test_edits_on_one_hook_point_act_left_to_right():
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    write = vi.Fn("hook_resid_mid", lambda x, hook: x * 0 + 1)  # noqa: ARG005
+    add = vi.Fn("hook_resid_mid", lambda x, hook: x + 2)  # noqa: ARG005
+    probe = probes_module.Resid(at="mid")
+    assert (lmm.run(encoding, graph=write | add | probe)[probe].values == 3).all()
+    assert (lmm.run(encoding, graph=add | write | probe)[probe].values == 1).all()
+    before = lmm.run(encoding, graph=probe | write)[probe].values[0]
+    assert torch.equal(before, lmm.run(encoding, graph=probe)[probe].values[0])
+
+
+# 3. Mass is kept, cut edges are zero.
+
+
+def patterns(lmm, encoding, edit, probe=None):
+    probe = probe or probes_module.Pattern("all")
+    return lmm.run(encoding, graph=edit | probe)[probe].values
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(nodes.PORTABLE)
+def test_rows_of_the_pattern_sum_to_one_after_an_edit(name, attention):
+    encoding = tiny.batch(prompt_for(name), "image last")
+    after = patterns(tiny.lmm(attention=attention), encoding, EDITS[name])
+    sums = after.sum(-1)
+    keep = real(encoding)[None, :, None].expand_as(sums)
+    torch.testing.assert_close(sums[keep], torch.ones_like(sums[keep]), atol=2e-6, rtol=0)
+    before = patterns(tiny.lmm(attention=attention), encoding, vi.EditGraph())
+    assert apart(after, before) > 0.01, "nothing changed"
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(["image to query", "image to generated", "query to itself", "their query tokens"])
+def test_cut_edges_are_exactly_zero_and_only_those(name, attention):
+    lmm, encoding, edit = tiny.lmm(attention=attention), tiny.batch(), EDITS[name]
+    flow = vi.edits.knockout.parse_flow(edit.flow)
+    after = patterns(lmm, encoding, edit)
+    rows, columns = encoding.tokens.mask(flow.target), encoding.tokens.mask(flow.source)
+    edges = (rows[:, :, None] & columns[:, None])[:, None]
+    seen = torch.ones(edges.shape[-2:]).tril().bool() & real(encoding)[:, None, None]
+    seen = seen & real(encoding)[:, None, :, None]
+    cut = [after[layer].masked_select(edges & seen) for layer in edit.blocks(tiny.LAYERS)]
+    assert min(len(c) for c in cut) > 100
+    assert all((c == 0).all() for c in cut)
+    for layer in range(tiny.LAYERS):
+        acts = layer in edit.blocks(tiny.LAYERS)
+        left = after[layer].masked_select(seen & ~(edges & torch.tensor(acts)))
+        assert (left > 0).all(), layer
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("mode", ["paper", "released-code"])
+def test_var_without_sinks_changes_nothing(mode, attention):
+    lmm, encoding = tiny.lmm(attention=attention), tiny.encode()
+    for loose, tau in ((True, 1.2), (False, 7.9)):  # phi lies below the root of 64
+        run = lmm.run(
+            encoding, graph=vi.VAR(p=0.5, rho=0.5, min_image_mass=0.0, mode=mode, tau=tau)
+        )
+        change = apart(run.logits, tiny.plain(lmm, encoding))
+        assert change > 0.1 if loose else change < NEAR
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(EDITS)
+def test_every_edit_acts(name, attention):
+    lmm, encoding = tiny.lmm(attention=attention), encoding_for(name)
+    assert apart(lmm.run(encoding, graph=EDITS[name]).logits, tiny.plain(lmm, encoding)) > 0.1
+
+
+@every(EDITS)
+def test_every_edit_acts_in_decode(name):
+    """From the second token on, where the hook point occurs there."""
+    edit, encoding = EDITS[name], encoding_for(name)
+    lmm = tiny.lmm()
+    plain, edited = (lmm.generate(encoding, graph=g, max_new_tokens=4) for g in (None, edit))
+    assert apart(plain.logits[:, 1:], edited.logits[:, 1:]) > 0.1
+
+
+# 4. Batches, padding and the cache change nothing.
+
+NEEDS_IMAGE = {"maps", "maps of the prompt", "ratio"}
+ONLY_PADDED = {"places"}
+
+
+def alone_and_together():
+    """Per prompt of a batch: its number, padding, and encoding of its own."""
+    together = tiny.batch()
+    width = together.tokens.length
+    for i, prompt in enumerate(tiny.PROMPTS):
+        alone = tiny.encode(prompt)
+        yield i, prompt, width - alone.tokens.length, alone
+
+
+def graph_alone(edit, encoding):
+    """The edit, or None where it refuses a prompt that it could not act on."""
+    try:
+        edit.check(encoding.tokens, generates=True)
+    except vi.LayoutError:
+        return None
+    if edit.hook.startswith("vision") and not encoding.pictures[0]:
+        return None
+    return edit
+
+
+BATCHED = [name for name in EDITS if name not in ONLY_PADDED]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(BATCHED)
+def test_a_batch_equals_its_samples_one_by_one(name, attention):
+    lmm, edit = tiny.lmm(attention=attention), EDITS[name]
+    together = lmm.run(tiny.batch(), graph=edit).logits
+    for i, _, pad, alone in alone_and_together():
+        want = lmm.run(alone, graph=graph_alone(edit, alone)).logits[0]
+        assert apart(together[i, pad:], want) < NEAR
+
+
+@every(BATCHED)
+def test_a_generated_batch_equals_its_samples_one_by_one(name):
+    lmm, edit = tiny.lmm(), EDITS[name]
+    together = lmm.generate(tiny.batch(), graph=edit, max_new_tokens=5)
+    for i, _, _, alone in alone_and_together():
+        want = lmm.generate(alone, graph=graph_alone(edit, alone), max_new_tokens=5)
+        assert torch.equal(together.generated[i], want.generated[0])
+        assert apart(together.logits[i], want.logits[0]) < 2 * NEAR
+
+
+def of_sample(record, sample, pad, alone):
+    """What a batch's record says of one sample, cut to what the record of that sample says."""
+    value = record.values.select(record.axes.index("batch"), sample)
+    axes = [axis for axis in record.axes if axis != "batch"]
+    want = alone.values.squeeze(alone.axes.index("batch"))
+    if "query" in axes:
+        rows = [record.coords["query"].index(row + pad) for row in alone.coords["query"]]
+        value = value.index_select(axes.index("query"), torch.tensor(rows))
+    if "key" in axes:
+        value = value.narrow(axes.index("key"), pad, want.shape[axes.index("key")])
+    if "patch" in axes:
+        value = value.narrow(axes.index("patch"), 0, want.shape[axes.index("patch")])
+    return value, want
+
+
+BY_BATCH = [
+    name
+    for name, probe in PROBES.items()
+    if "batch" in probe.axes and name != "function without rows"  # it sums over padding
+]
+
+
+# A plain forward pass of transformers rotates by the padded position; scores see the difference.
+PADDED_POSITIONS = {"activation attn.hook_rot_q", "activation attn.hook_rot_k"}
+
+
+@pytest.mark.parametrize(
+    ("name", "generates"),
+    [(name, False) for name in BY_BATCH if name not in PADDED_POSITIONS]
+    + [(name, True) for name in BY_BATCH],
+)
+def test_a_probe_of_a_batch_equals_that_of_each_sample(name, generates):
+    lmm, probe = tiny.lmm(), PROBES[name]
+
+    def record(encoding):
+        if generates:
+            return lmm.generate(encoding, graph=probe, max_new_tokens=4)[probe]
+        return lmm.run(encoding, graph=probe)[probe]
+
+    together = record(tiny.batch())
+    compared = 0
+    for i, _, pad, alone in alone_and_together():
+        if graph_alone(probe, alone) is None:
+            continue
+        got, want = of_sample(together, i, pad, record(alone))
+        torch.testing.assert_close(got, want, atol=3e-5, rtol=1e-4, equal_nan=True)
+        compared += 1
+    assert compared >= 4
+
+
+@every(EDITS)
+def test_prefill_and_decode_equal_one_pass(name):
+    """The answer's tokens, read again in one pass with the same edit."""
+    lmm, encoding, edit = tiny.lmm(), tiny.batch("two images", "one image", "short"), EDITS[name]
+    generated = lmm.generate(encoding, graph=edit, max_new_tokens=6)
+    whole = lmm.run(longer(encoding, generated.ids), graph=edit).logits
+    rows = list(generated.answer_rows)
+    assert apart(whole[:, rows], generated.logits) < 2 * NEAR
+
+
+def longer(encoding, ids):
+    """An encoding of prompt and answer; what was generated is still called generated."""
+    new = ids.shape[1] - encoding.tokens.length
+    ones = encoding.inputs["attention_mask"].new_ones(len(ids), new)
+    mask = torch.cat([encoding.inputs["attention_mask"], ones], 1)
+    inputs = {**encoding.inputs, "input_ids": ids, "attention_mask": mask}
+    return replace(encoding, inputs=inputs, tokens=encoding.tokens.extend(new))
+
+
+# 5. Row programs equal eager attention.
+
+EAGER = {
+    "image to query": (["image"], ["query"], range(4), False),
+    "image to generated": (["image"], ["query", "generated"], range(1, 4), False),
+    "query to itself": (["query"], ["query", "generated"], (0, 2), False),
+    "first token": (["image"], ["generated"], range(1, 4), True),
+}
+
+
+def by_eager(name, layout):
+    """The same edit on the restated eager attention."""
+    if name in EAGER:
+        source, target, layers, first = EAGER[name]
+        return restated.knockout(layout, source, target, layers, first_token=first)
+    edit = EDITS[name]
+    layers = range(3) if edit.mode == "paper" else range(2, 4)
+    layers = [layer for layer in layers if edit.layers == ":" or layer < 2]
+    shares = {"p": edit.p, "rho": edit.rho, "least": edit.min_image_mass}
+    return restated.redistribution(
+        layout, edit.mode, layers, tiny.SINKS.dims, edit.tau or tiny.SINKS.tau, **shares
+    )
+
+
+COMPARED = [*EAGER, *nodes.VARS]
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(COMPARED)
+def test_edits_equal_plain_eager_attention_over_prompt_and_answer(name, attention):
+    encoding, edit = tiny.batch(), EDITS[name]
+    reference = tiny.lmm(attention="eager").hf_model
+    ids, logits = restated.answer(reference, encoding.inputs, 16, **by_eager(name, encoding.tokens))
+    run = tiny.lmm(attention=attention).generate(encoding, graph=edit, max_new_tokens=16)
+    assert torch.equal(run.ids, ids)
+    assert apart(run.logits, logits) < NEAR
+    plain, _ = restated.answer(reference, encoding.inputs, 16)
+    assert not torch.equal(plain, ids), "the edit did nothing to the answer"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@every(["image to query", "query to itself"])
+def test_half_precision_is_no_worse_than_eagers_own(name, attention, dtype):
+    encoding, keep = tiny.batch(), real(tiny.batch())
+    edits = by_eager(name, encoding.tokens)
+    exact = restated.forward(tiny.lmm(attention="eager").hf_model, encoding.inputs, **edits)
+    own = restated.forward(tiny.lmm(dtype, "eager").hf_model, encoding.inputs, **edits)
+    ours = tiny.lmm(dtype, attention).run(encoding, graph=EDITS[name]).logits
+    theirs = apart(own[keep], exact[keep])
+    assert 0 < apart(ours[keep], exact[keep]) < 2 * theirs
+
+
+@pytest.mark.parametrize("elements", [1, 300])
+@every([*nodes.PORTABLE])
+def test_blocks_of_rows_give_the_same_logits(name, elements, monkeypatch):
+    lmm, encoding = tiny.lmm(), tiny.batch(prompt_for(name), "text")
+    whole = lmm.run(encoding, graph=EDITS[name]).logits
+    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    assert apart(lmm.run(encoding, graph=EDITS[name]).logits, whole) < NEAR
+
+
+@pytest.mark.parametrize("elements", [1, 300])
+@every(PROBES)
+def test_blocks_of_rows_give_the_same_records(name, elements, monkeypatch):
+    lmm, encoding, probe = tiny.lmm(), tiny.batch("one image", "image last"), PROBES[name]
+    whole = lmm.run(encoding, graph=probe)[probe]
+    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    blocks = lmm.run(encoding, graph=probe)[probe]
+    assert blocks.axes == whole.axes
+    assert blocks.coords == whole.coords
+    torch.testing.assert_close(blocks.values, whole.values, atol=1e-6, rtol=1e-5, equal_nan=True)

@@ -1,0 +1,155 @@
+"""Runs and records."""
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import nodes, tiny
+from vsink_interp.probes import AttentionMaps, Pattern, SegmentMass, SinkValue
+from vsink_interp.results import Recorded, join
+
+VALUES = torch.arange(24.0).reshape(2, 3, 4)
+RECORD = Recorded(VALUES, ("layer", "head", "query"), {"layer": (1, 3), "query": (5, 6, 8, 9)})
+
+
+def test_it_prints_its_axes():
+    assert repr(RECORD) == "Recorded(layer=2, head=3, query=4)"
+
+
+def test_it_is_picked_by_label():
+    picked = RECORD.at(layer=3, query=8)
+    assert picked.axes == ("head",)
+    assert torch.equal(picked.values, VALUES[1, :, 2])
+    assert RECORD.at(head=2).labels("query") == (5, 6, 8, 9)
+    assert RECORD.labels("head") == (0, 1, 2)
+
+
+def test_means_leave_nan_out_and_keep_labels():
+    values = VALUES.clone()
+    values[0, 0] = torch.nan
+    mean = Recorded(values, RECORD.axes, RECORD.coords).mean("head")
+    assert mean.axes == ("layer", "query")
+    assert torch.equal(mean.values[0], VALUES[0, 1:].mean(0))
+    assert mean.labels("layer") == (1, 3)
+    both = RECORD.mean("query", "layer")
+    assert torch.equal(both.values, VALUES.mean((0, 2)))
+
+
+def test_unknown_axes_and_labels_list_the_known():
+    with pytest.raises(vi.ResultError, match="choose from: layer, head, query"):
+        RECORD.mean("hed")
+    with pytest.raises(vi.ResultError, match="label of query.*choose from: 5, 6, 8, 9"):
+        RECORD.at(query=7)
+
+
+def test_tables_hold_every_number_with_its_labels():
+    table = RECORD.to_pandas()
+    assert list(table.columns) == ["layer", "head", "query", "value"]
+    found = table[(table.layer == 3) & (table["head"] == 1) & (table["query"] == 9)]
+    assert found.value.item() == VALUES[1, 1, 3]
+    assert len(table) == 24
+    array = RECORD.to_xarray()
+    assert array.dims == RECORD.axes
+    assert float(array.sel(layer=1, query=6)[2]) == VALUES[0, 2, 1]
+
+
+def test_half_precision_records_become_tables():
+    half = Recorded(VALUES.bfloat16(), RECORD.axes, RECORD.coords)
+    assert half.to_pandas().value.sum() == VALUES.sum()
+    assert half.to_xarray().shape == VALUES.shape
+
+
+def test_passes_are_joined_along_the_query_and_missing_keys_are_zero():
+    pieces = {
+        layer: [
+            (4, torch.full((1, 2, 3, 7), layer + 1.0)),
+            (7, torch.full((1, 2, 1, 8), layer + 5.0)),
+        ]
+        for layer in (2, 5)
+    }
+    joined = join(Pattern(), pieces)
+    assert joined.axes == ("layer", "batch", "head", "query", "key")
+    assert joined.values.shape == (2, 1, 2, 4, 8)
+    assert joined.coords["layer"] == (2, 5)
+    assert joined.coords["query"] == (4, 5, 6, 7)
+    assert (joined.values[1, :, :, :3, :7] == 6).all()
+    assert (joined.values[1, :, :, :3, 7] == 0).all()
+    assert (joined.values[1, :, :, 3] == 10).all()
+
+
+def test_probes_without_rows_are_joined_by_step():
+    pieces = {0: [(0, torch.zeros(1, 3)), (4, torch.ones(1, 3))]}
+    joined = join(nodes.loudest, pieces)
+    assert joined.axes == ("layer", "step", "batch", "d_model")
+    assert joined.values[0, :, 0, 0].tolist() == [0, 1]
+
+
+GRAPH = SegmentMass() | SinkValue() | AttentionMaps(layers="1:") | vi.VAR(rho=0.2)
+
+
+@pytest.mark.parametrize("generates", [True, False])
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_run_is_saved_and_loaded(tmp_path, batched, generates):
+    encoding = tiny.batch("one image", "two images") if batched else tiny.encode()
+    lmm = tiny.lmm()
+    run = lmm.generate(encoding, graph=GRAPH, max_new_tokens=3) if generates else lmm.run(
+        encoding, graph=GRAPH
+    )  # fmt: skip
+    run.save(tmp_path / "run")
+    back = vi.Run.load(tmp_path / "run")
+    assert back.graph == run.graph
+    assert (back.text, back.words, back.model) == (run.text, run.words, run.model)
+    assert torch.equal(back.ids, run.ids)
+    assert torch.equal(back.logits, run.logits)
+    assert str(back.tokens) == str(run.tokens)
+    assert back.tokens.images == run.tokens.images
+    assert back.tokens.prompt_length == run.tokens.prompt_length
+    assert back.records.keys() == run.records.keys()
+    for probe in (SegmentMass(), SinkValue(), AttentionMaps(layers="1:")):
+        assert back[probe].axes == run[probe].axes
+        assert back[probe].coords == run[probe].coords
+        assert torch.equal(back[probe].values.nan_to_num(-1), run[probe].values.nan_to_num(-1))
+
+
+def test_a_run_with_bare_functions_is_saved_without_its_graph(tmp_path):
+    run = tiny.lmm().run(tiny.encode(), graph=nodes.sharpest | vi.Fn("hook_embed", nodes.grow))
+    run.save(tmp_path)
+    back = vi.Run.load(tmp_path)
+    assert len(back.graph) == 0
+    assert torch.equal(back[repr(nodes.sharpest)].values, run[nodes.sharpest].values)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(vi.ResultError, match="holds no run"):
+        vi.Run.load(tmp_path)
+
+
+def test_a_probe_that_did_not_run_is_named_with_those_that_did():
+    run = tiny.lmm().run(tiny.encode(), graph=SegmentMass())
+    with pytest.raises(vi.ResultError, match=r"no record of Pattern.*its probes are: SegmentMass"):
+        run[Pattern()]
+    assert run[SegmentMass()] is run[repr(SegmentMass())]
+
+
+def test_a_probe_before_and_behind_an_edit_keeps_both_records():
+    probe, encoding = Pattern(), tiny.encode()
+    edit = vi.VAR(p=0.9, rho=0.2, min_image_mass=0.1)
+    run = tiny.lmm().run(encoding, graph=probe | edit | probe | probe)
+    first, second = (run[f"{probe!r}#{i}"].values for i in (1, 2))
+    assert nodes.apart(first[0], second[0]) > 0.05
+    assert torch.equal(first, tiny.lmm().run(encoding, graph=probe | edit)[probe].values)
+    assert torch.equal(second, tiny.lmm().run(encoding, graph=edit | probe)[probe].values)
+    with pytest.raises(vi.ResultError, match="#1.*#2"):
+        run[probe]
+
+
+def test_answer_rows_are_those_that_predict_the_answer():
+    run = tiny.lmm().generate(tiny.encode(), max_new_tokens=4)
+    prompt = tiny.encode().tokens.length
+    assert list(run.answer_rows) == [prompt - 1, prompt, prompt + 1, prompt + 2]
+    assert run.generated.shape == (1, 4)
+    best = run.logits.index_fill(2, torch.arange(5), -torch.inf).argmax(-1)
+    assert torch.equal(best, run.generated)
+    assert np.array(run.words).shape == run.ids.shape
+    assert run.words[0][prompt:] == tuple(run.text.split())

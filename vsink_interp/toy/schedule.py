@@ -1,0 +1,88 @@
+"""The schedule of a training run: stages as values, in the order in which they are run."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Final, Literal
+
+from .language import KINDS
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training, with a fresh optimiser.
+
+    Shares are of turns, drawn independently: `no_head` turns cannot see `<s> user :`, in
+    `blind_answer` turns the answer's rows cannot see the context (the picture), in
+    `closed_early` and `closed_late` turns no text row sees it in the first and the last two
+    layers. `told` is the share of batches with scenes told in words. The learning rate follows a
+    cosine from `lr` to `lr_end` after `warmup` steps.
+    """
+
+    name: str
+    kind: Literal["vision", "language"]
+    _: KW_ONLY
+    steps: int
+    batch: int
+    lr: float
+    lr_end: float
+    warmup: int = 100
+    told: float = 0.0
+    questions: int = 6
+    kinds: tuple[str, ...] = KINDS
+    repeated: tuple[str, ...] = ()
+    mentions: bool = False
+    first_weight: float = 4.0
+    head_penalty: float = 0.0
+    sink_weight: float = 0.0
+    grounding: float = 0.0
+    no_head: float = 0.25
+    blind_answer: float = 0.4
+    train_vision: bool = False
+    closed_early: float = 0.85
+    closed_late: float = 0.6
+
+
+SCHEDULE: Final = (
+    Stage("vision", "vision", steps=800, batch=64, lr=2e-3, lr_end=1e-4, warmup=20),
+    Stage(
+        "pictures",
+        "language",
+        steps=800,
+        grounding=0.3,
+        batch=16,
+        lr=2e-3,
+        lr_end=2e-3,
+        told=0.05,
+        questions=7,
+        first_weight=2.0,
+        sink_weight=0.1,
+        no_head=0.1,
+        blind_answer=0.1,
+        closed_late=0.3,
+    ),
+    Stage(
+        "quiet",
+        "language",
+        steps=1500,
+        batch=16,
+        lr=2e-3,
+        lr_end=1.2e-3,
+        warmup=30,
+        told=0.05,
+        repeated=("relation", "where"),
+        mentions=True,
+        grounding=0.1,
+        head_penalty=0.2,
+        sink_weight=0.1,
+    ),
+    Stage(
+        "free",
+        "language",
+        steps=2000,
+        batch=16,
+        lr=1.2e-3,
+        lr_end=3e-5,
+        warmup=30,
+        told=0.05,
+        repeated=("relation", "where"),
+    ),
+)
