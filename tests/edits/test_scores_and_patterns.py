@@ -30,7 +30,9 @@ Z = probes.Activation("attn.hook_z", AT)
 
 
 def clean(probe):
-    return tiny.lmm().run(tiny.encode(), graph=probe)[probe].values[0, 0].double().numpy()
+    """A value of the block without edits; what the mask forbids is very small, not infinite."""
+    values = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values[0, 0]
+    return values.double().clamp_min(-1e30).numpy()
 
 
 def edited(edit, probe):
