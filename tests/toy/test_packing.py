@@ -1,12 +1,14 @@
 """A pack is exactly its separate conversations, and the training pass is the model's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from vsink_interp.toy.data import draw, free_patches, patch_targets, pixel_values
-from vsink_interp.toy.forward import embed, trace
+from vsink_interp.toy.data import draw, free_patches, patch_targets, patch_words, pixel_values
+from vsink_interp.toy.forward import Watch, embed, trace
 from vsink_interp.toy.language import COLORS, SHAPES
-from vsink_interp.toy.losses import massive, seed_sinks
+from vsink_interp.toy.losses import PlaceReadout, grounding_loss, massive, seed_sinks
 from vsink_interp.toy.model import build_model, build_tokenizer
 from vsink_interp.toy.packing import CONTEXT, GENERATED, IGNORE, QUERY, visible
 from vsink_interp.toy.scenes import TRAINING_SEED, scene
@@ -14,8 +16,16 @@ from vsink_interp.toy.schedule import Stage
 from vsink_interp.toy.train import language_losses, layer_masks, learning_rate
 
 
-def examples(*, words=False, number=0):
-    return draw(build_tokenizer(), number, 3, questions=4, first_weight=4.0, words=words)
+def examples(*, words=False, number=0, mentions=False):
+    return draw(
+        build_tokenizer(),
+        number,
+        3,
+        questions=4,
+        first_weight=4.0,
+        words=words,
+        mentions=mentions,
+    )
 
 
 def conversation(batch, row, turn):
@@ -55,6 +65,68 @@ def test_labels_are_the_next_tokens_of_the_answer():
         assert (batch.role[0, here][labels != IGNORE][0]) == QUERY
 
 
+def test_sources_are_the_patches_that_tell():
+    tokenizer, made = build_tokenizer(), examples(mentions=True)
+    vocabulary, batch = tokenizer.get_vocab(), made.batch
+    words = patch_words([scene(TRAINING_SEED + n) for n in range(3)], vocabulary)
+    rows, columns = (batch.source >= 0).nonzero(as_tuple=True)
+    told = 0
+    for row, column in zip(rows, columns, strict=True):
+        patch = words[row, batch.source[row, column] - 3]
+        label = batch.labels[row, column]
+        if label == IGNORE:
+            assert batch.role[row, column] == QUERY
+            assert batch.ids[row, column] == patch[3] and batch.ids[row, column - 1] == patch[2]
+        elif tokenizer.decode(label) not in ("yes", "no"):
+            assert label in patch, (tokenizer.decode(label), tokenizer.decode(patch))
+            told += 1
+    assert told >= 2 * sum(len(scene(TRAINING_SEED + n).objects) for n in range(3))
+
+
+@torch.no_grad()
+def test_attention_to_sources_is_the_models():
+    model, made = build_model().eval(), examples()
+    batch = made.batch
+    masks = [visible(batch)] * 8
+    embedded = embed(model, batch.ids, made.pixels)
+    watch = Watch(batch.source, (3,))
+    (found,) = trace(model, embedded, batch.position, masks, watch).found
+    model.set_attn_implementation("eager")
+    here = conversation(batch, 0, 1)
+    pattern = model(
+        input_ids=batch.ids[0, here][None], pixel_values=made.pixels[:1], output_attentions=True
+    ).attentions[3][0]
+    source = batch.source[0, here]
+    asked = (source >= 0).nonzero().flatten()
+    alone = pattern[:, asked, source[asked]].T
+    assert torch.allclose(found[: len(asked)], alone, atol=1e-5)
+    traced = trace(model, embedded, batch.position, masks, watch)
+    assert grounding_loss(traced, heads=2) > 0.5
+
+
+@torch.no_grad()
+def test_stray_attention_is_that_to_idle_patches_without_sinks():
+    model, made = build_model().eval(), examples()
+    batch = made.batch
+    masks = [visible(batch)] * 8
+    embedded = embed(model, batch.ids, made.pixels)
+    idle = (batch.role == CONTEXT) & (batch.turn == 0)
+    every = Watch(idle=idle, rows=batch.turn > 0, first_layer=7)
+    watched = trace(model, embedded, batch.position, masks, every)
+    plain = trace(model, embedded, batch.position, masks)
+    assert torch.allclose(watched.final, plain.final, atol=1e-5)
+    assert 0.1 < watched.stray < 0.95
+    none = replace(every, idle=torch.zeros_like(idle))
+    assert trace(model, embedded, batch.position, masks, none).stray == 0
+    massive_bos = embedded.clone()
+    massive_bos[:, 0, 5] = massive_bos[:, 10, 5] = 50.0
+    kept = trace(model, massive_bos, batch.position, masks, every).stray
+    spared = idle.clone()
+    spared[:, 10] = False
+    without = replace(every, idle=spared)
+    assert torch.isclose(trace(model, massive_bos, batch.position, masks, without).stray, kept)
+
+
 def test_batches_follow_from_their_number():
     first, again, other = examples(number=5), examples(number=5), examples(number=6)
     assert torch.equal(first.batch.ids, again.batch.ids)
@@ -90,9 +162,9 @@ def test_sink_seeding_moves_phi_of_free_patches_alone():
     def run():
         return trace(model, embed(model, made.batch.ids, made.pixels), made.batch.position, masks)
 
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         traced = run()
         loss = seed_sinks(traced, made.batch, made.free)
         optimiser.zero_grad()
@@ -126,14 +198,21 @@ def test_pixel_values_are_the_processors():
 
 
 def test_a_step_has_the_terms_of_its_stage():
-    model, rng = build_model(), np.random.default_rng(0)
+    model, places, rng = build_model(), PlaceReadout(96), np.random.default_rng(0)
+    plain = Stage("t", "language", steps=100, batch=3, lr=2.0, lr_end=1.0, warmup=10)
+    loud = replace(plain, head_penalty=1.0, sink_weight=1.0, grounding=1.0, stray=1.0, places=1.0)
+    spoken = examples(mentions=True)
+    assert set(language_losses(model, spoken, plain, rng, places)) == {"answer"}
+    terms = language_losses(model, spoken, loud, rng, places)
+    assert set(terms) == {"answer", "heads", "sinks", "grounding", "stray", "places"}
+    assert all(value > 0 for value in terms.values())
+    told = language_losses(model, examples(words=True), loud, rng, places)
+    assert set(told) == {"answer", "heads"}
+
+
+def test_learning_rate_warms_up_and_decays():
     stage = Stage("t", "language", steps=100, batch=3, lr=2.0, lr_end=1.0, warmup=10)
-    assert set(language_losses(model, examples(), stage, rng)) == {"answer"}
-    loud = Stage(
-        "t", "language", steps=1, batch=3, lr=1.0, lr_end=1.0, head_penalty=1.0, sink_weight=1.0
-    )
-    assert set(language_losses(model, examples(), loud, rng)) == {"answer", "heads", "sinks"}
-    assert set(language_losses(model, examples(words=True), loud, rng)) == {"answer", "heads"}
-    assert learning_rate(stage, 0) < learning_rate(stage, 9)
+    assert learning_rate(stage, 0) < learning_rate(stage, 9) <= 2.0
     assert learning_rate(stage, 10) == 2.0
     assert abs(learning_rate(stage, 100) - 1.0) < 1e-9
+    assert learning_rate(replace(stage, cosine_steps=200), 100) > 1.4

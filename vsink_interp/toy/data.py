@@ -125,6 +125,7 @@ def packs(
     kinds: Sequence[str] = KINDS,
     repeated: Sequence[str] = (),
     mentions: bool = False,
+    whole_answers: bool = False,
 ) -> list[Pack]:
     """One pack a scene: its caption and some of its questions, in words or for the picture."""
     asked = []
@@ -152,7 +153,11 @@ def packs(
             query, answer = tuple(next(rows)), tuple(next(rows))
             source = () if words else _sources(one, query, answer, vocabulary)
             spoken = _mentions(one, query, vocabulary) if mentions and not words else ()
-            turns.append(Turn(query, answer, first_weight if number else 1.0, source, spoken))
+            weight = first_weight if number else 1.0
+            rest = weight if whole_answers else 1.0
+            if source and number and whole_answers:
+                source = (*source[:1] * (len(answer) - 1), -1)
+            turns.append(Turn(query, answer, weight, source, spoken, rest))
         made.append(Pack(head, story if words else image, tuple(turns)))
     return made
 
@@ -168,6 +173,7 @@ def draw(
     kinds: Sequence[str] = KINDS,
     repeated: Sequence[str] = (),
     mentions: bool = False,
+    whole_answers: bool = False,
 ) -> Examples:
     """The training batch of a number: the same number gives the same batch."""
     first = TRAINING_SEED + number * size
@@ -182,6 +188,7 @@ def draw(
         kinds=kinds,
         repeated=repeated,
         mentions=mentions,
+        whole_answers=whole_answers,
     )
     pixels = None if words else pixel_values(scenes)
     return Examples(collate(made), pixels, free_patches(scenes))

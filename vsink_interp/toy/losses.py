@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from .forward import Trace
-from .packing import CONTEXT, IGNORE, Batch
+from .packing import CONTEXT, IGNORE, QUERY, Batch
 
 
 def answer_loss(
@@ -25,6 +25,25 @@ def grounding_loss(traced: Trace, heads: int) -> Float[Tensor, ""]:
     """The first `heads` heads of the layers sought look where the answer is: -log of attention."""
     found = torch.stack(traced.found)[..., :heads].clamp(min=1e-6)
     return -found.log().mean() if found.numel() else found.sum()
+
+
+class PlaceReadout(nn.Module):
+    """A linear readout of row and column of the object that a query token names."""
+
+    def __init__(self, width: int, layer: int = 6) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(width, 6)
+
+    def forward(self, traced: Trace, batch: Batch) -> Float[Tensor, ""]:
+        """Cross entropy of both, at query rows with a source, in the residual entering `layer`."""
+        rows = (batch.role == QUERY) & (batch.source >= 0) & (batch.labels == IGNORE)
+        first = int((batch.role[0] == CONTEXT).nonzero()[0])
+        patch = batch.source[rows] - first
+        region = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2], device=patch.device)
+        logits = self.head(traced.resid_pre[self.layer][rows]).unflatten(1, (2, 3))
+        target = torch.stack([region[patch // 8], region[patch % 8]], 1)
+        return F.cross_entropy(logits.transpose(1, 2), target)
 
 
 def massive(

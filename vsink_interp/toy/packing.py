@@ -25,7 +25,8 @@ IGNORE: Final = -100
 class Turn:
     """A question (with `assistant :`) and its answer (with `</s>`), as token ids.
 
-    `weight` is that of the loss at the first answer token. `source` names for each answer token
+    `weight` is that of the loss at the first answer token, `rest` that at those
+    between it and `</s>`. `source` names for each answer token
     the context token that tells it, -1 where none does; `mentions` for each query token the
     context token that it speaks of.
     """
@@ -35,6 +36,7 @@ class Turn:
     weight: float = 1.0
     source: tuple[int, ...] = ()
     mentions: tuple[int, ...] = ()
+    rest: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def _columns(pack: Pack) -> list[tuple[int, int, int, int, int, int, float]]:
             role = QUERY if n < asked else GENERATED
             label = tokens[n + 1] if n >= asked - 1 else IGNORE
             weight = turn.weight if n == asked - 1 else float(n >= asked)
+            if asked <= n < len(tokens) - 2:
+                weight = turn.rest
             source = -1
             if turn.source and n >= asked - 1:
                 source = turn.source[n + 1 - asked]

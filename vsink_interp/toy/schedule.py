@@ -30,13 +30,17 @@ class Stage:
     kinds: tuple[str, ...] = KINDS
     repeated: tuple[str, ...] = ()
     mentions: bool = False
+    whole_answers: bool = False
+    places: float = 0.0
+    stray: float = 0.0
+    cosine_steps: int | None = None
     first_weight: float = 4.0
     head_penalty: float = 0.0
     sink_weight: float = 0.0
     grounding: float = 0.0
     no_head: float = 0.25
     blind_answer: float = 0.4
-    train_vision: bool = False
+    vision_rate: float = 0.0
     closed_early: float = 0.85
     closed_late: float = 0.6
 
@@ -62,7 +66,8 @@ SCHEDULE: Final = (
     Stage(
         "quiet",
         "language",
-        steps=1500,
+        steps=1000,
+        cosine_steps=1500,
         batch=16,
         lr=2e-3,
         lr_end=1.2e-3,
@@ -71,18 +76,41 @@ SCHEDULE: Final = (
         repeated=("relation", "where"),
         mentions=True,
         grounding=0.1,
+        no_head=0.35,
         head_penalty=0.2,
         sink_weight=0.1,
     ),
     Stage(
+        "sinks",
+        "language",
+        steps=900,
+        batch=16,
+        lr=1.8e-3,
+        lr_end=1.2e-3,
+        warmup=30,
+        told=0.05,
+        repeated=("relation", "where"),
+        mentions=True,
+        whole_answers=True,
+        grounding=0.05,
+        places=0.3,
+        stray=0.3,
+        no_head=0.35,
+        head_penalty=0.2,
+        sink_weight=0.4,
+    ),
+    Stage(
         "free",
         "language",
-        steps=2000,
+        steps=1700,
         batch=16,
         lr=1.2e-3,
         lr_end=3e-5,
         warmup=30,
         told=0.05,
         repeated=("relation", "where"),
+        whole_answers=True,
+        no_head=0.35,
+        vision_rate=0.2,
     ),
 )

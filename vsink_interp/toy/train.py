@@ -19,8 +19,8 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from .data import Examples, draw
 from .evaluate import quick_look
-from .forward import embed, trace
-from .losses import answer_loss, grounding_loss, seed_sinks
+from .forward import Watch, embed, trace
+from .losses import PlaceReadout, answer_loss, grounding_loss, seed_sinks
 from .model import build_model, build_tokenizer, save
 from .packing import CONTEXT, GENERATED, QUERY, Batch, hide, visible
 from .scenes import TRAINING_SEED
@@ -35,7 +35,7 @@ def learning_rate(stage: Stage, step: int) -> float:
     """Linear warm-up, then a cosine from `lr` to `lr_end`."""
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
-    along = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    along = (step - stage.warmup) / max(1, (stage.cosine_steps or stage.steps) - stage.warmup)
     return stage.lr_end + (stage.lr - stage.lr_end) * (1 + math.cos(math.pi * along)) / 2
 
 
@@ -61,57 +61,77 @@ def layer_masks(
     return [early] * _CLOSED_LAYERS + [middle] * inner + [late] * _CLOSED_LAYERS
 
 
+def _watch(examples: Examples, stage: Stage) -> Watch:
+    """What of attention the losses of a stage need; nothing where scenes are told in words."""
+    batch = examples.batch
+    if examples.pixels is None or not (stage.grounding or stage.stray):
+        return Watch()
+    sought = (3, 4) if stage.grounding else ()
+    if not stage.stray:
+        return Watch(batch.source, sought)
+    idle = (batch.role == CONTEXT) & (batch.turn == 0)
+    idle[idle.clone()] = examples.free.flatten()
+    return Watch(batch.source, sought, idle, batch.turn > 0)
+
+
 def language_losses(
     model: LlavaForConditionalGeneration,
     examples: Examples,
     stage: Stage,
     rng: np.random.Generator,
+    places: PlaceReadout,
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss of one step, already weighted."""
-    batch = examples.batch
+    batch, pictured = examples.batch, examples.pixels is not None
     masks = layer_masks(batch, stage, model.config.text_config.num_hidden_layers, rng)
-    sought = (3, 4) if stage.grounding and examples.pixels is not None else ()
     embedded = embed(model, batch.ids, examples.pixels)
-    traced = trace(model, embedded, batch.position, masks, batch.source, sought)
+    traced = trace(model, embedded, batch.position, masks, _watch(examples, stage))
     terms = {"answer": answer_loss(model, traced, batch)}
-    if sought:
+    if traced.found:
         terms["grounding"] = stage.grounding * grounding_loss(traced, heads=2)
+    if stage.places and pictured:
+        terms["places"] = stage.places * places(traced, batch)
     if stage.head_penalty:
         terms["heads"] = stage.head_penalty * traced.head_norm
-    if stage.sink_weight and examples.pixels is not None:
+    if stage.stray and pictured:
+        terms["stray"] = stage.stray * traced.stray
+    if stage.sink_weight and pictured:
         terms["sinks"] = stage.sink_weight * seed_sinks(traced, batch, examples.free)
     return terms
 
 
-def _language_parameters(
-    model: LlavaForConditionalGeneration, with_vision: bool
-) -> list[nn.Parameter]:
-    """The parameters that a language stage trains; the others are frozen."""
+def _language_groups(
+    model: LlavaForConditionalGeneration, places: PlaceReadout, vision_rate: float
+) -> list[tuple[list[nn.Parameter], float]]:
+    """What a language stage trains, with the factor of its learning rate; the rest is frozen."""
     eyes = (model.model.vision_tower, model.model.multi_modal_projector)
-    frozen = {id(p) for module in eyes for p in module.parameters() if not with_vision}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) not in frozen)
-    return [p for p in model.parameters() if p.requires_grad]
+    seeing = {id(p): p for module in eyes for p in module.parameters()}
+    speaking = [p for p in model.parameters() if id(p) not in seeing]
+    for parameter in seeing.values():
+        parameter.requires_grad_(vision_rate > 0)
+    groups = [([*speaking, *places.parameters()], 1.0)]
+    return [*groups, ([*seeing.values()], vision_rate)] if vision_rate else groups
 
 
 def _terms(
     model: LlavaForConditionalGeneration, stage: Stage, offset: int, device: torch.device
-) -> Iterator[tuple[dict[str, Tensor], list[nn.Parameter]]]:
-    """For each step its loss terms; the parameters to train come with them."""
+) -> Iterator[tuple[dict[str, Tensor], list[tuple[list[nn.Parameter], float]]]]:
+    """For each step its loss terms; the groups of parameters to train come with them."""
+    width = model.config.text_config.hidden_size
     if stage.kind == "vision":
-        width = model.config.text_config.hidden_size
         readout = PatchReadout(width, math.isqrt(model.config.image_seq_length)).to(device)
         modules = (model.model.vision_tower, model.model.multi_modal_projector, readout)
         trained = [p for module in modules for p in module.parameters()]
         for step in range(stage.steps):
             first = TRAINING_SEED + (offset + step) * stage.batch
-            yield vision_losses(model, readout, first, stage.batch), trained
+            yield vision_losses(model, readout, first, stage.batch), [(trained, 1.0)]
         return
-    tokenizer, trained = build_tokenizer(), _language_parameters(model, stage.train_vision)
+    tokenizer, places = build_tokenizer(), PlaceReadout(width).to(device)
+    groups = _language_groups(model, places, stage.vision_rate)
     for step in range(stage.steps):
         rng = np.random.default_rng((offset + step, 11))
         examples = _examples(tokenizer, stage, offset + step, rng.random() < stage.told, device)
-        yield language_losses(model, examples, stage, rng), trained
+        yield language_losses(model, examples, stage, rng, places), groups
 
 
 def _examples(
@@ -127,6 +147,7 @@ def _examples(
         kinds=stage.kinds,
         repeated=stage.repeated,
         mentions=stage.mentions,
+        whole_answers=stage.whole_answers,
     )
     pixels = None if drawn.pixels is None else drawn.pixels.to(device)
     return Examples(drawn.batch.to(device), pixels, drawn.free.to(device))
@@ -138,11 +159,13 @@ def run_stage(
     """Train the model in place through one stage, and look at it now and then."""
     device = next(model.parameters()).device
     optimiser, started, means = None, time.monotonic(), {}
-    for step, (terms, trained) in enumerate(_terms(model, stage, offset, device)):
+    for step, (terms, groups) in enumerate(_terms(model, stage, offset, device)):
+        trained = [parameter for group, _ in groups for parameter in group]
         if optimiser is None:
-            optimiser = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=0.0)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(stage, step)
+            made = [{"params": group} for group, _ in groups]
+            optimiser = torch.optim.AdamW(made, betas=(0.9, 0.99), weight_decay=0.0)
+        for group, (_, factor) in zip(optimiser.param_groups, groups, strict=True):
+            group["lr"] = factor * learning_rate(stage, step)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
