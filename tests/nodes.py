@@ -58,11 +58,22 @@ VARS = {
     "released code": vi.VAR(p=0.4, rho=0.5, min_image_mass=0.1, mode="released-code"),
     "own tau": vi.VAR(p=1.0, rho=0.2, min_image_mass=0.1, tau=1.2, layers="0:2"),
 }
+SIZED = {
+    "scaled scores": vi.edits.ScaleScores("image", 3.0),
+    "raised scores": vi.edits.ScaleScores("image", 1.5, by="size", heads=(0, 3)),
+    "added scores": vi.edits.AddScores("image & ~sink", 2.0, layers="1:"),
+    "moved mass": vi.edits.Redistribute("bos system sink", "image", 0.9),
+    "copied head": vi.edits.CopyHead(2),
+    "scaled heads": vi.edits.ScaleHeads(0.2, heads=(0, 1)),
+    "scaled keys": vi.edits.ScaleKeys("image", 0.2),
+    "steered": vi.edits.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3"),
+    "set dimensions": vi.edits.SetDims((3, 17), 4.0, layers=1),
+}
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | FNS | IN_PLACE
-PORTABLE = KNOCKOUTS | ABLATIONS | VARS
+EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | SIZED | FNS | IN_PLACE
+PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED
 
 ACTIVATIONS = {hook: probes.Activation(hook) for hook in HOOKS}
 OTHERS: dict[str, vi.Probe] = {

@@ -16,6 +16,17 @@ from .site import Site
 from .tokens import TokenLayout
 
 
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is: blocks, query heads, key heads, width of the residual stream."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+
+
 class Node(ABC):
     """An edit or a probe: an immutable value with an address and a kernel.
 
@@ -54,6 +65,9 @@ class Node(ABC):
     def blocks(self, n_layers: int) -> tuple[int, ...]:
         """The blocks it acts on in a model of `n_layers` blocks."""
         return resolve_layers(self.layers, n_layers)
+
+    def fit(self, sizes: Sizes) -> None:
+        """Refuse a model that is too small for it."""
 
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         """Refuse a prompt on which it could not act."""

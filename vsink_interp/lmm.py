@@ -13,7 +13,7 @@ from .encoding import Encoding, encode, gather
 from .engine import AttentionBinding, Wrapped, execute, inside_trace, read
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
-from .graph import EditGraph, Graphlike, Plan, as_graph, plan
+from .graph import EditGraph, Graphlike, Plan, Sizes, as_graph, plan
 from .hooks import parse_hook
 from .results import Run
 from .sinkdims import SinkDims
@@ -117,6 +117,11 @@ class LMM:
     def d_model(self) -> int:
         """The width of the residual stream."""
         return self.wrapped.config.hidden_size
+
+    @property
+    def sizes(self) -> Sizes:
+        """Blocks, heads, key heads and width, as edits check them."""
+        return Sizes(self.n_layers, self.n_heads, self.wrapped.n_heads["kv_head"], self.d_model)
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -306,6 +311,7 @@ class LMM:
     def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
         planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
         for node in graph:
+            node.fit(self.sizes)
             if node.point.stack == "vision_encoder.blocks" or "vision" in node.hook:
                 self._require_picture(encoding, repr(node))
             node.check(encoding.tokens, generates=generates)

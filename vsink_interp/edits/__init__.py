@@ -1,6 +1,15 @@
 """What changes a forward pass. One edit a file."""
 
+from . import recipes as recipes
 from .ablate import Ablate as Ablate
+from .add_scores import AddScores as AddScores
+from .copy_head import CopyHead as CopyHead
 from .fn import Fn as Fn
 from .knockout import Knockout as Knockout
+from .redistribute import Redistribute as Redistribute
+from .scale_heads import ScaleHeads as ScaleHeads
+from .scale_keys import ScaleKeys as ScaleKeys
+from .scale_scores import ScaleScores as ScaleScores
+from .set_dims import SetDims as SetDims
+from .steer import Steer as Steer
 from .var import VAR as VAR

@@ -17,5 +17,12 @@ from .measure import (
     head_result as head_result,
     non_sink_ratio as non_sink_ratio,
 )
+from .patterns import copy_head as copy_head, move_mass as move_mass
 from .redistribution import redistribute as redistribute
+from .scores import (
+    add_scores as add_scores,
+    edges_of as edges_of,
+    raise_scores as raise_scores,
+    scale_scores as scale_scores,
+)
 from .sinks import normalised as normalised, sink_value as sink_value

@@ -1,0 +1,44 @@
+"""Give heads the attention pattern of another head."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..graph import Sizes
+from ..kernels import copy_head
+from ..site import Site
+from .heads import check_heads, head_mask
+from .rows import RowEdit
+
+
+@final
+@dataclass(frozen=True)
+class CopyHead(RowEdit):
+    """Replace the pattern of `heads` by that of head `source`, in the same block.
+
+    **Arguments:**
+
+    - `source`: the head copied, counted from 0.
+
+    **Raises:** `NotationError` for a head that the model does not have.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+
+    source: int
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        check_heads((self.source,))
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        RowEdit.fit(self, sizes)
+        check_heads((self.source,), sizes.n_heads)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        heads = head_mask(self.heads, value.shape[1], value.device)
+        return copy_head(value, self.source, heads, site.queries(self.rows))

@@ -1,0 +1,31 @@
+"""Which heads an edit acts on: checked notation shared by the edits of heads."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..errors import NotationError
+
+Heads = tuple[int, ...] | None
+"""Query heads counted from 0; None is all of them."""
+
+
+def check_heads(heads: Heads, n_heads: int | None = None) -> None:
+    """Refuse heads that are no head numbers, or that a block does not have.
+
+    **Raises:** `NotationError` with the legal numbers.
+    """
+    if heads is None:
+        return
+    if not heads or not all(isinstance(head, int) and head >= 0 for head in heads):
+        raise NotationError(f"heads={heads!r}: a tuple of head numbers from 0 on, or None for all")
+    if n_heads is not None and max(heads) >= n_heads:
+        raise NotationError(f"heads={heads!r}: a block of this model has heads 0 to {n_heads - 1}")
+
+
+def head_mask(heads: Heads, n_heads: int, device: torch.device) -> Bool[Tensor, " head"]:
+    """The heads as a mask."""
+    chosen = torch.full((n_heads,), heads is None, device=device)
+    if heads is not None:
+        chosen[list(heads)] = True
+    return chosen

@@ -1,0 +1,37 @@
+"""Published interventions as lines of the general edits, with their sources.
+
+Each is one published form, not a reproduction of a result; settings are those of the released code.
+"""
+
+from ..graph import EditGraph
+from ..hooks import Layers
+from .redistribute import Redistribute
+from .scale_scores import ScaleScores
+
+
+def pai(alpha: float = 0.2, layers: Layers = "2:") -> ScaleScores:
+    """PAI's attention part (Liu et al. 2024, arXiv 2407.21771): s + alpha |s| on image keys.
+
+    For every row after the image; the released code acts on the last row. Its contrast with a
+    prompt without image is not part of it.
+    """
+    return ScaleScores("image", alpha, by="size", layers=layers)
+
+
+def clearsight(image: float = 1.15, system: float = 0.95, layers: Layers = "9:15") -> EditGraph:
+    """ClearSight / VAF (arXiv 2503.13107): image scores up, system scores down, middle blocks."""
+    return ScaleScores("image", image, layers=layers) | ScaleScores("system", system, layers=layers)
+
+
+def adaptvis(factor: float, layers: Layers = ":") -> ScaleScores:
+    """AdaptVis (arXiv 2503.01773) for one answer: image scores times 1.2 if sure, 0.5 if not."""
+    return ScaleScores("image", factor, layers=layers)
+
+
+def act(keep: float = 0.4, layers: Layers = ":") -> Redistribute:
+    """ACT (Yu et al. 2024, arXiv 2406.15765): sinks beside the first token keep a share.
+
+    The rest goes to all other tokens. ACT calls a token a sink by its mean attention; here it is
+    one by its sink value.
+    """
+    return Redistribute("sink & ~bos", "all", 1 - keep, layers=layers)

@@ -1,0 +1,58 @@
+"""Move attention from one group of keys to another."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..kernels import move_mass
+from ..segments import parse_group
+from ..site import Site
+from .heads import head_mask
+from .rows import RowEdit
+
+
+@final
+@dataclass(frozen=True)
+class Redistribute(RowEdit):
+    """Move a share of each row's attention from one group of keys to another, in proportion.
+
+    After the softmax; every row still sums to one. `VAR` is the form of it that chooses heads by
+    where they look; this one acts on the heads that it is told. A row that gives `target` nothing
+    is left as it is.
+
+    **Arguments:**
+
+    - `source`: the keys that lose attention, for instance `"sink"`.
+    - `target`: the keys that gain it, in proportion to what they have; keys of both are source.
+    - `p`: the share moved, 0 to 1.
+
+    **Raises:** `NotationError` for a group that cannot be read or a share outside 0 to 1. When
+    run: `LayoutError` if the prompt lacks a segment.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+
+    source: str
+    target: str
+    p: float
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        parse_group(self.source)
+        parse_group(self.target)
+        if not 0 <= self.p <= 1:
+            raise NotationError(f"p is a share from 0 to 1; got {self.p}")
+
+    @property
+    @override
+    def key_groups(self) -> tuple[str, ...]:
+        return self.source, self.target
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        heads = head_mask(self.heads, value.shape[1], value.device)
+        rows = site.queries(self.rows)
+        return move_mass(value, site.keys(self.source), site.keys(self.target), rows, self.p, heads)

@@ -1,0 +1,60 @@
+"""What edits of some rows of attention share: group of rows, blocks, heads."""
+
+from dataclasses import KW_ONLY, dataclass
+
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Edit, Sizes
+from ..hooks import Layers, check_layers
+from ..segments import parse_group
+from ..tokens import TokenLayout
+from .heads import Heads, check_heads
+
+
+@dataclass(frozen=True)
+class RowEdit(Edit):
+    """An edit of some query rows of attention.
+
+    **Arguments:**
+
+    - `layers`: the blocks, counted from 0.
+    - `rows`: the group of tokens whose rows it changes.
+    - `heads`: the query heads that it changes; all by default.
+    """
+
+    _: KW_ONLY
+    layers: Layers = ":"
+    rows: str = "query generated"
+    heads: Heads = None
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        check_heads(self.heads)
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of an edit cannot depend on sinks; its keys can")
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return self.rows, False
+
+    @property
+    def key_groups(self) -> tuple[str, ...]:
+        """The groups of keys that it names."""
+        return ()
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.key_groups)
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        check_heads(self.heads, sizes.n_heads)
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.rows, generates=generates)
+        for group in self.key_groups:
+            tokens.check_group(group)

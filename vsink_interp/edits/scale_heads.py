@@ -1,0 +1,33 @@
+"""Scale what heads write."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ..site import Site
+from .heads import head_mask
+from .rows import RowEdit
+
+
+@final
+@dataclass(frozen=True)
+class ScaleHeads(RowEdit):
+    """Multiply the output of `heads` at some rows; 0 removes the heads there.
+
+    **Arguments:**
+
+    - `factor`: what the weighed values are multiplied by.
+    """
+
+    hook: ClassVar[str] = "attn.hook_z"
+
+    factor: float
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        heads = head_mask(self.heads, value.shape[2], value.device)
+        acts = site.queries(self.rows)[:, :, None, None] & heads[:, None]
+        return torch.where(acts, value * self.factor, value)

@@ -1,0 +1,54 @@
+"""Scale keys: the gate of V-sink and L-sink work (arXiv 2604.03316)."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ..graph import Edit
+from ..hooks import Layers, check_layers
+from ..segments import parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class ScaleKeys(Edit):
+    """Multiply the keys of a group of tokens: every row's scores on them are multiplied alike.
+
+    softmax(Q (diag(s) K)^T / sqrt(d)), where s is `factor` on the group and 1 elsewhere.
+
+    **Arguments:**
+
+    - `group`: the tokens whose keys are scaled.
+    - `factor`: what they are multiplied by.
+    - `layers`: the blocks, counted from 0.
+    """
+
+    hook: ClassVar[str] = "attn.hook_rot_k"
+
+    group: str
+    factor: float
+    _: KW_ONLY
+    layers: Layers = ":"
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        parse_group(self.group)
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return "sink" in parse_group(self.group).words
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.group)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        chosen = site.keys(self.group)[:, :, None, None]
+        return torch.where(chosen, value * self.factor, value)

@@ -1,0 +1,63 @@
+"""Set coordinates of the residual stream: the ablation of massive activations."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Edit, Sizes
+from ..hooks import Layers, check_layers
+from ..segments import parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class SetDims(Edit):
+    """Set some coordinates of the residual stream entering a block to a value, at some tokens.
+
+    Sun et al. (2024), arXiv 2402.17762, set massive activations to zero or to their mean.
+
+    **Arguments:**
+
+    - `dims`: the coordinates.
+    - `value`: what they are set to.
+    - `layers`: the blocks, counted from 0.
+    - `rows`: the tokens.
+
+    **Raises:** `NotationError` if a coordinate lies beyond the model's width.
+    """
+
+    hook: ClassVar[str] = "hook_resid_pre"
+
+    dims: tuple[int, ...]
+    value: float = 0.0
+    _: KW_ONLY
+    layers: Layers = ":"
+    rows: str = "all"
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        if not self.dims or min(self.dims) < 0:
+            raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on")
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of SetDims cannot depend on sinks")
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        if max(self.dims) >= sizes.d_model:
+            raise NotationError(f"dims={self.dims!r} lie beyond d_model = {sizes.d_model}")
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.rows, generates=generates)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        changed = value.clone()
+        changed[..., list(self.dims)] = self.value
+        return torch.where(site.queries(self.rows)[..., None], changed, value)

@@ -1,0 +1,73 @@
+"""Steering: add a direction to the residual stream."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Edit, Sizes
+from ..hooks import Layers, check_layers
+from ..segments import parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class Steer(Edit):
+    """Add `scale` times a direction to the residual stream leaving a block, at some tokens.
+
+    **Arguments:**
+
+    - `direction`: one number per coordinate; `Steer.along` takes a tensor.
+    - `layers`: the blocks, counted from 0.
+    - `scale`: how much of it is added.
+    - `rows`: the tokens at which it is added.
+
+    **Raises:** `NotationError` if the direction does not fit the width of the model.
+    """
+
+    hook: ClassVar[str] = "hook_resid_post"
+
+    direction: tuple[float, ...]
+    layers: Layers = ":"
+    _: KW_ONLY
+    scale: float = 1.0
+    rows: str = "query generated"
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of an edit cannot depend on sinks")
+
+    @classmethod
+    def along(
+        cls,
+        direction: Float[Tensor, " d_model"],
+        layers: Layers = ":",
+        *,
+        scale: float = 1.0,
+        rows: str = "query generated",
+    ) -> "Steer":
+        """Steer along a tensor."""
+        return cls(tuple(direction.float().tolist()), layers, scale=scale, rows=rows)
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        if len(self.direction) != sizes.d_model:
+            raise NotationError(
+                f"the direction has {len(self.direction)} coordinates, the model {sizes.d_model}"
+            )
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.rows, generates=generates)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        added = self.scale * torch.tensor(self.direction, dtype=value.dtype, device=value.device)
+        return torch.where(site.queries(self.rows)[..., None], value + added, value)
