@@ -73,6 +73,7 @@ def failing_edit(hook, error, *, after=0):
 def failing_probe(error):
     @vi.probe("attn.hook_pattern")
     def fail(pattern, site) -> Float[Tensor, "batch head query key"]:
+        del pattern, site
         raise error
 
     return fail
@@ -97,8 +98,9 @@ def test_runs_leave_nothing(lmm, graph):
     assert state(lmm) == before
 
 
-HOOKS = ("hook_embed", "hook_resid_mid", "attn.hook_q", "attn.hook_attn_scores", "attn.hook_pattern",
-         "attn.hook_z", "vision_projector.hook_out", "unembed.hook_out")  # fmt: skip
+HOOKS = ("hook_embed", "hook_resid_mid", "attn.hook_q", "attn.hook_attn_scores",
+         "attn.hook_pattern", "attn.hook_z",
+         "vision_projector.hook_out", "unembed.hook_out")  # fmt: skip
 
 
 @pytest.mark.parametrize(

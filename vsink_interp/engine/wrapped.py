@@ -69,7 +69,10 @@ class Wrapped:
     def refusal(self, point: HookPoint) -> str:
         """Why a hook point is not offered; empty if it is."""
         if point.computed:
-            kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
+            # A window without `layer_types` (Mistral) holds for every block.
+            window = getattr(self.config, "sliding_window", None)
+            plain = ["full_attention" if window is None else "sliding_attention"]
+            kinds = set(getattr(self.config, "layer_types", None) or plain)
             if kinds != {"full_attention"} or getattr(self.config, "attn_logit_softcapping", None):
                 return f"its blocks attend in ways that are not supported yet: {sorted(kinds)}"
             return ""

@@ -26,7 +26,8 @@ class AttentionMaps(RowProbe):
     """Attention of each row to each image token, averaged over heads: `[layer batch query patch]`.
 
     Kang et al. (2025), figure 1; Kaduri et al. (2025), figure 4. Reshape `patch` to the image's
-    grid to see it; `vsink_interp.plot` does.
+    grid to see it; `vsink_interp.plot` does. NaN where a sample has fewer image tokens than
+    another.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"
@@ -39,6 +40,9 @@ class AttentionMaps(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        places = image_positions(site.layout.mask("image")).to(value.device)
-        wanted = places[:, None].expand(-1, value.shape[2], -1)
-        return value.mean(1).gather(-1, wanted)
+        image = site.layout.mask("image")
+        places = image_positions(image)
+        missing = torch.arange(places.shape[1]) >= image.sum(-1, keepdim=True)
+        wanted = places.to(value.device)[:, None].expand(-1, value.shape[2], -1)
+        found = value.mean(1).gather(-1, wanted)
+        return found.masked_fill(missing.to(value.device)[:, None], torch.nan)
