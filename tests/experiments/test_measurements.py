@@ -12,10 +12,9 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
 def rows_of(run, group):
-    """(sample, position) of the tokens of a group, but the last one, which has no row."""
-    mask = run.tokens.mask(group).clone()
-    mask[:, -1] = False
-    return [(int(s), int(p)) for s, p in mask.nonzero()]
+    """(sample, position) of the tokens of a group, but the last of each answer: it has no row."""
+    found = [(int(s), int(p)) for s, p in run.tokens.mask(group).nonzero()]
+    return [(s, p) for s, p in found if (s, p) != max(pair for pair in found if pair[0] == s)]
 
 
 def answer_pairs(run):

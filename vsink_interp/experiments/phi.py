@@ -13,7 +13,7 @@ from ..probes import AttentionMaps, SinkValue
 from ..probes.maps import image_positions
 from ..results import Run
 from ..segments import SEGMENTS
-from .answers import runs, text_mask
+from .answers import counted, runs, text_mask
 from .cases import Cases
 from .depth import middle_layers
 
@@ -76,8 +76,8 @@ def sink_values(
 
 def _measure(run: Run, layers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     phi = run[VALUE].values[list(layers)]
-    codes = run.tokens.segments[:, list(run[VALUE].labels("query"))]
-    real = codes > 0
+    rows = list(run[VALUE].labels("query"))
+    codes, real = run.tokens.segments[:, rows], counted(run)[:, rows]
     places = image_positions(run.tokens.mask("image"))
     image_phi = phi.gather(2, places.expand(len(layers), -1, -1))
     attention = rows_mean(run[MAPS].values[list(layers)], text_mask(run, MAPS))

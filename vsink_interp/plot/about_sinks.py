@@ -108,7 +108,7 @@ def words(study: Study) -> str:
     maps = study.maps
     most = maps.most_changed
     change = np.abs(maps.at(most).after - maps.at(most).before).sum(1)
-    changed = [int(i) for i in np.argsort(-change)[:8]]
+    changed = [int(i) for i in np.argsort(-change)[:6] if change[i] >= change.max() / 20]
     mass = [
         (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
         for where, there in (("first figure", maps), (f"block {most}", maps.at(most)))

@@ -59,7 +59,8 @@ def overlay(
         `experiments.word_maps` returned: then more rows show the same words after the edit, and
         what it changed.
     - `picture`: drawn under the maps of a run, which does not hold its picture.
-    - `words`: the words to show, as text or by place (from 0); by default the first `most` that are no function words.
+    - `words`: the words to show, as text or by place (from 0); by default the first `most` that
+        are no function words.
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
         `probes.SinkValue`.
 
