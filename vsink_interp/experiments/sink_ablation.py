@@ -61,5 +61,5 @@ def sink_ablation(
     }
     told = [answers(lmm, cases, graph) for graph in arms.values()]
     f1 = np.array([cases.f1(texts, told[0]) for texts in told])
-    against = "the answer without ablation" if cases.truth is None else "the true objects"
+    against = "the unablated answer" if cases.truth is None else "the true objects"
     return SinkAblation(f1, tuple(arms), tuple(arms.values()), against, cases.about)

@@ -7,6 +7,7 @@ import numpy as np
 from ..edits import VAR
 from ..experiments import (
     Spectrum,
+    WordMaps,
     contributions as measure_contributions,
     image_heads,
     middle_layers,
@@ -21,6 +22,8 @@ from .sinks import contributions, phi_histogram, phi_scatter, sink_ablation, spe
 from .study import Study
 
 RHO = 0.5
+NOTHING = 1e-4
+"""Less attention than this moved is rounding, not an edit."""
 
 
 def sink_dimensions(study: Study) -> str:
@@ -107,8 +110,6 @@ def words(study: Study) -> str:
     """Attention overlays per answer word, before and after VAR."""
     maps = study.maps
     most = maps.most_changed
-    change = np.abs(maps.at(most).after - maps.at(most).before).sum(1)
-    changed = [int(i) for i in np.argsort(-change)[:6] if change[i] >= change.max() / 20]
     mass = [
         (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
         for where, there in (("first figure", maps), (f"block {most}", maps.at(most)))
@@ -135,8 +136,7 @@ def words(study: Study) -> str:
         )
         + drawing(overlay(maps), "attention of each answer word over the picture, sinks boxed")
         + absent
-        + text(f"The words that VAR changes most, at block {most}, where it moves the most.")
-        + drawing(overlay(maps.at(most), words=changed), f"most changed words, block {most}")
+        + _most_changed(maps.at(most))
         + table(("attention of the answer's words", "on visual sinks", "on the whole image"), mass)
         + table(
             ("", "the model says"),
@@ -147,6 +147,18 @@ def words(study: Study) -> str:
         )
         + setting(f"Edit: <code>{escape(repr(VAR()))}</code>, the paper's mode.")
     )
+
+
+def _most_changed(maps: WordMaps) -> str:
+    """The words that VAR changes most, at one block; or that it changes none."""
+    change = np.abs(maps.after - maps.before).sum(1)
+    block = maps.layers[0]
+    if change.max() < NOTHING:
+        return note("VAR moves nothing here: no head is image-centric on a row with sinks.")
+    words = [int(i) for i in np.argsort(-change)[:6] if change[i] >= change.max() / 20]
+    return text(
+        f"The words that VAR changes most, at block {block}, where it moves the most:"
+    ) + drawing(overlay(maps, words=words), f"most changed words, block {block}")
 
 
 def ranked_heads(study: Study) -> str:

@@ -70,7 +70,7 @@ def overlay(
     chosen = _chosen(heat.words, words, most)
     changed = len(heat.rows) == 2
     columns, rows = len(chosen), len(heat.rows) + changed
-    figure = new_figure(1.35 * columns + 0.9, 1.45 * rows + 0.55)
+    figure = new_figure(max(1.35 * columns, 3.2) + 0.9, 1.45 * rows + 0.55)
     panels = figure.subplots(rows, columns, squeeze=False)
     maps = np.stack([values[chosen] for _, values in heat.rows])
     top = float((maps[..., ~heat.sinks] if (~heat.sinks).any() else maps).max()) or 1.0

@@ -113,7 +113,7 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
         )  # fmt: skip
     axes.set_yticks(place, found.arms)
     axes.set_xlim(0, 1.12)
-    tidy(axes, f"object F1 against {found.reference} (bar: standard error)", "")
+    tidy(axes, f"object F1 against {found.reference} (± standard error)", "")
     axes.set_ylabel("hidden from the text", fontsize=9)
     return figure
 
