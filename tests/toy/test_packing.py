@@ -7,8 +7,8 @@ import torch
 
 from vsink_interp.toy.data import draw, free_patches, patch_targets, patch_words, pixel_values
 from vsink_interp.toy.forward import Watch, embed, trace
-from vsink_interp.toy.language import COLORS, SHAPES
-from vsink_interp.toy.losses import PlaceReadout, grounding_loss, massive, seed_sinks
+from vsink_interp.toy.language import COLORS, NUMBERS, SHAPES
+from vsink_interp.toy.losses import FactReadout, PlaceReadout, grounding_loss, massive, seed_sinks
 from vsink_interp.toy.model import build_model, build_tokenizer
 from vsink_interp.toy.packing import CONTEXT, GENERATED, IGNORE, QUERY, visible
 from vsink_interp.toy.scenes import TRAINING_SEED, scene
@@ -127,6 +127,25 @@ def test_stray_attention_is_that_to_idle_patches_without_sinks():
     assert torch.isclose(trace(model, massive_bos, batch.position, masks, without).stray, kept)
 
 
+def test_facts_decide_the_answer():
+    tokenizer, seen = build_tokenizer(), set()
+    for number in range(12):
+        batch = examples(number=number).batch
+        for row, column in (batch.facts >= 0).any(-1).nonzero():
+            first, second, left, count, asked = batch.facts[row, column].tolist()
+            answer = tokenizer.decode(batch.labels[row, column])
+            if first != IGNORE:
+                assert answer == ("yes" if (first < second) == bool(left) else "no")
+                seen.add("relation")
+            elif asked != IGNORE:
+                assert answer == ("yes" if count + 2 == asked + 1 else "no")
+                seen.add("count")
+            else:
+                assert answer == NUMBERS[count + 2]
+                seen.add("how-many")
+    assert seen == {"relation", "count", "how-many"}
+
+
 def test_batches_follow_from_their_number():
     first, again, other = examples(number=5), examples(number=5), examples(number=6)
     assert torch.equal(first.batch.ids, again.batch.ids)
@@ -198,16 +217,19 @@ def test_pixel_values_are_the_processors():
 
 
 def test_a_step_has_the_terms_of_its_stage():
-    model, places, rng = build_model(), PlaceReadout(96), np.random.default_rng(0)
+    model, rng = build_model(), np.random.default_rng(0)
+    places = PlaceReadout(96), FactReadout(96)
     plain = Stage("t", "language", steps=100, batch=3, lr=2.0, lr_end=1.0, warmup=10)
-    loud = replace(plain, head_penalty=1.0, sink_weight=1.0, grounding=1.0, stray=1.0, places=1.0)
+    loud = replace(
+        plain, head_penalty=1.0, sink_weight=1.0, grounding=1.0, stray=1.0, places=1.0, facts=1.0
+    )
     spoken = examples(mentions=True)
     assert set(language_losses(model, spoken, plain, rng, places)) == {"answer"}
     terms = language_losses(model, spoken, loud, rng, places)
-    assert set(terms) == {"answer", "heads", "sinks", "grounding", "stray", "places"}
+    assert set(terms) == {"answer", "heads", "sinks", "grounding", "stray", "places", "facts"}
     assert all(value > 0 for value in terms.values())
     told = language_losses(model, examples(words=True), loud, rng, places)
-    assert set(told) == {"answer", "heads"}
+    assert set(told) == {"answer", "heads", "facts"}
 
 
 def test_learning_rate_warms_up_and_decays():

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from .schedule import SCHEDULE, Stage
+
 START: Final = "<!-- figures: python -m vsink_interp.toy.evaluate --card FILE -->"
 END: Final = "<!-- end of figures -->"
 
@@ -17,8 +19,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return _row(head) + _row(rule) + "".join(_row(row) for row in rows) + "\n"
 
 
-def _number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _answers(figures: dict[str, Any]) -> str:
@@ -47,6 +49,7 @@ def _sinks(sinks: dict[str, Any]) -> str:
             ("tau: the valley of the histogram", _number(gap["tau"], 2)),
             ("99th percentile below, first above", _list((gap["low"], gap["high"]), 2)),
             ("image tokens within 15 % of tau", _number(gap["inside"], 4)),
+            ("share of background among all patches", _number(sinks["background_patches"])),
             (
                 "scenes with a visual sink in every layer 2 to 6",
                 _number(sinks["scenes_with_sink_everywhere"]),
@@ -113,11 +116,29 @@ def _orders(figures: dict[str, Any]) -> str:
     return "### The papers' orders\n\n" + arms + norms + cut + recovered
 
 
+def _schedule() -> str:
+    """The stages as they are run, and what differs between them."""
+    shown = (
+        *("steps", "batch", "lr", "lr_end", "told", "head_penalty", "sink_weight", "stray"),
+        *("grounding", "places", "facts", "no_head", "blind_answer", "closed_early"),
+        *("closed_late", "vision_rate"),
+    )
+    rows = [
+        (name, *(getattr(stage, name) if _matters(stage, name) else "" for stage in SCHEDULE))
+        for name in shown
+    ]
+    return "### Schedule\n\n" + _table(("", *(stage.name for stage in SCHEDULE)), rows)
+
+
+def _matters(stage: Stage, name: str) -> bool:
+    return stage.kind == "language" or name in ("steps", "batch", "lr", "lr_end")
+
+
 def render(figures: dict[str, Any]) -> str:
     """The figures as Markdown tables."""
     seeds = f"seeds {figures['first_seed']} to {figures['first_seed'] + figures['scenes'] - 1}"
     said = f"{figures['scenes']} held-out scenes ({seeds}), fp32, greedy decoding.\n\n"
-    return said + _answers(figures) + _sinks(figures["sinks"]) + _orders(figures)
+    return _schedule() + said + _answers(figures) + _sinks(figures["sinks"]) + _orders(figures)
 
 
 def refresh(path: Path, figures: dict[str, Any]) -> None:

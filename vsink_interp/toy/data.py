@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from .language import COLUMNS, DESCRIBE, KINDS, ROWS, SceneObject, ask
+from .language import COLUMNS, DESCRIBE, KINDS, NUMBERS, ROWS, Question, SceneObject, ask
 from .model import EOS, IMAGE
-from .packing import Batch, Pack, Turn, collate
+from .packing import NO_FACTS, Batch, Pack, Turn, collate
 from .scenes import PATCH, SIZE, TRAINING_SEED, Scene, scene
 
 _GRID = SIZE // PATCH
@@ -114,6 +115,21 @@ def _mentions(one: Scene, query: Sequence[int], vocabulary: Mapping[str, int]) -
     return tuple(named.get(pair, -1) for pair in zip((-1, *query[:-1]), query, strict=True))
 
 
+def _facts(one: Scene, question: Question) -> tuple[int, ...]:
+    """What the answer to a relation or count question follows from, see `packing.FACTS`."""
+    said, facts = question.text.rstrip("?").split(), list(NO_FACTS)
+    if question.kind == "relation":
+        pairs = list(pairwise(said))
+        named = {(thing.color, thing.shape): thing.column for thing in one.objects}
+        facts[:2] = [named[pair] for pair in pairs if pair in named]
+        facts[2] = int("left" in said)
+    if question.kind in ("count", "how-many"):
+        facts[3] = len(one.objects) - 2
+    if question.kind == "count":
+        facts[4] = next(NUMBERS.index(word) for word in said if word in NUMBERS) - 1
+    return tuple(facts)
+
+
 def packs(
     tokenizer: PreTrainedTokenizerFast,
     scenes: Sequence[Scene],
@@ -135,21 +151,20 @@ def packs(
             again = ask(rng, one.objects, one.background)
             fitting += [question for question in again if repeated.count(question.kind) > n]
         chosen = [fitting[i] for i in rng.permutation(len(fitting))[:questions]]
-        pairs = [(question.text, question.answer) for question in chosen]
-        asked.append([(DESCRIBE, one.caption), *pairs])
+        asked.append([Question("caption", DESCRIBE, one.caption), *chosen])
     texts = ["user :", *(told(one) for one in scenes)]
-    for pairs in asked:
-        for question, answer in pairs:
-            texts += [f"{question} assistant :", f"{answer} {EOS}"]
+    for chosen in asked:
+        for question in chosen:
+            texts += [f"{question.text} assistant :", f"{question.answer} {EOS}"]
     vocabulary = tokenizer.get_vocab()
     rows = iter(tokenizer(texts, add_special_tokens=False).input_ids)
     head = (int(tokenizer.bos_token_id), *next(rows))
     image = (int(tokenizer.convert_tokens_to_ids(IMAGE)),) * _GRID**2
     stories = [tuple(next(rows)) for _ in scenes]
     made = []
-    for story, pairs, one in zip(stories, asked, scenes, strict=True):
+    for story, chosen, one in zip(stories, asked, scenes, strict=True):
         turns = []
-        for number, _ in enumerate(pairs):
+        for number, question in enumerate(chosen):
             query, answer = tuple(next(rows)), tuple(next(rows))
             source = () if words else _sources(one, query, answer, vocabulary)
             spoken = _mentions(one, query, vocabulary) if mentions and not words else ()
@@ -157,7 +172,7 @@ def packs(
             rest = weight if whole_answers else 1.0
             if source and number and whole_answers:
                 source = (*source[:1] * (len(answer) - 1), -1)
-            turns.append(Turn(query, answer, weight, source, spoken, rest))
+            turns.append(Turn(query, answer, weight, source, spoken, rest, _facts(one, question)))
         made.append(Pack(head, story if words else image, tuple(turns)))
     return made
 

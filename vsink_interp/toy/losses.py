@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from .forward import Trace
-from .packing import CONTEXT, IGNORE, QUERY, Batch
+from .packing import CONTEXT, FACTS, IGNORE, QUERY, Batch
 
 
 def answer_loss(
@@ -44,6 +44,24 @@ class PlaceReadout(nn.Module):
         logits = self.head(traced.resid_pre[self.layer][rows]).unflatten(1, (2, 3))
         target = torch.stack([region[patch // 8], region[patch % 8]], 1)
         return F.cross_entropy(logits.transpose(1, 2), target)
+
+
+class FactReadout(nn.Module):
+    """Linear readouts, at the last query token, of the facts that the answer follows from."""
+
+    def __init__(self, width: int, layer: int = 6) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in FACTS)
+
+    def forward(self, traced: Trace, batch: Batch) -> Float[Tensor, ""]:
+        """Mean cross entropy over the facts, in the residual entering `layer`."""
+        resid, losses = traced.resid_pre[self.layer], []
+        for head, wanted in zip(self.heads, batch.facts.unbind(-1), strict=True):
+            rows = wanted != IGNORE
+            if rows.any():
+                losses.append(F.cross_entropy(head(resid[rows]), wanted[rows]))
+        return torch.stack(losses).mean() if losses else resid.new_zeros(())
 
 
 def massive(

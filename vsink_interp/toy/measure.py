@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from .answers import Cut, Prompts, generate, image_from, prompts
+from .data import free_patches
 from .language import DESCRIBE, YES_NO_KINDS, object_f1, parse_objects
 from .scenes import Scene
 from .sinkstats import (
@@ -184,6 +185,7 @@ def sink_figures(what: Subject) -> dict[str, object]:
         "text_tokens_above_tau": float((torch.cat(text) >= gap.tau).float().mean()),
         "scenes_with_sink_everywhere": float(sinks[early:late].any(-1).all(0).float().mean()),
         **sinks_by_layer(sinks, what.scenes),
+        "background_patches": float(free_patches(what.scenes).float().mean()),
         "masking_f1": _masking(what, sinks, early),
         "contribution": _contribution(what, sinks, early),
     }

@@ -19,6 +19,10 @@ CONTEXT: Final = 1
 QUERY: Final = 2
 GENERATED: Final = 3
 IGNORE: Final = -100
+# Columns of the two objects of a relation, its side, the true count less two, the asked less one:
+# how many values each has.
+FACTS: Final = (3, 3, 2, 4, 6)
+NO_FACTS: Final = (IGNORE,) * len(FACTS)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Turn:
     `weight` is that of the loss at the first answer token, `rest` that at those
     between it and `</s>`. `source` names for each answer token
     the context token that tells it, -1 where none does; `mentions` for each query token the
-    context token that it speaks of.
+    context token that it speaks of. `facts` are what the answer follows from, see `FACTS`.
     """
 
     query: tuple[int, ...]
@@ -37,6 +41,7 @@ class Turn:
     source: tuple[int, ...] = ()
     mentions: tuple[int, ...] = ()
     rest: float = 1.0
+    facts: tuple[int, ...] = NO_FACTS
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Batch:
     role: Int[Tensor, "batch token"]
     labels: Int[Tensor, "batch token"]
     source: Int[Tensor, "batch token"]
+    facts: Int[Tensor, "batch token fact"]
     weights: Float[Tensor, "batch token"]
 
     def to(self, device: torch.device) -> "Batch":
@@ -68,12 +74,13 @@ class Batch:
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def _columns(pack: Pack) -> list[tuple[int, int, int, int, int, int, float]]:
-    """(id, position, turn, role, label, source, weight) for each token of a pack."""
+def _columns(pack: Pack) -> list[tuple[int | float, ...]]:
+    """(id, position, turn, role, label, source, *facts, weight) for each token of a pack."""
     first = len(pack.head)
     prefix = first + len(pack.context)
-    rows = [(i, n, 0, HEAD, IGNORE, -1, 0.0) for n, i in enumerate(pack.head)]
-    rows += [(i, first + n, 0, CONTEXT, IGNORE, -1, 0.0) for n, i in enumerate(pack.context)]
+    blank = (IGNORE, -1, *NO_FACTS, 0.0)
+    rows = [(i, n, 0, HEAD, *blank) for n, i in enumerate(pack.head)]
+    rows += [(i, first + n, 0, CONTEXT, *blank) for n, i in enumerate(pack.context)]
     for number, turn in enumerate(pack.turns, start=1):
         tokens, asked = (*turn.query, *turn.answer), len(turn.query)
         for n, token in enumerate(tokens[:-1]):
@@ -88,7 +95,8 @@ def _columns(pack: Pack) -> list[tuple[int, int, int, int, int, int, float]]:
             elif turn.mentions and n < asked:
                 source = turn.mentions[n]
             source = first + source if source >= 0 else -1
-            rows.append((token, prefix + n, number, role, label, source, weight))
+            facts = turn.facts if n == asked - 1 else NO_FACTS
+            rows.append((token, prefix + n, number, role, label, source, *facts, weight))
     return rows
 
 
@@ -96,11 +104,12 @@ def collate(packs: Sequence[Pack]) -> Batch:
     """Packs as one batch of tensors."""
     columns = [_columns(pack) for pack in packs]
     width = max(map(len, columns))
-    blank = (0, 0, -1, HEAD, IGNORE, -1, 0.0)
+    blank = (0, 0, -1, HEAD, IGNORE, -1, *NO_FACTS, 0.0)
     table = np.array([rows + [blank] * (width - len(rows)) for rows in columns])
-    whole = torch.from_numpy(table[..., :6].astype(np.int64))
-    weights = torch.from_numpy(table[..., 6].astype(np.float32))
-    return Batch(*(whole[..., i].contiguous() for i in range(6)), weights)
+    whole = torch.from_numpy(table[..., :-1].astype(np.int64))
+    weights = torch.from_numpy(table[..., -1].astype(np.float32))
+    single = (whole[..., i].contiguous() for i in range(6))
+    return Batch(*single, whole[..., 6:].contiguous(), weights)
 
 
 def visible(batch: Batch) -> Bool[Tensor, "batch query key"]:

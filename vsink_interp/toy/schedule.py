@@ -10,16 +10,19 @@ from .language import KINDS
 class Stage:
     """One stage of training, with a fresh optimiser.
 
-    Shares are of turns, drawn independently: `no_head` turns cannot see `<s> user :`, in
+    The learning rate follows a cosine from `lr` to `lr_end` after `warmup` steps, as for
+    `cosine_steps` where that is given; `vision_rate` is its factor for tower and projector, 0 =
+    frozen. `told` is the share of batches with scenes told in words. A question kind is asked once
+    more for each time it is named in `repeated`; with `whole_answers` all words of an answer have
+    the weight of the first, with `mentions` question words have a source.
+
+    Shares of turns, drawn independently: `no_head` turns cannot see `<s> user :`, in
     `blind_answer` turns the answer's rows cannot see the context (the picture), in
     `closed_early` and `closed_late` turns no text row sees it in the first and the last two
-    layers. A question kind in `repeated` is asked once more for each time it is named there; with
-    `mentions` and `whole_answers` question words and all answer tokens have a source, and all
-    answer tokens the weight of the first. `places`, `stray`, `grounding`, `head_penalty` and
-    `sink_weight` are the weights of the auxiliary losses. `vision_rate` is the factor of the
-    tower's and projector's learning rate, 0 = frozen. `told` is the share of batches with scenes
-    told in words. The learning rate follows a cosine from `lr` to `lr_end` after `warmup` steps, as
-    for `cosine_steps` where that is given.
+    layers.
+
+    Weights of auxiliary losses: `head_penalty`, `sink_weight`, `stray`, `grounding`, `places`,
+    `facts`.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Stage:
     mentions: bool = False
     whole_answers: bool = False
     places: float = 0.0
+    facts: float = 0.0
     stray: float = 0.0
     cosine_steps: int | None = None
     first_weight: float = 4.0
@@ -106,17 +110,43 @@ SCHEDULE: Final = (
         sink_weight=0.4,
     ),
     Stage(
+        "facts",
+        "language",
+        steps=420,
+        batch=16,
+        lr=1.8e-3,
+        lr_end=4e-4,
+        warmup=20,
+        told=0.02,
+        repeated=("relation", "count", "count"),
+        mentions=True,
+        whole_answers=True,
+        places=0.1,
+        facts=0.3,
+        stray=0.3,
+        no_head=0.25,
+        blind_answer=0.6,
+        head_penalty=0.2,
+        sink_weight=0.4,
+        vision_rate=0.2,
+    ),
+    Stage(
         "free",
         "language",
-        steps=1900,
-        batch=16,
-        lr=1.2e-3,
-        lr_end=3e-5,
-        warmup=30,
-        told=0.05,
-        repeated=("relation", "relation", "count", "count"),
+        steps=1820,
+        batch=10,
+        lr=4e-4,
+        lr_end=1e-5,
+        warmup=20,
+        told=0.02,
+        repeated=("relation", "count", "count"),
+        mentions=True,
         whole_answers=True,
-        no_head=0.35,
+        places=0.1,
+        facts=0.3,
+        head_penalty=0.2,
+        no_head=0.25,
+        blind_answer=0.6,
         vision_rate=0.2,
     ),
 )

@@ -95,15 +95,18 @@ def image_part(
 
 def sinks_by_layer(
     sinks: Bool[Tensor, "layer batch patch"], scenes: Sequence[Scene]
-) -> dict[str, list[float]]:
-    """For each layer: scenes with a visual sink, sinks a scene, share of sinks on background."""
+) -> dict[str, list[float | None]]:
+    """For each layer: scenes with a visual sink, sinks a scene, share on background."""
     on_ground = sinks & free_patches(scenes)
     total = sinks.sum((1, 2))
-    share = torch.where(total > 0, on_ground.sum((1, 2)) / total.clamp(min=1), torch.nan)
+    share = [
+        part / whole if whole else None
+        for part, whole in zip(on_ground.sum((1, 2)).tolist(), total.tolist(), strict=True)
+    ]
     return {
         "scenes_with_sink": sinks.any(-1).float().mean(1).tolist(),
         "sinks_per_scene": sinks.float().sum(-1).mean(1).tolist(),
-        "on_background": share.tolist(),
+        "on_background": share,
     }
 
 

@@ -20,7 +20,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from .data import Examples, draw
 from .evaluate import quick_look
 from .forward import Watch, embed, trace
-from .losses import PlaceReadout, answer_loss, grounding_loss, seed_sinks
+from .losses import FactReadout, PlaceReadout, answer_loss, grounding_loss, seed_sinks
 from .model import build_model, build_tokenizer, save
 from .packing import CONTEXT, GENERATED, QUERY, Batch, hide, visible
 from .scenes import TRAINING_SEED
@@ -79,7 +79,7 @@ def language_losses(
     examples: Examples,
     stage: Stage,
     rng: np.random.Generator,
-    places: PlaceReadout,
+    readouts: tuple[PlaceReadout, FactReadout],
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss of one step, already weighted."""
     batch, pictured = examples.batch, examples.pixels is not None
@@ -90,7 +90,9 @@ def language_losses(
     if traced.found:
         terms["grounding"] = stage.grounding * grounding_loss(traced, heads=2)
     if stage.places and pictured:
-        terms["places"] = stage.places * places(traced, batch)
+        terms["places"] = stage.places * readouts[0](traced, batch)
+    if stage.facts:
+        terms["facts"] = stage.facts * readouts[1](traced, batch)
     if stage.head_penalty:
         terms["heads"] = stage.head_penalty * traced.head_norm
     if stage.stray and pictured:
@@ -101,7 +103,7 @@ def language_losses(
 
 
 def _language_groups(
-    model: LlavaForConditionalGeneration, places: PlaceReadout, vision_rate: float
+    model: LlavaForConditionalGeneration, readouts: Sequence[nn.Module], vision_rate: float
 ) -> list[tuple[list[nn.Parameter], float]]:
     """What a language stage trains, with the factor of its learning rate; the rest is frozen."""
     eyes = (model.model.vision_tower, model.model.multi_modal_projector)
@@ -109,7 +111,8 @@ def _language_groups(
     speaking = [p for p in model.parameters() if id(p) not in seeing]
     for parameter in seeing.values():
         parameter.requires_grad_(vision_rate > 0)
-    groups = [([*speaking, *places.parameters()], 1.0)]
+    reading = [p for readout in readouts for p in readout.parameters()]
+    groups = [([*speaking, *reading], 1.0)]
     return [*groups, ([*seeing.values()], vision_rate)] if vision_rate else groups
 
 
@@ -126,12 +129,13 @@ def _terms(
             first = TRAINING_SEED + (offset + step) * stage.batch
             yield vision_losses(model, readout, first, stage.batch), [(trained, 1.0)]
         return
-    tokenizer, places = build_tokenizer(), PlaceReadout(width).to(device)
-    groups = _language_groups(model, places, stage.vision_rate)
+    tokenizer = build_tokenizer()
+    readouts = (PlaceReadout(width).to(device), FactReadout(width).to(device))
+    groups = _language_groups(model, readouts, stage.vision_rate)
     for step in range(stage.steps):
         rng = np.random.default_rng((offset + step, 11))
         examples = _examples(tokenizer, stage, offset + step, rng.random() < stage.told, device)
-        yield language_losses(model, examples, stage, rng, places), groups
+        yield language_losses(model, examples, stage, rng, readouts), groups
 
 
 def _examples(
