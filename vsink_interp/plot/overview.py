@@ -1,50 +1,47 @@
-"""One picture of what the library is for: a scene, its sinks, and the same words after VAR."""
+"""One picture of what the library is for: a scene, where words look, and the same after VAR."""
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..experiments import WordMaps
-from .overlay import draw_map, heat_bar, heat_of, telling
+from .overlay import draw_map, heat_of, telling
 from .style import new_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 
-def overview(maps: WordMaps, word: str | None = None) -> "matplotlib.figure.Figure":
-    """The picture, the attention of one word with sinks boxed, and the same after the edit.
-
-    **Arguments:**
-
-    - `word`: by default the word whose attention the edit changes most.
+def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
+    """The picture; where the first word looks; the word that the edit changes most, before and
+    after. Sinks are boxed.
     """
+    words, heat = telling(maps.words), heat_of(maps)
     changed = np.abs(maps.after - maps.before).sum(1)
-    likely = max(telling(maps.words), key=lambda i: changed[i])
-    at = likely if word is None else maps.words.index(word)
-    heat = heat_of(maps)
-    figure = new_figure(9.6, 3.9)
+    most = max(words, key=lambda i: changed[i])
+    name = maps.words[most]
+    shown = [
+        (f"attention of '{maps.words[words[0]]}'", maps.before[words[0]]),
+        (f"attention of '{name}'", maps.before[most]),
+        (
+            f"'{name}' after {' | '.join(type(node).__name__ for node in maps.graph)}",
+            maps.after[most],
+        ),
+    ]
+    figure = new_figure(11.2, 3.8)
     figure.set_layout_engine("compressed")
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(1, 1 + len(shown))
     panels[0].imshow(np.asarray(maps.picture))
     panels[0].set_xticks([])
     panels[0].set_yticks([])
-    panels[0].set_title("the picture", fontsize=11)
-    values = np.stack([maps.before[at], maps.after[at]])
-    plain = values[:, ~maps.sinks]
-    top = float(plain.max()) or 1.0
-    for axes, row, title in zip(panels[1:], values, ("", " after VAR"), strict=True):
-        draw_map(axes, heat, row, top)
-        on_sinks = row[maps.sinks].sum() / row.sum()
-        axes.set_title(f"attention of '{maps.words[at]}'{title}", fontsize=11)
-        axes.set_xlabel(f"{on_sinks:.0%} of it on the sinks", fontsize=9.5)
-    panels[0].set_xlabel(_wrapped(maps.answer), fontsize=9.5)
-    heat_bar(figure, panels, top)
-    figure.supxlabel(heat.note, fontsize=9)
+    panels[0].set_title("the picture", fontsize=10.5)
+    panels[0].set_xlabel(fill(maps.answer, 36), fontsize=9)
+    tops = [shown[0][1].max(), *2 * [max(shown[1][1].max(), shown[2][1].max())]]
+    for axes, top, (title, row) in zip(panels[1:], tops, shown, strict=True):
+        draw_map(axes, heat, row, float(top) or 1.0)
+        axes.set_title(title, fontsize=10.5)
+        share = row[maps.sinks].sum() / max(float(row.sum()), 1e-12)
+        axes.set_xlabel(f"{share:.0%} of what the image gets\nlies on its sinks", fontsize=9)
+    figure.supxlabel(f"{heat.note}; each word on its own scale", fontsize=8.5)
     return figure
-
-
-def _wrapped(text: str, width: int = 38) -> str:
-    from textwrap import fill
-
-    return fill(text, width)
