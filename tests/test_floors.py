@@ -14,7 +14,7 @@ FLOORS = (
     {"graph", "metrics"},
     {"results"},
     {"edits", "families", "probes"},
-    {"encoding", "engine", "heads", "sinks", "toy"},
+    {"encoding", "engine", "generation", "heads", "sinks", "toy"},
     {"lmm"},
     {"experiments", "integrations"},
     {"plot"},

@@ -35,7 +35,7 @@ def test_heads_are_ranked_by_their_mean_ratio(run):
 
 def test_image_centric_needs_both():
     ratio, mass = torch.tensor([0.9, 0.9, 0.1, torch.nan]), torch.tensor([0.3, 0.1, 0.3, 0.0])
-    shape = (1, 1, 1, 4)
+    shape = (1, 1, 4)
     got = image_centric(ratio.view(shape), mass.view(shape), rho=0.5)
     assert got.flatten().tolist() == [True, False, False, False]
 

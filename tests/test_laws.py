@@ -203,7 +203,6 @@ def test_every_edit_acts_in_decode(name):
 # 4. Batches, padding and the cache change nothing.
 
 NEEDS_IMAGE = {"maps", "maps of the prompt", "ratio"}
-ONLY_PADDED = {"places"}
 
 
 def alone_and_together():
@@ -226,7 +225,7 @@ def graph_alone(edit, encoding):
     return edit
 
 
-BATCHED = [name for name in EDITS if name not in ONLY_PADDED]
+BATCHED = list(EDITS)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -19,11 +19,10 @@ from .tokens import TokenLayout
 @final
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model is: blocks, query heads, key heads, width of the residual stream."""
+    """How large a model is: blocks, query heads, width of the residual stream."""
 
     n_layers: int
     n_heads: int
-    n_kv_heads: int
     d_model: int
 
 
@@ -85,7 +84,7 @@ class Node(ABC):
 
 
 class Edit(Node):
-    """A node that changes the value at its hook point: `kernel(value, **operands(site))`."""
+    """A node that changes the value at its hook point."""
 
     @abstractmethod
     def apply(self, value: Tensor, site: Site) -> Tensor:
@@ -294,29 +293,23 @@ class Plan:
             sorted(
                 {
                     layer
-                    for (_, layer), nodes in self.places.items()
-                    if layer is not None and any(node.needs_phi for _, node in nodes)
+                    for (template, layer), nodes in self.places.items()
+                    if layer is not None
+                    and any(node.needs_phi for _, node in nodes)
+                    and find_hook(template).stack == "blocks"
                 }
             )
-        )
-
-    @property
-    def computed_layers(self) -> frozenset[int]:
-        """Blocks with a node inside the attention computation."""
-        return frozenset(
-            layer
-            for (template, layer) in self.places
-            if layer is not None and find_hook(template).computed
         )
 
 
 def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
     """Sort a graph into forward order and refuse what the model cannot do.
 
-    **Raises:** `NotationError` for a layer out of range, `CapabilityError` for a hook point that
-    this model does not offer.
+    **Raises:** `NotationError` for a layer out of range and for different probes of one repr,
+    `CapabilityError` for a hook point that this model does not offer.
     """
     legal = set(advertised)
+    _refuse_namesakes(graph)
     found: dict[tuple[str, int | None], list[tuple[int, Node]]] = {}
     for number, node in enumerate(graph.nodes):
         point = node.point
@@ -335,5 +328,30 @@ def _blocks(
     node: Node, point: HookPoint, n_layers: int, n_vision_layers: int
 ) -> Iterable[int | None]:
     if point.stack is None:
+        if node.layers != ":":
+            raise NotationError(
+                f"{node!r}: {point.name!r} lies outside the blocks, so layers={node.layers!r} "
+                "names nothing; leave layers at ':'"
+            )
         return (None,)
     return node.blocks(n_layers if point.stack == "blocks" else n_vision_layers)
+
+
+def _refuse_namesakes(graph: EditGraph) -> None:
+    """A run keeps the record of a probe by its repr, so different probes must print differently."""
+    named: dict[str, Node] = {}
+    for node in graph:
+        other = named.setdefault(repr(node), node)
+        if isinstance(node, Probe) and other != node:
+            raise NotationError(
+                f"two different probes print as {node!r}, so their records could not be told "
+                "apart; give their functions different names"
+            )
+
+
+def freeze(node: Node, *names: str) -> None:
+    """Turn fields that were given as lists into tuples, so that the node stays a value."""
+    for name in names:
+        value = getattr(node, name)
+        if isinstance(value, list):
+            object.__setattr__(node, name, tuple(value))

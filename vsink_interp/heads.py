@@ -45,24 +45,34 @@ class HeadRanking:
 
 
 def image_centric(
-    ratio: Float[Tensor, "layer batch head query"],
-    mass: Float[Tensor, "layer batch head query"],
+    ratio: Float[Tensor, "layer head row"],
+    mass: Float[Tensor, "layer head row"],
     *,
     rho: float,
     min_image_mass: float = 0.2,
-) -> Bool[Tensor, "layer batch head query"]:
+) -> Bool[Tensor, "layer head row"]:
     """Which heads are image-centric for which rows: enough attention on the image, enough of it
     beside the sinks (Kang et al. 2025, below equation (A-5) of our docs).
     """
     return (mass >= min_image_mass) & (ratio >= rho)
 
 
-def rank_heads(run: Run, *, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
-    """Rank the heads of a run that recorded `HEAD_PROBES`.
+def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
+    """Rank the heads over all query and generated rows of runs that recorded `HEAD_PROBES`.
 
-    **Raises:** `ResultError` if the run lacks those probes.
+    Rows count once: padding and what follows the end of a shorter answer are left out.
+
+    **Raises:** `ResultError` if a run lacks those probes.
     """
-    ratio, mass = run[RATIO].values, run[MASS].values[..., 0]
+    parts = [_rows(run) for run in runs]
+    ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
-    dims = [1, 3]
-    return HeadRanking(ratio.nanmean(dims), mass.mean(dims), chosen.float().mean(dims))
+    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1))
+
+
+def _rows(run: Run) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
+    """Ratio and mass of the rows that count, of all samples one after another."""
+    rows = run.counted_rows(RATIO, "query generated")
+    ratio = run[RATIO].values.float().transpose(1, 2)[:, :, rows]
+    mass = run[MASS].values[..., 0].float().transpose(1, 2)[:, :, rows]
+    return ratio, mass

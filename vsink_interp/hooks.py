@@ -137,7 +137,12 @@ HOOKS: tuple[HookPoint, ...] = (
     _row("mlp.hook_post", "batch query d_mlp", "hidden layer of the MLP, gated"),
     _row("hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
     _row("hook_resid_post", _RESID, "residual stream leaving the block"),
-    _row("ln_final.hook_normalized", _RESID, "residual stream after the final norm", stack=None),
+    _row(
+        "ln_final.hook_normalized",
+        _RESID,
+        "residual stream after the final norm, its learned gain included",
+        stack=None,
+    ),
     _row("unembed.hook_out", "batch query vocab", "logits", stack=None),
 )
 """Every hook point, in forward order."""

@@ -1,9 +1,7 @@
 """`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from reprlib import repr as shorten
 from typing import Any, final
 
 import torch
@@ -13,25 +11,17 @@ from .encoding import Encoding, encode, gather
 from .engine import AttentionBinding, Wrapped, execute, inside_trace, read
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
+from .generation import after_end, options
 from .graph import EditGraph, Graphlike, Plan, Sizes, as_graph, plan
 from .hooks import parse_hook
 from .results import Run
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
 
-_ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
-REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "num_beams": ((None, 1), "beam search reorders the cache under the edits"),
-    "num_return_sequences": ((None, 1), "give the prompt several times as a batch instead"),
-    "guidance_scale": ((None, 1), "it runs the prompt a second time, which no edit has seen"),
-    "assistant_model": ((None,), _ROWS_UNSEEN),
-    "prompt_lookup_num_tokens": ((None,), _ROWS_UNSEEN),
-    "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
-    "cache_implementation": ((None, "dynamic"), "other caches hide how many tokens were seen"),
-    "past_key_values": ((None,), "a run starts from the prompt"),
-    "use_cache": ((None, True), "generation here always uses the cache"),
-}
-"""What `model.generate` can do and a run cannot: the values that are fine, and the reason."""
+HUB_OPTIONS = frozenset(
+    "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
+)
+"""What `from_pretrained` hands to the processor as well."""
 
 
 @final
@@ -42,7 +32,12 @@ class LMM:
 
     - `hf_model`: a transformers model for images and text, on its device, in its precision.
     - `processor`: its processor.
-    - `sinks`: its sink dimensions; found by `find_sink_dims` when first needed otherwise.
+    - `sinks`: its sink dimensions. If they are not given, the first graph that needs them runs
+        `find_sink_dims`: half a dozen forward passes more.
+
+    **Attributes:**
+
+    - `name`: what runs and reports call the model; the last part of where it came from.
 
     **Raises:** `CapabilityError` for a family that is not known.
     """
@@ -54,6 +49,7 @@ class LMM:
                 "hf_model.eval() first"
             )
         self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
+        self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self._sinks: SinkDims | None = None
         self._report: SinkReport | None = None
         if sinks is not None:
@@ -70,7 +66,7 @@ class LMM:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        shared = {k: v for k, v in hf_kwargs.items() if k in {"revision", "token", "cache_dir"}}
+        shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
         processor = AutoProcessor.from_pretrained(repo_or_dir, **shared)
         return cls(
             AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor
@@ -81,7 +77,9 @@ class LMM:
         """The small trained LLaVA that comes with the package: offline, a few MB."""
         from .toy import weights_dir
 
-        return cls.from_pretrained(weights_dir)
+        lmm = cls.from_pretrained(weights_dir)
+        lmm.name = "toy"
+        return lmm
 
     @property
     def hf_model(self) -> Any:
@@ -97,11 +95,6 @@ class LMM:
     def nnsight(self) -> Any:
         """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
         return self.wrapped.nnsight
-
-    @property
-    def name(self) -> str:
-        """The repository or folder that the model came from."""
-        return Path(self.hf_model.config.name_or_path or type(self.hf_model).__name__).name
 
     @property
     def n_layers(self) -> int:
@@ -120,8 +113,8 @@ class LMM:
 
     @property
     def sizes(self) -> Sizes:
-        """Blocks, heads, key heads and width, as edits check them."""
-        return Sizes(self.n_layers, self.n_heads, self.wrapped.n_heads["kv_head"], self.d_model)
+        """Blocks, heads and width, as edits check them."""
+        return Sizes(self.n_layers, self.n_heads, self.d_model)
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -237,16 +230,23 @@ class LMM:
         **Raises:** as `run`; `CapabilityError` for beam search and assisted decoding.
         """
         encoding = self._encoding(image, prompt)
-        options = self._options(max_new_tokens, hf_kwargs)
-        planned = self._plan(as_graph(graph), encoding, generates=True)
+        given = options(self.hf_model, self.processor.tokenizer, max_new_tokens, hf_kwargs)
+        # The last token is never fed back: one new token means no row of a generated token.
+        planned = self._plan(as_graph(graph), encoding, generates=max_new_tokens > 1)
         room = encoding.tokens.extend(max_new_tokens)
         outcome = execute(
-            self.wrapped, planned, encoding.inputs, room, self._known_sinks(planned), options
+            self.wrapped,
+            planned,
+            encoding.inputs,
+            room,
+            self._known_sinks(planned),
+            {**given, "return_dict_in_generate": True, "output_logits": True},
         )
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
         new = ids[:, encoding.tokens.length :]
-        layout = encoding.tokens.extend(new.shape[1])
-        layout = layout.without(self._after_end(new, layout.length, options))
+        ended = after_end(self.hf_model, new, given)
+        before = torch.zeros(len(new), encoding.tokens.length, dtype=torch.bool)
+        layout = encoding.tokens.extend(new.shape[1]).without(torch.cat([before, ended], 1))
         return self._finish(
             encoding, planned.graph, ids, logits, self._decode(new), layout, outcome.records
         )
@@ -262,11 +262,18 @@ class LMM:
         **Arguments:**
 
         - `image`, `prompt`: as `run` takes them.
-        - `hf_kwargs`: for `model.generate`; with `max_new_tokens` the trace generates.
+        - `hf_kwargs`: for the model; with `max_new_tokens` the trace generates, greedily unless
+            told otherwise, and they are for `model.generate`.
+
+        **Raises:** `CapabilityError` for beam search and assisted decoding.
         """
         encoding = self._encoding(image, prompt)
         binding = AttentionBinding(self.wrapped, None)
-        call = self.hf_model.generate if "max_new_tokens" in hf_kwargs else self.hf_model
+        call = self.hf_model
+        if "max_new_tokens" in hf_kwargs:
+            call = self.hf_model.generate
+            length = hf_kwargs.pop("max_new_tokens")
+            hf_kwargs = options(self.hf_model, self.processor.tokenizer, length, hf_kwargs)
 
         def driver(**inputs: Any) -> Any:
             with binding.armed():
@@ -323,42 +330,6 @@ class LMM:
 
     def _known_sinks(self, planned: Plan) -> SinkDims | None:
         return self.sinks if any(node.needs_sinks for node in planned.graph) else self._sinks
-
-    def _options(self, max_new_tokens: int, hf_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        config = hf_kwargs.get("generation_config") or self.hf_model.generation_config
-        for name, (fine, why) in REFUSED.items():
-            wanted = hf_kwargs.get(name, getattr(config, name, None))
-            if wanted not in fine:
-                raise CapabilityError(
-                    f"{name}={shorten(wanted)} is not supported, only {fine}: {why}"
-                )
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-        pad = config.pad_token_id
-        if pad is None:
-            pad = self.processor.tokenizer.pad_token_id
-        return {
-            **({} if "generation_config" in hf_kwargs else {"do_sample": False}),
-            **({"tokenizer": self.processor.tokenizer} if "stop_strings" in hf_kwargs else {}),
-            "pad_token_id": pad,
-            **hf_kwargs,
-            "max_new_tokens": max_new_tokens,
-            "return_dict_in_generate": True,
-            "output_logits": True,
-        }
-
-    def _after_end(self, new: Tensor, length: int, options: Mapping[str, Any]) -> Tensor:
-        config = options.get("generation_config") or self.hf_model.generation_config
-        end = options.get("eos_token_id", config.eos_token_id)
-        found = torch.as_tensor([-1] if end is None else end, device=new.device)
-        ends = torch.isin(new, found).int()
-        after = (ends.cumsum(-1) - ends) > 0
-        if options["pad_token_id"] is not None and options["pad_token_id"] not in found:
-            # An answer that a stop string ended goes on with padding.
-            other = (new != options["pad_token_id"]).int()
-            after |= other.flip(-1).cumsum(-1).flip(-1) == 0
-        before = torch.zeros(new.shape[0], length - new.shape[1], dtype=torch.bool)
-        return torch.cat([before, after.cpu()], 1)
 
     def _decode(self, ids: Tensor) -> list[str]:
         return [

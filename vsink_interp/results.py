@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,13 +80,13 @@ class Recorded:
         return self.coords.get(name, tuple(range(self.values.shape[self.axis(name)])))
 
     def to_xarray(self) -> "xarray.DataArray":
-        """As an xarray with the same axes; needs `vsink-interp[data]`."""
+        """As an xarray with the same axes; needs the package xarray."""
         xarray = _optional("xarray")
         coords = {axis: list(labels) for axis, labels in self.coords.items()}
         return xarray.DataArray(self.values.float().numpy(), dims=self.axes, coords=coords)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """One line per number: a column per axis, and `value`; needs `vsink-interp[data]`."""
+        """One line per number: a column per axis, and `value`; needs the package pandas."""
         pandas = _optional("pandas")
         index = pandas.MultiIndex.from_product([self.labels(a) for a in self.axes], names=self.axes)
         flat = self.values.float().reshape(-1).numpy()
@@ -99,7 +99,7 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise CapabilityError(f"this needs {name}: pip install 'vsink-interp[data]'") from error
+        raise CapabilityError(f"this needs {name}: pip install {name}") from error
 
 
 @final
@@ -138,7 +138,10 @@ class Run:
         name = probe if isinstance(probe, str) else repr(probe)
         if name not in self.records:
             known = ", ".join(self.records) or "none"
-            raise ResultError(f"this run has no record of {name}; its probes are: {known}")
+            raise ResultError(
+                f"this run has no record of {name}; its probes are: {known}. A probe whose rows "
+                "did not occur has none either"
+            )
         return self.records[name]
 
     @property
@@ -151,6 +154,22 @@ class Run:
         """The token positions whose rows predict the generated tokens, first one included."""
         first = self.tokens.prompt_length - 1
         return range(first, first + self.generated.shape[1])
+
+    @property
+    def counted(self) -> Bool[Tensor, "batch token"]:
+        """The tokens that one sample alone would have had rows for.
+
+        Padding is left out, and so is the last token of an answer: it is fed back only where a
+        longer answer in its batch goes on.
+        """
+        generated = self.tokens.mask("generated")
+        followed = torch.cat([generated[:, 1:], torch.zeros_like(generated[:, :1])], 1)
+        return self.tokens.mask("prompt") | (generated & followed)
+
+    def counted_rows(self, probe: Node, group: str) -> Bool[Tensor, "batch query"]:
+        """Which rows of a record belong to a group and count, sample by sample."""
+        rows = self.counted & self.tokens.mask(group)
+        return rows[:, list(self[probe].labels("query"))]
 
     def __repr__(self) -> str:
         return (

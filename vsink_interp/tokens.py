@@ -179,8 +179,8 @@ class TokenLayout:
                 )
         if not any(map(layout._occurs, parsed.unions)):
             raise LayoutError(
-                f"{str(parsed)!r}: one forward pass has no generated token; use generate, or name "
-                f"a segment of the prompt: {self._line(0)}"
+                f"{str(parsed)!r}: no generated token is read here; use generate with 2 or more "
+                f"new tokens, or name a segment of the prompt: {self._line(0)}"
             )
 
     def _occurs(self, terms: tuple[Term, ...]) -> bool:
@@ -196,8 +196,9 @@ class TokenLayout:
         **Raises:** `LayoutError` naming the missing segment, or the positions left without keys.
         """
         parsed = parse_flow(flow)
-        self.check_group(parsed.source)
+        self.check_group(parsed.source, generates=generates)
         self.check_group(parsed.target, generates=generates or first_token)
+        self.check_reach(parsed.source, parsed.target, first_token=first_token, generates=generates)
         if "sink" in parsed.words:
             return
         grows = generates and self.length == self.prompt_length
@@ -206,6 +207,32 @@ class TokenLayout:
         if first_token and "generated" in parsed.target.words:
             rows[:, self.prompt_length - 1] = True
         layout._refuse_blind(layout.mask(parsed.source), rows, flow)
+
+    def check_reach(
+        self,
+        source: str | Group,
+        target: str | Group,
+        *,
+        first_token: bool = False,
+        generates: bool = True,
+    ) -> None:
+        """Refuse rows of which none can see a key of the source: attention looks back only.
+
+        **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
+        """
+        layout = self.extend(1) if generates and self.length == self.prompt_length else self
+        every = torch.ones_like(layout.roles)  # any token may come to be a sink
+        group = parse_group(target) if isinstance(target, str) else target
+        rows = layout.mask(group, sink=every)
+        if first_token and "generated" in group.words:
+            rows[:, self.prompt_length - 1] = True
+        seen = layout.mask(source, sink=every).cumsum(-1) > 0
+        if not (rows & seen).any():
+            raise LayoutError(
+                f"'{source} -> {group}': no row of {str(group)!r} comes after a token of "
+                f"{str(source)!r}, so nothing flows there; a flow reads 'source -> target', the "
+                f"keys read from and then the rows that read them. The prompt is: {self._line(0)}"
+            )
 
     def _refuse_blind(
         self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str

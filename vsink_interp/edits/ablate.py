@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import Edit
+from ..graph import Edit, freeze
 from ..hooks import Layers, check_layers
 from ..kernels import cut_tokens, random_like
 from ..segments import parse_group
@@ -22,13 +22,14 @@ from ..tokens import TokenLayout
 class Ablate(Edit):
     """Hide tokens from the rows that would attend to them, or as many random ones as a control.
 
-    Like a knockout it cuts scores, so rows still sum to one; a row that would lose every key is
-    left as it is. `Ablate("sink & image")` against `Ablate("sink & image", control=0)` is
-    figure 3b of Kang et al. (2025).
+    It cuts scores as a knockout does, so rows still sum to one; a row that would lose every key is
+    left as it is. Without a control `Ablate(tokens)` is `Knockout(f"{tokens} -> query generated")`;
+    what it adds is positions, and the control. `Ablate("sink & image")` against
+    `Ablate("sink & image", control=0)` is figure 3b of Kang et al. (2025).
 
     **Arguments:**
 
-    - `tokens`: a group such as `"sink & image"`, or positions in the (padded) prompt.
+    - `tokens`: a group such as `"sink & image"`, or positions in the prompt, without its padding.
     - `layers`: the blocks, counted from 0.
     - `target`: the rows that lose sight of the tokens.
     - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
@@ -51,11 +52,16 @@ class Ablate(Edit):
     redraw: bool = True
 
     def __post_init__(self) -> None:
+        freeze(self, "tokens", "layers")
         check_layers(self.layers)
         if isinstance(self.tokens, str):
             parse_group(self.tokens)
-        elif not self.tokens:
-            raise NotationError("Ablate(()) hides nothing; name a group or at least one position")
+        elif not self.tokens or min(self.tokens) < 0:
+            raise NotationError(
+                f"Ablate({self.tokens!r}): name a group, or at least one position from 0 on"
+            )
+        if self.control is None and (self.pool != "image" or not self.redraw):
+            raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
         if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
             raise NotationError("target and pool of Ablate cannot depend on sinks; tokens can")
 
@@ -75,11 +81,10 @@ class Ablate(Edit):
         if self.control is not None:
             tokens.check_group(self.pool)
         if isinstance(self.tokens, str):
-            tokens.check_group(self.tokens)
-        elif not all(0 <= place < tokens.prompt_length for place in self.tokens):
-            raise LayoutError(
-                f"{self!r}: this prompt has positions 0 to {tokens.prompt_length - 1}"
-            )
+            tokens.check_group(self.tokens, generates=generates)
+            tokens.check_reach(self.tokens, self.target, generates=generates)
+        elif max(self.tokens) >= (shortest := int(tokens.mask("prompt").sum(-1).min())):
+            raise LayoutError(f"{self!r}: this prompt has positions 0 to {shortest - 1}")
         if self.control is not None and not self.needs_phi:
             self._check_pool(tokens)
 
@@ -88,25 +93,35 @@ class Ablate(Edit):
         if isinstance(self.tokens, str):
             wanted = tokens.mask(self.tokens)
         else:
-            wanted = torch.zeros_like(pool)
-            wanted[:, list(self.tokens)] = True
-        left, needed = (pool & ~wanted).sum(-1), wanted.sum(-1)
-        if (left < needed).any():
+            wanted = self._places(tokens.mask("prompt"))
+        self._refuse_small(pool & ~wanted, wanted)
+
+    def _refuse_small(
+        self, left: Bool[Tensor, "batch token"], wanted: Bool[Tensor, "batch token"]
+    ) -> None:
+        if (left.sum(-1) < wanted.sum(-1)).any():
             raise LayoutError(
-                f"{self!r}: the control needs {int(needed.max())} other tokens of {self.pool!r}, "
-                f"and there are {int(left.min())}; name a larger pool"
+                f"{self!r}: the control needs {int(wanted.sum(-1).max())} other tokens of "
+                f"{self.pool!r}, and there are {int(left.sum(-1).min())}; name a larger pool"
             )
+
+    def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+        """The positions as a mask, counted from the first token that is no padding."""
+        counted = prompt.cumsum(-1) - 1
+        places = torch.tensor(self.tokens, device=prompt.device)
+        return prompt & torch.isin(counted, places)
 
     def chosen(self, site: Site) -> Bool[Tensor, "batch key"]:
         """The tokens that are hidden at this block."""
         if isinstance(self.tokens, str):
             wanted = site.keys(self.tokens)
         else:
-            wanted = torch.zeros_like(site.keys("all"))
-            wanted[:, list(self.tokens)] = True
+            wanted = self._places(site.keys("prompt"))
         if self.control is None:
             return wanted
         pool = site.keys(self.pool) & ~wanted
+        if self.needs_phi:
+            self._refuse_small(pool, wanted)
         return random_like(wanted, pool, self._draw(site, pool))
 
     def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:

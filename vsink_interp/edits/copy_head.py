@@ -6,6 +6,7 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
+from ..errors import NotationError
 from ..graph import Sizes
 from ..kernels import copy_head
 from ..site import Site
@@ -32,6 +33,8 @@ class CopyHead(RowEdit):
     def __post_init__(self) -> None:
         RowEdit.__post_init__(self)
         check_heads((self.source,))
+        if self.heads == (self.source,):
+            raise NotationError(f"CopyHead({self.source}) onto itself changes nothing")
 
     @override
     def fit(self, sizes: Sizes) -> None:

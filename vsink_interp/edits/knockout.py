@@ -5,13 +5,14 @@ Geva et al. (2023), arXiv 2304.14767, introduced the method. Kaduri et al. (2025
 a target row meets a source column (equations (B-3) and (B-4) of our docs).
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edit
+from ..errors import NotationError
+from ..graph import Edit, freeze
 from ..hooks import Layers, check_layers
 from ..kernels import cut, cut_tokens
 from ..segments import parse_flow
@@ -38,19 +39,26 @@ class Knockout(Edit):
         generated token; left alone, as in their code, that token still sees the image.
 
     **Raises:** `NotationError` if the flow or the layers cannot be read. When run: `LayoutError`
-    if the prompt lacks a segment, or a row would lose every key.
+    if the prompt lacks a segment, no row of the target can see the source, or a row would lose
+    every key. Where the flow names sinks that is known during the run only: a row that would lose
+    every key then keeps them.
     """
 
     hook: ClassVar[str] = "attn.hook_attn_scores"
 
     flow: str
     layers: Layers = ":"
-    _: KW_ONLY
     first_token: bool = False
 
     def __post_init__(self) -> None:
-        parse_flow(self.flow)
+        freeze(self, "layers")
+        flow = parse_flow(self.flow)
         check_layers(self.layers)
+        if self.first_token and "generated" not in flow.target.words:
+            raise NotationError(
+                f"first_token counts the row that predicts the first generated token as generated, "
+                f"and {self.flow!r} does not end in generated"
+            )
 
     @property
     @override

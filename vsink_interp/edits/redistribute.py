@@ -6,10 +6,11 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import NotationError
+from ..errors import LayoutError, NotationError
 from ..kernels import move_mass
 from ..segments import parse_group
 from ..site import Site
+from ..tokens import TokenLayout
 from .heads import head_mask
 from .rows import RowEdit
 
@@ -50,6 +51,18 @@ class Redistribute(RowEdit):
     @override
     def key_groups(self) -> tuple[str, ...]:
         return self.source, self.target
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        RowEdit.check(self, tokens, generates=generates)
+        words = parse_group(self.source).words | parse_group(self.target).words
+        if "sink" in words or (generates and "generated" in words):
+            return
+        if not (tokens.mask(self.target) & ~tokens.mask(self.source)).any():
+            raise LayoutError(
+                f"{self.target!r} has no token beside those of {self.source!r}, so nothing moves; "
+                "keys of both groups count as source"
+            )
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

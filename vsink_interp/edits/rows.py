@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes
+from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..tokens import TokenLayout
@@ -29,6 +29,7 @@ class RowEdit(Edit):
     heads: Heads = None
 
     def __post_init__(self) -> None:
+        freeze(self, "heads", "layers")
         check_layers(self.layers)
         check_heads(self.heads)
         if "sink" in parse_group(self.rows).words:
@@ -57,4 +58,5 @@ class RowEdit(Edit):
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         tokens.check_group(self.rows, generates=generates)
         for group in self.key_groups:
-            tokens.check_group(group)
+            tokens.check_group(group, generates=generates)
+            tokens.check_reach(group, self.rows, generates=generates)

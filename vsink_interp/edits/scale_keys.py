@@ -46,7 +46,7 @@ class ScaleKeys(Edit):
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.group)
+        tokens.check_group(self.group, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes
+from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..site import Site
@@ -41,6 +41,7 @@ class SetDims(Edit):
     rows: str = "all"
 
     def __post_init__(self) -> None:
+        freeze(self, "dims", "layers")
         check_layers(self.layers)
         if not self.dims or min(self.dims) < 0:
             raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on")

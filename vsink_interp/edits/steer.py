@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes
+from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..site import Site
@@ -40,6 +40,7 @@ class Steer(Edit):
     rows: str = "query generated"
 
     def __post_init__(self) -> None:
+        freeze(self, "direction", "layers")
         check_layers(self.layers)
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of an edit cannot depend on sinks")

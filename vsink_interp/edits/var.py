@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit
+from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers, resolve_layers
 from ..kernels import redistribute
 from ..site import Site
@@ -50,6 +50,7 @@ class VAR(Edit):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
+        freeze(self, "layers")
         check_layers(self.layers)
         for name in ("p", "rho", "min_image_mass"):
             if not 0 <= getattr(self, name) <= 1:
@@ -68,20 +69,30 @@ class VAR(Edit):
         return "query generated", False
 
     @override
+    def fit(self, sizes: Sizes) -> None:
+        largest = sizes.d_model**0.5
+        if self.tau is not None and not 0 < self.tau <= largest:
+            raise NotationError(
+                f"tau={self.tau} is out of reach: phi is at most sqrt(d_model) = {largest:.1f}"
+            )
+
+    @override
     def blocks(self, n_layers: int) -> tuple[int, ...]:
         last = n_layers - 1 if self.mode == "paper" else n_layers
         first = 0 if self.mode == "paper" else 2
         named = resolve_layers(self.layers, n_layers)
         kept = tuple(layer for layer in named if first <= layer < last)
-        if not kept:
+        # A range may reach over the ends; a block that is named one by one is meant.
+        if not kept or (not isinstance(self.layers, str) and kept != named):
             raise NotationError(
-                f"{self!r} acts on no block: mode {self.mode!r} edits {first} to {last - 1} only"
+                f"{self!r} names {named}: mode {self.mode!r} edits {first} to {last - 1} only"
             )
         return kept
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         tokens.check_group("image")
+        tokens.check_reach("image", "query generated", generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -39,21 +39,6 @@ def answer_values(run: Run, probe: Probe) -> Tensor:
     return record.values.index_select(record.axis("query"), rows)
 
 
-def counted(run: Run) -> Bool[Tensor, "batch token"]:
-    """The tokens that one case alone would have had rows for: padding is left out, and the last
-    token of an answer, which is fed back only where a longer answer in its batch goes on.
-    """
-    generated = run.tokens.mask("generated")
-    followed = torch.cat([generated[:, 1:], torch.zeros_like(generated[:, :1])], 1)
-    return run.tokens.mask("prompt") | (generated & followed)
-
-
-def text_mask(run: Run, probe: Probe) -> Bool[Tensor, "batch query"]:
-    """Which rows of a record are query or generated tokens that count."""
-    rows = counted(run) & run.tokens.mask("query generated")
-    return rows[:, list(run[probe].labels("query"))]
-
-
 @final
 @dataclass(frozen=True)
 class AnswerWord:

@@ -12,7 +12,7 @@ from ..lmm import LMM
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..probes.maps import image_positions
 from ..results import Run
-from .answers import runs, text_mask
+from .answers import runs
 from .cases import Cases
 from .depth import middle_layers
 from .phi import rows_mean
@@ -63,8 +63,10 @@ def contributions(
 def _measure(run: Run, layers: tuple[int, ...], tau: float) -> tuple[Tensor, ...]:
     at = list(layers)
     places = image_positions(run.tokens.mask("image")).expand(len(layers), -1, -1)
-    attention = rows_mean(run[MAPS].values[at].float(), text_mask(run, MAPS))
-    norm = rows_mean(run[NORM].values[at].float(), text_mask(run, NORM)).gather(2, places)
+    attention = rows_mean(run[MAPS].values[at].float(), run.counted_rows(MAPS, "query generated"))
+    norm = rows_mean(
+        run[NORM].values[at].float(), run.counted_rows(NORM, "query generated")
+    ).gather(2, places)
     sink = run[VALUE].values[at].gather(2, places) >= tau
     return attention.flatten(), norm.flatten(), sink.flatten()
 

@@ -13,7 +13,7 @@ from ..probes import AttentionMaps, SinkValue
 from ..probes.maps import image_positions
 from ..results import Run
 from ..segments import SEGMENTS
-from .answers import counted, runs, text_mask
+from .answers import runs
 from .cases import Cases
 from .depth import middle_layers
 
@@ -77,10 +77,10 @@ def sink_values(
 def _measure(run: Run, layers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     phi = run[VALUE].values[list(layers)]
     rows = list(run[VALUE].labels("query"))
-    codes, real = run.tokens.segments[:, rows], counted(run)[:, rows]
+    codes, real = run.tokens.segments[:, rows], run.counted[:, rows]
     places = image_positions(run.tokens.mask("image"))
     image_phi = phi.gather(2, places.expand(len(layers), -1, -1))
-    attention = rows_mean(run[MAPS].values[list(layers)], text_mask(run, MAPS))
+    attention = rows_mean(run[MAPS].values[list(layers)], run.counted_rows(MAPS, "query generated"))
     return (
         phi[:, real].float().numpy(),
         (codes[real] - 1).numpy(),

@@ -26,14 +26,18 @@ def redistribute(
     ``pattern`` is batch head query key; ``sink`` and ``image`` are batch key; ``rows`` is batch
     query: the rows that may change, all by default.
 
+    Raises ValueError for shares outside 0 to 1, or another mode.
+
     ``mode="released-code"`` follows the authors' program: ``p`` is the share *kept*, ``rho`` the
     largest *sink* ratio, 1e-6 is added to each image weight in the ratio, and a sample without
     a visual sink is left alone. ``p`` and ``rho`` mean the opposite of the paper's.
     """
     if mode not in ("paper", "released-code"):
         raise ValueError(f"mode {mode!r} is not one of: paper, released-code")
-    if not (0 <= p <= 1 and 0 <= rho <= 1):
-        raise ValueError(f"p and rho are shares from 0 to 1; got p={p}, rho={rho}")
+    if not all(0 <= share <= 1 for share in (p, rho, min_image_mass)):
+        raise ValueError(
+            f"p, rho and min_image_mass are shares from 0 to 1; got {p}, {rho}, {min_image_mass}"
+        )
     released = mode == "released-code"
     moved = 1 - p if released else p
     visual_sink, fresh = sink & image, image & ~sink

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
+from ..graph import freeze
 from ..kernels import group_mass, non_sink_ratio
 from ..segments import SEGMENTS, parse_group
 from ..site import Site
@@ -38,6 +39,9 @@ class SegmentMass(RowProbe):
 
     def __post_init__(self) -> None:
         RowProbe.__post_init__(self)
+        freeze(self, "groups")
+        if isinstance(self.groups, str):
+            raise NotationError(f"groups is a tuple, as in groups=({self.groups!r},)")
         if not self.groups:
             raise NotationError(f"SegmentMass needs at least one group of: {', '.join(SEGMENTS)}")
         for group in self.groups:

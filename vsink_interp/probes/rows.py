@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Probe
+from ..graph import Probe, freeze
 from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..tokens import TokenLayout
@@ -26,6 +26,7 @@ class RowProbe(Probe):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
+        freeze(self, "layers")
         check_layers(self.layers)
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of a probe cannot depend on sinks; its keys can")

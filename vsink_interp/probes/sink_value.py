@@ -6,7 +6,8 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import LayoutError
+from ..errors import NotationError
+from ..graph import Sizes, freeze
 from ..kernels import sink_value
 from ..site import Site
 from .rows import RowProbe
@@ -32,6 +33,17 @@ class SinkValue(RowProbe):
     _: KW_ONLY
     dims: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        freeze(self, "dims")
+        RowProbe.__post_init__(self)
+        if self.dims is not None and (not self.dims or min(self.dims) < 0):
+            raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on, or None")
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        if self.dims is not None and max(self.dims) >= sizes.d_model:
+            raise NotationError(f"dims={self.dims!r} lie beyond d_model = {sizes.d_model}")
+
     @property
     @override
     def needs_sinks(self) -> bool:
@@ -39,7 +51,6 @@ class SinkValue(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        dims = self.dims or site.dims or ()
-        if not dims or max(dims) >= value.shape[-1] or min(dims) < 0:
-            raise LayoutError(f"sink dimensions {dims} do not fit d_model = {value.shape[-1]}")
+        dims = site.dims if self.dims is None else self.dims
+        assert dims is not None  # noqa: S101 (needs_sinks says so)
         return sink_value(value, dims)

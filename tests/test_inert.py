@@ -1,0 +1,123 @@
+"""Law 7: a graph that could not act is refused, with what would; nothing is silently ignored."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp import probes
+from vsink_interp.edits import AddScores, CopyHead, Redistribute, ScaleKeys, ScaleScores
+
+INERT_IN_A_PASS = {
+    "arrow the wrong way round": lambda: vi.Knockout("query -> image"),
+    "rows before the image": lambda: vi.Knockout("image -> system"),
+    "rows before the keys, scores": lambda: AddScores("query", 5.0, rows="image"),
+    "rows before the keys, scaled": lambda: ScaleScores("query", 5.0, rows="system"),
+    "rows before the keys, ablated": lambda: vi.Ablate("query", target="system"),
+    "generated keys": lambda: vi.Knockout("generated -> query generated"),
+    "generated rows": lambda: vi.Knockout("image -> generated"),
+    "generated tokens ablated": lambda: vi.Ablate("generated"),
+    "generated keys scaled": lambda: ScaleKeys("generated", 0.0),
+    "generated scores": lambda: AddScores("generated", 5.0),
+    "mass moved to what is not there": lambda: Redistribute("bos", "generated", 0.5),
+    "mass moved to itself": lambda: Redistribute("image", "image", 0.5),
+    "rows of a probe": lambda: probes.SegmentMass("generated"),
+    "layers outside the blocks": lambda: probes.Activation("hook_embed", "1:"),
+    "layers of the logits": lambda: probes.Logits(layers="99:"),
+    "layers of a hook function": lambda: vi.Fn("ln_final.hook_normalized", abs, layers=(3,)),
+    "first token without generated": lambda: vi.Knockout("image -> query", first_token=True),
+    "tau out of reach": lambda: vi.VAR(tau=1e9),
+    "tau below all": lambda: vi.VAR(tau=-1.0),
+    "tau no number": lambda: vi.VAR(tau=float("nan")),
+    "a block that VAR leaves alone": lambda: vi.VAR(layers=(1, tiny.LAYERS - 1)),
+    "a head copied onto itself": lambda: CopyHead(0, heads=(0,)),
+    "a pool without a control": lambda: vi.Ablate("image", pool="query"),
+    "dimensions, none": lambda: probes.SinkValue(dims=()),
+    "dimensions beyond the model": lambda: probes.SinkValue(dims=(tiny.WIDTH,)),
+}
+
+
+@pytest.mark.parametrize("name", INERT_IN_A_PASS)
+def test_what_could_not_act_in_a_forward_pass_is_refused(name):
+    with pytest.raises((vi.NotationError, vi.LayoutError)):
+        tiny.lmm().run(tiny.encode(), graph=INERT_IN_A_PASS[name]())
+
+
+@pytest.mark.parametrize("flow", ["image -> generated", "generated -> generated"])
+def test_one_new_token_has_no_generated_row(flow):
+    with pytest.raises(vi.LayoutError, match="2 or more"):
+        tiny.lmm().generate(tiny.encode(), graph=vi.Knockout(flow), max_new_tokens=1)
+
+
+def test_the_row_that_predicts_the_only_token_can_be_cut():
+    edit = vi.Knockout("image -> generated", first_token=True)
+    run = tiny.lmm().generate(tiny.encode(), graph=edit, max_new_tokens=1)
+    plain = tiny.lmm().generate(tiny.encode(), max_new_tokens=1)
+    assert (run.logits - plain.logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"output_attentions": True},
+        {"output_hidden_states": True},
+        {"output_scores": True},
+        {"output_logits": False},
+        {"return_dict_in_generate": False},
+        {"max_length": 50},
+    ],
+    ids=str,
+)
+def test_what_a_run_cannot_bring_back_is_refused(option):
+    with pytest.raises(vi.CapabilityError, match=next(iter(option))):
+        tiny.lmm().generate(tiny.encode(), max_new_tokens=2, **option)
+
+
+def test_a_generating_trace_refuses_what_generate_refuses():
+    with pytest.raises(vi.CapabilityError, match="num_beams"):
+        tiny.lmm().trace(tiny.encode(), max_new_tokens=2, num_beams=2)
+
+
+def make(group: str) -> vi.Probe:
+    @vi.probe("attn.hook_pattern")
+    def mass(pattern, site) -> Float[Tensor, "batch head query"]:
+        return (pattern * site.keys(group)[:, None, None]).sum(-1)
+
+    return mass
+
+
+def test_two_probes_of_one_name_are_refused_not_mixed_up():
+    with pytest.raises(vi.NotationError, match="different names"):
+        tiny.lmm().run(tiny.encode(), graph=make("image") | make("bos"))
+
+
+LISTS = """
+import vsink_interp as vi
+from vsink_interp.edits import ScaleScores, SetDims
+given = SetDims([3, 17], 4.0) | vi.Ablate([3]) | vi.probes.SegmentMass(groups=["image"])
+given = given | ScaleScores("image", 2.0, heads=[0], layers=[1])
+assert vi.EditGraph.from_json(given.to_json()) == given
+assert hash(given) == hash(vi.EditGraph(*given))
+try:
+    vi.probes.SegmentMass(groups="image")
+except vi.NotationError as error:
+    assert "('image',)" in str(error)
+else:
+    raise AssertionError("a string was taken for a tuple of groups")
+"""
+
+
+def test_lists_become_tuples_so_that_nodes_stay_values():
+    # In a process of its own: here the run-time checks refuse a list before we see it.
+    subprocess.run([sys.executable, "-c", LISTS], check=True, timeout=120)
+
+
+def test_positions_are_counted_without_padding():
+    alone = tiny.lmm().run(tiny.encode("short"), graph=vi.Ablate((3, 5)))
+    together = tiny.lmm().run(tiny.batch("one image", "short"), graph=vi.Ablate((3, 5)))
+    torch.testing.assert_close(together.logits[1, -1], alone.logits[0, -1], atol=1e-5, rtol=0)
