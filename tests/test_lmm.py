@@ -1,6 +1,7 @@
 """LMM: loading, encoding, running, generating, and what it refuses."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import vsink_interp as vi
 from tests import nodes, tiny
 from tests.nodes import apart
 from vsink_interp.hooks import forward_order
-from vsink_interp.probes import AttentionMaps, Pattern, SegmentMass
+from vsink_interp.probes import AttentionMaps, Pattern, Resid, SegmentMass
 
 
 def test_it_says_what_it_is():
@@ -237,3 +238,19 @@ def test_mass_of_a_text_sample_in_a_batch_is_zero_on_the_image():
     assert got.values[:, 0].min() >= 0
     assert got.values[:, 0].max() > 0.2
     assert (got.values[:, 1] == 0).all()
+
+
+def test_an_answer_can_be_read_again_in_one_pass():
+    """An encoding whose layout goes on after the prompt: probes say the tokens' own places."""
+    encoding = tiny.encode()
+    run = tiny.lmm().generate(encoding, max_new_tokens=5)
+    ids = run.ids[:, :26]
+    inputs = {**encoding.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    whole = replace(encoding, inputs=inputs, tokens=encoding.tokens.extend(4))
+    graph = Resid("generated") | Pattern("generated") | SegmentMass("generated")
+    again = tiny.lmm().run(whole, graph=graph)
+    first = tiny.lmm().generate(encoding, graph=graph, max_new_tokens=5)
+    for probe in graph:
+        assert again[probe].coords["query"] == (22, 23, 24, 25)
+        torch.testing.assert_close(again[probe].values, first[probe].values, atol=2e-5, rtol=1e-4)
+    assert again.tokens.prompt_length == 22

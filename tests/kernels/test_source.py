@@ -16,21 +16,29 @@ torch.manual_seed(0)
 PATTERN = torch.softmax(torch.randn(2, 4, 3, 6), -1)
 MASK = torch.rand(2, 6) < 0.6
 SINK = torch.rand(2, 6) < 0.3
+EDGES = torch.rand(2, 4, 3, 6) < 0.5
+HEADS = torch.tensor([True, False, False, True])
 ROWS = torch.tensor([[True, False, True], [True, True, True]])
 VALUE = torch.randn(2, 2, 6, 5)
 CALLS = {
     "add_mask": (PATTERN, None, torch.arange(3, 6)),
+    "add_scores": (PATTERN, EDGES, 2.0),
     "attend": (PATTERN, VALUE),
     "attention_scores": (torch.randn(2, 4, 3, 5), VALUE, 0.4),
     "contribution": (PATTERN, VALUE, torch.randn(4, 5, 7)),
+    "copy_head": (PATTERN, 1, HEADS, ROWS),
     "cut": (PATTERN, ROWS, SINK),
     "cut_tokens": (PATTERN, ROWS, SINK),
+    "edges_of": (PATTERN, ROWS, SINK, (0, 2)),
     "group_mass": (PATTERN, torch.stack([MASK, SINK], -1)),
     "head_result": (torch.randn(2, 3, 4, 5), torch.randn(4, 5, 7)),
+    "move_mass": (PATTERN, SINK, MASK & ~SINK, ROWS, 0.5, HEADS),
     "non_sink_ratio": (PATTERN, SINK, MASK),
     "normalised": (torch.randn(2, 6, 8),),
+    "raise_scores": (PATTERN, EDGES, 0.5),
     "random_like": (SINK, MASK, torch.rand(2, 6)),
     "redistribute": (PATTERN, SINK, MASK),
+    "scale_scores": (PATTERN, EDGES, 0.5),
     "sink_value": (torch.randn(2, 6, 8), (1, 5)),
     "softmax": (PATTERN.log(),),
 }
