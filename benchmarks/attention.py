@@ -1,7 +1,7 @@
 """What edits and probes cost, as ratios to plain SDPA in the same run.
 
-`python benchmarks/attention.py` measures all sizes and writes a table and a plot into the docs;
-`--quick --json FILE` measures the smallest size in under a minute.
+`python benchmarks/attention.py` measures all sizes and prints a table, `--json FILE` keeps it;
+`--quick` measures a small model at the smallest size in about a minute.
 
 Variants are interleaved, each round in the reverse order of the last; a ratio is the median over
 rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller than its distance from
