@@ -5,6 +5,7 @@ found), saves a loadable model in `FOLDER/weights`, and ends with the evaluation
 """
 
 import argparse
+import json
 import logging
 import math
 import time
@@ -17,8 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from .card import render
 from .data import Examples, draw
-from .evaluate import quick_look
+from .evaluate import evaluate, quick_look
 from .forward import Watch, embed, trace
 from .losses import FactReadout, PlaceReadout, answer_loss, grounding_loss, seed_sinks
 from .model import build_model, build_tokenizer, save
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("toy-run"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--look-every", type=int, default=500, help="steps between quick looks")
+    parser.add_argument("--scenes", type=int, default=500, help="held-out scenes to evaluate on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -225,7 +228,12 @@ def main() -> None:
     )
     for chatty in ("httpx", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    train(options.out, seed=options.seed, look_every=options.look_every)
+    model = train(options.out, seed=options.seed, look_every=options.look_every)
+    if options.scenes:
+        figures = evaluate(model, build_tokenizer(), options.scenes)
+        kept = options.out / "weights" / "metrics.json"
+        kept.write_text(json.dumps(figures, indent=1) + "\n")
+        log.info("%s", render(figures))
 
 
 if __name__ == "__main__":
