@@ -135,7 +135,7 @@ def test_sampling_is_passed_on():
         {"generation_config": GenerationConfig(num_beams=3)},
         {"generation_config": GenerationConfig(cache_implementation="static")},
     ],
-    ids=str,
+    ids=lambda given: next(iter(given)),
 )
 def test_ways_of_decoding_that_edits_would_miss_are_refused(options):
     with pytest.raises(vi.CapabilityError, match="is not supported, only"):

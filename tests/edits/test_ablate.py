@@ -98,7 +98,6 @@ def test_what_cannot_be_written(edit, why):
     ("edit", "why"),
     [
         (vi.Ablate((3, 22)), "positions 0 to 21"),
-        (vi.Ablate((-1,)), "positions 0 to 21"),
         (vi.Ablate("image[1]"), r"no image\[1\] token"),
         (vi.Ablate("image & query"), "no token of this prompt"),
         (vi.Ablate("image", target="generated"), "use generate"),

@@ -38,8 +38,8 @@ def test_layers_narrow_it_further():
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (vi.VAR(layers=-1), "acts on no block.*0 to 2 only"),
-        (vi.VAR(layers="0:2", mode="released-code"), "acts on no block.*2 to 3 only"),
+        (vi.VAR(layers=-1), "names .*0 to 2 only"),
+        (vi.VAR(layers="0:2", mode="released-code"), "names .*2 to 3 only"),
         (vi.VAR(layers="9:"), "no block 9"),
     ],
 )

@@ -58,12 +58,12 @@ class Ablate(Edit):
             parse_group(self.tokens)
         elif not self.tokens or min(self.tokens) < 0:
             raise NotationError(
-                f"Ablate({self.tokens!r}): name a group, or at least one position from 0 on"
+                f"Ablate({self.tokens!r}) hides nothing; name a group, or positions from 0 on"
             )
-        if self.control is None and (self.pool != "image" or not self.redraw):
-            raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
         if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
             raise NotationError("target and pool of Ablate cannot depend on sinks; tokens can")
+        if self.control is None and (self.pool != "image" or not self.redraw):
+            raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
 
     @property
     @override
