@@ -7,7 +7,7 @@ Results go to stdout, with `--json` nothing else does; progress and errors go to
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -277,7 +277,7 @@ def _write_report(study: Study, out: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def _progress() -> Generator[Watch]:
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn()
     )  # fmt: skip

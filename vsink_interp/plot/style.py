@@ -72,4 +72,4 @@ def layer_ticks(axes: "matplotlib.axes.Axes", n_layers: int) -> None:
 
 def png(figure: "matplotlib.figure.Figure") -> bytes:
     """A figure as a PNG file."""
-    return figure._repr_png_()  # ty: ignore[unresolved-attribute]
+    return figure._repr_png_()  # ty: ignore[missing-attribute]

@@ -4,7 +4,7 @@ Nothing of the library's engine is used: a hook adds to the attention mask that 
 itself made. So what is measured here is also an independent check of the library.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ def image_from(layer: int, given: Prompts, *, query: bool, generated: bool) -> C
 @contextmanager
 def cutting(
     model: LlavaForConditionalGeneration, given: Prompts, cut: Cut | None
-) -> Iterator[None]:
+) -> Generator[None]:
     """Within it, every pass over these prompts (prefill and decoding) is cut."""
     handles = []
     length = given.ids.shape[1]
@@ -73,7 +73,7 @@ def cutting(
     def hook(layer: int) -> Callable[..., tuple[tuple, dict]]:
         def edit(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             columns = cut.columns(layer) if cut is not None else None
-            if columns is None:
+            if cut is None or columns is None:
                 return args, kwargs
             mask = kwargs["attention_mask"]
             rows, keys = mask.shape[-2:]
@@ -109,7 +109,7 @@ def generate(
     """Greedy continuations of one batch of prompts, padded after the end."""
     device = next(model.parameters()).device
     with cutting(model, given, cut):
-        whole = model.generate(
+        whole = model.generate(  # ty: ignore[invalid-argument-type] - a mixin typed by a protocol
             input_ids=given.ids.to(device),
             attention_mask=given.mask.to(device),
             pixel_values=given.pixels.to(device),

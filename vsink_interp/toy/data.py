@@ -159,7 +159,7 @@ def packs(
     vocabulary = tokenizer.get_vocab()
     rows = iter(tokenizer(texts, add_special_tokens=False).input_ids)
     head = (int(tokenizer.bos_token_id), *next(rows))
-    image = (int(tokenizer.convert_tokens_to_ids(IMAGE)),) * _GRID**2
+    image = (tokenizer.get_vocab()[IMAGE],) * _GRID**2
     stories = [tuple(next(rows)) for _ in scenes]
     made = []
     for story, chosen, one in zip(stories, asked, scenes, strict=True):

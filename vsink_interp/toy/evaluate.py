@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from . import weights_dir
 from .answers import eager, image_from
@@ -104,7 +104,7 @@ def main() -> None:
         sys.stdout.write(render(figures))
         return
     model = LlavaForConditionalGeneration.from_pretrained(options.weights, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(options.weights)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(options.weights)
     text = json.dumps(evaluate(model, tokenizer, options.scenes), indent=1) + "\n"
     if options.json:
         options.json.write_text(text)

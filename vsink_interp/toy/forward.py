@@ -126,7 +126,7 @@ def trace(
         entering.append(residual)
         query, key, value = _heads(layer, layer.input_layernorm(residual), rotary)
         bias, scale = biases[id(mask)], layer.self_attn.scaling
-        if number in watch.sought:
+        if number in watch.sought and watch.source is not None:
             found.append(_to_source(query, key, bias, watch.source, scale))
         if watch.idle is not None and number >= watch.first_layer:
             pattern = (query @ key.transpose(-1, -2) * scale + bias).softmax(-1)

@@ -40,7 +40,7 @@ class Subject:
     @property
     def layers(self) -> int:
         """How many decoder layers there are."""
-        return self.model.config.text_config.num_hidden_layers
+        return self.model.config.get_text_config().num_hidden_layers
 
     def decode(self, ids: Tensor) -> list[str]:
         """Answers as text."""

@@ -117,7 +117,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_id=tokenizer.get_vocab()[IMAGE],  # ty: ignore[unknown-argument] - an alias
         image_seq_length=(SIZE // PATCH) ** 2,
         projector_hidden_act="gelu",
         vision_feature_layer=-1,
@@ -135,7 +135,7 @@ def _start_as_lookup(model: LlavaForConditionalGeneration, gain: float = 1.7) ->
     embedded. Mimetic initialisation (Trockman and Kolter, 2023): with the usual one, reading an
     object by its colour stays at chance for thousands of steps.
     """
-    model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+    model.lm_head.weight.copy_(model.get_input_embeddings().weight)  # ty: ignore[invalid-argument-type]
     for layer in model.model.language_model.layers:
         heads = layer.self_attn
         heads.q_proj.weight.mul_(gain)

@@ -97,7 +97,7 @@ def _columns(pack: Pack) -> list[tuple[int | float, ...]]:
             source = first + source if source >= 0 else -1
             facts = turn.facts if n == asked - 1 else NO_FACTS
             rows.append((token, prefix + n, number, role, label, source, *facts, weight))
-    return rows
+    return rows  # ty: ignore[invalid-explicit-return] - the facts in the middle are whole numbers
 
 
 def collate(packs: Sequence[Pack]) -> Batch:

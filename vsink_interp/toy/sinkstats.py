@@ -143,7 +143,7 @@ def contributions(
     that text rows give to `<s>` [layer batch].
     """
     device = next(model.parameters()).device
-    pad = model.config.text_config.pad_token_id
+    pad = model.config.get_text_config().pad_token_id
     made = model(
         input_ids=ids.to(device),
         attention_mask=(ids != pad).long().to(device),

@@ -85,7 +85,7 @@ def language_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss of one step, already weighted."""
     batch, pictured = examples.batch, examples.pixels is not None
-    masks = layer_masks(batch, stage, model.config.text_config.num_hidden_layers, rng)
+    masks = layer_masks(batch, stage, model.config.get_text_config().num_hidden_layers, rng)
     embedded = embed(model, batch.ids, examples.pixels)
     traced = trace(model, embedded, batch.position, masks, _watch(examples, stage))
     terms = {"answer": answer_loss(model, traced, batch)}
@@ -122,7 +122,7 @@ def _terms(
     model: LlavaForConditionalGeneration, stage: Stage, offset: int, device: torch.device
 ) -> Iterator[tuple[dict[str, Tensor], list[tuple[list[nn.Parameter], float]]]]:
     """For each step its loss terms; the groups of parameters to train come with them."""
-    width = model.config.text_config.hidden_size
+    width = model.config.get_text_config().hidden_size
     if stage.kind == "vision":
         readout = PatchReadout(width, math.isqrt(model.config.image_seq_length)).to(device)
         modules = (model.model.vision_tower, model.model.multi_modal_projector, readout)

@@ -58,7 +58,7 @@ def vision_losses(
     placed = (patches // grid, patches % grid, ground[:, None].expand(-1, grid**2))
     weight = torch.where((color >= 0) & (color < len(COLORS)), 8.0, 1.0) * (color >= 0)
     words = patch_words(scenes, build_tokenizer().get_vocab()).to(device)
-    table = model.get_input_embeddings().weight.detach()
+    table = model.get_parameter("model.language_model.embed_tokens.weight").detach()
     terms = {"words": 0.25 * word_distance(features, words, weight.to(device), table)}
     names = ("color", "shape", "row", "column", "background")
     scales, targets = (4.0, 4.0, 0.3, 0.3, 0.3), (color, shape, *placed)
