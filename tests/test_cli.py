@@ -13,18 +13,14 @@ from vsink_interp.cli import app
 
 
 @pytest.fixture(scope="module")
-def planted():
-    """The toy LMM with sink dimensions set by hand, about two sinks in 64 image tokens."""
-    lmm = vi.LMM.toy()
-    probe = vi.probes.SinkValue("image", dims=(3, 7))
-    phi = lmm.run(vi.toy.scene(0).image, "describe the image", probe)[probe].values
-    lmm.sinks = vi.SinkDims((3, 7), float(phi[2:].quantile(0.97)), source="planted")
-    return lmm
+def toy():
+    """One toy LMM for all commands."""
+    return vi.LMM.toy()
 
 
 @pytest.fixture
-def vsink(planted, monkeypatch):
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: planted))
+def vsink(toy, monkeypatch):
+    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: toy))
 
     def call(*words, status=0):
         done = CliRunner().invoke(app, list(words))
@@ -34,47 +30,45 @@ def vsink(planted, monkeypatch):
     return call
 
 
-def test_generate(vsink, planted):
+def test_generate(vsink, toy):
     found = json.loads(vsink("generate", "--seed", "3", "--max-new-tokens", "7", "--json").stdout)
     scene = vi.toy.scene(3)
-    run = planted.generate(scene.image, "describe the image", max_new_tokens=7)
+    run = toy.generate(scene.image, "describe the image", max_new_tokens=7)
     assert (found["answer"], found["tokens"]) == (run.text, str(run.tokens))
 
 
-def test_generate_reads_a_picture_and_a_prompt(vsink, planted, tmp_path):
+def test_generate_reads_a_picture_and_a_prompt(vsink, toy, tmp_path):
     image = vi.toy.scene(9).image
     image.save(tmp_path / "mine.png")
     words = ("generate", "--image", str(tmp_path / "mine.png"), "--prompt", "how many?", "--json")
     found = json.loads(vsink(*words, "--max-new-tokens", "5").stdout)
-    assert found["answer"] == planted.generate(image, "how many?", max_new_tokens=5).text
+    assert found["answer"] == toy.generate(image, "how many?", max_new_tokens=5).text
 
 
-def test_detect(vsink, planted):
+def test_detect(vsink, toy):
     found = json.loads(vsink("detect", "--seed", "2", "--json").stdout)
-    assert found["sink_dims"] == [3, 7]
+    assert found["sink_dims"] == list(toy.sinks.dims)
     probe = vi.probes.SinkValue("image")
-    phi = planted.run(vi.toy.scene(2).image, "describe the image", probe)[probe].values[:, 0]
+    phi = toy.run(vi.toy.scene(2).image, "describe the image", probe)[probe].values[:, 0]
     expected = {
-        str(layer): (row >= planted.sinks.tau).nonzero().flatten().tolist()
+        str(layer): (row >= toy.sinks.tau).nonzero().flatten().tolist()
         for layer, row in enumerate(phi)
     }
     assert any(expected.values())
     assert found["visual_sinks"] == expected
 
 
-def test_var_and_knockout_compare_two_answers(vsink, planted):
+def test_var_and_knockout_compare_two_answers(vsink, toy):
     image = vi.toy.scene(0).image
     flow = "image -> query generated"
     words = ("knockout", flow, "--layers", "2:", "--max-new-tokens", "6", "--json")
     found = json.loads(vsink(*words).stdout)
-    cut = planted.generate(
-        image, "describe the image", vi.Knockout(flow, "2:"), max_new_tokens=6
-    ).text
+    cut = toy.generate(image, "describe the image", vi.Knockout(flow, "2:"), max_new_tokens=6).text
     assert found["edited_answer"] == cut
     assert found["changed"] == (found["answer"] != cut)
     words = ("var", "--p", "1", "--rho", "0", "--mode", "released-code", "--max-new-tokens", "6")
     edit = vi.VAR(p=1.0, rho=0.0, mode="released-code")
-    text = planted.generate(image, "describe the image", edit, max_new_tokens=6).text
+    text = toy.generate(image, "describe the image", edit, max_new_tokens=6).text
     assert json.loads(vsink(*words, "--json").stdout)["edited_answer"] == text
 
 

@@ -1,4 +1,4 @@
-"""Experiments stand on a toy LMM with known sinks, and on plain transformers beside it."""
+"""Experiments stand on the toy LMM, and on plain transformers beside it."""
 
 import pytest
 import torch
@@ -8,8 +8,6 @@ import vsink_interp as vi
 from vsink_interp.experiments import Cases
 from vsink_interp.toy import weights_dir
 
-DIMS = (3, 7)
-
 
 @pytest.fixture(scope="package")
 def cases():
@@ -17,13 +15,9 @@ def cases():
 
 
 @pytest.fixture(scope="package")
-def sunk(cases):
-    """A toy LMM whose sink dimensions are set so that about two image tokens in 64 are sinks."""
-    lmm = vi.LMM.toy()
-    probe = vi.probes.SinkValue("image", dims=DIMS)
-    phi = lmm.run(list(cases.pictures), list(cases.prompts), probe)[probe].values
-    lmm.sinks = vi.SinkDims(DIMS, float(phi[2:].quantile(0.97)))
-    return lmm
+def sunk():
+    """The toy LMM with the sinks that it was trained to have."""
+    return vi.LMM.toy()
 
 
 @pytest.fixture(scope="package")
@@ -50,7 +44,7 @@ class Plain:
         self.resid = torch.stack(made.hidden_states[:-1])
         self.pattern = torch.stack(made.attentions)
         unit = self.resid / self.resid.square().mean(-1, keepdim=True).sqrt()
-        self.unit, self.phi = unit.abs(), unit[..., list(DIMS)].abs().amax(-1)
+        self.unit, self.phi = unit.abs(), unit[..., list(lmm.sinks.dims)].abs().amax(-1)
 
 
 @pytest.fixture(scope="package")

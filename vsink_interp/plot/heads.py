@@ -1,6 +1,6 @@
 """Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from .style import COLOURS, MUTED, new_figure, tidy
 if TYPE_CHECKING:
     import matplotlib.figure
 
+SHOWN: Final = 0.25
+
 
 def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure":
     """Every head by its visual non-sink ratio: sorted, and as a map of blocks and heads.
@@ -18,27 +20,26 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
 
     - `rho`: drawn as the threshold; the ranking was made with it.
     """
+    from matplotlib import colormaps
+
     figure = new_figure(9.8, 3.1)
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     ratio = found.ratio.numpy()
     order = np.argsort(-np.nan_to_num(ratio.ravel(), nan=-1))
     selected = found.selected.numpy().ravel()[order]
-    image_centric = selected >= 0.5
-    colours = np.where(image_centric, COLOURS["image"], "#C9C9C9")
+    colours = colormaps["Blues"](0.2 + 0.8 * selected)
     left.bar(np.arange(len(order)), np.nan_to_num(ratio.ravel()[order]), color=colours, width=0.9)
     left.axhline(rho, color="black", linestyle="--", linewidth=1)
     left.set_ylim(0, 1.02)
     tidy(left, "heads, sorted", "visual non-sink ratio r (mean)")
-    left.set_title(
-        f"blue: image-centric on half of the rows or more ({int(image_centric.sum())} of "
-        f"{len(order)}); dashed: rho = {rho:g}", fontsize=8.5, loc="left",
-    )  # fmt: skip
+    title = "darker: image-centric on more rows"
+    left.set_title(f"{title} (most: {selected.max():.0%}); dashed: rho = {rho:g}", fontsize=8.5)
     shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
-    for layer, head in zip(*np.nonzero(found.selected.numpy() >= 0.5), strict=True):
+    for layer, head in zip(*np.nonzero(found.selected.numpy() >= SHOWN), strict=True):
         right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)
     right.set_yticks(range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12))))
     right.set_xticks(range(0, ratio.shape[1], max(1, -(-ratio.shape[1] // 12))))
     tidy(right, "head", "block")
-    right.set_title("dot: image-centric", fontsize=8.5, loc="left")
+    right.set_title(f"dot: on {SHOWN:.0%} of rows or more", fontsize=8.5, loc="left")
     figure.colorbar(shown, ax=right, label="r (mean)")
     return figure

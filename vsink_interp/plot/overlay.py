@@ -230,4 +230,4 @@ def _layers(layers: tuple[int, ...]) -> str:
 
 def _boxed(sinks: Bool[np.ndarray, " patch"]) -> str:
     count = int(sinks.sum())
-    return f"{count} visual sinks boxed" if count else "no visual sink here"
+    return f"{count} visual sink{'s' * (count > 1)} boxed" if count else "no visual sink here"
