@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..heads import HeadRanking
-from .style import COLOURS, MUTED, new_figure, tidy
+from .style import MUTED, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -32,8 +32,8 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
     left.axhline(rho, color="black", linestyle="--", linewidth=1)
     left.set_ylim(0, 1.02)
     tidy(left, "heads, sorted", "visual non-sink ratio r (mean)")
-    title = "darker: image-centric on more rows"
-    left.set_title(f"{title} (most: {selected.max():.0%}); dashed: rho = {rho:g}", fontsize=8.5)
+    title = "darker: image-centric more often"
+    left.set_title(f"{title} (at most {selected.max():.0%}); dashed: rho = {rho:g}", fontsize=8.5)
     shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for layer, head in zip(*np.nonzero(found.selected.numpy() >= SHOWN), strict=True):
         right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)
