@@ -187,12 +187,26 @@ def knockout(
 ) -> None:
     """Answer with a flow cut, or sweep over the first block cut (Kaduri et al. 2025)."""
     edit = Knockout(flow, layers)
+    _refuse_mixed(scenes, image=image, prompt=prompt, rows=rows, layers=layers)
     lmm = _open_model(model)
     if scenes:
         _show(_sweep(lmm, flow, scenes, seed, rows), as_json)
     else:
         picture, asked = _input(image, prompt, seed)
         _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
+
+
+def _refuse_mixed(
+    scenes: int, *, image: Path | None, prompt: str | None, rows: Path | None, layers: str
+) -> None:
+    """A sweep over toy scenes and an answer about one picture have options of their own."""
+    if scenes and (image is not None or prompt is not None or layers != ":"):
+        raise InputError(
+            "--scenes sweeps the first block cut over toy scenes; leave --image, --prompt and "
+            "--layers away"
+        )
+    if rows is not None and not scenes:
+        raise InputError("--rows keeps the answers of a sweep; give --scenes as well")
 
 
 def _sweep(lmm: LMM, flow: str, scenes: int, seed: int, rows: Path | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_reading_gives_the_value_and_changes_no_bit(name, attention):
     assert torch.equal(output.logits, tiny.plain(lmm, encoding))
     point = TRACED[NAMES.index(name)]
     hook = point.template if point.stack == "vision_encoder.blocks" else point.name
-    probe = probes.Activation(hook, 1)
+    probe = probes.Activation(hook, ":" if point.stack is None else 1)
     want = lmm.run(encoding, graph=probe)[probe].values
     torch.testing.assert_close(value, want if point.stack is None else want[0])
 
@@ -42,7 +42,8 @@ def test_writing_in_place_acts_as_the_same_edit_does(name, attention):
     assert apart(output.logits, tiny.plain(lmm, encoding)) > 1e-3
     point = TRACED[NAMES.index(name)]
     hook = point.template if point.stack == "vision_encoder.blocks" else point.name
-    want = lmm.run(encoding, graph=vi.Fn(hook, nodes.grow, layers=1)).logits
+    layers = ":" if point.stack is None else 1
+    want = lmm.run(encoding, graph=vi.Fn(hook, nodes.grow, layers=layers)).logits
     assert apart(output.logits, want) < 2e-5
 
 
