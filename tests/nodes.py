@@ -48,8 +48,8 @@ KNOCKOUTS = {
 }
 ABLATIONS = {
     "visual sinks": vi.Ablate("sink & image"),
-    "control": vi.Ablate("sink & image", control=3),
-    "one control": vi.Ablate("sink & image", "1:", control=3, redraw=False),
+    "control": vi.Ablate("sink & image", control=3, pool="all"),
+    "one control": vi.Ablate("sink & image", "1:", control=3, pool="all", redraw=False),
     "places": vi.Ablate((4, 7), target="query"),
     "system": vi.Ablate("system"),
 }

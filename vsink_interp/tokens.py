@@ -183,12 +183,18 @@ class TokenLayout:
                 f"new tokens, or name a segment of the prompt: {self._line(0)}"
             )
 
+    def _may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
+        """The tokens that may belong to a group; any token may come to be a sink, or not."""
+        found = torch.zeros_like(self.roles)
+        for terms in group.unions:
+            both = self.segments != PAD
+            for term in terms:
+                both = both if term.word == "sink" else both & self._term(term, None)
+            found = found | both
+        return found
+
     def _occurs(self, terms: tuple[Term, ...]) -> bool:
-        """Whether some token is all of these at once; any token may come to be a sink, or not."""
-        both = self.segments != PAD
-        for term in terms:
-            both = both if term.word == "sink" else both & self._term(term, None)
-        return bool(both.any())
+        return bool(self._may_be(Group((terms,))).any())
 
     def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
         """Refuse a flow whose cut is impossible: a missing segment, or a row that loses every key.
@@ -221,12 +227,12 @@ class TokenLayout:
         **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
         """
         layout = self.extend(1) if generates and self.length == self.prompt_length else self
-        every = torch.ones_like(layout.roles)  # any token may come to be a sink
         group = parse_group(target) if isinstance(target, str) else target
-        rows = layout.mask(group, sink=every)
+        keys = parse_group(source) if isinstance(source, str) else source
+        rows = layout._may_be(group)
         if first_token and "generated" in group.words:
             rows[:, self.prompt_length - 1] = True
-        seen = layout.mask(source, sink=every).cumsum(-1) > 0
+        seen = layout._may_be(keys).cumsum(-1) > 0
         if not (rows & seen).any():
             raise LayoutError(
                 f"'{source} -> {group}': no row of {str(group)!r} comes after a token of "
