@@ -1,20 +1,19 @@
 """Shift attention scores by a constant."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 from typing_extensions import override
 
-from ..kernels import add_scores, edges_of
-from ..segments import parse_group
+from ..kernels import add_scores
 from ..site import Site
-from .rows import RowEdit
+from .rows import ScoreEdit
 
 
 @final
 @dataclass(frozen=True)
-class AddScores(RowEdit):
+class AddScores(ScoreEdit):
     """Add a constant to the scores of some rows on a group of keys, before the softmax.
 
     The odds of a key in the group against any other grow by the exponential of `amount`, and every
@@ -29,21 +28,8 @@ class AddScores(RowEdit):
     prompt lacks a segment.
     """
 
-    hook: ClassVar[str] = "attn.hook_attn_scores"
-
-    group: str
     amount: float
-
-    def __post_init__(self) -> None:
-        RowEdit.__post_init__(self)
-        parse_group(self.group)
-
-    @property
-    @override
-    def key_groups(self) -> tuple[str, ...]:
-        return (self.group,)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        edges = edges_of(value, site.queries(self.rows), site.keys(self.group), self.heads)
-        return add_scores(value, edges, self.amount)
+        return add_scores(value, self.edges(value, site), self.amount)

@@ -1,13 +1,18 @@
 """What edits of some rows of attention share: group of rows, blocks, heads."""
 
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
+from jaxtyping import Bool
+from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
+from ..kernels import edges_of
 from ..segments import parse_group
+from ..site import Site
 from ..tokens import TokenLayout
 from .heads import Heads, check_heads
 
@@ -60,3 +65,30 @@ class RowEdit(Edit):
         for group in self.key_groups:
             tokens.check_group(group, generates=generates)
             tokens.check_reach(group, self.rows, generates=generates)
+
+
+@dataclass(frozen=True)
+class ScoreEdit(RowEdit):
+    """An edit of the scores of some rows on one group of keys, before the softmax.
+
+    **Arguments:**
+
+    - `group`: the keys.
+    """
+
+    hook: ClassVar[str] = "attn.hook_attn_scores"
+
+    group: str
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        parse_group(self.group)
+
+    @property
+    @override
+    def key_groups(self) -> tuple[str, ...]:
+        return (self.group,)
+
+    def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
+        """Where it acts; never where the mask hides a key."""
+        return edges_of(scores, site.queries(self.rows), site.keys(self.group), self.heads)

@@ -1,21 +1,20 @@
 """Scale attention scores: the form of PAI, ClearSight and AdaptVis."""
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..kernels import edges_of, raise_scores, scale_scores
-from ..segments import parse_group
+from ..kernels import raise_scores, scale_scores
 from ..site import Site
-from .rows import RowEdit
+from .rows import ScoreEdit
 
 
 @final
 @dataclass(frozen=True)
-class ScaleScores(RowEdit):
+class ScaleScores(ScoreEdit):
     """Multiply the scores of some rows on a group of keys, before the softmax.
 
     Every row still sums to one. A score may be negative: multiplying it then makes the key *less*
@@ -31,25 +30,15 @@ class ScaleScores(RowEdit):
     prompt lacks a segment.
     """
 
-    hook: ClassVar[str] = "attn.hook_attn_scores"
-
-    group: str
     factor: float
     by: str = "score"
 
     def __post_init__(self) -> None:
-        RowEdit.__post_init__(self)
-        parse_group(self.group)
+        ScoreEdit.__post_init__(self)
         if self.by not in ("score", "size"):
             raise NotationError(f"by={self.by!r} is not one of: score, size")
 
-    @property
-    @override
-    def key_groups(self) -> tuple[str, ...]:
-        return (self.group,)
-
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        edges = edges_of(value, site.queries(self.rows), site.keys(self.group), self.heads)
         kernel = scale_scores if self.by == "score" else raise_scores
-        return kernel(value, edges, self.factor)
+        return kernel(value, self.edges(value, site), self.factor)
