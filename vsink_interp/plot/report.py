@@ -74,7 +74,7 @@ TOY_LIMITS: Final = (
     "That the toy LMM stands for large models. It is trained and real, and tiny: a "
     "closed vocabulary, drawn scenes.",
     "That sinks arise by themselves. Training of the toy LMM seeded its visual sinks on background "
-    "patches; what they get of the attention, and add, was left to the model. See its card.",
+    "patches, and drew idle attention towards them; both losses were off at the end. See its card.",
     "That a model reads its picture in these blocks. Training of the toy LMM closed the first and "
     "last blocks to the picture in most turns, which puts the step of the knockout curves between.",
 )
