@@ -29,7 +29,7 @@ INERT_IN_A_PASS = {
     "rows of a probe": lambda: probes.SegmentMass("generated"),
     "layers outside the blocks": lambda: probes.Activation("hook_embed", "1:"),
     "layers of the logits": lambda: probes.Logits(layers="99:"),
-    "layers of a hook function": lambda: vi.Fn("ln_final.hook_normalized", abs, layers=(3,)),
+    "layers of a hook function": lambda: vi.Fn("ln_final.hook_out", abs, layers=(3,)),
     "first token without generated": lambda: vi.Knockout("image -> query", first_token=True),
     "tau out of reach": lambda: vi.VAR(tau=1e9),
     "tau below all": lambda: vi.VAR(tau=-1.0),

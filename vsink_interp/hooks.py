@@ -138,7 +138,7 @@ HOOKS: tuple[HookPoint, ...] = (
     _row("hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
     _row("hook_resid_post", _RESID, "residual stream leaving the block"),
     _row(
-        "ln_final.hook_normalized",
+        "ln_final.hook_out",
         _RESID,
         "residual stream after the final norm, its learned gain included",
         stack=None,

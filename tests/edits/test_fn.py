@@ -14,16 +14,16 @@ def test_it_is_told_where_it_is():
         seen.append((hook.name, hook.layer(), tuple(activation.shape), hook.site.first_row))
         hook.ctx["kept"] = activation
 
-    fns = vi.Fn("attn.hook_pattern", look, layers="1:3") | vi.Fn("ln_final.hook_normalized", look)
+    fns = vi.Fn("attn.hook_pattern", look, layers="1:3") | vi.Fn("ln_final.hook_out", look)
     tiny.lmm().generate(tiny.encode("short"), graph=fns, max_new_tokens=2)
     n = tiny.encode("short").tokens.length
     assert seen == [
         ("blocks.1.attn.hook_pattern", 1, (1, 4, n, n), 0),
         ("blocks.2.attn.hook_pattern", 2, (1, 4, n, n), 0),
-        ("ln_final.hook_normalized", None, (1, n, 64), 0),
+        ("ln_final.hook_out", None, (1, n, 64), 0),
         ("blocks.1.attn.hook_pattern", 1, (1, 4, 1, n + 1), n),
         ("blocks.2.attn.hook_pattern", 2, (1, 4, 1, n + 1), n),
-        ("ln_final.hook_normalized", None, (1, 1, 64), n),
+        ("ln_final.hook_out", None, (1, 1, 64), n),
     ]
 
 

@@ -100,7 +100,7 @@ def want(seen, hook, layer):
         ),
         "hook_mlp_out": lambda: seen[f"{block}.mlp.down_proj"][1],
         "hook_resid_post": lambda: seen[block][1],
-        "ln_final.hook_normalized": lambda: seen["out"].hidden_states[-1],
+        "ln_final.hook_out": lambda: seen["out"].hidden_states[-1],
         "unembed.hook_out": lambda: seen["out"].logits,
     }[hook]()
 

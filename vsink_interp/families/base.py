@@ -97,7 +97,7 @@ class Family:
             "hook_embed": Tap(f"{self.decoder}.embed_tokens", "output"),
             "vision_projector.hook_in": Tap(self.projector, "input"),
             "vision_projector.hook_out": Tap(self.projector, "output"),
-            "ln_final.hook_normalized": Tap(f"{self.decoder}.norm", "output"),
+            "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
             "unembed.hook_out": Tap(self.head, "output"),
         }
 
