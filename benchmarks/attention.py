@@ -40,7 +40,12 @@ OURS = {
     "probe-text-rows": MASS,
     "probe-all-rows": ALL_ROWS,
 }
-OURS_DECODE = {"empty-plan-decode": None, "var-decode": VAR, "knockout-decode": CUT}
+OURS_DECODE = {
+    "empty-plan-decode": None,
+    "var-decode": VAR,
+    "knockout-decode": CUT,
+    "dropped-decode": vi.DropKeys("image"),
+}
 BASELINES = {"eager": None, "eager-var": vectorised, "released-var": head_loop}
 
 

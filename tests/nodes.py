@@ -69,6 +69,11 @@ SIZED = {
     "steered": vi.edits.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3"),
     "set dimensions": vi.edits.SetDims((3, 17), 4.0, layers=1),
 }
+DROPS = {
+    "image dropped": vi.DropKeys("image"),
+    "sinks dropped": vi.DropKeys("sink & image", "1:"),
+}
+"""Edits of the cache: they act between passes, so their laws are in `edits/test_drop_keys.py`."""
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 

@@ -14,6 +14,7 @@ from tests import nodes, restated, tiny
 from tests.nodes import EDITS, PROBES, apart, encoding_for, prompt_for, real
 from vsink_interp import probes as probes_module
 from vsink_interp.engine import rows as row_program
+from vsink_interp.graph import CacheEdit
 
 ATTENTIONS = ("sdpa", "eager")
 NEAR = 2e-5
@@ -35,6 +36,7 @@ def classes(module, base):
 def test_the_laws_go_over_every_edit_and_probe():
     assert {type(edit) for edit in EDITS.values()} == classes(vi.edits, vi.Edit)
     assert {type(probe) for probe in PROBES.values()} == classes(probes_module, vi.Probe)
+    assert {type(edit) for edit in nodes.DROPS.values()} == classes(vi.edits, CacheEdit)
     assert set(nodes.FNS) == set(nodes.ACTIVATIONS) == set(nodes.HOOKS)
     assert len(vi.HOOKS) == len(tiny.lmm().hooks) == len(set(nodes.HOOKS))
 
@@ -83,7 +85,10 @@ def test_probes_change_no_bit_in_half_precision(attention, dtype):
 # 2. Graphs are values.
 
 node_lists = st.lists(
-    st.sampled_from([*nodes.PORTABLE.values(), *nodes.PORTABLE_PROBES.values()]), max_size=5
+    st.sampled_from(
+        [*nodes.PORTABLE.values(), *nodes.DROPS.values(), *nodes.PORTABLE_PROBES.values()]
+    ),
+    max_size=5,
 )
 
 

@@ -9,7 +9,13 @@ from . import (
     probes as probes,
     toy as toy,
 )
-from .edits import VAR as VAR, Ablate as Ablate, Fn as Fn, Knockout as Knockout
+from .edits import (
+    VAR as VAR,
+    Ablate as Ablate,
+    DropKeys as DropKeys,
+    Fn as Fn,
+    Knockout as Knockout,
+)
 from .encoding import Encoding as Encoding
 from .errors import (
     CapabilityError as CapabilityError,

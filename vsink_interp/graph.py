@@ -4,14 +4,16 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, ClassVar, TypeAlias, final
 
+from jaxtyping import Bool
 from torch import Tensor
+from typing_extensions import override
 
 from .errors import CapabilityError, NotationError
-from .hooks import ORDER, HookPoint, Layers, find_hook, forward_order, resolve_layers
+from .hooks import CACHE, ORDER, HookPoint, Layers, find_hook, forward_order, resolve_layers
 from .site import Site
 from .tokens import TokenLayout
 
@@ -89,6 +91,21 @@ class Edit(Node):
     @abstractmethod
     def apply(self, value: Tensor, site: Site) -> Tensor:
         """The new value."""
+
+
+class CacheEdit(Node):
+    """A node that changes what a pass leaves behind: the keys and values that later ones find."""
+
+    hook: ClassVar[str] = CACHE.name
+
+    @property
+    @override
+    def point(self) -> HookPoint:
+        return CACHE
+
+    @abstractmethod
+    def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:
+        """The tokens whose keys and values leave the cache of a block."""
 
 
 class Probe(Node):
@@ -232,7 +249,7 @@ def _escape(text: str) -> str:
 
 
 def _row(node: Node) -> tuple[str, str, str, str]:
-    kind = "edit" if isinstance(node, Edit) else "probe"
+    kind = "probe" if isinstance(node, Probe) else "edit"
     layers = "" if node.point.stack is None else f"layers {node.layers}"
     return kind, node.hook, layers, repr(node)
 
@@ -275,12 +292,16 @@ def _from_dict(data: Mapping[str, Any]) -> Node:
 @final
 @dataclass(frozen=True)
 class Plan:
-    """A graph in forward order: for every place, the nodes that act there, in turn."""
+    """A graph in forward order: for every place, the nodes that act there, in turn.
+
+    `cuts` holds, for every block, what shortens its cache after the prefill.
+    """
 
     graph: EditGraph
     n_layers: int
     n_vision_layers: int
     places: Mapping[tuple[str, int | None], tuple[tuple[int, Node], ...]]
+    cuts: Mapping[int, tuple[CacheEdit, ...]] = field(default_factory=dict)
 
     def at(self, template: str, layer: int | None) -> tuple[tuple[int, Node], ...]:
         """The nodes of one place, each with its number in the graph."""
@@ -289,17 +310,15 @@ class Plan:
     @property
     def phi_layers(self) -> tuple[int, ...]:
         """Blocks where some node needs the sink value of the tokens that enter."""
-        return tuple(
-            sorted(
-                {
-                    layer
-                    for (template, layer), nodes in self.places.items()
-                    if layer is not None
-                    and any(node.needs_phi for _, node in nodes)
-                    and find_hook(template).stack == "blocks"
-                }
-            )
-        )
+        placed = {
+            layer
+            for (template, layer), nodes in self.places.items()
+            if layer is not None
+            and any(node.needs_phi for _, node in nodes)
+            and find_hook(template).stack == "blocks"
+        }
+        cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
+        return tuple(sorted(placed | cut))
 
 
 def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
@@ -311,8 +330,12 @@ def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iter
     legal = set(advertised)
     _refuse_namesakes(graph)
     found: dict[tuple[str, int | None], list[tuple[int, Node]]] = {}
+    cuts: dict[int, tuple[CacheEdit, ...]] = {}
     for number, node in enumerate(graph.nodes):
         point = node.point
+        if isinstance(node, CacheEdit):
+            cuts |= {layer: (*cuts.get(layer, ()), node) for layer in node.blocks(n_layers)}
+            continue
         if point.template not in legal:
             raise CapabilityError(
                 f"{node!r} acts on {point.template!r}, which this model does not offer; it offers: "
@@ -321,7 +344,8 @@ def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iter
         for layer in _blocks(node, point, n_layers, n_vision_layers):
             found.setdefault((point.template, layer), []).append((number, node))
     ordered = sorted(found, key=lambda place: forward_order(*place))
-    return Plan(graph, n_layers, n_vision_layers, {key: tuple(found[key]) for key in ordered})
+    places = {key: tuple(found[key]) for key in ordered}
+    return Plan(graph, n_layers, n_vision_layers, places, cuts)
 
 
 def _blocks(

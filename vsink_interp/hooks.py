@@ -147,7 +147,12 @@ HOOKS: tuple[HookPoint, ...] = (
 )
 """Every hook point, in forward order."""
 
-ORDER: dict[str, int] = {point.template: i for i, point in enumerate(HOOKS)}
+CACHE = HookPoint(
+    "cache", ("batch", "key", "kv_head", "d_head"), "keys and values that the prefill leaves behind"
+)
+"""Where `DropKeys` acts: no hook point of the forward pass, but the cache between two of them."""
+
+ORDER: dict[str, int] = {point.template: i for i, point in enumerate((*HOOKS, CACHE))}
 
 
 def forward_order(template: str, layer: int | None) -> tuple[int, int, int]:

@@ -85,7 +85,9 @@ class AttentionBinding:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
-        base = partial(self.base(module), module, attention_mask=attention_mask, scaling=scaling)
+        kept = self.progress.shown.get(layer) if self.progress else None
+        narrow = kept.mask(attention_mask, key.shape[2]) if kept else attention_mask
+        base = partial(self.base(module), module, attention_mask=narrow, scaling=scaling)
         awaited = self._awaited(layer)
         if not awaited and not any(self.nodes[layer].values()):
             return base(query, key, value, **kwargs)
@@ -97,6 +99,7 @@ class AttentionBinding:
             mask=attention_mask,
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             n_heads=self.wrapped.n_heads["head"],
+            kept=kept,
         )
         return call.attend(query, key, value, partial(base, **kwargs))
 

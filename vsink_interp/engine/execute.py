@@ -16,6 +16,7 @@ from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout
 from .attention import AttentionBinding
+from .cache import shortened
 from .progress import Progress
 from .taps import read, write
 from .wrapped import Wrapped
@@ -86,6 +87,8 @@ def execute(
     """
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
     binding = AttentionBinding(wrapped, progress)
+    cache = shortened(wrapped, progress)
+    given = {**(generate or {}), **({"past_key_values": cache} if cache else {})}
     box: list[Any] = []
 
     def driver(**model_inputs: Any) -> None:
@@ -93,7 +96,7 @@ def execute(
             if generate is None:
                 box.append(wrapped.hf_model(**model_inputs))
             else:
-                box.append(wrapped.hf_model.generate(**model_inputs, **generate))
+                box.append(wrapped.hf_model.generate(**model_inputs, **given))
         # The block waits for a step that never comes; ending it here is not an error.
         wrapped.nnsight.interleaver.cancel()
 
@@ -109,6 +112,7 @@ def execute(
             "of its hook points, so nothing acted there; ask for them in a run of their own"
         )
     progress.refuse_blind()
+    progress.refuse_lost()
     return Outcome(box[0], progress.records())
 
 

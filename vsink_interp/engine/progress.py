@@ -13,21 +13,27 @@ from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinkdims import SinkDims
 from ..site import Site, TokenMasks, parsed_group
+from .kept import Kept
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 
 
 @final
 class Progress:
-    """The state of one run; it dies with the run."""
+    """The state of one run; it dies with the run.
+
+    `shown` holds, for blocks whose cache is shortened, what the keys at hand are.
+    """
 
     def __init__(self, plan: Plan, masks: TokenMasks, sinks: SinkDims | None) -> None:
         self.plan = plan
         self.masks = masks
         self.sinks = sinks
         self.phi: dict[int, Tensor] = {}
+        self.shown: dict[int, Kept] = {}
         self.pieces: dict[int, Pieces] = {}
         self._blind: list[tuple[int, Tensor]] = []
+        self._lost: list[tuple[int, Tensor]] = []
         self._spans: dict[tuple[tuple[str, bool], range], range] = {}
 
     def site(
@@ -119,12 +125,26 @@ class Progress:
 
         **Raises:** `LayoutError` naming the blocks.
         """
-        found = torch.stack([flag for _, flag in self._blind]).tolist() if self._blind else []
-        if any(found):
-            layers = {layer for (layer, _), flag in zip(self._blind, found, strict=True) if flag}
+        if layers := _flagged(self._blind):
             raise LayoutError(
-                f"the edits of {self.plan.graph!r} together leave rows of blocks {sorted(layers)} "
+                f"the edits of {self.plan.graph!r} together leave rows of blocks {layers} "
                 "nothing to attend to; take a segment out of one source, for instance bos"
+            )
+
+    def see_lost(self, layer: int, lost: Tensor) -> None:
+        """Note whether edits gave attention to keys that have left the cache of a block."""
+        self._lost.append((layer, lost.any()))
+
+    def refuse_lost(self) -> None:
+        """Refuse a run in which edits sent attention to keys that are gone.
+
+        **Raises:** `CapabilityError` naming the blocks and what would work.
+        """
+        if found := _flagged(self._lost):
+            raise CapabilityError(
+                f"the edits of {self.plan.graph!r} give attention to keys that have left the cache "
+                f"of blocks {found}; leave those entries at 0, or cut the flow instead of the "
+                "cache, as in Knockout('image -> generated')"
             )
 
     def _keep(self, number: int, site: Site, measured: Tensor) -> None:
@@ -151,6 +171,12 @@ class Progress:
             for name, found in turns.items()
             for i, record in enumerate(found.values(), start=1)
         }
+
+
+def _flagged(seen: list[tuple[int, Tensor]]) -> list[int]:
+    """The blocks whose flag is set, read from the device at once."""
+    flags = torch.stack([flag for _, flag in seen]).tolist() if seen else []
+    return sorted({layer for (layer, _), flag in zip(seen, flags, strict=True) if flag})
 
 
 def overlap(left: range, right: range) -> range:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
+from .kept import Kept
 from .progress import Progress, overlap
 from .taps import head_weight
 
@@ -37,6 +38,7 @@ class RowProgram:
     - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
     - `mask`, `scaling`: as transformers gives them to attention.
     - `n_heads`: how many query heads.
+    - `kept`: what the keys at hand are, where some have left the cache; nodes see all tokens.
     """
 
     module: nn.Module
@@ -46,12 +48,14 @@ class RowProgram:
     mask: Tensor | None
     scaling: float
     n_heads: int
+    kept: Kept | None = None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
     ) -> tuple[Tensor, Tensor | None]:
         """The output of attention, batch query head d_head, and what else the base returns."""
-        rows = range(key.shape[2] - query.shape[2], key.shape[2])
+        n_tokens = self.kept.n_tokens(key.shape[2]) if self.kept else key.shape[2]
+        rows = range(n_tokens - query.shape[2], n_tokens)
         query = self._heads_last(ROT_Q, query, rows, rows)
         key = self._heads_last(ROT_K, key, range(rows.stop), rows)
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
@@ -75,7 +79,11 @@ class RowProgram:
             return value
         if point is ROT_K:  # else a hook function that writes in place would write into the cache
             value = value.clone()
-        return self._through(point, value.transpose(1, 2), rows, whole)[0].transpose(1, 2)
+        value = value.transpose(1, 2)
+        if point is ROT_K and self.kept:
+            value = self.kept.spread(value, 1, whole.stop, torch.nan)
+            return self.kept.narrow(self._through(point, value, rows, whole)[0], 1).transpose(1, 2)
+        return self._through(point, value, rows, whole)[0].transpose(1, 2)
 
     def _through(
         self,
@@ -116,10 +124,12 @@ class RowProgram:
         local = slice(block.start - rows.start, block.stop - rows.start)
         mask = self.mask if self.mask is None else self.mask[..., local, :]
         scores = attention_scores(query[:, :, local], key, self.scaling)
+        if self.kept:
+            scores = self.kept.spread(scores, -1, rows.stop, -torch.inf)
         if mask is not None or block.start < rows.stop - 1:
             positions = torch.arange(block.start, block.stop, device=query.device)
             scores = add_mask(scores, mask, positions)
-        extras = self._extras(value)
+        extras = self._extras(value, rows.stop)
         edited = self.progress is not None and bool(self.nodes[SCORES.name])
         before = _blind(scores) if edited else None
         scores, first = self._through(SCORES, scores, block, rows, extras)
@@ -127,13 +137,25 @@ class RowProgram:
             self.progress.see_blind(self._layer, _blind(scores) & ~before)
         pattern = softmax(scores, mask)
         pattern, second = self._through(PATTERN, pattern, block, rows, extras)
-        return pattern, first or second
+        return self._at_keys(pattern), first or second
 
-    def _extras(self, value: Tensor) -> dict[str, Any]:
+    def _at_keys(self, pattern: Tensor) -> Tensor:
+        """The pattern at the keys that there are, edits checked for giving mass to others."""
+        if not self.kept:
+            return pattern
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        if self.progress is not None and any(isinstance(node, Edit) for _, node in numbered):
+            gone = self.kept.gone(pattern.shape[-1])[:, None, None]
+            self.progress.see_lost(self._layer, (pattern != 0) & gone)
+        return self.kept.narrow(pattern, -1)
+
+    def _extras(self, value: Tensor, n_tokens: int) -> dict[str, Any]:
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
         if not any(node.needs_values for _, node in numbered):
             return {}
         projection: Any = self.module.o_proj
+        if self.kept:
+            value = self.kept.spread(value, 2, n_tokens, 0.0)
         return {"value": value, "weight": head_weight(projection, self.n_heads)}
 
 

@@ -1,0 +1,77 @@
+"""Drop tokens from the KV cache: what comes after the prefill neither sees them nor pays for them.
+
+Query-token-only generation of Kaduri et al. (2025), arXiv 2411.17491, in its cheap form.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Bool
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import LayoutError, NotationError
+from ..graph import CacheEdit, freeze
+from ..hooks import CACHE, Layers, check_layers
+from ..segments import parse_group
+from ..site import Site
+from ..tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class DropKeys(CacheEdit):
+    """Take the keys and values of a group of tokens out of the cache once the prompt is read.
+
+    `DropKeys("image")` gives the answer of `Knockout("image -> generated")`, from a shorter cache:
+    the prompt is read with everything in sight, the first token is predicted as ever, and every
+    later token sees only what is left, at its original positions. Edits and probes go on counting
+    keys by token: what was dropped has score minus infinity, pattern 0, and no key (NaN at
+    `attn.hook_rot_k`). With `"sink & image"` every block drops its own sinks.
+
+    **Arguments:**
+
+    - `group`: the tokens of the prompt that leave.
+    - `layers`: the blocks whose cache is cut, counted from 0; the others keep theirs.
+    - `after`: when; `"prefill"` is the only choice.
+
+    **Raises:** `NotationError` for a group that cannot be read or holds generated tokens. When run:
+    `LayoutError` if the prompt lacks a segment or nothing is generated from the cache,
+    `CapabilityError` for a block whose cache is no plain one.
+    """
+
+    hook: ClassVar[str] = CACHE.name
+
+    group: str
+    layers: Layers = ":"
+    _: KW_ONLY
+    after: str = "prefill"
+
+    def __post_init__(self) -> None:
+        freeze(self, "layers")
+        check_layers(self.layers)
+        if "generated" in parse_group(self.group).words:
+            raise NotationError(
+                f"DropKeys({self.group!r}): nothing is generated yet when the cache is cut, right "
+                "after the prefill; name segments of the prompt"
+            )
+        if self.after != "prefill":
+            raise NotationError(f"after={self.after!r} is not one of: prefill")
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return "sink" in parse_group(self.group).words
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        tokens.check_group(self.group, generates=False)
+        if not generates:
+            raise LayoutError(
+                f"{self!r} acts on what is generated after the first token; use generate with 2 or "
+                "more new tokens"
+            )
+
+    @override
+    def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:
+        return site.keys(self.group)
