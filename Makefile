@@ -27,7 +27,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks
+.PHONY: help setup demo test check docs bench notebooks tl
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -54,6 +54,12 @@ docs: $(VENV)/.dev ## the site, into site/
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model
 	$(call say,"Timing attention.")
 	$(BIN)/python benchmarks/attention.py
+
+# An environment of its own: transformer-lens brings 43 packages, and .venv stays what users have.
+tl: ## the tests against transformer-lens itself, in .venv-tl
+	@$(MAKE) --no-print-directory VENV=.venv-tl .venv-tl/.tl
+	$(call say,"Running the tests against transformer-lens (offline, and without pip).")
+	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-tl/bin/pytest tests/integrations $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.dev ## rebuild notebooks/*.ipynb from their .py, and run them
 	$(call say,"Rebuilding and running the notebooks.")
@@ -87,4 +93,10 @@ $(VENV)/.core: $(VENV)/.pip pyproject.toml $(CONSTRAINTS)
 $(VENV)/.dev: $(VENV)/.core
 	$(call say,"Installing the tools for tests and checks and docs.")
 	@$(PIP) install -qq -c $(CONSTRAINTS) --group dev
+	@touch $@
+
+$(VENV)/.tl: $(VENV)/.core
+	$(call say,"Installing transformer-lens. Without torchvision it would install one by itself.")
+	@$(PIP) install -qq -c $(CONSTRAINTS) --group test -e '.[tl]'
+	@$(PIP) install -qq --no-deps 'torchvision==0.28.*'
 	@touch $@

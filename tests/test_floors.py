@@ -16,6 +16,7 @@ FLOORS = (
     {"edits", "families", "probes"},
     {"encoding", "engine", "generation", "heads", "sinks", "toy"},
     {"lmm"},
+    {"readout"},
     {"experiments", "integrations"},
     {"plot"},
     {"__init__"},

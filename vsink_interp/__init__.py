@@ -3,6 +3,7 @@
 from . import (
     edits as edits,
     experiments as experiments,
+    integrations as integrations,
     kernels as kernels,
     metrics as metrics,
     plot as plot,
@@ -30,6 +31,7 @@ from .heads import HEAD_PROBES as HEAD_PROBES, HeadRanking as HeadRanking, rank_
 from .hooks import HOOKS as HOOKS, HookPoint as HookPoint
 from .lmm import LMM as LMM
 from .probes import probe as probe
+from .readout import Readout as Readout, readout as readout
 from .results import Recorded as Recorded, Run as Run
 from .sinkdims import SinkDims as SinkDims
 from .sinks import SinkReport as SinkReport, find_sink_dims as find_sink_dims

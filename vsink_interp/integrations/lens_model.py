@@ -1,0 +1,145 @@
+"""What a TransformerLens `ActivationCache` asks of its model, answered from ours."""
+
+from types import SimpleNamespace
+from typing import Any, final
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..lmm import LMM
+from ..readout import Readout
+
+
+@final
+class LensModel:
+    """A model as a TransformerLens cache sees it: sizes, output weights, norm and unembedding.
+
+    It runs nothing. The gain of the final norm is folded into `W_U`, so `ln_final` only divides by
+    the root mean square, as in TransformerLens's compatibility mode. Weights are read from the
+    model when they are asked for, and brought to the CPU, where a run's records are.
+
+    **Arguments:**
+
+    - `lmm`: the model.
+    - `readout`: its final norm and unembedding.
+    """
+
+    def __init__(self, lmm: LMM, readout: Readout) -> None:
+        self.readout = readout
+        self.cfg = _config(lmm, readout)
+        self.blocks = [_block(lmm, layer) for layer in range(lmm.n_layers)]
+        self.ln_final = RMSOnly(readout)
+        self.unembed = SimpleNamespace()
+        self.adapter = SimpleNamespace(apply_output_logits_transform=self._cap)
+        self.tokenizer = readout.tokenizer
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model vocab"]:  # noqa: N802 (TransformerLens's name)
+        """The unembedding with the final norm's gain folded in."""
+        return (self.readout.weight.float() * self.readout.gain).T.cpu()
+
+    @property
+    def b_U(self) -> Float[Tensor, " vocab"]:  # noqa: N802 (TransformerLens's name)
+        """The bias of the unembedding."""
+        bias = self.readout.bias
+        return torch.zeros(self.cfg.d_vocab) if bias is None else bias.float().cpu()
+
+    def to_single_token(self, string: str) -> int:
+        """The id of a word that is one token."""
+        return self.readout.token(string)
+
+    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Tensor:
+        """The column of `W_U` of each token, the model's width last."""
+        if isinstance(tokens, Tensor) and tokens.numel() > 1:
+            rows = self.readout.weight[tokens.to(self.readout.weight.device)].float()
+            return (rows * self.readout.gain).cpu()
+        one = int(tokens.item()) if isinstance(tokens, Tensor) else tokens
+        return self.readout.direction(one)
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, " d_model"]:
+        """The output biases that reach the input of a block."""
+        attention = [self.blocks[i].attn.b_O for i in range(layer + mlp_input)]
+        mlp = [self.blocks[i].mlp.b_out for i in range(layer)] if include_mlp_biases else []
+        return torch.stack([torch.zeros(self.cfg.d_model), *attention, *mlp]).sum(0)
+
+    def _cap(self, logits: Tensor) -> Tensor:
+        cap = self.readout.softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+@final
+class RMSOnly(nn.Module):
+    """Divide by the root mean square; the gain is folded into the unembedding."""
+
+    def __init__(self, readout: Readout) -> None:
+        super().__init__()
+        self.readout = readout
+        self.eval()
+
+    def forward(self, resid: Tensor) -> Tensor:
+        """The residual stream in units of its root mean square."""
+        return resid / self.readout.scale(resid)
+
+
+@final
+class Output:
+    """The linear map through which attention or an MLP writes to the residual stream."""
+
+    def __init__(self, linear: nn.Linear, n_heads: int) -> None:
+        self._linear = linear
+        self._n_heads = n_heads
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:  # noqa: N802 (TransformerLens's name)
+        """Of attention, split by head."""
+        return rearrange(self._linear.weight.detach(), "m (h d) -> h d m", h=self._n_heads).cpu()
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:  # noqa: N802 (TransformerLens's name)
+        """Of an MLP."""
+        return self._linear.weight.detach().T.cpu()
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:  # noqa: N802 (TransformerLens's name)
+        """Its bias; zero where there is none."""
+        bias = self._linear.bias
+        if bias is None:
+            return torch.zeros(self._linear.out_features)
+        return bias.detach().float().cpu()
+
+    @property
+    def b_out(self) -> Float[Tensor, " d_model"]:
+        """The same, under an MLP's name for it."""
+        return self.b_O
+
+
+def _block(lmm: LMM, layer: int) -> Any:
+    family = lmm.wrapped.family
+    attention, mlp = (
+        lmm.hf_model.get_submodule(family.tap(f"blocks.{{layer}}.{name}", layer).module)
+        for name in ("attn.hook_result", "mlp.hook_post")
+    )
+    return SimpleNamespace(attn=Output(attention, lmm.n_heads), mlp=Output(mlp, 1))
+
+
+def _config(lmm: LMM, readout: Readout) -> Any:
+    text = lmm.wrapped.config
+    return SimpleNamespace(
+        model_name=lmm.name,
+        n_layers=lmm.n_layers,
+        n_heads=lmm.n_heads,
+        n_key_value_heads=lmm.wrapped.n_heads["kv_head"],
+        d_model=lmm.d_model,
+        d_head=getattr(text, "head_dim", None) or lmm.d_model // lmm.n_heads,
+        d_mlp=text.intermediate_size,
+        d_vocab=len(readout.weight),
+        attn_only=False,
+        normalization_type="RMSPre",
+        final_rms=True,
+        eps=readout.eps,
+        device="cpu",
+    )

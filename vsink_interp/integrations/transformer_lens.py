@@ -1,0 +1,178 @@
+"""A run as a TransformerLens `ActivationCache`, and a run that fills one.
+
+The other way needs nothing from here: hook functions written for TransformerLens run as
+`vi.Fn(hook, function)`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
+
+from ..errors import CapabilityError, ResultError
+from ..graph import EditGraph, Graphlike, Node, as_graph
+from ..hooks import find_hook, parse_hook
+from ..lmm import LMM
+from ..probes import Activation, Logits, Pattern, Resid
+from ..readout import readout
+from ..results import Recorded, Run
+from .lens_model import LensModel
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache  # ty: ignore[import-not-found] (optional)
+
+NamesFilter: TypeAlias = str | Iterable[str] | Callable[[str], bool] | None
+"""Which hook points: one full name, several, or a function of the name; None for the default."""
+
+DEFAULT_NAMES = (
+    "hook_embed hook_resid_pre hook_resid_mid hook_attn_out hook_mlp_out hook_resid_post "
+    "attn.hook_z attn.hook_pattern mlp.hook_post unembed.hook_out"
+).split()
+"""What a cache holds unless told otherwise: enough for each of its methods."""
+
+
+def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
+    """The probes that fill a cache.
+
+    **Arguments:**
+
+    - `names_filter`: as `run_with_cache` of TransformerLens takes it, over `blocks.3.hook_mlp_out`
+        and the other names of the hook table. By default what every method of the cache needs.
+
+    **Raises:** `NotationError` for an unknown name, `ResultError` if no name passes the filter.
+    """
+    if names_filter is None:
+        return EditGraph(*(Activation(name) for name in DEFAULT_NAMES))
+    wanted = list(_chosen(lmm, names_filter))
+    if not wanted:
+        raise ResultError(f"no hook point passes names_filter; there are: {', '.join(lmm.hooks)}")
+    layers: dict[str, list[int]] = {}
+    for point, layer in map(parse_hook, wanted):
+        relative = point.name if point.stack in ("blocks", None) else point.template
+        layers.setdefault(relative, []).extend([] if layer is None else [layer])
+    return EditGraph(*(Activation(name, tuple(at) or ":") for name, at in layers.items()))
+
+
+def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
+    if isinstance(names_filter, str):
+        yield names_filter
+    elif callable(names_filter):
+        yield from filter(names_filter, _all_names(lmm))
+    else:
+        yield from names_filter or ()
+
+
+def _all_names(lmm: LMM) -> Iterator[str]:
+    depths = {None: 0, "blocks": lmm.n_layers, "vision_encoder.blocks": lmm.wrapped.n_vision_layers}
+    for template in lmm.hooks:
+        point = find_hook(template)
+        yield from (point.at(layer) for layer in range(depths[point.stack] or 1))
+
+
+def run_with_cache(
+    lmm: LMM,
+    image: Any,
+    prompt: Any = None,
+    graph: Graphlike = None,
+    *,
+    names_filter: NamesFilter = None,
+) -> tuple[Tensor, "ActivationCache"]:
+    """One forward pass under a graph: the logits, and the activations as TransformerLens has them.
+
+    **Arguments:**
+
+    - `image`, `prompt`, `graph`: as `lmm.run` takes them. Edits act before the cache is filled.
+    - `names_filter`: what to keep; see `cache_graph`.
+
+    **Raises:** as `lmm.run`; `CapabilityError` if transformer-lens is not installed.
+    """
+    _cache_class()
+    run = lmm.run(image, prompt, as_graph(graph) | cache_graph(lmm, names_filter))
+    return run.logits, to_transformer_lens(run, lmm)
+
+
+def to_transformer_lens(run: Run, lmm: LMM) -> "ActivationCache":
+    """A run's activations as a real `transformer_lens.ActivationCache`.
+
+    Entries come from the probes `Activation`, `Resid`, `Pattern` and `Logits` of the run; other
+    probes are no activations and stay in the run. The cache indexes (`cache["pattern", 3]`), stacks
+    (`stack_activation`, `accumulated_resid`, `decompose_resid`, `stack_head_results`) and reads
+    logits (`logit_attrs`, `logit_lens`). Behind it stands a view of the model with the final norm's
+    gain folded into the unembedding, as TransformerLens folds it in compatibility mode.
+
+    `hook_embed` becomes what enters block 0, image tokens included: TransformerLens has the
+    placeholder's embedding there, with which `decompose_resid` does not sum to the residual stream
+    at image tokens. The scales of norms are added where the residual stream is known.
+
+    **Arguments:**
+
+    - `lmm`: the model of the run; a run holds no weights.
+
+    **Raises:** `CapabilityError` if transformer-lens is not installed; `ResultError` if the run is
+    of another model, has no activation, or holds only some rows of one.
+    """
+    cache_class = _cache_class()
+    if run.model != lmm.name:
+        raise ResultError(f"this run is of {run.model!r}, not of {lmm.name!r}")
+    entries = dict(_entries(run))
+    if not entries:
+        raise ResultError(
+            "this run holds no activation; run it with integrations.cache_graph(lmm), or with "
+            "probes.Activation(hook)"
+        )
+    if "hook_embed" in entries and "blocks.0.hook_resid_pre" in entries:
+        entries["hook_embed"] = entries["blocks.0.hook_resid_pre"]
+    model = LensModel(lmm, readout(lmm))
+    return cache_class(entries | dict(_scales(entries, model)), model)
+
+
+def _cache_class() -> Any:
+    try:
+        from transformer_lens import ActivationCache  # ty: ignore[import-not-found] (optional)
+    except ImportError as error:
+        raise CapabilityError(
+            "this needs transformer-lens: pip install 'vsink-interp[tl]' (43 packages; it may run "
+            "pip by itself when it opens a multimodal model, see docs/gotchas.md)"
+        ) from error
+    return ActivationCache
+
+
+def _entries(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every activation; of one recorded twice the later, behind the edits."""
+    for node in run.graph:
+        if isinstance(node, Activation | Resid | Pattern | Logits):
+            yield from _of_node(node, _last_record(run, node))
+
+
+def _last_record(run: Run, node: Node) -> Recorded:
+    several = [name for name in run.records if name.startswith(f"{node!r}#")]
+    return run[several[-1] if several else node]
+
+
+def _of_node(node: Node, record: Recorded) -> Iterator[tuple[str, Tensor]]:
+    if "step" in record.axes:  # keys after the rotary embedding: the last step holds them all
+        steps = record.values.shape[record.axis("step")]
+        record = record.at(step=steps - 1)
+    rows = record.coords.get("query", ())
+    if rows and tuple(rows) != tuple(range(len(rows))):
+        raise ResultError(
+            f"{node!r} holds the rows {rows[0]} to {rows[-1]} alone, and the entries of a cache "
+            "share their positions; record all rows, as integrations.cache_graph does"
+        )
+    if "layer" not in record.axes:
+        yield node.point.at(None), record.values
+        return
+    for i, layer in enumerate(record.labels("layer")):
+        yield node.point.at(layer), record.values[i]
+
+
+def _scales(entries: dict[str, Tensor], model: LensModel) -> Iterator[tuple[str, Tensor]]:
+    """What each norm divides by, under TransformerLens's names."""
+    last = model.cfg.n_layers - 1
+    norms = {f"blocks.{last}.hook_resid_post": "ln_final"}
+    for layer in range(model.cfg.n_layers):
+        norms[f"blocks.{layer}.hook_resid_pre"] = f"blocks.{layer}.ln1"
+        norms[f"blocks.{layer}.hook_resid_mid"] = f"blocks.{layer}.ln2"
+    for hook, norm in norms.items():
+        if hook in entries:
+            yield f"{norm}.hook_scale", model.readout.scale(entries[hook])
