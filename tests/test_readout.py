@@ -15,7 +15,7 @@ def last_resid():
     with torch.no_grad():
         kept = []
         handle = model.model.language_model.layers[-1].register_forward_hook(
-            lambda module, args, out: kept.append(out)
+            lambda *seen: kept.append(seen[2])
         )
         logits = model(**inputs).logits
         handle.remove()
