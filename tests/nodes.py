@@ -74,11 +74,17 @@ DROPS = {
     "sinks dropped": vi.DropKeys("sink & image", "1:"),
 }
 """Edits of the cache: they act between passes, so their laws are in `edits/test_drop_keys.py`."""
+CONTRASTS = {
+    "noised picture": vi.edits.Contrast("noise", beta=0.0, seed=3),
+    "disturbed instruction": vi.edits.Contrast(prefix="you are a big blue friend", beta=0.0),
+}
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | SIZED | FNS | IN_PLACE
+EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | SIZED | CONTRASTS | FNS | IN_PLACE
 PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED
+VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
+"""The edits that JSON can carry: those that change patterns, and all."""
 
 ACTIVATIONS = {hook: probes.Activation(hook) for hook in HOOKS}
 OTHERS: dict[str, vi.Probe] = {

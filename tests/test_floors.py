@@ -15,6 +15,7 @@ FLOORS = (
     {"results"},
     {"edits", "families", "probes"},
     {"encoding", "engine", "generation", "heads", "sinks", "toy"},
+    {"contrasts"},
     {"lmm"},
     {"readout"},
     {"experiments", "integrations"},

@@ -58,7 +58,7 @@ def test_it_prints_one_line_per_node_and_draws_itself():
 
 
 def test_it_is_saved_and_loaded(tmp_path):
-    graph = vi.EditGraph(*nodes.PORTABLE.values(), *nodes.PORTABLE_PROBES.values())
+    graph = vi.EditGraph(*nodes.VALUES.values(), *nodes.PORTABLE_PROBES.values())
     graph.save(tmp_path / "graph.json")
     assert vi.EditGraph.load(tmp_path / "graph.json") == graph
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
+from jaxtyping import Int
 from PIL.Image import Image
 from torch import Tensor
 
@@ -34,6 +35,17 @@ class Encoding:
     pictures: tuple[tuple[Image, ...], ...]
     prompts: tuple[str, ...]
     batched: bool
+
+    def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
+        """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
+        mask = self.inputs["attention_mask"]
+        ones = mask.new_ones(answer.shape)
+        longer = {
+            "input_ids": torch.cat([self.inputs["input_ids"], answer], 1),
+            "attention_mask": torch.cat([mask, ones], 1),
+        }
+        layout = self.tokens.extend(answer.shape[1])
+        return replace(self, inputs={**self.inputs, **longer}, tokens=layout)
 
 
 @final

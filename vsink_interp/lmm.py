@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from .contrasts import second_passes
 from .encoding import Encoding, encode, gather
 from .engine import AttentionBinding, Wrapped, execute, inside_trace, read
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
@@ -200,6 +201,7 @@ class LMM:
             encoding.tokens,
             self._known_sinks(planned),
             None,
+            second_passes(self, self._plan, planned, encoding, 0),
         )
         logits = outcome.output.logits
         ids = encoding.inputs["input_ids"]
@@ -241,6 +243,7 @@ class LMM:
             room,
             self._known_sinks(planned),
             {**given, "return_dict_in_generate": True, "output_logits": True},
+            second_passes(self, self._plan, planned, encoding, max_new_tokens),
         )
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
         new = ids[:, encoding.tokens.length :]

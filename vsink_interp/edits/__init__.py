@@ -3,6 +3,7 @@
 from . import recipes as recipes
 from .ablate import Ablate as Ablate
 from .add_scores import AddScores as AddScores
+from .contrast import Contrast as Contrast
 from .copy_head import CopyHead as CopyHead
 from .drop_keys import DropKeys as DropKeys
 from .fn import Fn as Fn

@@ -5,6 +5,7 @@ Each is one published form, not a reproduction of a result; settings are those o
 
 from ..graph import EditGraph
 from ..hooks import Layers
+from .contrast import Contrast
 from .redistribute import Redistribute
 from .scale_scores import ScaleScores
 
@@ -35,3 +36,22 @@ def act(keep: float = 0.4, layers: Layers = ":") -> Redistribute:
     one by its sink value.
     """
     return Redistribute("sink & ~bos", "all", 1 - keep, layers=layers)
+
+
+def vcd(alpha: float = 1.0, beta: float = 0.1, step: int = 500, seed: int = 0) -> Contrast:
+    """VCD (Leng et al. 2024, arXiv 2311.16922): contrast with a diffused picture.
+
+    Equation: softmax[(1 + alpha) logit(y | v, x) - alpha logit(y | v', x)].
+    """
+    return Contrast("noise", alpha=alpha, beta=beta, step=step, seed=seed)
+
+
+def icd(
+    prefix: str = "You are a confused object detector.", alpha: float = 1.0, beta: float = 0.1
+) -> Contrast:
+    """ICD (Wang et al. 2024, arXiv 2403.18715): contrast with a disturbed instruction.
+
+    The released code for LLaVA puts these words in the place of the system prompt, and the same
+    formula as VCD's on the logits.
+    """
+    return Contrast(prefix=prefix, alpha=alpha, beta=beta)

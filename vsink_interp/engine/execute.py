@@ -18,6 +18,7 @@ from ..tokens import TokenLayout
 from .attention import AttentionBinding
 from .cache import shortened
 from .progress import Progress
+from .second import Beside, SecondPass, beside_the_first
 from .taps import read, write
 from .wrapped import Wrapped
 
@@ -74,6 +75,7 @@ def execute(
     layout: TokenLayout,
     sinks: SinkDims | None,
     generate: Mapping[str, Any] | None,
+    beside: Mapping[int, Beside] | None = None,
 ) -> Outcome:
     """Run a plan on encoded inputs.
 
@@ -81,18 +83,20 @@ def execute(
 
     - `layout`: every token that the run may come to hold, on the CPU.
     - `generate`: what `model.generate` is given; None runs one forward pass.
+    - `beside`: what the second passes run on, by the number of the edit that compares with one.
 
     **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
     edits together leave a row nothing to attend to.
     """
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
+    passes = {n: SecondPass(wrapped, it, sinks) for n, it in (beside or {}).items()}
     binding = AttentionBinding(wrapped, progress)
     cache = shortened(wrapped, progress)
     given = {**(generate or {}), **({"past_key_values": cache} if cache else {})}
     box: list[Any] = []
 
     def driver(**model_inputs: Any) -> None:
-        with binding.armed():
+        with binding.armed(), beside_the_first(wrapped, passes):
             if generate is None:
                 box.append(wrapped.hf_model(**model_inputs))
             else:
@@ -105,7 +109,7 @@ def execute(
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
     with torch.inference_mode(False), torch.no_grad():
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
-        _trace(wrapped, stops, progress, driver, plain, reached)
+        _trace(wrapped, stops, progress, passes, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
             f"{type(wrapped.hf_model).__name__} did not come to {', '.join(missed)} in the order "
@@ -120,6 +124,7 @@ def _trace(
     wrapped: Wrapped,
     stops: list[_Stop],
     progress: Progress,
+    passes: Mapping[int, SecondPass],
     driver: Driver,
     inputs: dict[str, Any],
     reached: list[_Stop],
@@ -130,7 +135,7 @@ def _trace(
         for step in _steps(tracer, stops):
             for stop in stops:
                 if step == 0 or "decode" in stop.point.phases:
-                    _act(wrapped, stop, progress, length + step)
+                    _act(wrapped, stop, progress, passes, length + step)
                 if step == 0:
                     reached.append(stop)
 
@@ -142,14 +147,21 @@ def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
         yield 0
 
 
-def _act(wrapped: Wrapped, stop: _Stop, progress: Progress, last: int) -> None:
+def _act(
+    wrapped: Wrapped,
+    stop: _Stop,
+    progress: Progress,
+    passes: Mapping[int, SecondPass],
+    last: int,
+) -> None:
     envoy = wrapped.envoy(stop.tap.module)
     value = old = read(stop.tap, envoy, wrapped.n_heads)
     # Counted from the end: generation computes logits of the last prompt row alone.
     rows = range(last - value.shape[1], last)
     before = value._version
     for number, node in stop.nodes:
-        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows)
+        extras = {"second": passes[number].logits} if number in passes else None
+        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)
     if stop.phi and stop.layer is not None:

@@ -1,0 +1,276 @@
+"""Contrast against full passes of plain transformers without a cache, and numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import restated, tiny
+from tests.nodes import apart
+from tests.test_state import failing_edit, state
+from vsink_interp import kernels
+from vsink_interp.edits import Contrast, recipes
+from vsink_interp.probes import Logits
+
+PREFIX = "you are a big blue friend"
+KINDS = {
+    "noise": Contrast("noise", seed=5),
+    "no picture": Contrast("none"),
+    "prefix": Contrast(prefix=PREFIX),
+    "question": Contrast(prompt="count the red disc"),
+    "noise and prefix": Contrast("noise", prefix=PREFIX, alpha=0.5, beta=0.3, step=999),
+}
+N, IMAGE = 6, 4
+
+
+def free(attention="sdpa"):
+    """A model that may say any token but a picture: the constraint must leave some."""
+    lmm = tiny.fresh(attention)
+    lmm.hf_model.generation_config.suppress_tokens = [IMAGE]
+    return lmm
+
+
+@pytest.fixture(scope="module")
+def lmm():
+    return free()
+
+
+@pytest.fixture(scope="module")
+def eager():
+    return free("eager").hf_model
+
+
+def noised(pixels, seed, step, n_pictures):
+    """VCD's diffusion, restated: one step of noise after another would give the same variance."""
+    kept = 1.0
+    for i in range(step + 1):
+        x = -6 + 12 * i / 999
+        kept *= 1 - (1e-5 + (5e-3 - 1e-5) / (1 + np.exp(-x)))
+    source = torch.Generator().manual_seed(seed)
+    draws = [torch.randn(pixels.shape[1:], generator=source) for _ in range(max(n_pictures))]
+    noise = torch.stack([d for n in n_pictures for d in draws[:n]])
+    return np.sqrt(kept) * pixels + np.sqrt(1 - kept) * noise
+
+
+def spoilt(name, encoding, lmm):
+    """Inputs of the second pass, by the processor alone."""
+    texts, n_pictures = list(encoding.prompts), [len(p) for p in encoding.pictures]
+    pictures = [p for row in encoding.pictures for p in row]
+    if name == "question":
+        texts = ["user : " + "<image> " * n + "count the red disc assistant :" for n in n_pictures]
+    if "prefix" in name:
+        texts = [f"{PREFIX} {text}" for text in texts]
+    if name == "no picture":
+        texts, pictures = [text.replace("<image>", "") for text in texts], None
+    inputs = dict(
+        lmm.processor(text=texts, images=pictures, padding=True, padding_side="left",
+                      return_tensors="pt")
+    )  # fmt: skip
+    if "noise" in name:
+        edit = KINDS[name]
+        inputs["pixel_values"] = noised(inputs["pixel_values"], edit.seed, edit.step, n_pictures)
+    return inputs
+
+
+def combined(first, second, edit):
+    first, second = first.double().numpy(), second.double().numpy()
+    shares = np.exp(first - first.max(-1, keepdims=True))  # of the best token's probability
+    new = (1 + edit.alpha) * first - edit.alpha * second
+    return np.where(shares < edit.beta, -np.inf, new)
+
+
+def by_hand(hf_model, inputs, spoiled, edit, n, edits=None, second_edits=None, end=None):
+    """Greedy ids and contrasted logits: two whole passes per token."""
+    rows, answer = [], inputs["input_ids"][:, :0]
+    over = torch.zeros(len(answer), 1, dtype=torch.bool)
+    for _ in range(n):
+        passes = []
+        for given, changes in ((inputs, edits), (spoiled, second_edits)):
+            ids = torch.cat([given["input_ids"], answer], 1)
+            passes.append(restated.forward(hf_model, given, ids, **(changes or {}))[:, -1])
+        rows.append(combined(*passes, edit))
+        likely = np.where(np.arange(rows[-1].shape[1]) == IMAGE, -np.inf, rows[-1])
+        token = torch.from_numpy(likely.argmax(-1))[:, None]
+        answer = torch.cat([answer, token.masked_fill(over, 0)], 1)
+        over = over | (token == end)
+    return answer, np.stack(rows, 1)
+
+
+def close(found, wanted):
+    found, finite = found.numpy(), np.isfinite(wanted)
+    np.testing.assert_array_equal(np.isfinite(found), finite)
+    np.testing.assert_allclose(found[finite], wanted[finite], atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [("one image",), ("two images", "short", "image last")])
+@pytest.mark.parametrize("name", KINDS)
+def test_it_equals_two_whole_passes_per_token(name, prompts, lmm, eager):
+    encoding, edit = tiny.batch(*prompts), KINDS[name]
+    wanted, logits = by_hand(eager, encoding.inputs, spoilt(name, encoding, lmm), edit, N)
+    run = lmm.generate(encoding, graph=edit, max_new_tokens=N)
+    assert torch.equal(run.generated, wanted)
+    close(run.logits, logits)
+    plain = lmm.generate(encoding, max_new_tokens=N)
+    assert not torch.equal(plain.generated, wanted), "the contrast did nothing to the answer"
+
+
+def test_an_answer_that_ends_early_does_not_disturb_the_others(lmm, eager):
+    encoding, edit = tiny.batch("two images", "one image", "short"), KINDS["noise"]
+    spoiled = spoilt("noise", encoding, lmm)
+    never, _ = by_hand(eager, encoding.inputs, spoiled, edit, N)
+    end = int(never[1, 1])
+    wanted, _ = by_hand(eager, encoding.inputs, spoiled, edit, N, end=end)
+    run = lmm.generate(encoding, graph=edit, max_new_tokens=N, eos_token_id=end)
+    assert torch.equal(run.generated, wanted)
+    assert sorted(run.tokens.mask("generated").sum(-1).tolist())[0] == 2
+    assert int(run.tokens.mask("generated").sum(-1).max()) > 2
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_it_composes_with_var(edited, lmm, eager):
+    """As in Kang et al. (2025): VAR in the first pass, and in the second where it is told so."""
+    encoding = tiny.batch("one image", "short")
+    var = vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
+    edit = Contrast("noise", beta=0.0, seed=5, edited=edited)
+    shares = {"p": var.p, "rho": var.rho, "least": var.min_image_mass}
+    by_var = restated.redistribution(
+        encoding.tokens, "paper", range(3), tiny.SINKS.dims, tiny.SINKS.tau, **shares
+    )
+    spoiled = spoilt("noise", encoding, lmm)
+    second = by_var if edited else None
+    wanted, logits = by_hand(eager, encoding.inputs, spoiled, edit, N, by_var, second)
+    run = lmm.generate(encoding, graph=var | edit, max_new_tokens=N)
+    assert torch.equal(run.generated, wanted)
+    close(run.logits, logits)
+    for alone in (var, edit):
+        other = lmm.generate(encoding, graph=alone, max_new_tokens=N)
+        assert apart(other.logits[:, 0], run.logits[:, 0]) > 1e-3
+
+
+def test_a_knockout_follows_into_a_prompt_of_another_length(lmm, eager):
+    encoding, edit = tiny.encode(), Contrast(prefix=PREFIX, beta=0.0, edited=True)
+    other = lmm.encode(tiny.picture(0), f"{PREFIX} {encoding.prompts[0]}", chat=False)
+    cut = [
+        restated.knockout(tokens, ["image"], ["query", "generated"], range(1, 4))
+        for tokens in (encoding.tokens, other.tokens)
+    ]
+    wanted, logits = by_hand(eager, encoding.inputs, other.inputs, edit, N, *cut)
+    knockout = vi.Knockout("image -> query generated", "1:")
+    run = lmm.generate(encoding, graph=knockout | edit, max_new_tokens=N)
+    assert torch.equal(run.generated, wanted)
+    close(run.logits, logits)
+
+
+def test_run_contrasts_the_last_prompt_row_alone(lmm):
+    edit, plain = KINDS["prefix"], tiny.plain(lmm, tiny.encode())
+    run = lmm.run(tiny.encode(), graph=edit)
+    first = lmm.generate(tiny.encode(), graph=edit, max_new_tokens=1)
+    assert torch.equal(run.logits[:, :-1], plain[:, :-1])
+    close(first.logits[:, 0], run.logits[:, -1].numpy())
+    assert run.logits[:, -1].isinf().any()
+
+
+def test_a_probe_before_it_sees_the_plain_logits(lmm):
+    edit, probe = KINDS["noise"], Logits("query")
+    run = lmm.run(tiny.encode(), graph=probe | edit | probe)
+    before, after = (run[f"{probe!r}#{i}"].values for i in (1, 2))
+    assert torch.equal(before[:, -1], tiny.plain(lmm, tiny.encode())[:, -1])
+    assert torch.equal(after[:, -1], run.logits[:, -1])
+    assert not torch.equal(before, after)
+
+
+def test_without_difference_or_constraint_no_bit_changes(lmm):
+    torch.manual_seed(0)
+    plain = lmm.generate(tiny.batch(), max_new_tokens=4, do_sample=True)
+    torch.manual_seed(0)
+    edit = Contrast("noise", alpha=0.0, beta=0.0)
+    run = lmm.generate(tiny.batch(), graph=edit, max_new_tokens=4, do_sample=True)
+    assert torch.equal(run.ids, plain.ids)
+    assert torch.equal(run.logits, plain.logits)
+
+
+def test_the_noise_follows_its_seed_and_step(lmm):
+    def logits(**more):
+        return lmm.run(tiny.encode(), graph=Contrast("noise", beta=0.0, **more)).logits[:, -1]
+
+    assert torch.equal(logits(seed=1), logits(seed=1))
+    assert apart(logits(seed=1), logits(seed=2)) > 0.01
+    assert apart(logits(step=100), logits(step=500)) > 0.01
+
+
+def test_pictures_of_one_prompt_get_noise_of_their_own():
+    pixels = torch.zeros(3, 3, 14, 14)
+    first, second, other = Contrast("noise").spoiled(pixels, [2, 1])
+    assert torch.equal(first, other), "a batch is as its samples alone"
+    assert apart(first, second) > 0.1
+
+
+def test_noise_takes_the_place_of_the_picture_step_by_step():
+    one, none = torch.ones(1), torch.zeros(1)
+    kept = [float(kernels.diffuse(one, none, step)) for step in (0, 500, 999)]
+    noise = [float(kernels.diffuse(none, one, step)) for step in (0, 500, 999)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] > 0.99
+    assert kept[2] < 0.3
+    np.testing.assert_allclose(np.square(kept) + np.square(noise), 1, atol=1e-6)
+
+
+def test_a_sample_without_a_picture_keeps_its_logits(lmm):
+    encoding = tiny.batch("one image", "text")
+    plain, run = (lmm.run(encoding, graph=graph).logits for graph in (None, KINDS["noise"]))
+    assert torch.equal(plain[1], run[1])
+    assert not torch.equal(plain[0], run[0])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_leaves_nothing_behind(name):
+    lmm = tiny.fresh()
+    lmm.run(tiny.encode())
+    before, plain = state(lmm), tiny.plain(lmm, tiny.encode())
+    lmm.generate(tiny.encode(), graph=KINDS[name], max_new_tokens=3)
+    assert state(lmm) == before
+    assert torch.equal(tiny.plain(lmm, tiny.encode()), plain)
+
+
+def test_an_error_in_the_second_pass_leaves_nothing_behind():
+    lmm = tiny.fresh()
+    lmm.run(tiny.encode())
+    before, contrast = state(lmm), Contrast("noise", edited=True)
+    fail = failing_edit("attn.hook_pattern", KeyboardInterrupt())  # the second pass comes first
+    with pytest.raises(KeyboardInterrupt):
+        lmm.generate(tiny.encode(), graph=fail | contrast, max_new_tokens=3)
+    assert state(lmm) == before
+    run = lmm.generate(tiny.encode(), graph=vi.VAR(rho=0.2) | contrast, max_new_tokens=3)
+    assert run.generated.shape[1] == 3
+    assert state(lmm) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Contrast, "spoils nothing"),
+        (lambda: Contrast("nois"), "did you mean 'noise'"),
+        (lambda: Contrast("noise", alpha=-1.0), "at least 0"),
+        (lambda: Contrast("noise", beta=1.5), "share from 0 to 1"),
+        (lambda: Contrast("noise", step=1000), "0 to 999"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_where_it_is_written(make, why):
+    with pytest.raises(vi.NotationError, match=why):
+        make()
+
+
+def test_what_cannot_be_spoiled_is_refused(lmm):
+    with pytest.raises(vi.LayoutError, match="no image token"):
+        lmm.run(tiny.encode("text"), graph=Contrast("noise"))
+    with pytest.raises(vi.CapabilityError, match="inside attention"):
+        steer = vi.edits.SetDims((3,), 1.0)
+        lmm.run(tiny.encode(), graph=steer | Contrast("noise", edited=True))
+    with pytest.raises(vi.CapabilityError, match="one block a picture"):
+        Contrast("noise").spoiled(torch.zeros(7, 5), [1, 1])
+
+
+def test_recipes_are_lines_of_it():
+    assert recipes.vcd(seed=2) == Contrast("noise", alpha=1.0, beta=0.1, step=500, seed=2)
+    assert recipes.icd().prefix == "You are a confused object detector."
+    assert recipes.icd("You guess.", alpha=0.5) == Contrast(prefix="You guess.", alpha=0.5)

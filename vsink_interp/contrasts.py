@@ -1,0 +1,68 @@
+"""What the second passes of a graph's contrasts run on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from .edits import Contrast
+from .encoding import Encoding
+from .engine import Beside
+from .errors import CapabilityError
+from .graph import Edit, EditGraph, Plan
+
+
+def second_passes(
+    lmm: Any, plan: Callable[..., Plan], planned: Plan, encoding: Encoding, n_new: int
+) -> dict[int, Beside]:
+    """One second pass per contrast of a planned graph, by the contrast's number in it.
+
+    **Arguments:**
+
+    - `plan`: from a graph and an encoding to a plan that fits them.
+    - `n_new`: how many tokens the run may generate.
+
+    **Raises:** `CapabilityError` if edits outside attention should act in a second pass, or the
+    picture cannot be spoiled.
+    """
+    found = {}
+    for number, node in enumerate(planned.graph):
+        if isinstance(node, Contrast):
+            other = _spoiled(lmm, node, encoding)
+            answer = encoding.inputs["input_ids"][:, encoding.tokens.prompt_length :]
+            if node.rewords and answer.shape[1]:
+                other = other.with_answer(answer)
+            edits = EditGraph(*_followed(node, planned)) if node.edited else None
+            its_plan = plan(edits, other, generates=n_new > 1) if edits else None
+            layout = other.tokens.extend(n_new)
+            found[number] = Beside(other.inputs, layout, its_plan, answer.shape[1] + 1)
+    return found
+
+
+def _followed(node: Contrast, planned: Plan) -> list[Edit]:
+    """The edits that act in the second pass too."""
+    edits = [n for n in planned.graph if isinstance(n, Edit) and not isinstance(n, Contrast)]
+    if outside := [edit for edit in edits if not edit.point.computed]:
+        raise CapabilityError(
+            f"{node!r} lets edits act in the second pass, which reaches those inside attention "
+            f"only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
+        )
+    return edits
+
+
+def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
+    """An encoding as the second pass gets it; where it has other tokens, without the answer."""
+    other = _reworded(lmm, node, encoding) if node.rewords else encoding
+    if node.image != "noise":
+        return other
+    n_pictures = [len(row) for row in encoding.pictures]
+    pixels = node.spoiled(other.inputs["pixel_values"], n_pictures)
+    return replace(other, inputs={**other.inputs, "pixel_values": pixels})
+
+
+def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
+    pictures, texts = list(map(list, encoding.pictures)), encoding.prompts
+    if node.prompt:
+        texts = lmm.encode(pictures, [node.prompt] * len(texts)).prompts
+    shown = [[] for _ in pictures] if node.image == "none" else pictures
+    placeholder = lmm.wrapped.family.placeholder
+    return lmm.encode(shown, [node.reworded(text, placeholder) for text in texts], chat=False)

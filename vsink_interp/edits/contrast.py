@@ -1,0 +1,134 @@
+"""Contrastive decoding: a second pass over spoiled inputs, subtracted from the first.
+
+Leng et al. (2024), arXiv 2311.16922, spoil the picture (VCD); Wang et al. (2024), arXiv 2403.18715,
+the instruction (ICD).
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import CapabilityError, NotationError, unknown
+from ..graph import Edit
+from ..hooks import Layers
+from ..kernels import contrast, diffuse
+from ..site import Site
+from ..tokens import TokenLayout
+
+_IMAGES = ("noise", "none")
+N_STEPS = 1000
+"""The steps of VCD's diffusion."""
+
+
+@final
+@dataclass(frozen=True)
+class Contrast(Edit):
+    """Subtract what the model would say to spoiled inputs from what it says.
+
+    A second pass of the same model runs beside the first, with a cache of its own, over the same
+    answer after a spoiled prompt. Where an answer token is predicted, logits become
+    `(1 + alpha) * first - alpha * second`, and minus infinity for tokens that the first pass gives
+    less than `beta` times the probability of its best. That comes before every logits processor
+    (one that forbids the best token may leave none) and before sampling, so `Run.logits` holds
+    contrasted logits, and `probes.Logits` the plain ones where it stands before the contrast. Other
+    prompt rows keep their logits: in `run` it acts on the last one.
+
+    Other edits act in the first pass alone, unless `edited`. Of a batch, samples without a picture
+    keep their logits where the picture alone is spoiled.
+
+    **Arguments:**
+
+    - `image`: `"noise"` for VCD's diffused picture, `"none"` for no picture.
+    - `prompt`: another question for the second pass, for every sample of a batch.
+    - `prefix`: words before the whole prompt, as a system prompt: ICD's disturbance.
+    - `alpha`: how much of the difference is added; 0 changes nothing but for `beta`.
+    - `beta`: the adaptive plausibility constraint, 0 to 1; 0 is none.
+    - `step`: how many of 1,000 diffusion steps, 0 to 999, spoil the picture. Leng et al.'s script
+        for POPE has alpha 1, beta 0.2, step 500; their code falls back on alpha 0.5, beta 0.1.
+    - `seed`: of the noise. It differs between the pictures of a prompt, not between the samples of
+        a batch.
+    - `edited`: let the graph's edits act in the second pass too; inside attention only.
+
+    **Raises:** `NotationError` if nothing is spoiled, or a number lies outside its range. When run:
+    `LayoutError` without a picture to spoil; `CapabilityError` for pixels that are not one block a
+    picture, and where `edited` meets an edit outside attention.
+    """
+
+    hook: ClassVar[str] = "unembed.hook_out"
+    layers: ClassVar[Layers] = ":"
+
+    image: str | None = None
+    prompt: str | None = None
+    _: KW_ONLY
+    prefix: str | None = None
+    alpha: float = 1.0
+    beta: float = 0.1
+    step: int = 500
+    seed: int = 0
+    edited: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image is not None and self.image not in _IMAGES:
+            raise NotationError(unknown("spoiled image", self.image, _IMAGES))
+        if self.image is None and not self.prompt and not self.prefix:
+            raise NotationError(
+                "Contrast spoils nothing: say image='noise' (VCD), image='none', prefix='...' "
+                "(ICD) or prompt='...'"
+            )
+        if not self.alpha >= 0 or not 0 <= self.beta <= 1:
+            raise NotationError(
+                f"alpha is at least 0 and beta a share from 0 to 1; got {self.alpha}, {self.beta}"
+            )
+        if not 0 <= self.step < N_STEPS:
+            raise NotationError(f"step is one of 0 to {N_STEPS - 1}; got {self.step}")
+
+    @property
+    def rewords(self) -> bool:
+        """Whether the second pass has other tokens than the first."""
+        return self.image == "none" or bool(self.prompt) or bool(self.prefix)
+
+    @override
+    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+        if self.image is not None:
+            tokens.check_group("image")
+
+    def reworded(self, text: str, placeholder: str) -> str:
+        """A rendered prompt as the second pass gets it."""
+        bare = text.replace(placeholder, "") if self.image == "none" else text
+        return f"{self.prefix} {bare}" if self.prefix else bare
+
+    def spoiled(self, pixels: Tensor, n_pictures: Sequence[int]) -> Tensor:
+        """The pixels of a batch with noise in them; one block of pixels a picture.
+
+        **Arguments:**
+
+        - `n_pictures`: how many of each sample.
+
+        **Raises:** `CapabilityError` if pixels do not come in one block a picture.
+        """
+        if len(pixels) != sum(n_pictures):
+            raise CapabilityError(
+                f"the processor makes {len(pixels)} blocks of pixels of {sum(n_pictures)} "
+                "pictures, and the noise is known for one block a picture only; contrast with "
+                "image='none' or a prefix"
+            )
+        source = torch.Generator().manual_seed(self.seed)
+        # One by one: a larger draw would begin with other numbers than a smaller one.
+        draws = [torch.randn(pixels.shape[1:], generator=source) for _ in range(max(n_pictures))]
+        noise = torch.stack([draw for n in n_pictures for draw in draws[:n]]).to(pixels)
+        return diffuse(pixels, noise, self.step)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        second = site.extras["second"]
+        first_row = max(site.layout.prompt_length - 1 - site.first_row, 0)
+        rows = value[:, first_row:]
+        new = contrast(rows, second[:, -rows.shape[1] :], self.alpha, self.beta)
+        if not self.rewords:
+            seen = site.keys("image").any(-1)
+            new = torch.where(seen[:, None, None], new, rows)
+        return torch.cat([value[:, :first_row], new], 1)
