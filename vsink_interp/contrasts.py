@@ -8,7 +8,7 @@ from .edits import Contrast
 from .encoding import Encoding
 from .engine import Beside
 from .errors import CapabilityError
-from .graph import Edit, EditGraph, Plan
+from .graph import CacheEdit, EditGraph, Node, Plan, Probe
 
 
 def second_passes(
@@ -38,13 +38,13 @@ def second_passes(
     return found
 
 
-def _followed(node: Contrast, planned: Plan) -> list[Edit]:
+def _followed(node: Contrast, planned: Plan) -> list[Node]:
     """The edits that act in the second pass too."""
-    edits = [n for n in planned.graph if isinstance(n, Edit) and not isinstance(n, Contrast)]
-    if outside := [edit for edit in edits if not edit.point.computed]:
+    edits = [n for n in planned.graph if not isinstance(n, Contrast | Probe)]
+    if outside := [n for n in edits if not (n.point.computed or isinstance(n, CacheEdit))]:
         raise CapabilityError(
             f"{node!r} lets edits act in the second pass, which reaches those inside attention "
-            f"only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
+            f"and of the cache only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
         )
     return edits
 

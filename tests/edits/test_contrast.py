@@ -161,6 +161,20 @@ def test_a_knockout_follows_into_a_prompt_of_another_length(lmm, eager):
     close(run.logits, logits)
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_shortened_cache_gives_what_the_knockout_gives(edited, lmm):
+    contrast, n = Contrast("noise", beta=0.0, edited=edited), 5
+    encoding = tiny.batch("one image", "short")
+    dropped, cut = (
+        lmm.generate(encoding, graph=edit | contrast, max_new_tokens=n)
+        for edit in (vi.DropKeys("image"), vi.Knockout("image -> generated"))
+    )
+    assert torch.equal(dropped.ids, cut.ids)
+    assert apart(dropped.logits, cut.logits) < 1e-4
+    other = lmm.generate(encoding, graph=contrast, max_new_tokens=n)
+    assert apart(dropped.logits, other.logits) > 0.1
+
+
 def test_run_contrasts_the_last_prompt_row_alone(lmm):
     edit, plain = KINDS["prefix"], tiny.plain(lmm, tiny.encode())
     run = lmm.run(tiny.encode(), graph=edit)

@@ -51,7 +51,8 @@ class Contrast(Edit):
         for POPE has alpha 1, beta 0.2, step 500; their code falls back on alpha 0.5, beta 0.1.
     - `seed`: of the noise. It differs between the pictures of a prompt, not between the samples of
         a batch.
-    - `edited`: let the graph's edits act in the second pass too; inside attention only.
+    - `edited`: let the graph's edits act in the second pass too; inside attention
+        and of the cache only.
 
     **Raises:** `NotationError` if nothing is spoiled, or a number lies outside its range. When run:
     `LayoutError` without a picture to spoil; `CapabilityError` for pixels that are not one block a

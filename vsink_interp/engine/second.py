@@ -13,6 +13,7 @@ from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout
 from .attention import AttentionBinding
+from .cache import shortened
 from .progress import Progress
 from .wrapped import Wrapped
 
@@ -59,6 +60,7 @@ class SecondPass:
         plan, masks = beside.plan, TokenMasks(beside.layout, wrapped.device)
         self.progress = Progress(plan, masks, sinks) if plan else None
         self.binding = AttentionBinding(wrapped, self.progress)
+        self.cache = shortened(wrapped, self.progress) if self.progress else None
 
     def step(self, new: Tensor) -> None:
         """Read the prompt, or after it the tokens `new`, and keep the logits."""
@@ -66,6 +68,8 @@ class SecondPass:
         if self._carried is None:
             carried = {**self.beside.inputs, "use_cache": True}
             ids = carried.pop("input_ids")
+            if self.cache is not None:
+                carried["past_key_values"] = self.cache
             carried["position_ids"] = model._prepare_position_ids_for_generation(ids, carried)
             if model._supports_logits_to_keep():
                 carried["logits_to_keep"] = self.beside.n_rows
@@ -134,3 +138,4 @@ def beside_the_first(wrapped: Wrapped, passes: Mapping[int, SecondPass]) -> Gene
     for second in passes.values():
         if second.progress is not None:
             second.progress.refuse_blind()
+            second.progress.refuse_lost()
