@@ -53,7 +53,14 @@ def head_loop(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Ten
 
 def vectorised(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Tensor:
     """VAR on the whole pattern at once."""
-    return vi.kernels.redistribute(pattern, sink, image, p=1 - P_KEPT, rho=RHO, rows=rows)
+    vs, fresh = (x[:, None, None].to(pattern.dtype) for x in (sink & image, image & ~sink))
+    drop = sink[:, None, None].to(pattern.dtype)
+    in_sinks, in_fresh, in_all = ((pattern * x).sum(-1, keepdim=True) for x in (vs, fresh, drop))
+    mass = in_sinks + in_fresh
+    chosen = (in_sinks <= (1 - RHO) * mass) & (mass >= FLOOR) & rows[:, None, :, None]
+    gain = (1 - P_KEPT) * in_all / in_fresh.clamp_min(1e-30)
+    new = pattern * (1 + gain * fresh - (1 - P_KEPT) * drop)
+    return torch.where(chosen & (in_fresh > 0) & vs.any(-1, keepdim=True), new, pattern)
 
 
 @contextmanager

@@ -45,6 +45,8 @@ KNOCKOUTS = {
     "second image": vi.Knockout("~image[0] & image -> query generated"),
     "sinks": vi.Knockout("sink & image -> query generated"),
     "sinks as rows": vi.Knockout("bos -> sink & image"),
+    "some heads": vi.Knockout("image -> query generated", heads=(0, 3)),
+    "sinks of a head": vi.Knockout("sink & image -> query generated", "1:", heads=(2,)),
 }
 ABLATIONS = {
     "visual sinks": vi.Ablate("sink & image"),
@@ -56,6 +58,7 @@ ABLATIONS = {
 VARS = {
     "paper": vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1),
     "released code": vi.VAR(p=0.4, rho=0.5, min_image_mass=0.1, mode="released-code"),
+    "sinks of the prompt": vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1, sinks_from="prefill"),
     "own tau": vi.VAR(p=1.0, rho=0.2, min_image_mass=0.1, tau=1.2, layers="0:2"),
 }
 SIZED = {

@@ -149,8 +149,13 @@ def knockout(layout, source, target, layers, *, first_token=False) -> dict[str, 
     return {"scores": scores}
 
 
-def redistribution(layout, mode, layers, dims, tau, **shares) -> dict[str, OnPattern]:
-    """An edit of `forward` and `answer`: VAR, row by row in numpy."""
+def redistribution(
+    layout, mode, layers, dims, tau, *, online=True, **shares
+) -> dict[str, OnPattern]:
+    """An edit of `forward` and `answer`: VAR, row by row in numpy.
+
+    `online`: whether generated tokens may be sinks.
+    """
 
     def pattern(layer, weights, resid):
         if layer not in layers:
@@ -160,7 +165,7 @@ def redistribution(layout, mode, layers, dims, tau, **shares) -> dict[str, OnPat
         sink = (found >= tau if mode == "paper" else found > tau) & (
             is_a(layout, length, *SEGMENT).numpy()
         )
-        if mode == "released-code":
+        if not online:
             sink &= ~is_a(layout, length, "generated").numpy()
         image = is_a(layout, length, "image").numpy()
         rows = is_a(layout, length, "query", "generated").numpy()

@@ -338,8 +338,15 @@ def by_eager(name, layout):
     layers = range(3) if edit.mode == "paper" else range(2, 4)
     layers = [layer for layer in layers if edit.layers == ":" or layer < 2]
     shares = {"p": edit.p, "rho": edit.rho, "least": edit.min_image_mass}
+    online = edit.sinks_from != "prefill" if edit.sinks_from else edit.mode == "paper"
     return restated.redistribution(
-        layout, edit.mode, layers, tiny.SINKS.dims, edit.tau or tiny.SINKS.tau, **shares
+        layout,
+        edit.mode,
+        layers,
+        tiny.SINKS.dims,
+        edit.tau or tiny.SINKS.tau,
+        online=online,
+        **shares,
     )
 
 

@@ -3,7 +3,7 @@
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final
@@ -16,6 +16,24 @@ from .errors import CapabilityError, NotationError
 from .hooks import CACHE, ORDER, HookPoint, Layers, find_hook, forward_order, resolve_layers
 from .site import Site
 from .tokens import TokenLayout
+
+
+@final
+@dataclass(frozen=True)
+class Edges:
+    """Edges of attention, known before the run.
+
+    **Attributes:**
+
+    - `rows`: the group of query rows; `first_token` counts the last prompt row as generated.
+    - `columns`: the group of keys.
+    - `heads`: the query heads; None is all of them.
+    """
+
+    rows: str
+    columns: str
+    first_token: bool = False
+    heads: tuple[int, ...] | None = None
 
 
 @final
@@ -46,6 +64,21 @@ class Node(ABC):
     @property
     def needs_phi(self) -> bool:
         """Whether its operands are computed from the sink value of each token."""
+        return False
+
+    @property
+    def needs_new_phi(self) -> bool:
+        """Whether the sink values of generated tokens matter to it, beside those of the prompt."""
+        return self.needs_phi
+
+    @property
+    def removes(self) -> Edges | None:
+        """The edges of attention that it removes, where it does no more and they are known."""
+        return None
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether every row that it finds with a key to attend to still has one after it."""
         return False
 
     @property
@@ -310,15 +343,22 @@ class Plan:
     @property
     def phi_layers(self) -> tuple[int, ...]:
         """Blocks where some node needs the sink value of the tokens that enter."""
-        placed = {
+        cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
+        return tuple(sorted(self._decoder_blocks(lambda node: node.needs_phi) | cut))
+
+    @property
+    def new_phi_layers(self) -> tuple[int, ...]:
+        """Blocks where some node needs that of generated tokens too."""
+        return tuple(sorted(self._decoder_blocks(lambda node: node.needs_new_phi)))
+
+    def _decoder_blocks(self, wanted: Callable[[Node], bool]) -> set[int]:
+        return {
             layer
             for (template, layer), nodes in self.places.items()
             if layer is not None
-            and any(node.needs_phi for _, node in nodes)
+            and any(wanted(node) for _, node in nodes)
             and find_hook(template).stack == "blocks"
         }
-        cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
-        return tuple(sorted(placed | cut))
 
 
 def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:

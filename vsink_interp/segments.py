@@ -58,6 +58,17 @@ class Group:
         """The segments and refinements that occur."""
         return frozenset(term.word for term in self.terms)
 
+    @property
+    def grows(self) -> bool:
+        """Whether generated tokens may belong to it."""
+        return any(all(map(_may_be_generated, terms)) for terms in self.unions)
+
+
+def _may_be_generated(term: Term) -> bool:
+    if term.word in ("generated", "all"):
+        return not term.negated
+    return term.negated or term.word == "sink"
+
 
 @final
 @dataclass(frozen=True)
@@ -103,6 +114,12 @@ def parse_group(text: str) -> Group:
     return Group(
         tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
     )
+
+
+def grows_by_sinks(text: str) -> bool:
+    """Whether which generated tokens belong to a group depends on which of them are sinks."""
+    group = parse_group(text)
+    return "sink" in group.words and group.grows
 
 
 def parse_flow(text: str) -> Flow:

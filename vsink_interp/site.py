@@ -1,7 +1,7 @@
 """What a node is told about the place where it acts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, final
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .errors import LayoutError
 from .hooks import HookPoint
-from .segments import Group, parse_group
+from .segments import Group, parse_flow, parse_group
 from .tokens import TokenLayout
 
 parsed_group = lru_cache(maxsize=256)(parse_group)
+parsed_flow = lru_cache(maxsize=256)(parse_flow)
 
 
 @final
@@ -30,7 +31,9 @@ class TokenMasks:
     def __init__(self, layout: TokenLayout, device: torch.device) -> None:
         self.layout = layout
         self.device = device
+        self.on_device = layout.to(device)
         self._known: dict[tuple[Group, bool], tuple[Tensor, Tensor]] = {}
+        self._held: dict[tuple[Group, bool], tuple[list[bool], list[bool]]] = {}
 
     def _both(self, group: Group, first_token: bool) -> tuple[Tensor, Tensor]:
         key = (group, first_token)
@@ -49,6 +52,17 @@ class TokenMasks:
         """The mask of a group on the model's device."""
         return self._both(group, first_token)[1]
 
+    def held(self, group: Group, first_token: bool = False) -> tuple[list[bool], list[bool]]:
+        """Per token, whether some sample and whether every sample counts it in the group.
+
+        Plain lists: what is decided in every pass and block asks no tensor.
+        """
+        key = (group, first_token)
+        if key not in self._held:
+            mask = self.host(group, first_token)
+            self._held[key] = mask.any(0).tolist(), mask.all(0).tolist()
+        return self._held[key]
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -63,9 +77,10 @@ class Site:
     - `first_row`, `n_rows`: the query rows at hand are tokens `first_row` to
         `first_row + n_rows - 1`.
     - `n_keys`: how many tokens there are to attend to.
-    - `phi`: the sink value of every token entering this block; only for nodes that ask for it.
     - `dims`, `tau`: the model's sink dimensions and its threshold on phi, where they are known.
     - `extras`: values and output weights of attention, for nodes that say `needs_values`.
+    - `phis`: the sink values of the tokens that entered this block, pass by pass.
+    - `constants`: what `once` computed at this block in this run.
     """
 
     hook: HookPoint
@@ -74,10 +89,11 @@ class Site:
     first_row: int
     n_rows: int
     n_keys: int
-    phi: Float[Tensor, "batch key"] | None = None
     dims: tuple[int, ...] | None = None
     tau: float | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    phis: list[Tensor] = field(default_factory=list)
+    constants: dict[Any, Tensor] = field(default_factory=dict)
 
     @property
     def layout(self) -> TokenLayout:
@@ -94,26 +110,70 @@ class Site:
         """Whether this is the pass over the prompt."""
         return self.first_row < self.layout.prompt_length
 
+    @property
+    def phi(self) -> Float[Tensor, "batch seen"] | None:
+        """The sink value of the tokens that entered this block; only for nodes that ask for it.
+
+        Of all tokens so far, or of the prompt alone where no node says `needs_new_phi`.
+        """
+        if len(self.phis) > 1:
+            self.phis[:] = [torch.cat(self.phis, -1)]
+        return self.phis[0] if self.phis else None
+
+    def once(self, key: Any, compute: "Callable[[Site], Tensor]") -> Tensor:
+        """A tensor that is the same in every pass of a run at this block, computed once.
+
+        `compute` is given the site of all tokens that the run may come to hold; take the first
+        `n_keys` of what it returns.
+
+        **Arguments:**
+
+        - `key`: tells it from other such tensors at this block.
+        """
+        if key not in self.constants:
+            room = self.layout.length
+            whole = replace(self, first_row=0, n_rows=room, n_keys=room)
+            self.constants[key] = compute(whole)
+        return self.constants[key]
+
+    def _threshold(self, tau: float | None) -> float:
+        threshold = self.tau if tau is None else tau
+        if not self.phis or threshold is None:
+            raise LayoutError(
+                f"phi is not known at {self.hook.at(self.layer)}; the node must say needs_phi"
+            )
+        return threshold
+
     def sinks(self, tau: float | None = None) -> Bool[Tensor, "batch key"]:
         """The sink tokens entering this block: phi >= tau, padding excluded.
 
         **Raises:** `LayoutError` if the node did not declare `needs_phi`.
         """
-        threshold = self.tau if tau is None else tau
-        if self.phi is None or threshold is None:
-            raise LayoutError(
-                f"phi is not known at {self.hook.at(self.layer)}; the node must say needs_phi"
-            )
-        real = self.masks.device_mask(parsed_group("all"))[:, : self.n_keys]
-        return (self.phi >= threshold) & real
+        threshold, phi = self._threshold(tau), self.phi
+        assert phi is not None  # noqa: S101 (else there is no threshold)
+        real = self.masks.device_mask(parsed_group("all"))[:, : phi.shape[1]]
+        found = (phi >= threshold) & real
+        return torch.nn.functional.pad(found, (0, self.n_keys - phi.shape[1]))
+
+    def sink_rows(self, tau: float | None, into: Float[Tensor, "batch query"]) -> None:
+        """Write one where a row at hand is a sink and zero where not, in a decode step.
+
+        **Raises:** `LayoutError` if the node did not declare `needs_new_phi`.
+        """
+        threshold = self._threshold(tau)
+        torch.ge(self.phis[-1][:, -self.n_rows :], threshold, out=into)
 
     def keys(self, group: str) -> Bool[Tensor, "batch key"]:
         """Which of the tokens that can be attended to belong to a group."""
         parsed = parsed_group(group)
         if "sink" not in parsed.words:
             return self.masks.device_mask(parsed)[:, : self.n_keys]
-        sink = self.sinks()
-        return self.layout.first(self.n_keys).to(sink.device).mask(parsed, sink=sink)
+        if parsed.grows:
+            return self._keys_by_sinks(parsed)
+        return self.once(parsed, lambda whole: whole._keys_by_sinks(parsed))[:, : self.n_keys]
+
+    def _keys_by_sinks(self, group: Group) -> Bool[Tensor, "batch key"]:
+        return self.masks.on_device.first(self.n_keys).mask(group, sink=self.sinks())
 
     def queries(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"]:
         """Which of the rows at hand belong to a group.
@@ -129,3 +189,12 @@ class Site:
         else:
             found = self.masks.device_mask(parsed, first_token)
         return found[:, self.first_row : self.first_row + self.n_rows]
+
+    def rows(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"] | None:
+        """As `queries`, or None where every row at hand belongs to the group in every sample."""
+        parsed = parsed_group(group)
+        if "sink" not in parsed.words:
+            every = self.masks.held(parsed, first_token)[1]
+            if all(every[self.first_row : self.first_row + self.n_rows]):
+                return None
+        return self.queries(group, first_token=first_token)

@@ -5,7 +5,7 @@ import torch
 
 import vsink_interp as vi
 from tests import nodes, tiny
-from vsink_interp.probes import Pattern
+from vsink_interp.probes import Pattern, SinkValue
 
 LOOSE = {"rho": 0.2, "min_image_mass": 0.05, "p": 0.7}
 
@@ -70,6 +70,31 @@ def test_sinks_see_the_edits_before_them():
     alone, both = (lmm.run(encoding, graph=g).logits for g in (grow, grow | var))
     assert nodes.apart(alone, both) > 1e-3
     assert torch.equal(both, lmm.run(encoding, graph=var | grow).logits)
+
+
+def test_generated_tokens_are_sinks_online_only():
+    """Each form equals full eager attention (`test_laws.py`); here, that they differ, and when."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    phi = SinkValue("generated")
+    online, prefill, released = (
+        lmm.generate(encoding, graph=vi.VAR(**LOOSE, sinks_from=source) | phi, max_new_tokens=8)
+        for source in ("online", "prefill", None)
+    )
+    assert (online[phi].values >= tiny.SINKS.tau).any(), "no generated token is a sink"
+    assert torch.equal(online.logits, released.logits), "the paper's form"
+    assert torch.equal(online.logits[:, 0], prefill.logits[:, 0])
+    assert nodes.apart(online.logits, prefill.logits) > 1e-3
+    theirs = {"rho": 0.8, "p": 0.3, "min_image_mass": 0.05, "mode": "released-code"}
+    same, other = (
+        lmm.generate(encoding, graph=vi.VAR(**theirs, sinks_from=source), max_new_tokens=8).logits
+        for source in (None, "prefill")
+    )
+    assert torch.equal(same, other)
+
+
+def test_where_sinks_come_from_is_one_of_two():
+    with pytest.raises(vi.NotationError, match="prefill, online"):
+        vi.VAR(sinks_from="decode")
 
 
 def lift_sink_dimension(resid, hook):

@@ -74,9 +74,9 @@ def test_a_row_that_an_edit_blinds_is_nan_not_zero():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_softmax_is_taken_in_fp32(dtype):
+def test_the_softmax_is_taken_in_fp32_and_stays_there(dtype):
     scores = (torch.randn(1, 2, 3, 400, generator=torch.Generator().manual_seed(0)) * 4).to(dtype)
     want = torch.softmax(scores.double(), -1)
     got = softmax(scores)
-    assert got.dtype == dtype
-    assert (got.double() - want).abs().max() <= torch.finfo(dtype).eps * want.max() / 2 * 1.01
+    assert got.dtype == torch.float32
+    assert (got.double() - want).abs().max() <= 4 * torch.finfo(torch.float32).eps * want.max()

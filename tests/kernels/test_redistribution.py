@@ -6,7 +6,21 @@ import torch
 from hypothesis import assume, given, settings, strategies as st
 
 from tests.restated import VAR as RESTATED
-from vsink_interp.kernels import redistribute
+from vsink_interp import kernels
+
+
+def redistribute(pattern, sink, image, *, p, rho, min_image_mass=0.2, rows=None, mode="paper"):
+    """Both kernels, with the meaning that each mode gives p, as `VAR` calls them."""
+    moved = p if mode == "paper" else 1 - p
+    terms = kernels.redistribution_terms(
+        sink,
+        image,
+        rho=rho,
+        min_image_mass=min_image_mass,
+        mode=mode,
+        dtype=torch.promote_types(pattern.dtype, torch.float32),
+    )
+    return kernels.redistribute(pattern, terms, moved, rows)
 
 
 def near_threshold(row, sink, image, rho, least):

@@ -28,10 +28,10 @@ CALLS = {
     "contrast": (PATTERN.log(), PATTERN, 1.0, 0.3),
     "contribution": (PATTERN, VALUE, torch.randn(4, 5, 7)),
     "copy_head": (PATTERN, 1, HEADS, ROWS),
-    "cut": (PATTERN, ROWS, SINK),
+    "cut": (PATTERN, ROWS, SINK, HEADS),
     "cut_tokens": (PATTERN, ROWS, SINK),
     "diffuse": (VALUE, torch.randn(2, 2, 6, 5), 500),
-    "edges_of": (PATTERN, ROWS, SINK, (0, 2)),
+    "edges_of": (PATTERN, ROWS, SINK, HEADS),
     "group_mass": (PATTERN, torch.stack([MASK, SINK], -1)),
     "head_result": (torch.randn(2, 3, 4, 5), torch.randn(4, 5, 7)),
     "move_mass": (PATTERN, SINK, MASK & ~SINK, ROWS, 0.5, HEADS),
@@ -39,12 +39,13 @@ CALLS = {
     "normalised": (torch.randn(2, 6, 8),),
     "raise_scores": (PATTERN, EDGES, 0.5),
     "random_like": (SINK, MASK, torch.rand(2, 6)),
-    "redistribute": (PATTERN, SINK, MASK),
+    "redistribute": (PATTERN, torch.stack([MASK, SINK, MASK, MASK, SINK], 1).float(), 0.4, ROWS),
+    "redistribution_terms": (SINK, MASK),
     "scale_scores": (PATTERN, EDGES, 0.5),
     "sink_value": (torch.randn(2, 6, 8), (1, 5)),
     "softmax": (PATTERN.log(),),
 }
-OPTIONS = {"redistribute": {"p": 0.6, "rho": 0.3, "rows": ROWS}}
+OPTIONS = {"redistribution_terms": {"rho": 0.3}}
 
 
 def test_every_kernel_has_a_call_here():

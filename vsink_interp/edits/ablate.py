@@ -72,6 +72,20 @@ class Ablate(Edit):
 
     @property
     @override
+    def needs_new_phi(self) -> bool:
+        return self.needs_phi and self._grows
+
+    @property
+    def _grows(self) -> bool:
+        return isinstance(self.tokens, str) and parse_group(self.tokens).grows
+
+    @property
+    @override
+    def keeps_keys(self) -> bool:
+        return True
+
+    @property
+    @override
     def targets(self) -> tuple[str, bool] | None:
         return self.target, False
 
@@ -136,4 +150,8 @@ class Ablate(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        return cut_tokens(value, site.queries(self.target), self.chosen(site))
+        if self.needs_new_phi:
+            chosen = self.chosen(site)
+        else:
+            chosen = site.once(self, self.chosen)[:, : site.n_keys]
+        return cut_tokens(value, site.rows(self.target), chosen)

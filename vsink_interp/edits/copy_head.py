@@ -10,7 +10,7 @@ from ..errors import NotationError
 from ..graph import Sizes
 from ..kernels import copy_head
 from ..site import Site
-from .heads import check_heads, head_mask
+from .heads import check_heads, heads_at
 from .rows import RowEdit
 
 
@@ -43,5 +43,5 @@ class CopyHead(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = head_mask(self.heads, value.shape[1], value.device)
+        heads = heads_at(site, self.heads, value.shape[1])
         return copy_head(value, self.source, heads, site.queries(self.rows))

@@ -5,6 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import NotationError
+from ..site import Site
 
 Heads = tuple[int, ...] | None
 """Query heads counted from 0; None is all of them."""
@@ -21,6 +22,11 @@ def check_heads(heads: Heads, n_heads: int | None = None) -> None:
         raise NotationError(f"heads={heads!r}: a tuple of head numbers from 0 on, or None for all")
     if n_heads is not None and max(heads) >= n_heads:
         raise NotationError(f"heads={heads!r}: a block of this model has heads 0 to {n_heads - 1}")
+
+
+def heads_at(site: Site, heads: Heads, n_heads: int) -> Bool[Tensor, " head"]:
+    """The heads as a mask, made once a run at each block."""
+    return site.once(("heads", heads), lambda whole: head_mask(heads, n_heads, whole.masks.device))
 
 
 def head_mask(heads: Heads, n_heads: int, device: torch.device) -> Bool[Tensor, " head"]:

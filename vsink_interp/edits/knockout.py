@@ -5,19 +5,20 @@ Geva et al. (2023), arXiv 2304.14767, introduced the method. Kaduri et al. (2025
 a target row meets a source column (equations (B-3) and (B-4) of our docs).
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, freeze
+from ..graph import Edges, Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..kernels import cut, cut_tokens
-from ..segments import parse_flow
-from ..site import Site
+from ..segments import grows_by_sinks, parse_flow
+from ..site import Site, parsed_flow
 from ..tokens import TokenLayout
+from .heads import Heads, check_heads, heads_at
 
 
 @final
@@ -33,15 +34,17 @@ class Knockout(Edit):
     - `flow`: `"source -> target"`, each side one or more segments. `"image -> generated"` leaves
         the query tokens as the only road from the image to the answer. Kaduri et al. count BOS
         and the system prompt among the query tokens: write `"image -> prompt & ~image"` for that.
+        The target says when it acts: rows of `generated` are decode steps, all others prefill.
     - `layers`: the blocks to cut, counted from 0. `"12:"` is "from block 12 on", which their
         released code writes `max_layer=11`. All blocks by default.
     - `first_token`: also cut the last prompt row. It is a *query* row, yet it predicts the first
         generated token; left alone, as in their code, that token still sees the image.
+    - `heads`: the query heads that are cut; all by default.
 
-    **Raises:** `NotationError` if the flow or the layers cannot be read. When run: `LayoutError`
-    if the prompt lacks a segment, no row of the target can see the source, or a row would lose
-    every key. Where the flow names sinks that is known during the run only: a row that would lose
-    every key then keeps them.
+    **Raises:** `NotationError` if the flow, the layers or the heads cannot be read. When run:
+    `LayoutError` if the prompt lacks a segment, no row of the target can see the source, or a row
+    would lose every key. Where the flow names sinks that is known during the run only: a row that
+    would lose every key then keeps them.
     """
 
     hook: ClassVar[str] = "attn.hook_attn_scores"
@@ -49,11 +52,28 @@ class Knockout(Edit):
     flow: str
     layers: Layers = ":"
     first_token: bool = False
+    _: KW_ONLY
+    heads: Heads = None
+
+    @classmethod
+    def released(cls, flow: str, max_layer: int) -> "Knockout":
+        """A knockout by the layer test of Kaduri et al.'s code: `layer > max_layer`, strictly.
+
+        So -1 is every block, and "from block l on" is `max_layer=l - 1`. Their sweeps write
+        `max_layer` = number of blocks for no knockout; an edit that would act nowhere is refused
+        when run, so leave the edit away instead.
+
+        **Raises:** `NotationError` for `max_layer` below -1, or a flow that cannot be read.
+        """
+        if max_layer < -1:
+            raise NotationError(f"max_layer={max_layer}: -1 cuts every block, l all blocks after l")
+        return cls(flow, f"{max_layer + 1}:")
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
+        freeze(self, "layers", "heads")
         flow = parse_flow(self.flow)
         check_layers(self.layers)
+        check_heads(self.heads)
         if self.first_token and "generated" not in flow.target.words:
             raise NotationError(
                 f"first_token counts the row that predicts the first generated token as generated, "
@@ -67,6 +87,29 @@ class Knockout(Edit):
 
     @property
     @override
+    def needs_new_phi(self) -> bool:
+        flow = parse_flow(self.flow)
+        return any(grows_by_sinks(str(group)) for group in (flow.source, flow.target))
+
+    @property
+    @override
+    def removes(self) -> Edges | None:
+        if self.needs_phi:
+            return None
+        flow = parsed_flow(self.flow)
+        return Edges(str(flow.target), str(flow.source), self.first_token, self.heads)
+
+    @property
+    @override
+    def keeps_keys(self) -> bool:
+        return self.needs_phi
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        check_heads(self.heads, sizes.n_heads)
+
+    @property
+    @override
     def targets(self) -> tuple[str, bool] | None:
         target = parse_flow(self.flow).target
         return None if "sink" in target.words else (str(target), self.first_token)
@@ -77,7 +120,8 @@ class Knockout(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        flow = parse_flow(self.flow)
-        rows = site.queries(str(flow.target), first_token=self.first_token)
+        flow = parsed_flow(self.flow)
+        rows = site.rows(str(flow.target), first_token=self.first_token)
+        heads = None if self.heads is None else heads_at(site, self.heads, value.shape[1])
         kernel = cut_tokens if self.needs_phi else cut
-        return kernel(value, rows, site.keys(str(flow.source)))
+        return kernel(value, rows, site.keys(str(flow.source)), heads)

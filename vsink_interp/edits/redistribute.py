@@ -11,7 +11,7 @@ from ..kernels import move_mass
 from ..segments import parse_group
 from ..site import Site
 from ..tokens import TokenLayout
-from .heads import head_mask
+from .heads import heads_at
 from .rows import RowEdit
 
 
@@ -66,6 +66,6 @@ class Redistribute(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = head_mask(self.heads, value.shape[1], value.device)
+        heads = heads_at(site, self.heads, value.shape[1])
         rows = site.queries(self.rows)
         return move_mass(value, site.keys(self.source), site.keys(self.target), rows, self.p, heads)

@@ -11,10 +11,10 @@ from ..errors import NotationError
 from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..kernels import edges_of
-from ..segments import parse_group
+from ..segments import grows_by_sinks, parse_group
 from ..site import Site
 from ..tokens import TokenLayout
-from .heads import Heads, check_heads
+from .heads import Heads, check_heads, heads_at
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class RowEdit(Edit):
     def needs_phi(self) -> bool:
         return any("sink" in parse_group(group).words for group in self.key_groups)
 
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return any(grows_by_sinks(group) for group in self.key_groups)
+
     @override
     def fit(self, sizes: Sizes) -> None:
         check_heads(self.heads, sizes.n_heads)
@@ -89,6 +94,12 @@ class ScoreEdit(RowEdit):
     def key_groups(self) -> tuple[str, ...]:
         return (self.group,)
 
+    @property
+    @override
+    def keeps_keys(self) -> bool:
+        return True
+
     def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
         """Where it acts; never where the mask hides a key."""
-        return edges_of(scores, site.queries(self.rows), site.keys(self.group), self.heads)
+        heads = None if self.heads is None else heads_at(site, self.heads, scores.shape[1])
+        return edges_of(scores, site.rows(self.rows), site.keys(self.group), heads)

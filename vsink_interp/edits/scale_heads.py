@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..site import Site
-from .heads import head_mask
+from .heads import heads_at
 from .rows import RowEdit
 
 
@@ -28,6 +28,6 @@ class ScaleHeads(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = head_mask(self.heads, value.shape[2], value.device)
+        heads = heads_at(site, self.heads, value.shape[2])
         acts = site.queries(self.rows)[:, :, None, None] & heads[:, None]
         return torch.where(acts, value * self.factor, value)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ..graph import Edit
 from ..hooks import Layers, check_layers
-from ..segments import parse_group
+from ..segments import grows_by_sinks, parse_group
 from ..site import Site
 from ..tokens import TokenLayout
 
@@ -43,6 +43,11 @@ class ScaleKeys(Edit):
     @override
     def needs_phi(self) -> bool:
         return "sink" in parse_group(self.group).words
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return grows_by_sinks(self.group)
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edit, Sizes, freeze
 from ..hooks import Layers, check_layers, resolve_layers
-from ..kernels import redistribute
+from ..kernels import redistribute, redistribution_terms
 from ..site import Site
 from ..tokens import TokenLayout
 
-_MODES = ("paper", "released-code")
+_SINKS_FROM = {"paper": "online", "released-code": "prefill"}
+"""Each mode, and where its sinks come from."""
 
 
 @final
@@ -35,9 +37,12 @@ class VAR(Edit):
         *sink* ratio, the last block is edited too and the first two are not, and generated
         tokens are never sinks.
     - `layers`: the blocks, counted from 0; the mode excludes its own.
+    - `sinks_from`: `"prefill"`: sinks are found once, among the tokens of the prompt; `"online"`:
+        generated tokens may be sinks too, and decode steps look for them. None is what the mode
+        does: `"online"` for the paper, `"prefill"` for the released code.
 
-    **Raises:** `NotationError` for a share outside 0 to 1 or an unknown mode. When run:
-    `LayoutError` if the prompt has no image.
+    **Raises:** `NotationError` for a share outside 0 to 1, or an unknown mode or `sinks_from`. When
+    run: `LayoutError` if the prompt has no image.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"
@@ -48,6 +53,7 @@ class VAR(Edit):
     tau: float | None = None
     mode: Literal["paper", "released-code"] = "paper"
     layers: Layers = ":"
+    sinks_from: str | None = None
 
     def __post_init__(self) -> None:
         freeze(self, "layers")
@@ -55,13 +61,20 @@ class VAR(Edit):
         for name in ("p", "rho", "min_image_mass"):
             if not 0 <= getattr(self, name) <= 1:
                 raise NotationError(f"{name} is a share from 0 to 1; got {getattr(self, name)}")
-        if self.mode not in _MODES:
-            raise NotationError(f"mode {self.mode!r} is not one of: {', '.join(_MODES)}")
+        if self.mode not in _SINKS_FROM:
+            raise NotationError(f"mode {self.mode!r} is not one of: {', '.join(_SINKS_FROM)}")
+        if self.sinks_from not in (None, "prefill", "online"):
+            raise NotationError(f"sinks_from={self.sinks_from!r} is not one of: prefill, online")
 
     @property
     @override
     def needs_phi(self) -> bool:
         return True
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return (self.sinks_from or _SINKS_FROM[self.mode]) == "online"
 
     @property
     @override
@@ -96,16 +109,20 @@ class VAR(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        sink = site.sinks(self.tau)
-        if self.mode == "released-code":
-            sink = sink & ~site.keys("generated")
-        return redistribute(
-            value,
+        terms = site.once(self, self._terms)[..., : site.n_keys]
+        if self.needs_new_phi and not site.prefill:
+            site.sink_rows(self.tau, into=terms[:, 4, site.first_row :])
+        moved = self.p if self.mode == "paper" else 1 - self.p
+        return redistribute(value, terms, moved, site.rows("query generated"))
+
+    def _terms(self, whole: Site) -> Float[Tensor, "batch term key"]:
+        sink = whole.sinks(self.tau)
+        if not self.needs_new_phi:
+            sink = sink & ~whole.keys("generated")
+        return redistribution_terms(
             sink,
-            site.keys("image"),
-            p=self.p,
+            whole.keys("image"),
             rho=self.rho,
             min_image_mass=self.min_image_mass,
-            rows=site.queries("query generated"),
             mode=self.mode,
         )

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import count
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -46,6 +47,7 @@ class AttentionBinding:
             {point.name: plan.at(point.template, layer) if plan else () for point in COMPUTED}
             for layer in range(wrapped.n_layers)
         ]
+        self._inverted: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def armed(self) -> Generator[None]:
@@ -97,11 +99,20 @@ class AttentionBinding:
             nodes=self.nodes[layer],
             points=self.wrapped.points[layer] if awaited else {},
             mask=attention_mask,
+            hidden=self._hidden(attention_mask),
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             n_heads=self.wrapped.n_heads["head"],
             kept=kept,
         )
         return call.attend(query, key, value, partial(base, **kwargs))
+
+    def _hidden(self, mask: Tensor | None) -> Tensor | None:
+        """Where a boolean mask forbids to look: once for the blocks that share the mask."""
+        if mask is None or mask.dtype != torch.bool:
+            return None
+        if self._inverted is None or self._inverted[0] is not mask:
+            self._inverted = mask, ~mask
+        return self._inverted[1]
 
     def _awaited(self, layer: int) -> bool:
         parked = self.wrapped.nnsight.interleaver.parked

@@ -45,6 +45,8 @@ class _Stop:
     tap: Tap
     nodes: tuple[tuple[int, Node], ...]
     phi: bool
+    new_phi: bool
+    decodes: bool
 
 
 def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
@@ -56,16 +58,22 @@ def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
         return not (early and place[0].startswith("vision")), forward_order(*place)
 
-    return [
-        _Stop(
-            find_hook(template),
-            layer,
-            wrapped.family.tap(template, layer),
-            plan.at(template, layer),
-            template == RESID_PRE and layer in plan.phi_layers,
-        )
-        for template, layer in sorted(places, key=order)
-    ]
+    return [_stop(wrapped, plan, *place) for place in sorted(places, key=order)]
+
+
+def _stop(wrapped: Wrapped, plan: Plan, template: str, layer: int | None) -> _Stop:
+    point, nodes, enters = find_hook(template), plan.at(template, layer), template == RESID_PRE
+    new_phi = enters and layer in plan.new_phi_layers
+    return _Stop(
+        point,
+        layer,
+        wrapped.family.tap(template, layer),
+        nodes,
+        phi=enters and layer in plan.phi_layers,
+        new_phi=new_phi,
+        # Where the prompt's sink values are all that is wanted, decode steps need not stop.
+        decodes=(bool(nodes) or new_phi) and "decode" in point.phases,
+    )
 
 
 def execute(
@@ -134,14 +142,14 @@ def _trace(
     with wrapped.nnsight.trace(**inputs, fn=driver) as tracer:
         for step in _steps(tracer, stops):
             for stop in stops:
-                if step == 0 or "decode" in stop.point.phases:
+                if step == 0 or stop.decodes:
                     _act(wrapped, stop, progress, passes, length + step)
                 if step == 0:
                     reached.append(stop)
 
 
 def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
-    if any("decode" in stop.point.phases for stop in stops):
+    if any(stop.decodes for stop in stops):
         yield from tracer.iter[:]
     elif stops:
         yield 0
@@ -164,5 +172,5 @@ def _act(
         value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)
-    if stop.phi and stop.layer is not None:
+    if stop.layer is not None and stop.phi and (rows.start == 0 or stop.new_phi):
         progress.see_resid(stop.layer, value)

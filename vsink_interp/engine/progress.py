@@ -13,9 +13,12 @@ from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinkdims import SinkDims
 from ..site import Site, TokenMasks, parsed_group
+from .edges import blind_message, refuse_joint
 from .kept import Kept
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
+ASYNC = 2**20
+"""Records of fewer elements than this come through page-locked memory."""
 
 
 @final
@@ -23,18 +26,22 @@ class Progress:
     """The state of one run; it dies with the run.
 
     `shown` holds, for blocks whose cache is shortened, what the keys at hand are.
+
+    **Raises:** `LayoutError` if edits are known beforehand to leave a row nothing to attend to.
     """
 
     def __init__(self, plan: Plan, masks: TokenMasks, sinks: SinkDims | None) -> None:
+        refuse_joint(plan, masks)
         self.plan = plan
         self.masks = masks
         self.sinks = sinks
-        self.phi: dict[int, Tensor] = {}
         self.shown: dict[int, Kept] = {}
         self.pieces: dict[int, Pieces] = {}
+        self._dims = torch.tensor(sinks.dims, device=masks.device) if sinks else None
+        self._phis: dict[int | None, list[Tensor]] = {}
+        self._constants: dict[int | None, dict[Any, Tensor]] = {}
         self._blind: list[tuple[int, Tensor]] = []
         self._lost: list[tuple[int, Tensor]] = []
-        self._spans: dict[tuple[tuple[str, bool], range], range] = {}
 
     def site(
         self,
@@ -53,34 +60,30 @@ class Progress:
             rows.start,
             len(rows),
             n_keys,
-            phi=None if layer is None else self.phi.get(layer),
             dims=sinks.dims if sinks else None,
             tau=sinks.tau if sinks else None,
             extras=extras or {},
+            phis=self._phis.setdefault(layer, []),
+            constants=self._constants.setdefault(layer, {}),
         )
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
         """Keep the sink value of the tokens that enter a block."""
-        assert self.sinks is not None  # noqa: S101 (the caller plans for it)
-        phi = sink_value(resid, self.sinks.dims)
-        known = self.phi.get(layer)
-        self.phi[layer] = phi if known is None else torch.cat([known, phi], -1)
+        assert self._dims is not None  # noqa: S101 (the caller plans for it)
+        self._phis.setdefault(layer, []).append(sink_value(resid, self._dims))
 
     def span(self, node: Node, rows: range) -> range:
         """The smallest span of these rows that holds all a node acts on, in every sample."""
         if node.targets is None:
             return rows
-        known = (node.targets, rows)
-        if known not in self._spans:
-            self._spans[known] = self._find_span(*node.targets, rows)
-        return self._spans[known]
+        group, first_token = node.targets
+        some = self.masks.held(parsed_group(group), first_token)[0]
+        places = [row for row in rows if some[row]]
+        return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
 
-    def _find_span(self, group: str, first_token: bool, rows: range) -> range:
-        mask = self.masks.host(parsed_group(group), first_token)[:, rows.start : rows.stop].any(0)
-        places = mask.nonzero().flatten().tolist()
-        if not places:
-            return range(rows.start, rows.start)
-        return range(rows.start + places[0], rows.start + places[-1] + 1)
+    def pads(self, rows: range) -> bool:
+        """Whether padding of some sample is among these rows."""
+        return not all(self.masks.held(parsed_group("all"))[1][rows.start : rows.stop])
 
     def visit(
         self,
@@ -126,10 +129,7 @@ class Progress:
         **Raises:** `LayoutError` naming the blocks.
         """
         if layers := _flagged(self._blind):
-            raise LayoutError(
-                f"the edits of {self.plan.graph!r} together leave rows of blocks {layers} "
-                "nothing to attend to; take a segment out of one source, for instance bos"
-            )
+            raise LayoutError(blind_message(self.plan, layers))
 
     def see_lost(self, layer: int, lost: Tensor) -> None:
         """Note whether edits gave attention to keys that have left the cache of a block."""
@@ -150,7 +150,8 @@ class Progress:
     def _keep(self, number: int, site: Site, measured: Tensor) -> None:
         """Keep what a probe measured."""
         blocks = self.pieces.setdefault(number, {})
-        kept = measured.detach().to("cpu", copy=True)
+        # A short record is fetched without waiting for it; `records` waits once for all of them.
+        kept = measured.detach().to("cpu", copy=True, non_blocking=measured.numel() < ASYNC)
         blocks.setdefault(site.layer, []).append((site.first_row, kept))
 
     def records(self) -> dict[str, Recorded]:
@@ -158,6 +159,7 @@ class Progress:
 
         A probe that occurs again behind an edit of its hook point has several: `repr#1`, `repr#2`.
         """
+        _wait(self.masks.device)
         nodes = self.plan.graph.nodes
         turns: dict[str, dict[int, Recorded]] = {}
         for number in sorted(self.pieces):
@@ -177,6 +179,11 @@ def _flagged(seen: list[tuple[int, Tensor]]) -> list[int]:
     """The blocks whose flag is set, read from the device at once."""
     flags = torch.stack([flag for _, flag in seen]).tolist() if seen else []
     return sorted({layer for (layer, _), flag in zip(seen, flags, strict=True) if flag})
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def overlap(left: range, right: range) -> range:

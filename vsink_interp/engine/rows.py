@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
+from .edges import may_blind
 from .kept import Kept
 from .progress import Progress, overlap
 from .taps import head_weight
@@ -37,6 +38,7 @@ class RowProgram:
     - `nodes`: the nodes of each hook point inside attention.
     - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
     - `mask`, `scaling`: as transformers gives them to attention.
+    - `hidden`: where a boolean `mask` forbids to look; None for other masks.
     - `n_heads`: how many query heads.
     - `kept`: what the keys at hand are, where some have left the cache; nodes see all tokens.
     """
@@ -46,6 +48,7 @@ class RowProgram:
     nodes: Mapping[str, Numbered]
     points: Mapping[str, Envoy]
     mask: Tensor | None
+    hidden: Tensor | None
     scaling: float
     n_heads: int
     kept: Kept | None = None
@@ -122,22 +125,44 @@ class RowProgram:
     ) -> tuple[Tensor, bool]:
         """The pattern of a block of rows after all nodes, and whether a trace wrote it."""
         local = slice(block.start - rows.start, block.stop - rows.start)
-        mask = self.mask if self.mask is None else self.mask[..., local, :]
         scores = attention_scores(query[:, :, local], key, self.scaling)
         if self.kept:
             scores = self.kept.spread(scores, -1, rows.stop, -torch.inf)
-        if mask is not None or block.start < rows.stop - 1:
-            positions = torch.arange(block.start, block.stop, device=query.device)
-            scores = add_mask(scores, mask, positions)
+        scores = self._masked(scores, block, local, last=block.start == rows.stop - 1)
         extras = self._extras(value, rows.stop)
-        edited = self.progress is not None and bool(self.nodes[SCORES.name])
-        before = _blind(scores) if edited else None
-        scores, first = self._through(SCORES, scores, block, rows, extras)
-        if self.progress is not None and before is not None:
-            self.progress.see_blind(self._layer, _blind(scores) & ~before)
-        pattern = softmax(scores, mask)
+        scores, first = self._edited_scores(scores, block, rows, extras)
+        mask = self.mask if self._may_see_nothing(block) else None
+        pattern = softmax(scores, None if mask is None else mask[..., local, :])
         pattern, second = self._through(PATTERN, pattern, block, rows, extras)
         return self._at_keys(pattern), first or second
+
+    def _masked(self, scores: Tensor, block: range, local: slice, *, last: bool) -> Tensor:
+        if self.hidden is not None:
+            hidden = self.hidden[..., local, : scores.shape[-1]]
+            return scores.masked_fill(hidden, -torch.inf)
+        if self.mask is None and last:
+            return scores
+        mask = None if self.mask is None else self.mask[..., local, :]
+        positions = torch.arange(block.start, block.stop, device=scores.device)
+        return add_mask(scores, mask, positions)
+
+    def _edited_scores(
+        self, scores: Tensor, block: range, rows: range, extras: Mapping[str, Any]
+    ) -> tuple[Tensor, bool]:
+        if self.progress is None or not self._may_blind():
+            return self._through(SCORES, scores, block, rows, extras)
+        before = _blind(scores)
+        scores, written = self._through(SCORES, scores, block, rows, extras)
+        self.progress.see_blind(self._layer, _blind(scores) & ~before)
+        return scores, written
+
+    def _may_blind(self) -> bool:
+        edits = [node for _, node in self.nodes[SCORES.name] if isinstance(node, Edit)]
+        # What the cache has lost adds to what edits cut.
+        return may_blind(edits) or (self.kept is not None and bool(edits))
+
+    def _may_see_nothing(self, block: range) -> bool:
+        return self.progress is None or self.progress.pads(block)
 
     def _at_keys(self, pattern: Tensor) -> Tensor:
         """The pattern at the keys that there are, edits checked for giving mass to others."""

@@ -19,7 +19,10 @@ from .measure import (
     non_sink_ratio as non_sink_ratio,
 )
 from .patterns import copy_head as copy_head, move_mass as move_mass
-from .redistribution import redistribute as redistribute
+from .redistribution import (
+    redistribute as redistribute,
+    redistribution_terms as redistribution_terms,
+)
 from .scores import (
     add_scores as add_scores,
     edges_of as edges_of,

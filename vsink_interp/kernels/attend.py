@@ -12,8 +12,11 @@ def attention_scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     are never repeated.
     """
     batch, heads, rows, width = query.shape
-    packed = query.reshape(batch, key.shape[1], -1, width)
-    return ((packed @ key.transpose(2, 3)) * scaling).view(batch, heads, rows, key.shape[2])
+    packed = query.reshape(batch * key.shape[1], -1, width)
+    keys = key.flatten(0, 1).transpose(1, 2)
+    # beta=0: the first argument lends its shape alone, so that scaling is no operation of its own.
+    scores = torch.baddbmm(packed[..., :1], packed, keys, beta=0, alpha=scaling)
+    return scores.view(batch, heads, rows, key.shape[2])
 
 
 def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
@@ -34,12 +37,14 @@ def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
 
 
 def softmax(scores: Tensor, mask: "Tensor | None" = None) -> Tensor:
-    """The attention pattern of masked scores: softmax in fp32, in the scores' own precision.
+    """The attention pattern of masked scores, in fp32 (float64 for scores of float64).
 
     ``scores`` is batch head query key. Where ``mask`` lets a row see nothing (padding), the row is
-    zero; any other NaN is left to be seen.
+    zero; any other NaN is left to be seen. Edits and probes compute with it before it is rounded
+    to the values' precision in `attend`.
     """
-    pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+    wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    pattern = torch.softmax(scores, dim=-1, dtype=wide)
     if mask is None:
         return pattern
     sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
@@ -47,11 +52,11 @@ def softmax(scores: Tensor, mask: "Tensor | None" = None) -> Tensor:
 
 
 def attend(pattern: Tensor, value: Tensor) -> Tensor:
-    """Weigh the values by a pattern.
+    """Weigh the values by a pattern, in the values' precision.
 
     ``pattern`` is batch head query key, ``value`` batch kv_head key d_head; the result is batch
     query head d_head, the layout of `attn.hook_z`.
     """
     batch, heads, rows, keys = pattern.shape
-    packed = pattern.reshape(batch, value.shape[1], -1, keys) @ value
+    packed = pattern.to(value.dtype).reshape(batch, value.shape[1], -1, keys) @ value
     return packed.view(batch, heads, rows, value.shape[-1]).transpose(1, 2)

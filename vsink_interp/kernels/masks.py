@@ -4,23 +4,36 @@ import torch
 from torch import Tensor
 
 
-def cut(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def cut(
+    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
+) -> Tensor:
     """Remove the edges from ``columns`` to ``rows``: their pattern becomes exactly zero.
 
-    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key. A row that
-    loses every key would have no softmax; `TokenLayout.check_flow` refuses it first.
+    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key, ``heads`` head;
+    None is all of them. A row that loses every key would have no softmax;
+    `TokenLayout.check_flow` refuses it first.
     """
-    edges = rows[:, None, :, None] & columns[:, None, None, :]
+    edges = columns[:, None, None]
+    if rows is not None:
+        edges = edges & rows[:, None, :, None]
+    if heads is not None:
+        edges = edges & heads[:, None, None]
     return scores.masked_fill(edges, -torch.inf)
 
 
-def cut_tokens(scores: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def cut_tokens(
+    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
+) -> Tensor:
     """Remove the edges from chosen tokens to ``rows``, but keep every row's last resort.
 
     Shapes as in `cut`. A row whose remaining keys would all be cut is left as it is: the tokens
     come from what the run finds (sinks), so it cannot be refused beforehand.
     """
-    edges = rows[:, None, :, None] & columns[:, None, None, :]
+    edges = columns[:, None, None]
+    if rows is not None:
+        edges = edges & rows[:, None, :, None]
+    if heads is not None:
+        edges = edges & heads[:, None, None]
     reduced = scores.masked_fill(edges, -torch.inf)
     # Half of the least number: an additive mask leaves forbidden scores just above it.
     alive = (reduced > torch.finfo(scores.dtype).min / 2).any(-1, keepdim=True)

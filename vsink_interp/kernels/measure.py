@@ -10,7 +10,9 @@ def group_mass(pattern: Tensor, groups: Tensor) -> Tensor:
     ``pattern`` is batch head query key, ``groups`` batch key group; the result is batch head
     query group. Kaduri et al. (2025), equation (B-5) of our docs, before the mean over heads.
     """
-    return pattern @ groups[:, None].to(pattern.dtype)
+    batch, heads, rows, keys = pattern.shape
+    mass = pattern.reshape(batch, -1, keys) @ groups.to(pattern.dtype)
+    return mass.view(batch, heads, rows, -1)
 
 
 def non_sink_ratio(pattern: Tensor, sink: Tensor, image: Tensor) -> Tensor:
@@ -19,9 +21,10 @@ def non_sink_ratio(pattern: Tensor, sink: Tensor, image: Tensor) -> Tensor:
     ``pattern`` is batch head query key, ``sink`` and ``image`` batch key; the result is batch
     head query, NaN where a row gives the image nothing. Kang et al. (2025), equation (A-5).
     """
-    columns = torch.stack([image & ~sink, image], -1)[:, None].to(pattern.dtype)
-    fresh, mass = (pattern @ columns).unbind(-1)
-    return fresh / mass
+    batch, heads, rows, keys = pattern.shape
+    columns = torch.stack([image > sink, image], -1).to(pattern.dtype)
+    fresh, mass = (pattern.reshape(batch, -1, keys) @ columns).unbind(-1)
+    return (fresh / mass).view(batch, heads, rows)
 
 
 def contribution(pattern: Tensor, value: Tensor, weight: Tensor) -> Tensor:

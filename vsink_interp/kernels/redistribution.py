@@ -1,57 +1,83 @@
-"""Visual Attention Redistribution: move attention from sinks to the other image tokens."""
+"""Visual Attention Redistribution: move attention from sinks to the other image tokens.
+
+In two steps: what depends on the tokens alone, once for a block, and what depends on the pattern.
+"""
 
 import torch
 from torch import Tensor
 
 
-def redistribute(
-    pattern: Tensor,
+def redistribution_terms(
     sink: Tensor,
     image: Tensor,
     *,
-    p: float,
     rho: float,
     min_image_mass: float = 0.2,
-    rows: "Tensor | None" = None,
     mode: str = "paper",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Move the share ``p`` of each sink's attention to visual non-sinks, in image-centric heads.
+    """What `redistribute` asks of every key: batch term key.
 
-    Kang et al. (2025), equations (A-5) and (A-6) of our docs. A head is image-centric for a row
-    if the row gives the image at least ``min_image_mass`` and at least ``rho`` of that to visual
-    non-sinks. Sinks, visual and text, keep ``1 - p``; what they lose goes to the visual
-    non-sinks in proportion to what they have. Every row still sums to what it summed to. A row
-    with no visual non-sink to receive the budget is left as it is.
+    The first three terms are tests. A head is image-centric for a row (Kang et al. 2025, equation
+    (A-5) of our docs) where each test, weighed by the row's pattern, is above zero:
 
-    ``pattern`` is batch head query key; ``sink`` and ``image`` are batch key; ``rows`` is batch
-    query: the rows that may change, all by default.
+    0. the non-sink ratio reaches ``rho``;
+    1. the image gets at least ``min_image_mass``;
+    2. there is a visual non-sink to receive the budget.
+
+    Term 3 is one at visual non-sinks, term 4 at sinks, visual and text. A bound is subtracted from
+    every key, for a row sums to one; what equals its bound to rounding (1e-7) reaches it.
+
+    ``sink`` and ``image`` are batch key.
 
     Raises ValueError for shares outside 0 to 1, or another mode.
 
-    ``mode="released-code"`` follows the authors' program: ``p`` is the share *kept*, ``rho`` the
-    largest *sink* ratio, 1e-6 is added to each image weight in the ratio, and a sample without
-    a visual sink is left alone. ``p`` and ``rho`` mean the opposite of the paper's.
+    ``mode="released-code"`` follows the authors' program: ``rho`` is the largest *sink* ratio, 1e-6
+    is added to each image weight in the ratio, and a sample without a visual sink is left alone.
     """
     if mode not in ("paper", "released-code"):
         raise ValueError(f"mode {mode!r} is not one of: paper, released-code")
-    if not all(0 <= share <= 1 for share in (p, rho, min_image_mass)):
+    if not all(0 <= share <= 1 for share in (rho, min_image_mass)):
         raise ValueError(
-            f"p, rho and min_image_mass are shares from 0 to 1; got {p}, {rho}, {min_image_mass}"
+            f"rho and min_image_mass are shares from 0 to 1; got {rho}, {min_image_mass}"
         )
-    released = mode == "released-code"
-    moved = 1 - p if released else p
-    visual_sink, fresh = sink & image, image & ~sink
-    wide = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
-    columns = torch.stack([image, visual_sink, fresh, sink], -1)[:, None].to(wide.dtype)
-    mass, in_sinks, in_fresh, in_all = (wide @ columns).unbind(-1)
-    if released:
-        ratio = in_sinks / (mass + 1e-6 * image.sum(-1)[:, None, None])
-        selected = (ratio <= rho) & visual_sink.any(-1)[:, None, None]
+    visual, fresh, drop = (x.to(dtype) for x in (image, image & ~sink, sink))
+    if mode == "paper":
+        ratio = fresh - rho * visual
     else:
-        selected = in_fresh >= rho * mass
-    selected = selected & (mass >= min_image_mass) & (in_fresh > 0)
+        total = visual.sum(-1, keepdim=True)
+        ratio = rho * (visual + 1e-6 * total) - drop * visual
+        ratio = torch.where((sink & image).any(-1, keepdim=True), ratio, -1.0)
+    # 1e-37: a budget divided by less would leave the range of fp32.
+    tests = ratio + 1e-7, visual - min_image_mass + 1e-7, fresh - 1e-37
+    return torch.stack([*tests, fresh, drop], 1)
+
+
+def redistribute(
+    pattern: Tensor, terms: Tensor, moved: float, rows: "Tensor | None" = None
+) -> Tensor:
+    """Move a share of each sink's attention to visual non-sinks, in image-centric heads.
+
+    Kang et al. (2025), equation (A-6) of our docs. Sinks, visual and text, keep ``1 - moved``; what
+    they lose goes to the visual non-sinks in proportion to what they have. Every row still sums to
+    what it summed to, and rows that are not selected keep every bit.
+
+    ``pattern`` is batch head query key, of any precision; ``terms`` is batch term key, of
+    `redistribution_terms`; ``rows`` is batch query: the rows that may change, all by default.
+
+    Raises ValueError for a share outside 0 to 1.
+    """
+    if not 0 <= moved <= 1:
+        raise ValueError(f"moved is one of the shares from 0 to 1; got {moved}")
+    half = pattern.dtype in (torch.bfloat16, torch.float16)
+    flat = (pattern.float() if half else pattern).flatten(1, 2)
+    terms = terms.to(flat.dtype)
+    sums = flat @ terms.transpose(1, 2)
+    left = sums[..., :3].amin(-1, keepdim=True) <= 0
     if rows is not None:
-        selected = selected & rows[:, None]
-    gain = moved * in_all / in_fresh.clamp_min(torch.finfo(in_fresh.dtype).tiny)
-    change = fresh[:, None, None] * gain[..., None] - moved * columns[..., 3][:, :, None]
-    return torch.where(selected[..., None], wide + wide * change, wide).to(pattern.dtype)
+        left = left | ~rows.repeat(1, pattern.shape[1])[..., None]
+    gain = sums[..., 4:] / sums[..., 2:3]
+    # Per unit of attention and of ``moved``: what a sink loses, less what a non-sink gains.
+    loss = torch.addcmul(terms[:, 4:], gain, terms[:, 3:4], value=-1)
+    loss = loss.masked_fill(left, 0.0)
+    return torch.addcmul(flat, flat, loss, value=-moved).view_as(pattern).to(pattern.dtype)

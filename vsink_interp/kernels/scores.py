@@ -5,21 +5,19 @@ from torch import Tensor
 
 
 def edges_of(
-    scores: Tensor, rows: Tensor, columns: Tensor, heads: "tuple[int, ...] | None"
+    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
 ) -> Tensor:
     """Where an edit acts: batch head query key, true at ``rows`` x ``columns`` of ``heads``.
 
-    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key. Entries that
-    the mask forbids are false, so that nothing hidden is made visible.
+    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key, ``heads`` head;
+    None is all of them. Entries that the mask forbids are false, so that nothing hidden is made
+    visible.
     """
-    edges = rows[:, None, :, None] & columns[:, None, None, :]
     # Half of the least number: an additive mask leaves forbidden scores just above it.
-    edges = edges & (scores > torch.finfo(scores.dtype).min / 2)
-    if heads is None:
-        return edges
-    chosen = torch.zeros(scores.shape[1], dtype=torch.bool, device=scores.device)
-    chosen[list(heads)] = True
-    return edges & chosen[:, None, None]
+    edges = (scores > torch.finfo(scores.dtype).min / 2) & columns[:, None, None]
+    if rows is not None:
+        edges = edges & rows[:, None, :, None]
+    return edges if heads is None else edges & heads[:, None, None]
 
 
 def scale_scores(scores: Tensor, edges: Tensor, factor: float) -> Tensor:

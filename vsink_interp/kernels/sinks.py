@@ -20,8 +20,10 @@ def sink_value(
 
     ``resid`` is batch token d_model, entering the layer; the result is batch token, in fp32.
     Kang et al. (2025), equation (A-3) of our docs: no learned gain, no eps. Their code adds
-    ``eps=1e-6``.
+    ``eps=1e-6``. A tensor of ``dims`` on the same device spares a copy to it.
     """
     wide = resid.float()
-    scale = torch.rsqrt(wide.pow(2).mean(-1) + eps)
-    return wide[..., list(dims)].abs().amax(-1) * scale
+    chosen = dims if isinstance(dims, Tensor) else torch.tensor(dims, device=resid.device)
+    peak = torch.linalg.vector_norm(wide.index_select(-1, chosen), torch.inf, -1)
+    rms = torch.linalg.vector_norm(wide, dim=-1) * resid.shape[-1] ** -0.5
+    return peak / (rms if eps == 0 else (rms.square() + eps).sqrt())

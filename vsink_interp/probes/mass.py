@@ -4,13 +4,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import freeze
 from ..kernels import group_mass, non_sink_ratio
-from ..segments import SEGMENTS, parse_group
+from ..segments import SEGMENTS, grows_by_sinks, parse_group
 from ..site import Site
 from ..tokens import TokenLayout
 from .rows import RowProbe
@@ -57,9 +58,19 @@ class SegmentMass(RowProbe):
     def needs_phi(self) -> bool:
         return any("sink" in parse_group(group).words for group in self.groups)
 
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return any(grows_by_sinks(group) for group in self.groups)
+
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return group_mass(value, torch.stack([site.keys(group) for group in self.groups], -1))
+        if self.needs_new_phi:
+            return group_mass(value, self._columns(site))
+        return group_mass(value, site.once(self, self._columns)[:, : site.n_keys])
+
+    def _columns(self, site: Site) -> Float[Tensor, "batch key segment"]:
+        return torch.stack([site.keys(group) for group in self.groups], -1).float()
 
 
 @final
@@ -78,6 +89,11 @@ class NonSinkRatio(RowProbe):
     def needs_phi(self) -> bool:
         return True
 
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return False
+
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         RowProbe.check(self, tokens, generates=generates)
@@ -85,4 +101,5 @@ class NonSinkRatio(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return non_sink_ratio(value, site.sinks(), site.keys("image"))
+        sink = site.once(self, Site.sinks)[:, : site.n_keys]
+        return non_sink_ratio(value, sink, site.keys("image"))

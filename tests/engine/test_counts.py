@@ -1,0 +1,68 @@
+"""What a decode step costs beside the plain model: tensor operations and host synchronisations.
+
+Counted, so the same on every machine. The difference of a longer and a shorter answer leaves the
+steps alone.
+"""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from tests.engine.counting import counted
+
+SHORT, LONG = 4, 8
+FOUND_ONLINE = 15
+"""An RMS norm, two sink dimensions and a comparison for the new token are five operations more."""
+
+CASES = {
+    "knockout": (vi.Knockout("image -> query generated"), 4, 4),
+    "knockout of heads": (vi.Knockout("image -> query generated", heads=(0, 2)), 4, 5),
+    "knockout of sinks": (vi.Knockout("sink & image -> query generated"), 4, 8),
+    "ablation": (vi.Ablate("sink & image", control=3, pool="all"), 4, 8),
+    "segment mass": (vi.probes.SegmentMass(), 4, 6),
+    "non-sink ratio": (vi.probes.NonSinkRatio(), 4, 10),
+    "var": (vi.VAR(rho=0.2, sinks_from="prefill"), 3, 10),
+    "var, released code": (vi.VAR(rho=0.8, mode="released-code"), 2, 10),
+    "var, sinks found online": (vi.VAR(rho=0.2), 3, FOUND_ONLINE),
+    "empty graph": (vi.EditGraph(), 4, 0),
+}
+"""The graph, how many blocks it edits, and the most operations per block and step."""
+
+
+def steps(run):
+    """Operations and synchronisations of the decode steps alone."""
+    short, long = counted(lambda: run(SHORT)), counted(lambda: run(LONG))
+    return long.ops - short.ops, long.syncs - short.syncs
+
+
+def plain(lmm, encoding, length):
+    with torch.no_grad():
+        lmm.hf_model.generate(
+            **encoding.inputs,
+            max_new_tokens=length,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+
+
+@pytest.mark.parametrize("prompts", [("one image",), ("one image", "short", "two images")])
+@pytest.mark.parametrize("name", CASES)
+def test_a_decode_step_costs_few_operations_and_no_synchronisation(name, prompts):
+    graph, blocks, most = CASES[name]
+    lmm, encoding = tiny.lmm(), tiny.batch(*prompts)
+    ours, waits = steps(lambda n: lmm.generate(encoding, graph=graph, max_new_tokens=n))
+    base, base_waits = steps(lambda n: plain(lmm, encoding, n))
+    extra = (ours.total() - base.total()) / blocks / (LONG - SHORT)
+    assert base.total() > 100, "nothing was counted"
+    assert extra <= most, ours - base
+    assert (extra > 0) == (graph != vi.EditGraph())
+    assert waits == base_waits
+
+
+def test_what_waits_for_the_device_is_counted():
+    value = torch.arange(4.0)
+    assert counted(lambda: value.sum().item()).syncs.total() == 1
+    assert counted(lambda: value[value > 1]).syncs.total() == 1
+    assert counted(value.nonzero).syncs.total() == 1
+    assert counted(lambda: value.view(2, 2).mT[:1]).ops.total() == 0

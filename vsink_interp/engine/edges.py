@@ -1,0 +1,111 @@
+"""Edges that edits remove and that are known before the run: joint refusal, and the keys left."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..errors import LayoutError
+from ..graph import Edges, Node, Plan
+from ..hooks import find_hook
+from ..site import TokenMasks, parsed_group
+
+MOST_SPANS = 4
+"""Keys left in more pieces than this are not gathered."""
+
+
+def removed_by(nodes: Iterable[Node]) -> tuple[Edges, ...] | None:
+    """The edges that these nodes remove, if that is all they do."""
+    found = [node.removes for node in nodes]
+    known = tuple(edges for edges in found if edges is not None)
+    return known if len(known) == len(found) else None
+
+
+def may_blind(nodes: Sequence[Node]) -> bool:
+    """Whether these nodes may leave a row nothing in a way that only the run can tell."""
+    later = False
+    for node in nodes:
+        later = later or node.removes is None
+        if later and not node.keeps_keys:
+            return True
+    return False
+
+
+def refuse_joint(plan: Plan, masks: TokenMasks) -> None:
+    """Refuse cuts that together leave a row nothing to attend to.
+
+    **Raises:** `LayoutError` naming the blocks.
+    """
+    scores = find_hook("attn.hook_attn_scores").template
+    known: dict[tuple[Edges, ...], bool] = {}
+    blind = []
+    for layer in range(plan.n_layers):
+        cuts = tuple(node.removes for _, node in plan.at(scores, layer) if node.removes)
+        if cuts not in known:
+            known[cuts] = any(_blinds(masks, joint) for joint in _by_head(cuts))
+        if known[cuts]:
+            blind.append(layer)
+    if blind:
+        raise LayoutError(blind_message(plan, blind))
+
+
+def blind_message(plan: Plan, layers: list[int]) -> str:
+    """What to say of blocks in which edits leave rows nothing."""
+    return (
+        f"the edits of {plan.graph!r} together leave rows of blocks {layers} nothing to attend to; "
+        "take a segment out of one source, for instance bos"
+    )
+
+
+def _by_head(cuts: tuple[Edges, ...]) -> set[tuple[Edges, ...]]:
+    """The sets of cuts that come together in some head."""
+    named = {head for cut in cuts for head in cut.heads or ()}
+    everywhere = tuple(cut for cut in cuts if cut.heads is None)
+    return {everywhere} | {
+        tuple(cut for cut in cuts if cut.heads is None or head in cut.heads) for head in named
+    }
+
+
+def _blinds(masks: TokenMasks, cuts: tuple[Edges, ...]) -> bool:
+    """Whether a row that one head cuts in all these ways is left with no key."""
+    if not cuts:
+        return False
+    real = masks.host(parsed_group("all"))
+    rows = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
+    columns = torch.stack([masks.host(parsed_group(cut.columns)) for cut in cuts])
+    # Rows that the same cuts meet lose the same keys, so they are looked at together.
+    kinds = torch.unique(rows.flatten(1).T, dim=0)
+    return any(_kind_blinds(kind, rows, columns, real) for kind in kinds if kind.any())
+
+
+def _kind_blinds(
+    kind: Bool[Tensor, " cut"],
+    rows: Bool[Tensor, "cut batch token"],
+    columns: Bool[Tensor, "cut batch token"],
+    real: Bool[Tensor, "batch token"],
+) -> bool:
+    met = (rows == kind[:, None, None]).all(0) & real
+    left = (real & ~columns[kind].any(0)).cumsum(-1)
+    return bool((met & (left == 0)).any())
+
+
+def keys_left(masks: TokenMasks, cuts: tuple[Edges, ...], rows: range) -> tuple[range, ...] | None:
+    """The keys that all of `rows` keep in every head and sample, as few spans; None if they differ.
+
+    They reach over the whole room of the layout; a pass has the part up to its number of keys.
+    """
+    lost = [False] * masks.layout.length
+    for cut in cuts:
+        every = masks.held(parsed_group(cut.rows), cut.first_token)[1]
+        some, all_samples = masks.held(parsed_group(cut.columns))
+        if cut.heads is not None or some != all_samples or not all(every[rows.start : rows.stop]):
+            return None
+        lost = [a or b for a, b in zip(lost, some, strict=True)]
+    spans = []
+    for gone, places in groupby(range(len(lost)), lost.__getitem__):
+        if not gone:
+            found = list(places)
+            spans.append(range(found[0], found[-1] + 1))
+    return tuple(spans) if len(spans) <= MOST_SPANS else None
