@@ -47,7 +47,8 @@ def test_every_command_is_on_the_command_line_page():
     told = set(
         re.findall(r"^\| `vsink (\S+?)[ `]", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
     )
-    assert told == {
+    groups = {group.name for group in app.registered_groups}
+    assert told == groups | {
         command.name or command.callback.__name__ for command in app.registered_commands
     }
 

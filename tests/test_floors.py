@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = (
     {"errors"},
     {"hooks", "kernels", "pictures", "segments", "sinkdims"},
-    {"tokens"},
+    {"catalogue", "tokens"},
     {"site"},
     {"graph", "metrics"},
     {"results"},
@@ -21,6 +21,8 @@ FLOORS = (
     {"experiments", "integrations"},
     {"plot"},
     {"__init__"},
+    {"terminal"},
+    {"cli_catalogue"},
     {"cli"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -31,7 +33,7 @@ HOMES = {
     "pandas": {"results"},
     "transformer_lens": {"integrations"},
     "transformers": {"engine", "families", "lmm", "toy"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_catalogue", "terminal"},
     "xarray": {"results"},
 }
 SHIPPABLE = {"math", "torch"}  # all that a remote server is promised to have

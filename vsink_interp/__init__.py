@@ -1,6 +1,7 @@
 """Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
 
 from . import (
+    catalogue as catalogue,
     edits as edits,
     experiments as experiments,
     integrations as integrations,
@@ -10,6 +11,7 @@ from . import (
     probes as probes,
     toy as toy,
 )
+from .catalogue import CatalogueEntry as CatalogueEntry
 from .edits import (
     VAR as VAR,
     Ablate as Ablate,
@@ -34,6 +36,11 @@ from .probes import probe as probe
 from .readout import Readout as Readout, readout as readout
 from .results import Recorded as Recorded, Run as Run
 from .sinkdims import SinkDims as SinkDims
-from .sinks import SinkReport as SinkReport, find_sink_dims as find_sink_dims
+from .sinks import (
+    SinkReport as SinkReport,
+    Verdict as Verdict,
+    find_sink_dims as find_sink_dims,
+    verify as verify,
+)
 from .site import Site as Site
 from .tokens import ImageSpan as ImageSpan, TokenLayout as TokenLayout

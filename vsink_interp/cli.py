@@ -4,7 +4,6 @@ Results go to stdout, with `--json` nothing else does; progress and errors go to
 `-v`: nnsight reads it from the command line as its own debug switch.
 """
 
-import json
 import sys
 import time
 from collections.abc import Generator
@@ -17,16 +16,17 @@ import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from typer.core import TyperGroup
 
+from .cli_catalogue import catalogue
 from .edits import VAR, Knockout
-from .errors import CapabilityError, InputError, VsinkError
+from .errors import InputError
 from .experiments import Cases, knockout_sweep
 from .lmm import LMM
 from .pictures import as_picture
 from .plot.report import Watch, report as render
 from .plot.study import Study
 from .probes import SinkValue
+from .terminal import Commands, JsonOption, ModelOption, open_model as _open_model, show as _show
 from .toy import scene
 from .toy.language import DESCRIBE
 
@@ -38,18 +38,6 @@ class Mode(StrEnum):
     released = "released-code"
 
 
-class Commands(TyperGroup):
-    """The commands, with errors of ours as one line on stderr and exit status 1."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except VsinkError as error:
-            typer.echo(f"vsink: {error}", err=True)
-            raise typer.Exit(1) from error
-
-
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -58,16 +46,13 @@ app = typer.Typer(
     help="Attention sinks, knockouts and redistribution in large multimodal models. "
     "Without --model every command runs on the toy LMM that ships here, offline.",
 )
+app.add_typer(catalogue, name="catalogue")
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A folder or a Hub id; the toy LMM by default.")
-]
 ImageOption = Annotated[
     Path | None, typer.Option("--image", help="A picture; a toy scene by default.")
 ]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="What to ask about it.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Which toy scene, where no --image.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="The longest answer.", min=1)]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="Blocks, counted from 0: ':', '12:', '4:20', '0,3,7'.")
@@ -251,29 +236,9 @@ def _compare(
     _show(found, as_json)
 
 
-def _open_model(model: str | None) -> LMM:
-    try:
-        return LMM.toy() if model is None else LMM.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CapabilityError(
-            f"the model {model or 'of the package'!r} does not open: {reason}"
-        ) from error
-
-
 def _input(image: Path | None, prompt: str | None, seed: int) -> tuple[Image, str]:
     picture = scene(seed).image if image is None else as_picture(str(image))
     return picture, prompt or DESCRIBE
-
-
-def _show(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    width = max(map(len, found))
-    for name, value in found.items():
-        shown = json.dumps(value) if isinstance(value, list | dict) else value
-        typer.echo(f"{name.replace('_', ' '):{width}}  {shown}")
 
 
 def _check_folder(out: Path) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from .catalogue import CatalogueEntry, published
 from .edits import Fn
 from .edits.fn import HookContext
 from .errors import CapabilityError
@@ -56,6 +57,8 @@ class SinkReport:
     - `layers`: those layers.
     - `bos_mass`, `bos_mass_clamped`: the share of attention that the first token gets before and
         after its sink dimensions are set to zero: the causal check.
+    - `catalogued`: what the authors of the method print for a model of this name and width, if
+        anything. It is shown beside what was found, and never used in its place.
     """
 
     sinks: SinkDims
@@ -64,6 +67,7 @@ class SinkReport:
     layers: tuple[int, ...]
     bos_mass: float
     bos_mass_clamped: float
+    catalogued: CatalogueEntry | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -90,7 +94,57 @@ class SinkReport:
             f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
             f"{high:.2f}); clamping them takes the first token's attention from "
             f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}"
+        ) + self._beside_catalogue()
+
+    def _beside_catalogue(self) -> str:
+        if self.catalogued is None:
+            return ""
+        same = "the same" if set(self.catalogued.dims) == set(self.dims) else "others"
+        return f"; the catalogue has {same}: {self.catalogued}"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """An entry of the catalogue beside what `find_sink_dims` found in a model.
+
+    **Attributes:**
+
+    - `entry`: what somebody reports.
+    - `report`: what was found, with the evidence.
+    """
+
+    entry: CatalogueEntry
+    report: SinkReport
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Dimensions of the entry that were not found."""
+        return tuple(dim for dim in self.entry.dims if dim not in self.report.dims)
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """Dimensions that were found and the entry lacks."""
+        return tuple(dim for dim in self.report.dims if dim not in self.entry.dims)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both name the same dimensions."""
+        return not self.missing and not self.extra
+
+
+def verify(lmm: Runs, entry: CatalogueEntry) -> Verdict:
+    """Find a model's sink dimensions and compare them with an entry of the catalogue.
+
+    **Raises:** `CapabilityError` if the model has none, or has another width than the entry.
+    """
+    report = find_sink_dims(lmm)
+    if len(report.spectrum) != entry.width:
+        raise CapabilityError(
+            f"{entry.model} has width {entry.width}, this model {len(report.spectrum)}: it is "
+            "another model"
         )
+    return Verdict(entry, report)
 
 
 def find_sink_dims(
@@ -119,7 +173,8 @@ def find_sink_dims(
     asked = [(None, prompt) for prompt in prompts]
     asked += [(picture, prompts[0]) for picture in (pictures or (_plain_picture(),))]
     graph = Resid(layers=layers, at="pre")
-    resid = [lmm.run(picture, prompt, graph)[graph].values[:, 0] for picture, prompt in asked]
+    runs = [lmm.run(picture, prompt, graph) for picture, prompt in asked]
+    resid = [run[graph].values[:, 0] for run in runs]
     spectrum = torch.stack([normalised(x)[:, 0].abs().amin(0) for x in resid]).amin(0)
     width = spectrum.shape[0]
     dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
@@ -132,7 +187,8 @@ def find_sink_dims(
     phi = torch.cat([sink_value(x, dims).flatten() for x in resid])
     sinks = SinkDims(dims, suggest_tau(phi, width), source="found by find_sink_dims")
     before, after = _causal_check(lmm, dims, layers, asked[-1])
-    return SinkReport(sinks, spectrum, phi, layers, before, after)
+    known = published(runs[0].model, width)
+    return SinkReport(sinks, spectrum, phi, layers, before, after, known)
 
 
 def suggest_tau(phi: Float[Tensor, " token"], width: int) -> float:
