@@ -81,10 +81,20 @@ CONTRASTS = {
     "noised picture": vi.edits.Contrast("noise", beta=0.0, seed=3),
     "disturbed instruction": vi.edits.Contrast(prefix="you are a big blue friend", beta=0.0),
 }
+OTHER = tiny.lmm().run(
+    tiny.lmm().encode(tiny.picture(9), "count"),
+    graph=probes.Activation("hook_resid_pre") | probes.Activation("attn.hook_z"),
+)
+PATCHES = {
+    "patched picture": vi.edits.Patch("hook_resid_pre", OTHER, "1:3", rows="image[0]"),
+    "patched heads": vi.edits.Patch("attn.hook_z", OTHER, rows="image[0]"),
+}
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-EDITS: dict[str, vi.Edit] = KNOCKOUTS | ABLATIONS | VARS | SIZED | CONTRASTS | FNS | IN_PLACE
+EDITS: dict[str, vi.Edit] = (
+    KNOCKOUTS | ABLATIONS | VARS | SIZED | CONTRASTS | PATCHES | FNS | IN_PLACE
+)
 PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED
 VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
 """The edits that JSON can carry: those that change patterns, and all."""

@@ -238,7 +238,7 @@ class EditGraph:
     def to_json(self) -> str:
         """The graph as JSON text.
 
-        **Raises:** `CapabilityError` for a node that is a bare function.
+        **Raises:** `CapabilityError` for a node that holds a function, or values of a run.
         """
         return json.dumps({"format": 1, "nodes": [_to_dict(node) for node in self.nodes]}, indent=1)
 
@@ -287,13 +287,16 @@ def _row(node: Node) -> tuple[str, str, str, str]:
     return kind, node.hook, layers, repr(node)
 
 
+_BARE = (
+    "a bare function, which JSON cannot carry; write it as a final frozen dataclass that inherits "
+    "Edit or Probe"
+)
+
+
 def _to_dict(node: Node) -> dict:
     kind = type(node)
     if isinstance(node, type) or not is_dataclass(node) or not getattr(node, "portable", True):
-        raise CapabilityError(
-            f"{node!r} holds a bare function, which JSON cannot carry; write it as a final frozen "
-            "dataclass that inherits Edit or Probe"
-        )
+        raise CapabilityError(f"{node!r} holds {getattr(node, 'unportable', _BARE)}")
     return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": asdict(node)}
 
 

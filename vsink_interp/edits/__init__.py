@@ -8,6 +8,7 @@ from .copy_head import CopyHead as CopyHead
 from .drop_keys import DropKeys as DropKeys
 from .fn import Fn as Fn
 from .knockout import Knockout as Knockout
+from .patch import Patch as Patch
 from .redistribute import Redistribute as Redistribute
 from .scale_heads import ScaleHeads as ScaleHeads
 from .scale_keys import ScaleKeys as ScaleKeys

@@ -1,0 +1,205 @@
+"""What a patch puts in place: values of a hook point, frozen, with the tokens they belong to."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..errors import CapabilityError, LayoutError, ResultError
+from ..graph import Probe
+from ..hooks import HookPoint, find_hook
+from ..results import Recorded, Run
+from ..segments import SEGMENTS
+from ..tokens import PAD, TokenLayout
+
+IMAGES, ORDINALS = 2**10, 2**20
+"""More images and tokens than a segment has: they number tokens by segment, image and place."""
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class Source:
+    """Values of one hook point; they compare and hash by their digest.
+
+    **Attributes:**
+
+    - `point`: the hook point.
+    - `values`: by block, `batch query ...`; None is the block of hook points outside blocks.
+    - `queries`: the tokens whose rows were recorded.
+    - `tokens`: what every token was; None matches by position.
+    - `digest`: of values and tokens.
+    """
+
+    point: HookPoint
+    values: Mapping[int | None, Tensor]
+    queries: tuple[int, ...]
+    tokens: TokenLayout | None
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = sha256(repr((self.point.template, self.queries)).encode())
+        for layer, value in self.values.items():
+            made.update(repr((layer, value.shape, value.dtype)).encode())
+            made.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if self.tokens is not None:
+            made.update(_addresses(self.tokens).numpy().tobytes())
+        object.__setattr__(self, "digest", made.hexdigest())
+
+    def __eq__(self, other: object) -> bool:
+        """Same values, of the same tokens."""
+        return isinstance(other, Source) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, next(iter(self.values.values())).shape))
+        return f"<{shape} of {len(self.values)} blocks, {self.digest[:10]}>"
+
+    @property
+    def layers(self) -> tuple[int | None, ...]:
+        """The blocks that were recorded."""
+        return tuple(self.values)
+
+    @property
+    def batch(self) -> int:
+        """How many samples."""
+        return next(iter(self.values.values())).shape[0]
+
+    def counterparts(self, layout: TokenLayout) -> Int[Tensor, "batch token"]:
+        """The token of the source that stands for each token of a prompt; -1 for none."""
+        if self.tokens is None:
+            places = torch.arange(layout.length).expand(layout.batch, -1)
+            return places.masked_fill(layout.segments == PAD, -1)
+        wanted, known = _addresses(layout), _addresses(self.tokens)
+        known = known.expand(len(wanted), -1)
+        order = known.argsort(-1)
+        sorted_known = known.gather(1, order)
+        found = torch.searchsorted(sorted_known, wanted).clamp_max(known.shape[1] - 1)
+        hit = (sorted_known.gather(1, found) == wanted) & (wanted >= 0)
+        return order.gather(1, found).masked_fill(~hit, -1)
+
+    def recorded_rows(self, tokens: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
+        """The place among the recorded rows of tokens of the source; -1 for none."""
+        size = max(int(tokens.max()), *self.queries) + 2
+        rows = torch.full((size,), -1)
+        rows[list(self.queries)] = torch.arange(len(self.queries))
+        return rows[tokens]  # -1 is the last one, which stays -1
+
+    def picked(
+        self, value: Tensor, layer: int | None, places: Int[Tensor, "batch query"]
+    ) -> Tensor:
+        """The recorded values of these rows, with the shape of `value` but for keys.
+
+        **Raises:** `CapabilityError` if they have another shape.
+        """
+        whole, dim = self.values[layer].to(value), self.point.axes.index("query")
+        keys = self.point.axes[-1] == "key"
+        sizes = [(*x.shape[1:dim], *x.shape[dim + 1 : x.ndim - keys]) for x in (whole, value)]
+        if sizes[0] != sizes[1]:
+            raise CapabilityError(
+                f"a patch of {self.point.at(layer)!r} has {sizes[0]} numbers a row, the model "
+                f"{sizes[1]}; its source must be a run of the same model"
+            )
+        index = places.clamp_min(0).to(value.device)
+        shape = [1] * whole.ndim
+        shape[0], shape[dim] = index.shape
+        return whole.expand(len(index), *whole.shape[1:]).take_along_dim(index.view(shape), dim)
+
+    def check(self, tokens: TokenLayout, rows: str) -> None:
+        """Refuse a prompt whose rows have no counterpart, or where counting would slip.
+
+        **Raises:** `LayoutError` naming the segments that differ and those that match.
+        """
+        if self.batch not in (1, tokens.batch):
+            raise LayoutError(
+                f"the source of a patch has {self.batch} samples, the prompt {tokens.batch}; patch "
+                "from one sample, or from as many"
+            )
+        mask = tokens.mask(rows)
+        wanted = tokens.segments != PAD if self.point.axes[-1] == "key" else mask
+        if self.tokens is not None:
+            self._check_lengths(tokens, wanted, rows)
+        places = self.recorded_rows(self.counterparts(tokens))
+        if (mask & (places < 0)).any():
+            raise LayoutError(
+                f"the source of a patch of rows {rows!r} has values of tokens {self.queries} only; "
+                "record rows='all'"
+            )
+
+    def _check_lengths(self, tokens: TokenLayout, wanted: Tensor, rows: str) -> None:
+        assert self.tokens is not None  # noqa: S101 (the caller looks)
+        for sample in range(tokens.batch):
+            here = _lengths(tokens, sample)
+            there = _lengths(self.tokens, sample if self.batch > 1 else 0)
+            names = zip(_names(tokens, sample), wanted[sample].tolist(), strict=True)
+            named = {name for name, is_wanted in names if is_wanted}
+            odd = sorted(n for n in named & here.keys() if here[n] != there.get(n, 0))
+            if odd:
+                same = [n for n in here if here[n] == there.get(n, 0)]
+                raise LayoutError(
+                    f"a patch of rows {rows!r} matches tokens by segment, and sample {sample} has "
+                    + ", ".join(f"{here[n]} {n} tokens for {there.get(n, 0)}" for n in odd)
+                    + f" of the source; of equal length are: {', '.join(same) or 'none'}"
+                )
+
+
+def taken(point: HookPoint, source: Run | Recorded) -> Source:
+    """The values of a hook point from a run, or from what a probe recorded.
+
+    **Raises:** `ResultError` if there is no record with a row per token, or more than one.
+    """
+    axes = ("layer",) * (point.stack is not None) + point.axes
+    if isinstance(source, Recorded):
+        found = {"": source} if source.axes == axes else {}
+    else:
+        names = {repr(n) for n in source.graph if isinstance(n, Probe) and _at(n, point)}
+        records = source.records.items()
+        found = {n: r for n, r in records if n.split("#")[0] in names and r.axes == axes}
+    if len(found) != 1:
+        raise ResultError(
+            f"a patch of {point.name!r} needs one record of it with axes {axes}, and the source "
+            f"has {len(found)}: {', '.join(found) or 'none'}. Run once with "
+            f"probes.Activation({point.name!r})"
+        )
+    (record,) = found.values()
+    values = record.values.detach().clone()
+    layers = record.labels("layer") if point.stack else (None,)
+    split = dict(zip(layers, values, strict=True)) if point.stack else {None: values}
+    tokens = source.tokens if isinstance(source, Run) else None
+    return Source(point, split, record.labels("query"), tokens)
+
+
+def _at(node: Probe, point: HookPoint) -> bool:
+    return find_hook(node.hook) == point
+
+
+def _addresses(layout: TokenLayout) -> Int[Tensor, "batch token"]:
+    """Segment, image and place of every token as one number; -1 for padding."""
+    kinds = layout.segments.long() * IMAGES + layout.image_index + 1
+    ordinals = torch.zeros_like(kinds)
+    for kind in kinds.unique():
+        same = kinds == kind
+        ordinals[same] = (same.long().cumsum(-1) - 1)[same]
+    return (kinds * ORDINALS + ordinals).masked_fill(layout.segments == PAD, -1)
+
+
+def _names(layout: TokenLayout, sample: int) -> list[str]:
+    """The segment of every token, or the image that it belongs to."""
+    segments = ("padding", *SEGMENTS)
+    codes, images = layout.segments[sample].tolist(), layout.image_index[sample].tolist()
+    return [
+        segments[code] if image < 0 else f"{segments[code]}[{image}]"
+        for code, image in zip(codes, images, strict=True)
+    ]
+
+
+def _lengths(layout: TokenLayout, sample: int) -> dict[str, int]:
+    """How many tokens each segment of the prompt, and each image, of a sample has."""
+    found = Counter(_names(layout, sample))
+    return {name: n for name, n in found.items() if name not in ("padding", "generated")}
