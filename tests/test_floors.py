@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = (
     {"errors"},
-    {"hooks", "kernels", "pictures", "segments", "sinkdims"},
+    {"hooks", "kernels", "past", "pictures", "segments", "sinkdims"},
     {"catalogue", "tokens"},
     {"site"},
     {"graph", "metrics"},
     {"results"},
     {"edits", "families", "probes"},
     {"encoding", "engine", "generation", "heads", "sinks", "toy"},
-    {"contrasts"},
+    {"compress", "contrasts"},
     {"lmm"},
     {"readout"},
     {"experiments", "integrations"},

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .families import Family
+from .past import Past
 from .pictures import as_picture
 from .tokens import CODE, PAD, ImageSpan, TokenLayout
 
@@ -28,6 +29,8 @@ class Encoding:
     - `pictures`: the original pictures of each sample.
     - `prompts`: the rendered prompts.
     - `batched`: whether prompts were given as a list.
+    - `past`: what was read before, where a question goes on from it; `inputs` and `tokens` cover
+        both.
     """
 
     inputs: Mapping[str, Tensor]
@@ -35,6 +38,7 @@ class Encoding:
     pictures: tuple[tuple[Image, ...], ...]
     prompts: tuple[str, ...]
     batched: bool
+    past: Past | None = None
 
     def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
         """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
@@ -129,6 +133,11 @@ def _chat(processor: Any, family: Family, n_images: int) -> str:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
     return family.template.format(content="\n".join([family.placeholder] * n_images + [_SENTINEL]))
+
+
+def answer_marker(processor: Any, family: Family) -> str:
+    """What the chat format puts between a prompt and its answer, as in `" ASSISTANT:"`."""
+    return _chat(processor, family, 0).split(_SENTINEL)[1]
 
 
 def _markers(family: Family, text: str) -> list[tuple[int, int]]:

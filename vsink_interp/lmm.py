@@ -1,19 +1,31 @@
 """`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, overload
 
 import torch
 from torch import Tensor
 
+from .compress import CompressedContext, Context
 from .contrasts import second_passes
-from .encoding import Encoding, encode, gather
-from .engine import AttentionBinding, Wrapped, execute, inside_trace, read
+from .edits import Contrast
+from .encoding import Encoding, answer_marker, encode, gather
+from .engine import (
+    AttentionBinding,
+    Outcome,
+    Wrapped,
+    execute,
+    inside_trace,
+    past_of,
+    read,
+    refuse_odd,
+)
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
 from .generation import after_end, options
-from .graph import EditGraph, Graphlike, Plan, Sizes, as_graph, plan
+from .graph import CacheEdit, EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
 from .hooks import parse_hook
 from .results import Run
 from .sinkdims import SinkDims
@@ -192,7 +204,7 @@ class LMM:
         **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
         graph does not fit the prompt or the model.
         """
-        encoding = self._encoding(image, prompt)
+        encoding = self._whole(image, prompt)
         planned = self._plan(as_graph(graph), encoding, generates=False)
         outcome = execute(
             self.wrapped,
@@ -232,9 +244,14 @@ class LMM:
         **Raises:** as `run`; `CapabilityError` for beam search and assisted decoding.
         """
         encoding = self._encoding(image, prompt)
+        return self._answer(encoding, as_graph(graph), max_new_tokens, hf_kwargs)[0]
+
+    def _answer(
+        self, encoding: Encoding, graph: EditGraph, max_new_tokens: int, hf_kwargs: dict[str, Any]
+    ) -> tuple[Run, Outcome]:
         given = options(self.hf_model, self.processor.tokenizer, max_new_tokens, hf_kwargs)
         # The last token is never fed back: one new token means no row of a generated token.
-        planned = self._plan(as_graph(graph), encoding, generates=max_new_tokens > 1)
+        planned = self._plan(graph, encoding, generates=max_new_tokens > 1)
         room = encoding.tokens.extend(max_new_tokens)
         outcome = execute(
             self.wrapped,
@@ -244,15 +261,112 @@ class LMM:
             self._known_sinks(planned),
             {**given, "return_dict_in_generate": True, "output_logits": True},
             second_passes(self, self._plan, planned, encoding, max_new_tokens),
+            encoding.past,
         )
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
         new = ids[:, encoding.tokens.length :]
         ended = after_end(self.hf_model, new, given)
         before = torch.zeros(len(new), encoding.tokens.length, dtype=torch.bool)
         layout = encoding.tokens.extend(new.shape[1]).without(torch.cat([before, ended], 1))
-        return self._finish(
+        run = self._finish(
             encoding, planned.graph, ids, logits, self._decode(new), layout, outcome.records
         )
+        return run, outcome
+
+    @overload
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: CompressedContext | None = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int = ...,
+        **hf_kwargs: Any,
+    ) -> Context: ...
+
+    @overload
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: Sequence[CompressedContext],
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int = ...,
+        **hf_kwargs: Any,
+    ) -> tuple[Context, ...]: ...
+
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: CompressedContext | Sequence[CompressedContext] | None = None,
+        graph: Graphlike = None,
+        *,
+        max_new_tokens: int = 128,
+        **hf_kwargs: Any,
+    ) -> Context | tuple[Context, ...]:
+        """Describe a picture, and keep of it what the description looked at most.
+
+        ```python
+        context = lmm.compress(image, "describe the image", vi.CompressedContext(keep=0.05))
+        print(context.tokens_kept, context.ask("is there a red circle?").text)
+        ```
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `run` takes them, one sample.
+        - `spec`: what to keep, `CompressedContext()` by default; several share one description, and
+            give a tuple of contexts.
+        - `graph`: edits and probes for the description.
+        - `max_new_tokens`: the longest description; 300 in the released code.
+        - `hf_kwargs`: for `model.generate`.
+
+        **Returns:** a `Context` to ask questions of.
+
+        **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model whose
+        cache or positions cannot be gone on from.
+        """
+        encoding = self._whole(image, prompt)
+        several = isinstance(spec, Sequence)
+        specs = list(spec) if several else [spec or CompressedContext()]
+        self._refuse_past(encoding, as_graph(graph))
+        probes = dict.fromkeys(probe for one in specs for probe in one.probes)
+        asked = EditGraph(as_graph(graph), *probes)
+        run, outcome = self._answer(encoding, asked, max_new_tokens, hf_kwargs)
+        tau = self.sinks.tau if any(one.needs_sinks for one in specs) else None
+        marker = answer_marker(self.processor, self.wrapped.family)
+        contexts = tuple(
+            Context(
+                one,
+                run,
+                past_of(outcome.output.past_key_values, one.choose(run, self.n_layers, tau)),
+                encoding,
+                marker,
+                self,
+                self.processor.tokenizer,
+            )
+            for one in specs
+        )
+        return contexts if several else contexts[0]
+
+    def _refuse_past(self, encoding: Encoding, graph: EditGraph) -> None:
+        """Refuse to keep a context of what cannot be gone on from."""
+        if encoding.tokens.batch > 1:
+            raise InputError("compress one prompt at a time; a context takes several questions")
+        encoding.tokens.check_group("image")
+        refuse_odd(self.wrapped, range(self.n_layers))
+        rope = getattr(self.wrapped.config, "rope_parameters", None) or {}
+        if "mrope_section" in rope:
+            raise CapabilityError(
+                f"{self.wrapped.family.name} computes positions of its own (mRoPE), and asking a "
+                "context of it has not been verified; ask the whole prompt anew with generate"
+            )
+        if any(isinstance(node, CacheEdit) for node in graph):
+            raise CapabilityError(
+                "compress chooses what stays in the cache itself; take DropKeys out of the graph"
+            )
 
     def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:
         """Open a plain nnsight trace in which `lmm.hook(name)` reads and writes hook points.
@@ -270,7 +384,7 @@ class LMM:
 
         **Raises:** `CapabilityError` for beam search and assisted decoding.
         """
-        encoding = self._encoding(image, prompt)
+        encoding = self._whole(image, prompt)
         binding = AttentionBinding(self.wrapped, None)
         call = self.hf_model
         if "max_new_tokens" in hf_kwargs:
@@ -318,9 +432,19 @@ class LMM:
             )
         return self.encode(image, prompt)
 
+    def _whole(self, image: Any, prompt: Any) -> Encoding:
+        encoding = self._encoding(image, prompt)
+        if encoding.past is not None:
+            raise CapabilityError(
+                "this encoding goes on from a context; ask() it, or hand it to generate"
+            )
+        return encoding
+
     def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
         planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
         for node in graph:
+            if encoding.past is not None:
+                _refuse_after(node)
             node.fit(self.sizes)
             if node.point.stack == "vision_encoder.blocks" or "vision" in node.hook:
                 self._require_picture(encoding, repr(node))
@@ -354,6 +478,17 @@ class LMM:
         words = tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in ids.tolist())
         text = texts if encoding.batched else texts[0]
         return Run(ids.cpu(), logits.cpu(), text, layout, words, graph, self.name, records)
+
+
+def _refuse_after(node: Node) -> None:
+    """Refuse what cannot act on a question that goes on from a context."""
+    if node.needs_phi:
+        lacks = "needs the sink value of every token, and those of a context were not kept"
+    elif isinstance(node, Contrast):
+        lacks = "compares with the prompt read another way, and a context was read one way only"
+    else:
+        return
+    raise CapabilityError(f"{node!r} {lacks}; ask the whole prompt anew with generate")
 
 
 def _drops(hf_model: Any) -> bool:

@@ -5,10 +5,11 @@ which transformers derives from the length of the cache, go on as before; `Atten
 which token each key belongs to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -17,6 +18,7 @@ from typing_extensions import override
 from ..errors import CapabilityError
 from ..graph import CacheEdit
 from ..hooks import CACHE
+from ..past import Past
 from .kept import Kept
 from .progress import Progress
 from .wrapped import Wrapped
@@ -24,7 +26,7 @@ from .wrapped import Wrapped
 
 @final
 class ShortenedLayer(DynamicLayer):
-    """The cache of one block, cut after the first pass.
+    """The cache of one block, cut after the first pass, or begun with what was cut before.
 
     **Arguments:**
 
@@ -55,41 +57,59 @@ class ShortenedLayer(DynamicLayer):
         self.keys, self.values = self.kept.take(key_states), self.kept.take(value_states)
         return key_states, value_states
 
+    def resume(self, keys: Tensor, values: Tensor, kept: Kept) -> None:
+        """Begin with keys and values that were kept."""
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.kept, self.seen = keys, values, kept, kept.length
+
     @override
     def get_seq_length(self) -> int:
         """How many tokens went through, dropped ones included."""
         return self.seen
 
 
-def shortened(wrapped: Wrapped, progress: Progress) -> DynamicCache | None:
-    """The cache that a plan asks for: cut after the prefill in some blocks; None if in none.
+def shortened(
+    wrapped: Wrapped, progress: Progress, past: Past | None = None
+) -> DynamicCache | None:
+    """The cache of a run: cut after the prefill where the plan says so, or begun with a past.
 
-    **Raises:** `CapabilityError` for a block whose cache is no plain one, or for an attention
-    function other than sdpa and eager.
+    None leaves it to transformers.
+
+    **Raises:** `CapabilityError` for a block whose cache is no plain one, for an attention function
+    other than sdpa and eager, and for a plan that would cut a past once more.
     """
     cuts = progress.plan.cuts
-    if not cuts:
+    if past is None and not cuts:
         return None
+    if past is not None and cuts:
+        raise CapabilityError(
+            f"{progress.plan.graph!r} drops keys after the prompt is read, and this prompt goes on "
+            "from a context that was read before; choose what that context keeps instead"
+        )
+    refuse_odd(wrapped, range(wrapped.n_layers) if past else cuts)
     cache = DynamicCache(config=wrapped.config)
     known: dict[tuple[CacheEdit, ...], Kept] = {}
-    for layer, edits in cuts.items():
-        _refuse_odd(wrapped, cache, layer)
+    for layer in range(wrapped.n_layers) if past else cuts:
         cache.layers[layer] = ShortenedLayer(
-            lambda layer=layer, edits=edits: _choose(progress, layer, edits, known),
+            lambda layer=layer: _choose(progress, layer, known),
             lambda kept, layer=layer: progress.shown.__setitem__(layer, kept),
         )
+    if past is not None:
+        _resume(cache, past, progress)
     return cache
 
 
-def _refuse_odd(wrapped: Wrapped, cache: DynamicCache, layer: int) -> None:
-    kind = type(cache.layers[layer])
-    if kind is not DynamicLayer:
-        plain = [
-            i for i, one in enumerate(cache.layers) if type(one) in (DynamicLayer, ShortenedLayer)
-        ]
+def refuse_odd(wrapped: Wrapped, layers: Iterable[int]) -> None:
+    """Refuse blocks from whose cache no keys can be taken.
+
+    **Raises:** `CapabilityError` naming a block, and what would work.
+    """
+    cache = DynamicCache(config=wrapped.config)
+    plain = tuple(i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer)
+    for layer in set(layers) - set(plain):
         raise CapabilityError(
-            f"block {layer} keeps its keys in a {kind.__name__}, from which none can be dropped; "
-            + (f"name other blocks, layers={tuple(plain)}; or " if plain else "")
+            f"block {layer} keeps its keys in a {type(cache.layers[layer]).__name__}, from which "
+            + (f"none can be dropped; name other blocks, layers={plain}; or " if plain else "")
             + "cut the flow instead, as in Knockout('image -> generated')"
         )
     name = wrapped.layers[0].self_attn.config._attn_implementation
@@ -100,12 +120,32 @@ def _refuse_odd(wrapped: Wrapped, cache: DynamicCache, layer: int) -> None:
         )
 
 
-def _choose(
-    progress: Progress,
-    layer: int,
-    edits: tuple[CacheEdit, ...],
-    known: dict[tuple[CacheEdit, ...], Kept],
-) -> Kept:
+def past_of(cache: DynamicCache, kept: Bool[Tensor, "layer token"]) -> Past:
+    """Keys and values of the kept tokens, from the cache of a run of one sample."""
+    length, chosen = kept.shape[1], [Kept(row[None]) for row in kept]
+    layers: Any = cache.layers
+    pairs = list(zip(chosen, layers, strict=True))
+    return Past(
+        tuple(one.take(layer.keys[:, :, :length]) for one, layer in pairs),
+        tuple(one.take(layer.values[:, :, :length]) for one, layer in pairs),
+        kept,
+    )
+
+
+def _resume(cache: DynamicCache, past: Past, progress: Progress) -> None:
+    batch, device = progress.masks.layout.batch, progress.masks.device
+    for layer, keys, values, kept in zip(
+        cache.layers, past.keys, past.values, past.kept, strict=True
+    ):
+        assert isinstance(layer, ShortenedLayer)  # noqa: S101 (`shortened` made them)
+        wide = (batch, -1, -1, -1)
+        layer.resume(
+            keys.expand(wide), values.expand(wide), Kept(kept.to(device).expand(batch, -1))
+        )
+
+
+def _choose(progress: Progress, layer: int, known: dict[tuple[CacheEdit, ...], Kept]) -> Kept:
+    edits = progress.plan.cuts[layer]
     if edits in known:
         return known[edits]
     length = progress.masks.layout.prompt_length

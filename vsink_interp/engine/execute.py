@@ -11,6 +11,7 @@ from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import Node, Plan
 from ..hooks import HookPoint, find_hook, forward_order
+from ..past import Past
 from ..results import Recorded
 from ..sinkdims import SinkDims
 from ..site import TokenMasks
@@ -84,6 +85,7 @@ def execute(
     sinks: SinkDims | None,
     generate: Mapping[str, Any] | None,
     beside: Mapping[int, Beside] | None = None,
+    past: Past | None = None,
 ) -> Outcome:
     """Run a plan on encoded inputs.
 
@@ -92,6 +94,7 @@ def execute(
     - `layout`: every token that the run may come to hold, on the CPU.
     - `generate`: what `model.generate` is given; None runs one forward pass.
     - `beside`: what the second passes run on, by the number of the edit that compares with one.
+    - `past`: what was read before; `inputs` and `layout` cover it too.
 
     **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
     edits together leave a row nothing to attend to.
@@ -99,7 +102,7 @@ def execute(
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
     passes = {n: SecondPass(wrapped, it, sinks) for n, it in (beside or {}).items()}
     binding = AttentionBinding(wrapped, progress)
-    cache = shortened(wrapped, progress)
+    cache = shortened(wrapped, progress, past)
     given = {**(generate or {}), **({"past_key_values": cache} if cache else {})}
     box: list[Any] = []
 

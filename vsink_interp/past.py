@@ -1,0 +1,29 @@
+"""What was read before: keys and values that a new question goes on from."""
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Past:
+    """The keys and values of tokens read before, for every block those that it kept.
+
+    **Attributes:**
+
+    - `keys`, `values`: one tensor a block, in the order of the tokens; keys carry the rotary
+        embedding of their original positions.
+    - `kept`: which tokens each block kept.
+    """
+
+    keys: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
+    values: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
+    kept: Bool[Tensor, "layer token"]
+
+    @property
+    def length(self) -> int:
+        """How many tokens were read, those that were not kept included."""
+        return self.kept.shape[1]
