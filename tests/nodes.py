@@ -72,6 +72,10 @@ SIZED = {
     "steered": vi.edits.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3"),
     "set dimensions": vi.edits.SetDims((3, 17), 4.0, layers=1),
 }
+CALIBRATIONS = {
+    "calibrated": vi.edits.ACT(0.06, 0.1, layers=":"),
+    "calibrated answer": vi.edits.ACT(0.06, 0.1, layers="1:", rows="query generated", heads=(0, 2)),
+}
 DROPS = {
     "image dropped": vi.DropKeys("image"),
     "sinks dropped": vi.DropKeys("sink & image", "1:"),
@@ -93,9 +97,9 @@ FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
 EDITS: dict[str, vi.Edit] = (
-    KNOCKOUTS | ABLATIONS | VARS | SIZED | CONTRASTS | PATCHES | FNS | IN_PLACE
+    KNOCKOUTS | ABLATIONS | VARS | SIZED | CALIBRATIONS | CONTRASTS | PATCHES | FNS | IN_PLACE
 )
-PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED
+PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED | CALIBRATIONS
 VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
 """The edits that JSON can carry: those that change patterns, and all."""
 

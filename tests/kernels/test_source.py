@@ -25,6 +25,7 @@ CALLS = {
     "add_scores": (PATTERN, EDGES, 2.0),
     "attend": (PATTERN, VALUE),
     "attention_scores": (torch.randn(2, 4, 3, 5), VALUE, 0.4),
+    "calibrate": (PATTERN, ROWS, torch.arange(3, 6), SINK, ROWS, HEADS, 0.15, 0.4),
     "contrast": (PATTERN.log(), PATTERN, 1.0, 0.3),
     "contribution": (PATTERN, VALUE, torch.randn(4, 5, 7)),
     "copy_head": (PATTERN, 1, HEADS, ROWS),

@@ -2,6 +2,7 @@
 
 from . import recipes as recipes
 from .ablate import Ablate as Ablate
+from .act import ACT as ACT
 from .add_scores import AddScores as AddScores
 from .contrast import Contrast as Contrast
 from .copy_head import CopyHead as CopyHead

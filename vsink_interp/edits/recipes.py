@@ -5,8 +5,8 @@ Each is one published form, not a reproduction of a result; settings are those o
 
 from ..graph import EditGraph
 from ..hooks import Layers
+from .act import ACT
 from .contrast import Contrast
-from .redistribute import Redistribute
 from .scale_scores import ScaleScores
 
 
@@ -29,13 +29,12 @@ def adaptvis(factor: float, layers: Layers = ":") -> ScaleScores:
     return ScaleScores("image", factor, layers=layers)
 
 
-def act(keep: float = 0.4, layers: Layers = ":") -> Redistribute:
-    """ACT (Yu et al. 2024, arXiv 2406.15765): sinks beside the first token keep a share.
+def act(beta: float = 0.4, threshold: float = 0.1, layers: Layers = "2:-1") -> ACT:
+    """ACT (Yu et al. 2024, arXiv 2406.15765) with the settings of its scripts, on every head.
 
-    The rest goes to all other tokens. ACT calls a token a sink by its mean attention; here it is
-    one by its sink value.
+    The published method acts on heads chosen on held-out data; give them to `ACT` block by block.
     """
-    return Redistribute("sink & ~bos", "all", 1 - keep, layers=layers)
+    return ACT(threshold, beta, layers=layers)
 
 
 def vcd(alpha: float = 1.0, beta: float = 0.1, step: int = 500, seed: int = 0) -> Contrast:

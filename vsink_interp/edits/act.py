@@ -1,0 +1,85 @@
+"""ACT: the attention calibration of Yu et al. (2024), arXiv 2406.15765."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..hooks import Layers
+from ..kernels import calibrate
+from ..segments import parse_group
+from ..site import Site
+from .heads import head_mask
+from .rows import RowEdit
+
+
+@final
+@dataclass(frozen=True)
+class ACT(RowEdit):
+    """Take attention from sinks found by mean attention, and give it to all other tokens.
+
+    Per head, a token other than the first is a sink if the prompt rows from it on give it more
+    than `threshold` on average. It keeps the share `beta`; the rest goes to every other token of
+    the row, the first one included, in proportion to what it has. Every row still sums to one.
+
+    Yu et al. choose heads by what calibrating each does to accuracy on held-out data: name them,
+    one `ACT` per block, as `ACT(layers=9, heads=(8, 10)) | ACT(layers=10, heads=(0,))`. Their code
+    is written for one pass over the prompt, and so is this by default. With `rows="prompt
+    generated"` a generated row has no rows but itself to be judged by: a token is a sink for it if
+    it gives it more than `threshold`.
+
+    **Arguments:**
+
+    - `threshold`: the mean attention beyond which a token is a sink; 0.1 in the released scripts,
+        0.15 in those for MT-bench.
+    - `beta`: the share that a sink keeps, 0 to 1.
+    - `layers`: the blocks, counted from 0; as theirs, not the first two and not the last.
+
+    **Raises:** `NotationError` for shares outside 0 to 1. When run: `LayoutError` if the prompt
+    lacks a segment.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+
+    threshold: float = 0.1
+    beta: float = 0.4
+    layers: Layers = field(default="2:-1", kw_only=True)
+    rows: str = field(default="prompt", kw_only=True)
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        if not (0 <= self.threshold <= 1 and 0 <= self.beta <= 1):
+            raise NotationError(
+                f"threshold and beta are shares from 0 to 1; got {self.threshold}, {self.beta}"
+            )
+
+    @property
+    @override
+    def whole(self) -> bool:
+        return True
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        words = parse_group(self.rows).words
+        if words == {"generated"}:
+            return self.rows, False
+        # Means are of all prompt rows.
+        return ("all" if "generated" in words else "prompt"), False
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        real = site.keys("all")
+        first = real & (real.cumsum(-1) == 1)
+        return calibrate(
+            value,
+            site.queries("prompt"),
+            site.positions,
+            first | ~real,
+            site.queries(self.rows),
+            head_mask(self.heads, value.shape[1], value.device),
+            self.threshold,
+            self.beta,
+        )
