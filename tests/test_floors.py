@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = (
     {"errors"},
-    {"hooks", "kernels", "past", "pictures", "segments", "sinkdims"},
+    {"hooks", "kernels", "past", "pictures", "segments", "sinkdims", "spans"},
     {"catalogue", "tokens"},
     {"site"},
     {"graph", "metrics"},

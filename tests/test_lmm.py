@@ -160,19 +160,46 @@ def test_a_model_in_training_is_refused_if_it_drops():
         vi.LMM(model, tiny.processor())
 
 
-def test_a_sliding_window_is_refused_inside_attention():
-    """Keys of a decode step would be the window, not the sequence."""
+def sliding(**text) -> vi.LMM:
+    """A tiny LLaVA whose Mistral decoder sees the last six tokens."""
     config = tiny.config()
-    text = config.text_config.to_dict()
-    text.pop("model_type")
-    config.text_config = MistralConfig(**text | {"sliding_window": 6})
+    old = config.text_config.to_dict()
+    old.pop("model_type")
+    config.text_config = MistralConfig(**old | {"sliding_window": 6} | text)
     torch.manual_seed(0)
-    model = type(tiny.hf_model())._from_config(config, attn_implementation="sdpa").eval()
-    lmm = vi.LMM(model, tiny.processor(), sinks=tiny.SINKS)
-    assert torch.equal(lmm.run(tiny.encode()).logits, tiny.plain(lmm, tiny.encode()))
+    model = type(tiny.hf_model())._from_config(config, attn_implementation="eager").eval()
+    model.generation_config.eos_token_id = None
+    return vi.LMM(model, tiny.processor(), sinks=tiny.SINKS)
+
+
+def test_in_a_sliding_window_keys_are_counted_from_the_first_token():
+    """In decode the cache holds the window alone; the pattern lies where its tokens are."""
+    lmm, probe = sliding(), Pattern()
+    run = lmm.generate(tiny.encode(), graph=probe, max_new_tokens=5)
+    plain = lmm.hf_model.generate(
+        **tiny.encode().inputs, max_new_tokens=5, return_dict_in_generate=True,
+        output_attentions=True, do_sample=False, pad_token_id=0,
+    )  # fmt: skip
+    assert torch.equal(run.ids, plain.sequences)
+    rows = list(run[probe].labels("query"))
+    for step in range(1, 5):
+        row = tiny.encode().tokens.length + step - 1
+        for layer in range(lmm.n_layers):
+            window = plain.attentions[step][layer][0, :, 0]
+            assert window.shape[-1] == 6
+            got = run[probe].values[layer, 0, :, rows.index(row)]
+            assert torch.equal(got[:, row - 5 : row + 1], window)
+            assert not got[:, : row - 5].any()
+            assert not got[:, row + 1 :].any()
+
+
+def test_a_kind_of_attention_without_a_pattern_is_refused_at_its_blocks():
+    lmm = sliding()
+    lmm.wrapped.kinds = ("linear_attention", *lmm.wrapped.kinds[1:])
     for node in (Pattern(), vi.Knockout("image -> query"), vi.VAR()):
-        with pytest.raises(vi.CapabilityError, match="does not offer"):
+        with pytest.raises(vi.CapabilityError, match=r"at block 0: linear attention.*'1,2,3'"):
             lmm.run(tiny.encode(), graph=node)
+    assert lmm.run(tiny.encode(), graph=Pattern(layers="1:")).records
 
 
 def test_an_attention_without_a_mask_function_is_refused():

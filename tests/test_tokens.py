@@ -24,10 +24,11 @@ def layout(words: str, images: str = "", roles: str = "") -> vi.TokenLayout:
         torch.tensor([role]),
         (SPANS,),
         n_prompt,
+        torch.tensor([[c == "|" for c in roles.ljust(len(words))]]),
     )
 
 
-ONE = layout("ppbssiiqiiiiqqg", "     00 1111   ", "   r        r ")
+ONE = layout("ppbssiiqiiiiqqg", "     00 1111   ", "   r   |  | r ")
 
 
 def test_it_prints_what_the_prompt_is_made_of():
@@ -39,13 +40,14 @@ def test_it_prints_what_the_prompt_is_made_of():
 
 def belongs(place: int, group, sinks: set[int]) -> bool:
     """Whether a token is in a group, told from the letters alone."""
-    words, images, roles = "ppbssiiqiiiiqqg", "     00 1111   ", "   r        r "
+    words, images, roles = "ppbssiiqiiiiqqg", "     00 1111   ", "   r   |  | r "
     letter = words[place]
 
     def true(term) -> bool:
         found = {
             "sink": place in sinks,
             "role": roles.ljust(15)[place] == "r",
+            "separator": roles.ljust(15)[place] == "|",
             "all": True,
             "prompt": letter != "g",
         }.get(term.word, letter == term.word[0])

@@ -44,4 +44,5 @@ from .sinks import (
     verify as verify,
 )
 from .site import Site as Site
-from .tokens import ImageSpan as ImageSpan, TokenLayout as TokenLayout
+from .spans import ImageSpan as ImageSpan, View as View
+from .tokens import TokenLayout as TokenLayout

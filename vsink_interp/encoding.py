@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, final
+from itertools import islice
+from typing import Any, TypeAlias, final
 
 import torch
 from jaxtyping import Int
@@ -14,7 +15,8 @@ from .errors import InputError
 from .families import Family
 from .past import Past
 from .pictures import as_picture
-from .tokens import CODE, PAD, ImageSpan, TokenLayout
+from .spans import ImageSpan
+from .tokens import CODE, TokenLayout
 
 
 @final
@@ -42,24 +44,46 @@ class Encoding:
 
     def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
         """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
-        mask = self.inputs["attention_mask"]
-        ones = mask.new_ones(answer.shape)
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
+        # What says of each token which kind it is: 0 is text, but 1 what answers a prefix.
+        kind = int(self.tokens.sight == "prefix")
         longer = {
-            "input_ids": torch.cat([self.inputs["input_ids"], answer], 1),
-            "attention_mask": torch.cat([mask, ones], 1),
+            name: torch.cat([x, x.new_full(answer.shape, kind)], 1)
+            for name, x in self.inputs.items()
+            if name.endswith("token_type_ids") and x.shape == ids.shape
         }
+        longer["input_ids"] = torch.cat([ids, answer], 1)
+        longer["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], 1)
         layout = self.tokens.extend(answer.shape[1])
         return replace(self, inputs={**self.inputs, **longer}, tokens=layout)
+
+
+Chars: TypeAlias = tuple[int, int]
+"""Where a piece of text begins and ends."""
+
+IMAGE = "<image>"
+"""What stands for a picture in a prompt, whatever the model's own word for it is."""
 
 
 @final
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt in the model's chat format, and the characters that are the user's own."""
+    """A prompt in the model's chat format, and what its characters are.
+
+    **Attributes:**
+
+    - `text`: the prompt, with one placeholder for each picture.
+    - `content`: the user's own characters, placeholders included.
+    - `roles`: role markers.
+    - `placeholders`: what stands for each picture.
+    - `markers`: the part of each placeholder that the processor replaces by the image.
+    """
 
     text: str
-    content: tuple[tuple[int, int], ...]
-    roles: tuple[tuple[int, int], ...]
+    content: tuple[Chars, ...]
+    roles: tuple[Chars, ...]
+    placeholders: tuple[Chars, ...]
+    markers: tuple[Chars, ...]
 
     @property
     def start(self) -> int:
@@ -103,22 +127,23 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
 
     **Raises:** `InputError` if the prompt's placeholders and its pictures differ in number.
     """
-    placeholder = family.placeholder
-    found = prompt.count(placeholder)
+    placeholder = family.word
+    own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
+    found = own.count(family.marker)
     if found and found != n_images:
         raise InputError(
-            f"the prompt has {found} {placeholder} for {n_images} pictures; write one for each, or "
+            f"the prompt has {found} {IMAGE} for {n_images} pictures; write one for each, or "
             "none to put the pictures first"
         )
     if not chat:
         if n_images and not found:
-            raise InputError(f"with chat=False the prompt must hold {placeholder} for each picture")
-        return _locate(family, prompt, *_raw_content(family, prompt))
+            raise InputError(f"with chat=False the prompt must hold {IMAGE} for each picture")
+        return _locate(family, own, *_raw_content(family, own))
     frame = _chat(processor, family, 0 if found else n_images)
     begin = frame.find(_SENTINEL)
     if frame.count(_SENTINEL) != 1:
         raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
-    own = prompt.strip()
+    own = own.strip()
     return _locate(family, frame.replace(_SENTINEL, own), begin, begin + len(own))
 
 
@@ -132,7 +157,7 @@ def _chat(processor: Any, family: Family, n_images: int) -> str:
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-    return family.template.format(content="\n".join([family.placeholder] * n_images + [_SENTINEL]))
+    return family.template.format(content="\n".join([family.word] * n_images + [_SENTINEL]))
 
 
 def answer_marker(processor: Any, family: Family) -> str:
@@ -152,10 +177,19 @@ def _raw_content(family: Family, text: str) -> tuple[int, int]:
 
 
 def _locate(family: Family, text: str, begin: int, end: int) -> Rendered:
-    pictures = [match.span() for match in re.finditer(re.escape(family.placeholder), text)]
-    content = ((begin, end), *pictures)
+    marker = family.marker
+    before, _, after = family.word.partition(marker)
+    markers = tuple(match.span() for match in re.finditer(re.escape(marker), text))
+    placeholders = tuple(
+        (
+            first - len(before) * text[:first].endswith(before),
+            last + len(after) * text[last:].startswith(after),
+        )
+        for first, last in markers
+    )
+    content = ((begin, end), *placeholders)
     roles = tuple(span for span in _markers(family, text) if not _touches(span, content))
-    return Rendered(text, content, roles)
+    return Rendered(text, content, roles, placeholders, markers)
 
 
 def _touches(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
@@ -177,24 +211,39 @@ def encode(
         render(processor, family, prompt, len(images), chat=chat)
         for prompt, images in zip(prompts, pictures, strict=True)
     ]
+    inputs = process(processor, family, [r.text for r in rendered], pictures)
+    layout = lay_out(config, processor, family, inputs, rendered, pictures)
+    texts = tuple(r.text for r in rendered)
+    taken = {name: x for name, x in inputs.items() if name != OFFSETS and isinstance(x, Tensor)}
+    return Encoding(taken, layout, tuple(map(tuple, pictures)), texts, batched)
+
+
+OFFSETS = "offset_mapping"
+
+
+def process(
+    processor: Any, family: Family, texts: list[str], pictures: list[list[Image]]
+) -> Mapping[str, Any]:
+    """What the processor makes of a left-padded batch, the place of each token in its text too."""
     flat = [picture for images in pictures for picture in images]
-    inputs = processor(
-        text=[r.text for r in rendered],
-        images=flat or None,
+    begin = processor.tokenizer.bos_token
+    return processor(
+        text=texts,
+        images=(pictures if family.nested else flat) if flat else None,
         padding=True,
         padding_side="left",
         return_tensors="pt",
+        return_offsets_mapping=True,
+        # A template that writes the first token itself must not get it twice.
+        add_special_tokens=not (begin and all(text.startswith(begin) for text in texts)),
     )
-    layout = lay_out(config, processor, family, inputs, rendered, pictures)
-    texts = tuple(r.text for r in rendered)
-    return Encoding(dict(inputs), layout, tuple(map(tuple, pictures)), texts, batched)
 
 
 def lay_out(
     config: Any,
     processor: Any,
     family: Family,
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
     rendered: list[Rendered],
     pictures: list[list[Image]],
 ) -> TokenLayout:
@@ -203,53 +252,98 @@ def lay_out(
     **Raises:** `InputError` if the processor's tokens cannot be matched with the prompt's text.
     """
     ids, attended = inputs["input_ids"], inputs["attention_mask"]
-    segments = torch.full_like(ids, PAD)
-    index = torch.full_like(ids, -1)
-    roles = torch.zeros_like(ids, dtype=torch.bool)
-    images: list[tuple[ImageSpan, ...]] = []
+    flat = [picture for images in pictures for picture in images]
+    spans = iter(family.spans(config, processor, flat, inputs) if flat else ())
+    images = tuple(tuple(islice(spans, len(row))) for row in pictures)
+    layout = torch.zeros(4, *ids.shape, dtype=ids.dtype)
+    layout[1] = -1
     for sample, text in enumerate(rendered):
         real = attended[sample].bool()
-        spans = family.spans(config, processor, pictures[sample])
-        row = _row(processor, config.image_token_id, ids[sample][real].tolist(), text, spans)
-        segments[sample, real] = torch.tensor([code for code, _, _ in row])
-        index[sample, real] = torch.tensor([image for _, image, _ in row])
-        roles[sample, real] = torch.tensor([role for _, _, role in row])
-        images.append(spans)
-    return TokenLayout(segments, index, roles, tuple(images), ids.shape[1])
-
-
-def _row(
-    processor: Any,
-    image_id: int,
-    ids: list[int],
-    text: Rendered,
-    spans: tuple[ImageSpan, ...],
-) -> list[tuple[int, int, bool]]:
-    """Segment code, image number and role of each token, matched with the unexpanded text."""
-    tokenizer = processor.tokenizer
-    raw = tokenizer(text.text, return_offsets_mapping=True)
-    found: list[tuple[int, int, bool]] = []
-    image = -1
-    for token, (begin, end) in zip(raw["input_ids"], raw["offset_mapping"], strict=True):
-        if token == image_id:
-            image += 1
-            found += [(CODE["image"], image, False)] * spans[image].size
-        elif len(found) < len(ids) and ids[len(found)] == token:
-            found.append(
-                (_segment(token, tokenizer, begin, text), -1, _touches((begin, end), text.roles))
-            )
-        else:
-            raise InputError(f"the processor's tokens do not match the prompt {text.text!r}")
-    images = [token == image_id for token in ids]
-    if images != [code == CODE["image"] for code, _, _ in found]:
-        raise InputError(
-            f"expected {[span.size for span in spans]} image tokens, the processor made "
-            f"{sum(images)}"
+        row = _Row(
+            ids[sample][real].tolist(), inputs[OFFSETS][sample][real].tolist(), text, images[sample]
         )
-    return found
+        layout[:, sample, real] = torch.tensor(row.kinds(family, config, processor.tokenizer)).T
+    return TokenLayout(
+        layout[0],
+        layout[1],
+        layout[2].bool(),
+        images,
+        ids.shape[1],
+        layout[3].bool(),
+        family.sight,
+    )
 
 
-def _segment(token: int, tokenizer: Any, begin: int, text: Rendered) -> int:
-    if token == tokenizer.bos_token_id:
-        return CODE["bos"]
-    return CODE["system"] if begin < text.start else CODE["query"]
+@final
+@dataclass(frozen=True)
+class _Row:
+    """The tokens of one prompt, and where each lies in the text that the processor expanded."""
+
+    ids: list[int]
+    offsets: list[list[int]]
+    text: Rendered
+    spans: tuple[ImageSpan, ...]
+
+    def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
+        """Segment code, image number, role and separator of each token."""
+        patches = self._patches(config.image_token_id)
+        expanded = self._expanded(family, patches)
+        text, found = self.text, []
+        for token, (id_, (begin, end)) in enumerate(zip(self.ids, self.offsets, strict=True)):
+            image, raw = self._raw(begin, expanded)
+            chars = (raw, raw + end - begin) if image < 0 else text.markers[image]
+            if token in patches:
+                number, is_patch = patches[token]
+                found.append([CODE["image"], number, 0, int(not is_patch)])
+                continue
+            segment = CODE["system"] if chars[0] < text.start else CODE["query"]
+            if id_ == tokenizer.bos_token_id:
+                segment = CODE["bos"]
+            role = image < 0 and _touches(chars, text.roles)
+            apart = image >= 0 or (end > begin and _touches(chars, text.placeholders))
+            found.append([segment, -1, int(role), int(apart and segment != CODE["bos"])])
+        return found
+
+    def _patches(self, image_id: int) -> dict[int, tuple[int, bool]]:
+        """The image tokens: the number of their image, and whether they are patches."""
+        places = [token for token, id_ in enumerate(self.ids) if id_ == image_id]
+        sizes = [span.size for span in self.spans]
+        if len(places) != sum(sizes):
+            raise InputError(
+                f"expected {sizes} image tokens, the processor made {len(places)} of "
+                f"{self.text.text!r}"
+            )
+        numbered = [
+            (number, place is not None)
+            for number, span in enumerate(self.spans)
+            for place in span.places
+        ]
+        return dict(zip(places, numbered, strict=True))
+
+    def _expanded(self, family: Family, patches: dict[int, tuple[int, bool]]) -> list[Chars]:
+        """Where each image lies in the expanded text, in characters."""
+        last = {number: self.offsets[token][1] for token, (number, _) in patches.items()}
+        first = {number: self.offsets[token][0] for token, (number, _) in reversed(patches.items())}
+        found: list[Chars] = []
+        shift = 0
+        for number, (begin, end) in enumerate(self.text.markers):
+            stop = last[number] + len(family.suffix)
+            found.append((begin + shift, stop))
+            shift = stop - end
+            if first[number] < found[-1][0]:
+                raise InputError(f"the processor's tokens do not match {self.text.text!r}")
+        length = max((end for _, end in self.offsets), default=0)
+        if length - shift < len(self.text.text.rstrip()):
+            raise InputError(f"the processor's tokens do not match {self.text.text!r}")
+        return found
+
+    def _raw(self, place: int, expanded: list[Chars]) -> tuple[int, int]:
+        """The image whose text holds a character, or -1, and its place in the unexpanded text."""
+        shift = 0
+        for number, (begin, end) in enumerate(expanded):
+            if place < begin:
+                break
+            if place < end:
+                return number, place
+            shift = end - self.text.markers[number][1]
+        return -1, place - shift

@@ -97,8 +97,16 @@ HOOKS: tuple[HookPoint, ...] = (
         phases=("prefill",),
     ),
     _row("hook_resid_pre", _RESID, "residual stream entering the block"),
-    _row("attn.hook_q", "batch query head d_head", "queries before the rotary embedding"),
-    _row("attn.hook_k", "batch query kv_head d_head", "keys before the rotary embedding"),
+    _row(
+        "attn.hook_q",
+        "batch query head d_head",
+        "queries before the rotary embedding, after their norm where there is one",
+    ),
+    _row(
+        "attn.hook_k",
+        "batch query kv_head d_head",
+        "keys before the rotary embedding, after their norm where there is one",
+    ),
     _row("attn.hook_v", "batch query kv_head d_head", "values"),
     _row(
         "attn.hook_rot_q",
@@ -130,12 +138,24 @@ HOOKS: tuple[HookPoint, ...] = (
         "pattern-weighted values of each head",
         computed=True,
     ),
-    _row("attn.hook_result", "batch query head d_model", "what each head adds to the residual"),
-    _row("hook_attn_out", _RESID, "what attention adds to the residual stream"),
+    _row(
+        "attn.hook_result",
+        "batch query head d_model",
+        "what each head adds to the residual; before the norm where attention has one",
+    ),
+    _row(
+        "hook_attn_out",
+        _RESID,
+        "what attention adds to the residual stream, its norm included where it has one",
+    ),
     _row("hook_resid_mid", _RESID, "residual stream between attention and MLP"),
     _row("mlp.hook_pre", "batch query d_mlp", "gate of the MLP before the activation"),
     _row("mlp.hook_post", "batch query d_mlp", "hidden layer of the MLP, gated"),
-    _row("hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
+    _row(
+        "hook_mlp_out",
+        _RESID,
+        "what the MLP adds to the residual stream, its norm included where it has one",
+    ),
     _row("hook_resid_post", _RESID, "residual stream leaving the block"),
     _row(
         "ln_final.hook_out",

@@ -26,7 +26,7 @@ from .errors import CapabilityError, InputError, LayoutError, NotationError, unk
 from .families import FAMILIES, Family
 from .generation import after_end, options
 from .graph import CacheEdit, EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
-from .hooks import parse_hook
+from .hooks import find_hook, parse_hook
 from .results import Run
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
@@ -408,7 +408,7 @@ class LMM:
         depth = self.n_layers if point.stack == "blocks" else self.wrapped.n_vision_layers
         if layer is not None and layer >= depth:
             raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
-        self.wrapped.require(point)
+        self.wrapped.require(point, layer)
         if not inside_trace():
             raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
         if point.computed:
@@ -442,6 +442,8 @@ class LMM:
 
     def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
         planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
+        for template, layer in planned.places:
+            self.wrapped.require(find_hook(template), layer)
         for node in graph:
             if encoding.past is not None:
                 _refuse_after(node)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .errors import CapabilityError, ResultError, unknown
 from .graph import EditGraph, Node, Probe
-from .tokens import ImageSpan, TokenLayout
+from .spans import Box, ImageSpan, View
+from .tokens import TokenLayout
 
 if TYPE_CHECKING:
     import pandas
@@ -189,6 +190,8 @@ class Run:
             "image_index": layout.image_index,
             "roles": layout.roles,
         }
+        if layout.separators is not None:
+            tensors["separators"] = layout.separators
         tensors |= {f"record.{i}": r.values for i, r in enumerate(self.records.values())}
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
         (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
@@ -203,7 +206,8 @@ class Run:
             "graph": self.graph.to_json() if portable else None,
             "graph_text": repr(self.graph),
             "prompt_length": self.tokens.prompt_length,
-            "images": [[[*i.grid, i.box] for i in row] for row in self.tokens.images],
+            "images": [[_saved(span) for span in row] for row in self.tokens.images],
+            "sight": self.tokens.sight,
             "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
         }
 
@@ -238,16 +242,31 @@ class Run:
 
 
 def _layout(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
-    images = tuple(
-        tuple(
-            ImageSpan((rows, columns), None if box is None else tuple(box))
-            for rows, columns, box in row
-        )
-        for row in meta["images"]
-    )
+    images = tuple(tuple(_span(*saved) for saved in row) for row in meta["images"])
     return TokenLayout(
-        tensors["segments"], tensors["image_index"], tensors["roles"], images, meta["prompt_length"]
+        tensors["segments"],
+        tensors["image_index"],
+        tensors["roles"],
+        images,
+        meta["prompt_length"],
+        tensors.get("separators"),
+        meta.get("sight", "causal"),
     )
+
+
+def _saved(span: ImageSpan) -> list[Any]:
+    views = [[*view.grid, view.box, view.newline, view.tail] for view in span.views]
+    return [*span.grid, span.box, views]
+
+
+def _span(rows: int, columns: int, box: list[float] | None, views: Sequence[Any] = ()) -> ImageSpan:
+    """An image as it was saved; earlier versions wrote no views."""
+    found = tuple(View((r, c), _box(b), newline, tail) for r, c, b, newline, tail in views)
+    return ImageSpan((rows, columns), _box(box), found)
+
+
+def _box(saved: list[float] | None) -> Box | None:
+    return None if saved is None else (saved[0], saved[1], saved[2], saved[3])
 
 
 def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]) -> Recorded:

@@ -14,8 +14,9 @@ from .errors import NotationError, unknown
 SEGMENTS = ("bos", "system", "image", "query", "generated")
 """The parts that every prompt divides into; padding belongs to none."""
 
-REFINEMENTS = ("role", "sink", "prompt", "all")
-"""Groups that cut across the segments: role markers, sink tokens, all but generated, everything."""
+REFINEMENTS = ("role", "separator", "sink", "prompt", "all")
+"""Groups that cut across the segments: role markers, tokens that come with an image and are no
+patches of it, sink tokens, all but generated, everything."""
 
 WORDS = SEGMENTS + REFINEMENTS
 

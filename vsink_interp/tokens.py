@@ -1,8 +1,8 @@
 """Where each kind of token lies: `TokenLayout`, valid in prefill and decode alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, TypeAlias, final
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,50 +10,16 @@ from torch import Tensor
 
 from .errors import LayoutError
 from .segments import SEGMENTS, Group, Term, parse_flow, parse_group
+from .spans import ImageSpan
 
 PAD = 0
 CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
 """The number that stands for a segment in `TokenLayout.segments`; padding is 0."""
 
 
-@final
-@dataclass(frozen=True)
-class ImageSpan:
-    """One image of a prompt: its grid of image tokens, and the part of the picture they cover.
-
-    **Attributes:**
-
-    - `grid`: rows and columns of image tokens, in raster order.
-    - `box`: left, top, right, bottom in pixels of the original picture; None if not known.
-    """
-
-    grid: tuple[int, int]
-    box: tuple[float, float, float, float] | None = None
-
-    @property
-    def size(self) -> int:
-        """How many image tokens it has."""
-        return self.grid[0] * self.grid[1]
-
-    def patch_box(self, patch: int) -> tuple[float, float, float, float]:
-        """The pixels that image token number `patch` covers: left, top, right, bottom.
-
-        **Raises:** `LayoutError` if there is no such token, or the covered box is not known.
-        """
-        if not 0 <= patch < self.size or self.box is None:
-            raise LayoutError(
-                f"no box for patch {patch}: this image has patches 0 to {self.size - 1}"
-                + ("" if self.box else " and its place in the picture is not known")
-            )
-        left, top, right, bottom = self.box
-        row, column = divmod(patch, self.grid[1])
-        width, height = (right - left) / self.grid[1], (bottom - top) / self.grid[0]
-        return (
-            left + column * width,
-            top + row * height,
-            left + (column + 1) * width,
-            top + (row + 1) * height,
-        )
+Sight: TypeAlias = Literal["causal", "image blocks", "prefix"]
+"""What a row may attend to besides what came before it: nothing, the rest of its own image, or
+the whole prompt."""
 
 
 @final
@@ -68,6 +34,9 @@ class TokenLayout:
     - `roles`: tokens of role markers such as `USER:`; each also belongs to a segment.
     - `images`: the images of each sample.
     - `prompt_length`: tokens before the first generated one.
+    - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
+        around tiles; each also belongs to a segment. None where there are none.
+    - `sight`: what a row sees besides the tokens before it.
     """
 
     segments: Int[Tensor, "batch token"]
@@ -75,6 +44,8 @@ class TokenLayout:
     roles: Bool[Tensor, "batch token"]
     images: tuple[tuple[ImageSpan, ...], ...]
     prompt_length: int
+    separators: Bool[Tensor, "batch token"] | None = None
+    sight: Sight = "causal"
 
     @property
     def batch(self) -> int:
@@ -105,8 +76,8 @@ class TokenLayout:
         if code == PAD:
             return f"pad[{count}]"
         if image >= 0:
-            rows, columns = self.images[sample][image].grid
-            return f"image[{rows}x{columns}={count}]"
+            span = self.images[sample][image]
+            return f"image[{span}={count}]" if count == span.size else f"image[{count}]"
         return f"{SEGMENTS[code - 1]}[{count}]"
 
     def mask(
@@ -141,6 +112,8 @@ class TokenLayout:
             found = sink
         elif term.word == "role":
             found = self.roles
+        elif term.word == "separator":
+            found = self._separators
         elif term.word == "all":
             found = self.segments != PAD
         elif term.word == "prompt":
@@ -150,6 +123,10 @@ class TokenLayout:
         else:
             found = self.segments == CODE[term.word]
         return ~found if term.negated else found
+
+    @property
+    def _separators(self) -> Bool[Tensor, "batch token"]:
+        return torch.zeros_like(self.roles) if self.separators is None else self.separators
 
     def has(self, term: Term) -> bool:
         """Whether some sample has a token of this term; sinks and generated tokens may yet come."""
@@ -232,19 +209,29 @@ class TokenLayout:
         rows = layout._may_be(group)
         if first_token and "generated" in group.words:
             rows[:, self.prompt_length - 1] = True
-        seen = layout._may_be(keys).cumsum(-1) > 0
-        if not (rows & seen).any():
+        if not (rows & layout._reached(layout._may_be(keys))).any():
             raise LayoutError(
-                f"'{source} -> {group}': no row of {str(group)!r} comes after a token of "
+                f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
                 f"{str(source)!r}, so nothing flows there; a flow reads 'source -> target', the "
                 f"keys read from and then the rows that read them. The prompt is: {self._line(0)}"
             )
 
+    def _reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+        """The rows that may attend to one of these keys."""
+        seen = keys.cumsum(-1) > 0
+        if self.sight == "prefix":
+            prompt = torch.arange(self.length, device=seen.device) < self.prompt_length
+            seen = seen | (keys & prompt).any(-1, keepdim=True) & prompt
+        elif self.sight == "image blocks":
+            same = self.image_index[:, :, None] == self.image_index[:, None]
+            inside = same & (self.image_index >= 0)[:, None]
+            seen = seen | (inside & keys[:, None]).any(-1)
+        return seen & (self.segments != PAD)
+
     def _refuse_blind(
         self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
     ) -> None:
-        left = ((self.segments != PAD) & ~columns).cumsum(-1)
-        blind = rows & (left == 0) & (self.segments != PAD)
+        blind = rows & ~self._reached((self.segments != PAD) & ~columns) & (self.segments != PAD)
         if blind.any():
             sample = int(blind.any(-1).nonzero()[0])
             places = blind[sample].nonzero().flatten().tolist()
@@ -255,25 +242,19 @@ class TokenLayout:
 
     def extend(self, n_tokens: int) -> "TokenLayout":
         """The layout with `n_tokens` generated tokens after it."""
-        wide = (self.batch, n_tokens)
-        device = self.segments.device
+        new = self.segments.new_full((self.batch, n_tokens), CODE["generated"])
+        index, roles = torch.full_like(new, -1), torch.zeros_like(new, dtype=torch.bool)
         return replace(
             self,
-            segments=torch.cat(
-                [self.segments, self.segments.new_full(wide, CODE["generated"])], -1
-            ),
-            image_index=torch.cat([self.image_index, self.image_index.new_full(wide, -1)], -1),
-            roles=torch.cat([self.roles, torch.zeros(wide, dtype=torch.bool, device=device)], -1),
+            segments=torch.cat([self.segments, new], -1),
+            image_index=torch.cat([self.image_index, index], -1),
+            roles=torch.cat([self.roles, roles], -1),
+            separators=torch.cat([self._separators, roles], -1),
         )
 
     def first(self, n_tokens: int) -> "TokenLayout":
         """The layout of the first `n_tokens` tokens."""
-        return replace(
-            self,
-            segments=self.segments[:, :n_tokens],
-            image_index=self.image_index[:, :n_tokens],
-            roles=self.roles[:, :n_tokens],
-        )
+        return self._each(lambda tokens: tokens[:, :n_tokens])
 
     def without(self, padding: Bool[Tensor, "batch token"]) -> "TokenLayout":
         """The layout with these tokens counted as padding (what follows the end of an answer)."""
@@ -281,20 +262,19 @@ class TokenLayout:
 
     def to(self, device: torch.device | str) -> "TokenLayout":
         """The layout on another device."""
-        return replace(
-            self,
-            segments=self.segments.to(device),
-            image_index=self.image_index.to(device),
-            roles=self.roles.to(device),
-        )
+        return self._each(lambda tokens: tokens.to(device))
 
     def select(self, samples: Sequence[int]) -> "TokenLayout":
         """The layout of some samples of the batch."""
         chosen = list(samples)
+        images = tuple(self.images[i] for i in chosen)
+        return replace(self._each(lambda tokens: tokens[chosen]), images=images)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenLayout":
         return replace(
             self,
-            segments=self.segments[chosen],
-            image_index=self.image_index[chosen],
-            roles=self.roles[chosen],
-            images=tuple(self.images[i] for i in chosen),
+            segments=change(self.segments),
+            image_index=change(self.image_index),
+            roles=change(self.roles),
+            separators=change(self._separators),
         )

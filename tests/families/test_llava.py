@@ -16,7 +16,7 @@ from vsink_interp.hooks import HOOKS
 def test_the_box_of_a_patch_is_the_square_that_the_processor_cuts(size, patch):
     """A dark rectangle drawn on the box makes that patch of the pixels the darkest."""
     picture = Image.new("RGB", size, "white")
-    (span,) = llava_spans(tiny.config(), tiny.processor(), [picture])
+    (span,) = llava_spans(tiny.config(), tiny.processor(), [picture], {})
     left, top, right, bottom = span.patch_box(patch)
     ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), fill="black")
     pixels = tiny.processor().image_processor(picture, return_tensors="np")["pixel_values"][0]

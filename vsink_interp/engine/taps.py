@@ -21,16 +21,17 @@ def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
 
 
 def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:
-    """The value of a tap, inside a trace; its last dimension split by head where it has heads."""
+    """The value of a tap, inside a trace, in the axes of its hook point."""
     if tap.side == "first output":
         return envoy.output[0]
     value = envoy.output if tap.side == "output" else envoy.input
-    if tap.heads is None:
+    if not tap.held:
         return value
-    split = rearrange(value, "b q (h d) -> b q h d", h=n_heads[tap.heads])
+    sizes = {} if tap.heads is None else {"h": n_heads[tap.heads]}
+    shown = rearrange(value, f"{tap.held} -> {tap.shown}", **sizes)
     if tap.side == "head results":
-        return head_result(split, head_weight(envoy._module, n_heads["head"]))
-    return split
+        return head_result(shown, head_weight(envoy._module, n_heads["head"]))
+    return shown
 
 
 def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
@@ -43,7 +44,7 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
         bias = envoy._module.bias
         envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
     else:
-        flat = new if tap.heads is None else rearrange(new, "b q h d -> b q (h d)")
+        flat = rearrange(new, f"{tap.shown} -> {tap.held}") if tap.held else new
         if tap.side == "output":
             envoy.output = flat
         else:

@@ -11,6 +11,9 @@ from ..errors import CapabilityError
 from ..families import Family
 from ..hooks import HOOKS, HookPoint
 
+ATTENDING = frozenset({"full_attention", "sliding_attention"})
+"""The kinds of attention whose inside the row program can compute."""
+
 COMPUTED: tuple[HookPoint, ...] = tuple(point for point in HOOKS if point.computed)
 
 
@@ -39,6 +42,7 @@ class Wrapped:
         self.layers = hf_model.get_submodule(family.layers)
         self.n_layers = len(self.layers)
         self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
+        self.kinds = layer_kinds(self.config, self.layers)
         self.points: tuple[dict[str, Envoy], ...] = tuple(
             {point.name: self._point(point, layer) for point in COMPUTED}
             for layer in range(self.n_layers)
@@ -66,34 +70,68 @@ class Wrapped:
         """The hook points that this model offers, as templates in forward order."""
         return tuple(p.template for p in HOOKS if not self.refusal(p))
 
-    def refusal(self, point: HookPoint) -> str:
-        """Why a hook point is not offered; empty if it is."""
+    @property
+    def attention_config(self) -> Any:
+        """The configuration that says which attention function the decoder calls."""
+        for block in self.layers:
+            if hasattr(block, "self_attn"):
+                return block.self_attn.config
+        return self.config
+
+    def refusal(self, point: HookPoint, layer: int | None = None) -> str:
+        """Why a hook point is not offered, at one block or at any; empty if it is."""
+        if why := self.family.refused.get(point.template):
+            return why
+        depths = {None: 1, "blocks": self.n_layers}
+        depth = depths.get(point.stack, self.n_vision_layers)
+        blocks = range(depth) if layer is None else (layer,)
+        reasons = [self._lack(point, None if point.stack is None else at) for at in blocks]
+        return "" if not all(reasons) else reasons[0] if reasons else "it has no such blocks"
+
+    def _lack(self, point: HookPoint, layer: int | None) -> str:
         if point.computed:
-            # A window without `layer_types` (Mistral) holds for every block.
-            window = getattr(self.config, "sliding_window", None)
-            plain = ["full_attention" if window is None else "sliding_attention"]
-            kinds = set(getattr(self.config, "layer_types", None) or plain)
-            if kinds != {"full_attention"} or getattr(self.config, "attn_logit_softcapping", None):
-                return f"its blocks attend in ways that are not supported yet: {sorted(kinds)}"
-            return ""
-        tap = self.family.tap(point.template, 0)
+            return self._unseen(self.kinds[layer or 0])
         try:
-            self.hf_model.get_submodule(tap.module)
-        except AttributeError:
-            return f"there is no module {tap.module!r}"
+            self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
+        except KeyError:
+            return "no module of this family holds it"
+        except AttributeError as error:
+            return f"there is no such module: {error}"
         return ""
+
+    def _unseen(self, kind: str) -> str:
+        """Why the inside of an attention of this kind is out of reach."""
+        if getattr(self.config, "attn_logit_softcapping", None):
+            return "its attention caps scores softly, which is not supported yet"
+        return "" if kind in ATTENDING else f"{kind.replace('_', ' ')} has no pattern of this kind"
 
     def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""
         return self.nnsight.get(path)
 
-    def require(self, point: HookPoint) -> None:
-        """Refuse a hook point that is not offered.
+    def require(self, point: HookPoint, layer: int | None = None) -> None:
+        """Refuse a hook point that is not offered, at one block or at any.
 
         **Raises:** `CapabilityError` naming the model, the hook point and what is offered.
         """
-        if why := self.refusal(point):
-            raise CapabilityError(
-                f"{type(self.hf_model).__name__} does not offer {point.template!r}: {why}; it "
-                f"offers: {', '.join(self.advertised)}"
-            )
+        why = self.refusal(point, layer)
+        if not why:
+            return
+        name = f"{type(self.hf_model).__name__} does not offer {point.template!r}"
+        if self.refusal(point):
+            raise CapabilityError(f"{name}: {why}; it offers: {', '.join(self.advertised)}")
+        fine = [at for at in range(self.n_layers) if not self.refusal(point, at)]
+        raise CapabilityError(
+            f"{name} at block {layer}: {why}; it does at layers={','.join(map(str, fine))!r}"
+        )
+
+
+def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:
+    """How each decoder block attends, in transformers' words: `full_attention` and others."""
+    # A window without `layer_types` (Mistral) holds for every block.
+    window = getattr(config, "sliding_window", None)
+    plain = "full_attention" if window is None else "sliding_attention"
+    kinds = list(getattr(config, "layer_types", None) or [plain] * len(layers))
+    for layer in getattr(config, "cross_attention_layers", None) or ():
+        kinds[layer] = "cross_attention"
+    return tuple(kinds)

@@ -17,7 +17,7 @@ from ..lmm import LMM
 from ..pictures import Picture
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
-from ..tokens import ImageSpan
+from ..spans import ImageSpan
 from .answers import answer_values, answer_words
 from .depth import map_layers
 

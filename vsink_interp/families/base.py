@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
-from ..tokens import ImageSpan
+from ..spans import Box, ImageSpan
+from ..tokens import Sight
 
 Side = Literal["input", "output", "first output", "residual input", "head results"]
 
@@ -21,15 +22,31 @@ class Tap:
     - `side`: the module's input, its output, the first entry of a tuple output, an input that is
         also the residual branch (written in place, so that both see it), or the output projection
         as a sum over heads.
-    - `heads`: the axis that the last dimension is split by.
+    - `heads`: the kind of heads, where the value has some.
+    - `shape`: how the module holds the value, as einops writes it: `b` batch, `q` query or patch,
+        `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
+        pictures are packed into one long row of patches.
     """
 
     module: str
     side: Side
     heads: Literal["head", "kv_head"] | None = None
+    shape: str = ""
+
+    @property
+    def held(self) -> str:
+        """How the module holds the value."""
+        return self.shape or ("b q (h d)" if self.heads else "")
+
+    @property
+    def shown(self) -> str:
+        """How the hook point shows it."""
+        return "b q h d" if self.heads else self.shape and "1 q d"
 
 
-LLAMA_BLOCK: Mapping[str, Tap] = {
+Block: TypeAlias = Mapping[str, Tap]
+
+LLAMA_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
     "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
     "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
@@ -44,7 +61,24 @@ LLAMA_BLOCK: Mapping[str, Tap] = {
 }
 """A decoder block built like LLaMA's: LLaMA, Vicuna, Mistral, Qwen2."""
 
-CLIP_BLOCK: Mapping[str, Tap] = {
+QWEN3_BLOCK: Block = {
+    **LLAMA_BLOCK,
+    "attn.hook_q": Tap("self_attn.q_norm", "output", heads="head", shape="b q h d"),
+    "attn.hook_k": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b q h d"),
+}
+"""A decoder block with norms of queries and keys before the heads are moved forward: Qwen3."""
+
+GEMMA3_BLOCK: Block = {
+    **LLAMA_BLOCK,
+    "attn.hook_q": Tap("self_attn.q_norm", "output", heads="head", shape="b h q d"),
+    "attn.hook_k": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b h q d"),
+    "hook_attn_out": Tap("post_attention_layernorm", "output"),
+    "hook_resid_mid": Tap("pre_feedforward_layernorm", "residual input"),
+    "hook_mlp_out": Tap("post_feedforward_layernorm", "output"),
+}
+"""A decoder block with norms of queries and keys, and norms after attention and MLP: Gemma 3."""
+
+CLIP_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("self_attn", "first output"),
     "hook_mlp_out": Tap("mlp", "output"),
@@ -52,7 +86,21 @@ CLIP_BLOCK: Mapping[str, Tap] = {
 }
 """A vision block built like CLIP's and SigLIP's."""
 
-Spans = Callable[[Any, Any, list[Any]], tuple[ImageSpan, ...]]
+PACKED_BLOCK: Block = {
+    "hook_resid_pre": Tap("", "input", shape="q d"),
+    "hook_attn_out": Tap("attn", "output", shape="q d"),
+    "hook_mlp_out": Tap("mlp", "output", shape="q d"),
+    "hook_resid_post": Tap("", "output", shape="q d"),
+}
+"""A vision block that takes all pictures as one row of patches: Qwen2-VL and its successors."""
+
+Spans: TypeAlias = Callable[[Any, Any, list[Any], Mapping[str, Any]], tuple[ImageSpan, ...]]
+Tiny: TypeAlias = Callable[[], tuple[Any, Any]]
+
+
+def whole_picture(picture: Any) -> Box:
+    """All of a picture, where it is resized and never cropped."""
+    return (0.0, 0.0, float(picture.width), float(picture.height))
 
 
 @final
@@ -63,13 +111,25 @@ class Family:
     **Attributes:**
 
     - `name`, `model_types`: its name, and the `config.model_type` of its models.
-    - `decoder`, `layers`, `norm`, `head`, `embed`: module paths of the language model.
+    - `decoder`, `head`: module paths of the language model below which `layers`, `norm` and
+        `embed_tokens` lie, and of the output projection.
     - `vision_layers`, `projector`: module paths of the vision side.
-    - `block`, `vision_block`: the taps of one block.
-    - `spans`: `(hf_config, processor, pictures)` to one `ImageSpan` per picture of a prompt.
-    - `placeholder`: the word for an image in a prompt.
+    - `projected`: how the projector holds its values, as `Tap.shape`.
+    - `block`, `vision_block`: the taps of one block; a hook point that is left out is refused.
+    - `refused`: hook points that the family cannot offer, and why.
+    - `sight`: what a row sees besides the tokens before it.
+    - `spans`: `(hf_config, processor, pictures, inputs)` to one `ImageSpan` per picture; `inputs`
+        is what the processor made of the whole batch.
+    - `nested`: whether the processor takes one list of pictures per prompt.
+    - `marker`: the token that the processor replaces by an image.
+    - `placeholder`: the text that stands for an image in a prompt, marker included; the marker
+        alone by default.
+    - `suffix`: the text that the processor writes after the last token of an image.
     - `template`: the prompt where the processor has no chat template, with `{content}` in it.
     - `role_markers`: words that the template puts around content.
+    - `text_alone`: whether it takes a prompt without a picture.
+    - `tiny`: makes a configuration and a processor of a model small enough for tests.
+    - `inferred`: whether the form was filled in by looking at a model of no known family.
     """
 
     name: str
@@ -81,9 +141,23 @@ class Family:
     template: str
     role_markers: tuple[str, ...]
     head: str = "lm_head"
-    placeholder: str = "<image>"
-    block: Mapping[str, Tap] = field(default_factory=lambda: LLAMA_BLOCK)
-    vision_block: Mapping[str, Tap] = field(default_factory=lambda: CLIP_BLOCK)
+    projected: str = ""
+    block: Block = field(default_factory=lambda: LLAMA_BLOCK)
+    vision_block: Block = field(default_factory=lambda: CLIP_BLOCK)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    sight: Sight = "causal"
+    nested: bool = False
+    marker: str = "<image>"
+    placeholder: str = ""
+    suffix: str = ""
+    text_alone: bool = True
+    tiny: Tiny | None = None
+    inferred: bool = False
+
+    @property
+    def word(self) -> str:
+        """The text that stands for an image in a prompt."""
+        return self.placeholder or self.marker
 
     @property
     def layers(self) -> str:
@@ -95,8 +169,8 @@ class Family:
         """The taps of hook points outside the blocks, with paths from the model."""
         return {
             "hook_embed": Tap(f"{self.decoder}.embed_tokens", "output"),
-            "vision_projector.hook_in": Tap(self.projector, "input"),
-            "vision_projector.hook_out": Tap(self.projector, "output"),
+            "vision_projector.hook_in": Tap(self.projector, "input", shape=self.projected),
+            "vision_projector.hook_out": Tap(self.projector, "output", shape=self.projected),
             "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
             "unembed.hook_out": Tap(self.head, "output"),
         }
@@ -104,7 +178,8 @@ class Family:
     def tap(self, template: str, layer: int | None) -> Tap:
         """The tap of a hook point at a block, with its path from the model.
 
-        **Raises:** `KeyError` if the hook point lies inside the attention computation.
+        **Raises:** `KeyError` if the hook point lies inside the attention computation, or the
+        family does not have it.
         """
         if template.startswith("vision_encoder.blocks."):
             inner = self.vision_block[template.removeprefix("vision_encoder.blocks.{layer}.")]
@@ -115,4 +190,4 @@ class Family:
         else:
             return self.outside[template]
         path = f"{prefix}.{inner.module}" if inner.module else prefix
-        return Tap(path, inner.side, inner.heads)
+        return Tap(path, inner.side, inner.heads, inner.shape)

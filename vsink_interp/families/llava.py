@@ -1,10 +1,11 @@
 """LLaVA-1.5: a CLIP tower, a two-layer projector, and any LLaMA-like decoder."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from PIL.Image import Image
 
-from ..tokens import ImageSpan
+from ..spans import ImageSpan
 from .base import Family
 
 
@@ -25,8 +26,11 @@ def clip_box(
     return (left * across, top * down, (left + kept_w) * across, (top + kept_h) * down)
 
 
-def llava_spans(config: Any, processor: Any, pictures: list[Image]) -> tuple[ImageSpan, ...]:
+def llava_spans(
+    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+) -> tuple[ImageSpan, ...]:
     """One square grid per picture, in raster order; the processor's crop is its box."""
+    del inputs
     side = config.vision_config.image_size // config.vision_config.patch_size
     images = processor.image_processor
     crop = dict(images.crop_size) if getattr(images, "do_center_crop", False) else None

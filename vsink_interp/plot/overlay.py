@@ -14,7 +14,7 @@ from ..metrics import FUNCTION_WORDS
 from ..pictures import Picture, as_picture
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
-from ..tokens import ImageSpan
+from ..spans import ImageSpan
 from .style import new_figure
 
 if TYPE_CHECKING:

@@ -1,0 +1,280 @@
+"""Every family, on a tiny model of its real classes, against plain transformers."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import vsink_interp as vi
+from tests.families import plain
+from vsink_interp.families import FAMILIES
+from vsink_interp.families.tiny import build
+
+TINY = {family.name: family for family in FAMILIES if family.tiny}
+NEAR = 5e-5
+SINKS = vi.SinkDims((3, 17), 1.6, source="planted")
+ATTENTIONS = ("sdpa", "eager")
+
+
+def every_family(test):
+    return pytest.mark.parametrize("name", TINY)(test)
+
+
+def both(test):
+    return pytest.mark.parametrize("attention", ATTENTIONS)(test)
+
+
+@cache
+def lmm(name, attention="sdpa", dtype=torch.float32):
+    config, processor = TINY[name].tiny()
+    return vi.LMM(build(config, attention, dtype), processor, sinks=SINKS)
+
+
+def picture(seed=0, size=(70, 56)):
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
+
+
+PROMPTS = {
+    "one": (picture(0), "what is the red disc on this ?"),
+    "wide": (picture(1, (151, 47)), "count"),
+    "high": (picture(2, (45, 130)), "describe the big blue square now please ?"),
+    "two": ([picture(3, (90, 61)), picture(4)], "compare <image> with that <image> and count"),
+    "text": (None, "please describe the big blue square now ?"),
+}
+
+
+def prompts(name):
+    """The prompts that a family takes."""
+    return [prompt for prompt in PROMPTS if prompt != "text" or TINY[name].text_alone]
+
+
+@cache
+def encoded(name, prompt):
+    return lmm(name).encode(*PROMPTS[prompt])
+
+
+@cache
+def batch(name):
+    chosen = [prompt for prompt in ("wide", "two", "text", "one") if prompt in prompts(name)]
+    images, texts = zip(*(PROMPTS[prompt] for prompt in chosen), strict=True)
+    return chosen, lmm(name).encode(list(images), list(texts))
+
+
+def logits(hf_model, encoding):
+    with torch.no_grad():
+        return hf_model(**encoding.inputs).logits
+
+
+def real(encoding):
+    return encoding.inputs["attention_mask"].bool()
+
+
+def apart(one, other):
+    return float((one.double() - other.double()).abs().max())
+
+
+def readers(model):
+    """A probe of every hook point that a model offers at every block of its stack."""
+    points = [p for p in vi.HOOKS if p.template in model.hooks]
+    names = [p.name if p.stack == "blocks" else p.template for p in points]
+    return {name: vi.probes.Activation(name) for name in names}
+
+
+# What edits nothing changes no bit, and what is read is what transformers computes.
+
+
+@both
+@every_family
+def test_an_empty_graph_changes_no_bit(name, attention):
+    model = lmm(name, attention)
+    for encoding in [*(encoded(name, prompt) for prompt in prompts(name)), batch(name)[1]]:
+        assert torch.equal(model.run(encoding).logits, logits(model.hf_model, encoding))
+
+
+@both
+@every_family
+def test_what_is_read_is_what_transformers_returns(name, attention):
+    model, encoding = lmm(name, attention), encoded(name, "two")
+    probes = readers(model)
+    run = model.run(encoding, graph=vi.EditGraph(*probes.values()))
+    with torch.no_grad():
+        theirs = model.hf_model(
+            **encoding.inputs, output_hidden_states=True, output_attentions=attention == "eager"
+        )
+    assert torch.equal(run.logits, theirs.logits)
+    resid = run[probes["hook_resid_pre"]].values
+    assert torch.equal(resid, torch.stack(theirs.hidden_states[:-1]))
+    assert torch.equal(run[probes["ln_final.hook_out"]].values, theirs.hidden_states[-1])
+    patterns = run[probes["attn.hook_pattern"]].values
+    torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns[..., 0]))
+    if attention == "eager":
+        assert torch.equal(patterns, torch.stack(theirs.attentions))
+
+
+@every_family
+def test_the_parts_of_a_block_add_up(name):
+    """Attention's and the MLP's share, and what each head adds, are those of the residual."""
+    model, encoding = lmm(name), encoded(name, "one")
+    run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
+
+    def value(hook):
+        return run[readers(model)[hook]].values
+
+    mid = value("hook_resid_pre") + value("hook_attn_out")
+    torch.testing.assert_close(value("hook_resid_mid"), mid, atol=1e-5, rtol=1e-4)
+    post = value("hook_resid_mid") + value("hook_mlp_out")
+    torch.testing.assert_close(value("hook_resid_post"), post, atol=1e-5, rtol=1e-4)
+
+
+@both
+@every_family
+def test_greedy_answers_are_those_of_generate(name, attention):
+    model = lmm(name, attention)
+    _, encoding = batch(name)
+    theirs = model.hf_model.generate(
+        **encoding.inputs, max_new_tokens=5, return_dict_in_generate=True, output_logits=True
+    )
+    run = model.generate(encoding, graph=vi.EditGraph(*readers(model).values()), max_new_tokens=5)
+    assert torch.equal(run.ids, theirs.sequences)
+    assert torch.equal(run.logits, torch.stack(theirs.logits, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+@every_family
+def test_probes_change_no_bit_in_half_precision(name, dtype):
+    model, encoding = lmm(name, "sdpa", dtype), encoded(name, "two")
+    run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
+    assert torch.equal(run.logits, logits(model.hf_model, encoding))
+
+
+@every_family
+def test_a_batch_equals_its_samples_one_by_one(name):
+    model = lmm(name)
+    chosen, together = batch(name)
+    edit = vi.Knockout("query -> query generated", "1:")
+    both_runs = model.generate(together, graph=edit, max_new_tokens=4)
+    for sample, prompt in enumerate(chosen):
+        alone = model.generate(encoded(name, prompt), graph=edit, max_new_tokens=4)
+        assert torch.equal(both_runs.generated[sample], alone.generated[0])
+        assert apart(both_runs.logits[sample], alone.logits[0]) < 2 * NEAR
+
+
+# Tokens.
+
+
+@every_family
+def test_image_tokens_are_those_that_get_image_features(name):
+    model, (chosen, encoding) = lmm(name), batch(name)
+    layout = encoding.tokens
+    image_id = model.hf_model.config.image_token_id
+    assert torch.equal(layout.mask("image"), encoding.inputs["input_ids"] == image_id)
+    for sample, prompt in enumerate(chosen):
+        given = PROMPTS[prompt][0]
+        count = 0 if given is None else len(given) if isinstance(given, list) else 1
+        assert len(layout.images[sample]) == count
+        sizes = [int((layout.image_index[sample] == i).sum()) for i in range(count)]
+        assert sizes == [span.size for span in layout.images[sample]]
+
+
+@every_family
+def test_words_of_the_prompt_are_found(name):
+    model, encoding = lmm(name), encoded(name, "two")
+    ids = encoding.inputs["input_ids"]
+    query = model.processor.tokenizer.decode(
+        ids[encoding.tokens.mask("query & ~separator & ~role")]
+    )
+    assert query.split() == "compare with that and count".split()
+
+
+@pytest.mark.parametrize("prompt", ["one", "wide", "high"])
+@every_family
+def test_a_painted_patch_changes_its_own_token(name, prompt):
+    """Paint the middle of a token's box, in a tower without attention: its features change, and
+    no other's but in views that show the same place."""
+    model = lmm(name)
+    original = (
+        PROMPTS[prompt][0].convert("RGB").resize([8 * side for side in PROMPTS[prompt][0].size])
+    )
+    encoding = model.encode(original, "count")
+    (span,) = encoding.tokens.images[0]
+    patches = [token for token, place in enumerate(span.places) if place]
+    image = encoding.tokens.mask("image")[0]
+    with plain.local_vision(model.hf_model):
+        before = entering(model, encoding)[image]
+        for patch in {patches[0], patches[len(patches) // 3], patches[-1]}:
+            left, top, right, bottom = span.patch_box(patch)
+            inner = (
+                left + 0.4 * (right - left), top + 0.4 * (bottom - top),
+                right - 0.4 * (right - left), bottom - 0.4 * (bottom - top),
+            )  # fmt: skip
+            if not (inner[0] >= 0 and inner[2] < original.width and inner[1] >= 0) or not (
+                inner[3] < original.height
+            ):
+                continue
+            painted = original.copy()
+            ImageDraw.Draw(painted).rectangle(inner, fill="white")
+            ImageDraw.Draw(painted).rectangle([*inner[:2], inner[2], (inner[1] + inner[3]) / 2])
+            after = entering(model, model.encode(painted, "count"))[image]
+            changed = (after - before).abs().amax(-1)
+            found = set(torch.nonzero(changed > 1e-3 * changed.max()).flatten().tolist())
+            assert patch in found
+            assert found <= set(span.tokens_in(span.patch_box(patch)))
+            views = {span.places[token][0] for token in found}
+            shown = {span.places[token][0] for token in span.tokens_in(inner)}
+            assert views == shown
+
+
+def entering(model, encoding):
+    """What enters the first block: embeddings, with image features in their places."""
+    probe = vi.probes.Resid("all", 0, at="pre")
+    return model.run(encoding, graph=probe)[probe].values[0, 0]
+
+
+# Edits act, and equal plain eager attention.
+
+
+@both
+@every_family
+def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
+    _, encoding = batch(name)
+    reference = lmm(name, "eager").hf_model
+    ids = encoding.inputs["input_ids"]
+    image = ids == reference.config.image_token_id
+    new = torch.zeros(len(ids), 6, dtype=torch.bool)
+    columns = torch.cat([image, new], 1)
+    after = torch.arange(ids.shape[1]) > image.int().argmax(1)[:, None]
+    rows = torch.cat([encoding.tokens.mask("query"), ~new], 1)
+    assert (rows[:, : ids.shape[1]] & after).any()
+    with plain.cut(reference, rows, columns, range(1, 4)):
+        theirs = reference.generate(
+            **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
+        )
+    untouched = reference.generate(**encoding.inputs, max_new_tokens=6)
+    edit = vi.Knockout("image -> query generated", "1:")
+    run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
+    assert not torch.equal(theirs.sequences, untouched), "the cut does nothing"
+    assert torch.equal(run.ids, theirs.sequences)
+    assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+
+
+@both
+@every_family
+def test_var_equals_the_paper_inside_transformers_eager_attention(name, attention):
+    encoding = encoded(name, "two")
+    reference = lmm(name, "eager").hf_model
+    layout = encoding.tokens.extend(6)
+    masks = [layout.mask(group) for group in ("image", "query generated", "all")]
+    shares = {"p": 0.6, "rho": 0.1, "least": 0.05}
+    with plain.redistributed(reference, *masks, SINKS.dims, SINKS.tau, **shares):
+        theirs = reference.generate(
+            **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
+        )
+    edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05)
+    run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
+    plain_run = lmm(name, attention).generate(encoding, max_new_tokens=6)
+    assert apart(run.logits[:, 0], plain_run.logits[:, 0]) > 0.01, "VAR does nothing"
+    assert torch.equal(run.ids, theirs.sequences)
+    assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
