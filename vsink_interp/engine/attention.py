@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
+from .kept import Kept, Window
 from .progress import Progress
 from .rows import Numbered, RowProgram
 from .wrapped import COMPUTED, Wrapped
@@ -40,7 +41,8 @@ class AttentionBinding:
     def __init__(self, wrapped: Wrapped, progress: Progress | None) -> None:
         self.wrapped = wrapped
         self.progress = progress
-        self.config = wrapped.layers[0].self_attn.config
+        self.config = wrapped.attention_config
+        self.seen = [0] * wrapped.n_layers
         self.base_name: str = self.config._attn_implementation
         plan = progress.plan if progress else None
         self.nodes: list[dict[str, Numbered]] = [
@@ -87,24 +89,33 @@ class AttentionBinding:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
-        kept = self.progress.shown.get(layer) if self.progress else None
+        kept = self._kept(layer, query.shape[2], key.shape[2])
         narrow = kept.mask(attention_mask, key.shape[2]) if kept else attention_mask
         base = partial(self.base(module), module, attention_mask=narrow, scaling=scaling)
         awaited = self._awaited(layer)
         if not awaited and not any(self.nodes[layer].values()):
             return base(query, key, value, **kwargs)
+        mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
             module=module,
             progress=self.progress,
             nodes=self.nodes[layer],
             points=self.wrapped.points[layer] if awaited else {},
-            mask=attention_mask,
-            hidden=self._hidden(attention_mask),
+            mask=mask,
+            hidden=self._hidden(mask),
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             n_heads=self.wrapped.n_heads["head"],
             kept=kept,
         )
         return call.attend(query, key, value, partial(base, **kwargs))
+
+    def _kept(self, layer: int, n_rows: int, n_keys: int) -> Kept | Window | None:
+        """What the keys at hand are, where some have left the cache."""
+        self.seen[layer] += n_rows
+        if self.progress is not None and layer in self.progress.shown:
+            return self.progress.shown[layer]
+        gone = self.seen[layer] - n_keys
+        return Window(gone) if gone else None
 
     def _hidden(self, mask: Tensor | None) -> Tensor | None:
         """Where a boolean mask forbids to look: once for the blocks that share the mask."""

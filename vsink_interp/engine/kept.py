@@ -1,5 +1,6 @@
 """Which tokens a shortened cache still holds, and how to go from its places to tokens and back."""
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -89,6 +90,51 @@ class Kept:
         narrow = mask[..., :n_tokens].expand(batch, -1, -1, -1).gather(-1, index)
         hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         return narrow.masked_fill(empty, hidden)
+
+
+@final
+@dataclass(frozen=True)
+class Window:
+    """The tokens that a sliding window still holds: the last ones, in every sample the same.
+
+    Has the methods of `Kept`, so that nodes see all tokens here too.
+
+    **Arguments:**
+
+    - `first`: the token of the first key.
+    """
+
+    first: int
+
+    def n_tokens(self, n_keys: int) -> int:
+        """How many tokens there are when the cache has `n_keys` places."""
+        return self.first + n_keys
+
+    def spread(self, value: Tensor, dim: int, n_tokens: int, fill: float) -> Tensor:
+        """A value over the places of the cache as one over tokens; `fill` where a key is gone."""
+        shape = [*value.shape]
+        shape[dim] = n_tokens - value.shape[dim]
+        return torch.cat([value.new_full(shape, fill), value], dim)
+
+    def narrow(self, value: Tensor, dim: int) -> Tensor:
+        """A value over tokens as one over the places of the cache."""
+        return value.narrow(dim, self.first, value.shape[dim] - self.first)
+
+    def gone(self, n_tokens: int) -> Bool[Tensor, "1 token"]:
+        """The tokens that have no key any more."""
+        return (torch.arange(n_tokens) < self.first)[None]
+
+    def mask(self, mask: Tensor | None, n_keys: int) -> Tensor | None:
+        """What transformers hands to attention, which is over the places already."""
+        del n_keys
+        return mask
+
+    def whole(self, mask: Tensor | None) -> Tensor | None:
+        """What transformers hands to attention, as a mask over tokens."""
+        if mask is None:
+            return None
+        hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return self.spread(mask, -1, self.first + mask.shape[-1], hidden)
 
 
 def _along(places: Int[Tensor, "batch key"], value: Tensor, dim: int) -> Tensor:

@@ -12,7 +12,7 @@ from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
 from .edges import may_blind
-from .kept import Kept
+from .kept import Kept, Window
 from .progress import Progress, overlap
 from .taps import head_weight
 
@@ -51,7 +51,7 @@ class RowProgram:
     hidden: Tensor | None
     scaling: float
     n_heads: int
-    kept: Kept | None = None
+    kept: Kept | Window | None = None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
