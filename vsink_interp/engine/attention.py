@@ -115,7 +115,7 @@ class AttentionBinding:
         if self.progress is not None and layer in self.progress.shown:
             return self.progress.shown[layer]
         gone = self.seen[layer] - n_keys
-        return Window(gone) if gone else None
+        return Window(gone) if gone > 0 else None
 
     def _hidden(self, mask: Tensor | None) -> Tensor | None:
         """Where a boolean mask forbids to look: once for the blocks that share the mask."""
