@@ -2,6 +2,12 @@
 
 from .answers import AnswerWord as AnswerWord, answer_words as answer_words, answers as answers
 from .cases import Cases as Cases
+from .compressed import (
+    CompressedAnswers as CompressedAnswers,
+    ContextScore as ContextScore,
+    Quizzes as Quizzes,
+    compressed_context as compressed_context,
+)
 from .contributions import Contributions as Contributions, contributions as contributions
 from .depth import (
     map_layers as map_layers,

@@ -1,8 +1,6 @@
 """Knockout from block l on, for the three flows (Kaduri et al. 2025, fig. 2f)."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -11,17 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..errors import ResultError
 from ..lmm import LMM
 from .answers import answers
 from .cases import Cases
 from .depth import sweep_layers
+from .log import SweepLog, Tick, digest
 
 FLOWS: Final = ("image -> generated", "image -> query", "image -> query generated")
 """KO_{img -> gen}, KO_{img -> txt} and KO_{img -> txt+gen}."""
-
-Tick = Callable[[int, int], None]
-"""Called with the generations done and their number."""
 
 
 @final
@@ -85,7 +80,7 @@ def knockout_sweep(
     """
     chosen = tuple(sweep_layers(lmm.n_layers) if layers is None else layers)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
-    log = SweepLog(rows, _setting(lmm, cases))
+    log: SweepLog[list[str]] = SweepLog(rows, _setting(lmm, cases))
     told: list[list[str]] = []
     for done, step in enumerate(steps, 1):
         name = "uncut" if step is None else f"{step[0]}, {step[1]}:"
@@ -105,48 +100,5 @@ def knockout_sweep(
 
 
 def _setting(lmm: LMM, cases: Cases) -> str:
-    digest = hashlib.sha256()
-    for picture, prompt in zip(cases.pictures, cases.prompts, strict=True):
-        digest.update(repr((picture.size, prompt)).encode() + picture.tobytes())
-    return f"{lmm}; {len(cases)} cases {digest.hexdigest()[:16]}; {cases.max_new_tokens} tokens"
-
-
-@final
-class SweepLog:
-    """The answers of a sweep by step, kept in a JSONL file if there is one.
-
-    **Arguments:**
-
-    - `path`: the file; None keeps them in memory alone.
-    - `setting`: what the sweep is; a file of another setting is refused.
-
-    **Raises:** `ResultError` if the file belongs to another sweep.
-    """
-
-    def __init__(self, path: Path | None, setting: str) -> None:
-        self.path = path
-        self.known: dict[str, list[str]] = {}
-        if path is None:
-            return
-        if path.exists() and path.stat().st_size:
-            self._read(path, setting)
-        else:
-            path.write_text(json.dumps({"format": 1, "setting": setting}) + "\n")
-
-    def _read(self, path: Path, setting: str) -> None:
-        head, *lines = path.read_text().splitlines()
-        if json.loads(head).get("setting") != setting:
-            raise ResultError(f"{path} belongs to another sweep; remove it or name another file")
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the line on which an earlier sweep was cut short
-            self.known[row["step"]] = row["answers"]
-
-    def add(self, step: str, answers: list[str]) -> None:
-        """Keep the answers of one step."""
-        self.known[step] = answers
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, "answers": answers}) + "\n")
+    shown = digest(zip(cases.pictures, cases.prompts, strict=True))
+    return f"{lmm}; {len(cases)} cases {shown}; {cases.max_new_tokens} tokens"

@@ -6,3 +6,4 @@ from .objects import (
     content_words as content_words,
     score_objects as score_objects,
 )
+from .yes_no import yes_or_no as yes_or_no

@@ -4,6 +4,7 @@ The only home of matplotlib and circuitsvis, which are imported when a figure is
 function takes a result and returns a matplotlib `Figure` that pyplot knows nothing of.
 """
 
+from .compressed import compressed_context as compressed_context
 from .heads import heads as heads
 from .overlay import overlay as overlay
 from .overview import overview as overview

@@ -1,0 +1,225 @@
+"""Compressed context: answers from a few image tokens (Kaduri et al. 2025, fig. 5 and table 1)."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL.Image import Image
+
+from ..compress import SCORES, CompressedContext, Context
+from ..errors import InputError, ResultError, unknown
+from ..lmm import LMM
+from ..metrics import yes_or_no
+from ..toy import scene
+from ..toy.language import YES_NO_KINDS
+from .log import SweepLog, Tick, digest
+
+KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+QUERY_ONLY: Final = CompressedContext(strategy="q")
+TOY_OPENING: Final = "is there a red circle in the image?"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Quizzes:
+    """Pictures with yes/no questions about each.
+
+    **Attributes:**
+
+    - `pictures`: one per quiz.
+    - `questions`, `answers`: of each picture; answers are "yes" or "no".
+    - `opening`: what the model is told first; the context is what its answer looked at.
+    - `about`: what these are, in words.
+    - `described`, `max_new_tokens`: the longest opening answer, and the longest answer.
+    """
+
+    pictures: tuple[Image, ...]
+    questions: tuple[tuple[str, ...], ...]
+    answers: tuple[tuple[str, ...], ...]
+    opening: str = "describe the image"
+    _: KW_ONLY
+    about: str = "the given pictures"
+    described: int = 128
+    max_new_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        sizes = [list(map(len, part)) for part in (self.questions, self.answers)]
+        if not self.pictures or sizes[0] != sizes[1] or len(sizes[0]) != len(self.pictures):
+            raise InputError("a quiz has a picture and as many answers as questions")
+        if 0 in sizes[0] or not {a for row in self.answers for a in row} <= {"yes", "no"}:
+            raise InputError("a quiz asks at least one question, answered by yes or no")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @classmethod
+    def scenes(cls, count: int, first_seed: int = 0) -> "Quizzes":
+        """The yes/no questions of the toy scenes of seeds `first_seed` on.
+
+        They open with a question: the toy LMM was trained on one question per picture, and after a
+        whole description it answers the next question no better than by chance.
+        """
+        drawn = [scene(first_seed + i) for i in range(count)]
+        asked = [[q for q in one.questions if q.kind in YES_NO_KINDS] for one in drawn]
+        return cls(
+            tuple(one.image for one in drawn),
+            tuple(tuple(q.text for q in row) for row in asked),
+            tuple(tuple(q.answer for q in row) for row in asked),
+            TOY_OPENING,
+            about=f"toy scenes {first_seed} to {first_seed + count - 1}",
+            described=4,
+            max_new_tokens=4,
+        )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ContextScore:
+    """How well questions are answered from one kind of context.
+
+    **Attributes:**
+
+    - `spec`: what was kept; None where the whole prompt was asked anew.
+    - `right`: which questions were answered rightly.
+    - `tokens`: the tokens of the context, mean over blocks and pictures; with `spec=None` those of
+        the prompt, question included.
+    """
+
+    spec: CompressedContext | None
+    right: Bool[np.ndarray, " question"]
+    tokens: float
+
+    @property
+    def name(self) -> str:
+        """As in the paper's table."""
+        if self.spec is None:
+            return "naive"
+        if self.spec.strategy == "q":
+            return "query only"
+        best = f"K={100 * self.spec.keep:g}% by {self.spec.score}"
+        return f"query + {best}" if self.spec.strategy == "qs" else f"{best} only"
+
+    @property
+    def accuracy(self) -> float:
+        """The share of questions answered rightly."""
+        return float(self.right.mean())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CompressedAnswers:
+    """Answers from compressed contexts, as Kaduri et al.'s table 1 has them.
+
+    **Attributes:**
+
+    - `scores`: one per kind of context; the first is the whole prompt, the second the query alone.
+    - `picture`: the picture that each question is about.
+    - `about`: what the pictures were.
+    """
+
+    scores: tuple[ContextScore, ...]
+    picture: tuple[int, ...]
+    about: str
+
+    def plus(self, score: ContextScore) -> float:
+        """MME's ACC+: the share of pictures about which all questions were answered rightly."""
+        pictures = np.array(self.picture)
+        return float(np.mean([score.right[pictures == p].all() for p in np.unique(pictures)]))
+
+    def curve(self, score: str) -> tuple[Float[np.ndarray, " keep"], Float[np.ndarray, " keep"]]:
+        """The shares kept, and the accuracy at each, where image tokens were chosen by `score`.
+
+        **Raises:** `ResultError` listing the scores there are.
+        """
+        specs = [(s.spec, s.accuracy) for s in self.scores if s.spec and s.spec.strategy == "qs"]
+        found = sorted((spec.keep, acc) for spec, acc in specs if spec.score == score)
+        if not found:
+            known = dict.fromkeys(spec.score for spec, _ in specs)
+            raise ResultError(unknown("score of these answers", score, known))
+        keep, accuracy = np.array(found).T
+        return keep, accuracy
+
+    def __str__(self) -> str:
+        """The table: accuracy, ACC+ and tokens of every kind of context."""
+        width = max(len(score.name) for score in self.scores)
+        rows = [f"{'':{width}}    ACC   ACC+  tokens"]
+        rows += [
+            f"{s.name:{width}}  {s.accuracy:5.1%}  {self.plus(s):5.1%}  {s.tokens:6.1f}"
+            for s in self.scores
+        ]
+        return "\n".join(rows)
+
+
+def compressed_context(
+    lmm: LMM,
+    quizzes: Quizzes,
+    *,
+    keeps: Sequence[float] = KEEPS,
+    scores: Sequence[str] = SCORES,
+    strategies: Sequence[str] = ("qs",),
+    rows: Path | None = None,
+    tick: Tick | None = None,
+) -> CompressedAnswers:
+    """Answer every question from contexts of several sizes, and from the whole prompt.
+
+    **Arguments:**
+
+    - `keeps`, `scores`: the shares of image tokens that stay, and what chooses them.
+    - `strategies`: with the query tokens (`"qs"`), or alone (`"s"`).
+    - `rows`: a JSONL file that takes the answers about every picture as they come; a measurement
+        that was cut short goes on from there.
+    - `tick`: told after every picture.
+
+    **Raises:** `ResultError` if `rows` belongs to another measurement.
+    """
+    grid = product(strategies, scores, keeps)
+    specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
+    log: SweepLog[dict[str, Any]] = SweepLog(rows, _setting(lmm, quizzes, specs))
+    for i in range(len(quizzes)):
+        if f"picture {i}" not in log.known:
+            log.add(f"picture {i}", _ask(lmm, quizzes, i, specs))
+        if tick is not None:
+            tick(i + 1, len(quizzes))
+    found = [log.known[f"picture {i}"] for i in range(len(quizzes))]
+    kinds = [
+        ContextScore(
+            spec,
+            np.array(
+                [
+                    yes_or_no(text) == answer
+                    for row, answers in zip(found, quizzes.answers, strict=True)
+                    for text, answer in zip(row["answers"][n], answers, strict=True)
+                ]
+            ),
+            float(np.mean([row["tokens"][n] for row in found])),
+        )
+        for n, spec in enumerate((None, *specs))
+    ]
+    picture = [i for i, questions in enumerate(quizzes.questions) for _ in questions]
+    return CompressedAnswers(tuple(kinds), tuple(picture), quizzes.about)
+
+
+def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext]) -> dict[str, Any]:
+    """The answers about one picture, and the tokens they came from: the whole prompt first."""
+    picture, questions = quizzes.pictures[i], list(quizzes.questions[i])
+    longest = quizzes.max_new_tokens
+    naive = lmm.generate([picture] * len(questions), questions, max_new_tokens=longest)
+    contexts: tuple[Context, ...] = lmm.compress(
+        picture, quizzes.opening, specs, max_new_tokens=quizzes.described
+    )
+    prompt = naive.tokens.mask("prompt").sum(-1).float().mean()
+    asked = [context.ask(questions, max_new_tokens=longest) for context in contexts]
+    return {
+        "answers": [run.text for run in (naive, *asked)],
+        "tokens": [float(prompt), *(context.tokens_kept.total for context in contexts)],
+    }
+
+
+def _setting(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> str:
+    shown = digest(zip(quizzes.pictures, quizzes.questions, strict=True))
+    longest = (quizzes.described, quizzes.max_new_tokens)
+    return f"{lmm}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"

@@ -1,0 +1,68 @@
+"""What a long measurement has found so far, kept in a file that it can go on from."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar, final
+
+from PIL.Image import Image
+
+from ..errors import ResultError
+
+Row = TypeVar("Row")
+Tick: TypeAlias = Callable[[int, int], None]
+"""Called with the steps done and their number."""
+
+
+def digest(cases: Iterable[tuple[Image, object]]) -> str:
+    """A short name for pictures and what is asked about them."""
+    found = hashlib.sha256()
+    for picture, asked in cases:
+        found.update(repr((picture.size, asked)).encode() + picture.tobytes())
+    return found.hexdigest()[:16]
+
+
+@final
+class SweepLog(Generic[Row]):
+    """What a sweep has found by step, kept in a JSONL file if there is one.
+
+    **Arguments:**
+
+    - `path`: the file; None keeps them in memory alone.
+    - `setting`: what the sweep is; a file of another setting is refused.
+
+    **Raises:** `ResultError` if the file belongs to another sweep.
+    """
+
+    def __init__(self, path: Path | None, setting: str) -> None:
+        self.path = path
+        self.known: dict[str, Row] = {}
+        if path is None:
+            return
+        if path.exists() and path.stat().st_size:
+            self._read(path, setting)
+        else:
+            path.write_text(json.dumps({"format": 1, "setting": setting}) + "\n")
+
+    def _read(self, path: Path, setting: str) -> None:
+        text = path.read_text()
+        if not text.endswith("\n"):
+            with path.open("a") as file:
+                file.write("\n")  # else the next row would go on where an earlier one was cut short
+        head, *lines = text.splitlines()
+        if json.loads(head).get("setting") != setting:
+            raise ResultError(f"{path} belongs to another sweep; remove it or name another file")
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the line on which an earlier sweep was cut short
+            self.known[row["step"]] = row["answers"]
+
+    def add(self, step: str, answers: Row) -> None:
+        """Keep what one step has found, anything that JSON can carry."""
+        self.known[step] = answers
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "answers": answers}) + "\n")
