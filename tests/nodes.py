@@ -36,6 +36,7 @@ HOOKS = [point.name if point.stack == "blocks" else point.template for point in 
 
 VISION = [name for name in HOOKS if name.startswith("vision")]
 
+DIRECTION = (0.5, -0.5, 1.0, 0.0) * (tiny.WIDTH // 4)
 KNOCKOUTS = {
     "image to query": vi.Knockout("image -> query"),
     "image to generated": vi.Knockout("image -> query generated", "1:"),
@@ -122,6 +123,14 @@ OTHERS: dict[str, vi.Probe] = {
     "ratio": probes.NonSinkRatio(),
     "pattern": probes.Pattern(),
     "whole pattern": probes.Pattern("all"),
+    "lens": probes.LogitLens(),
+    "lens of text": probes.LogitLens("query generated", "1:3", at="pre", top_k=2),
+    "probability of words": probes.TokenProbability("all", tokens=(7, 9)),
+    "attribution": probes.LogitAttribution(direction=DIRECTION),
+    "attribution by sinks": probes.LogitAttribution(
+        "all", "1:", direction=DIRECTION, groups=("sink & image", "image & ~sink")
+    ),
+    "projection": probes.Projection(hook="hook_mlp_out", direction=DIRECTION),
     "phi": probes.SinkValue(),
     "phi of given dimensions": probes.SinkValue("image", dims=(1, 5)),
 }

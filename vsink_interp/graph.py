@@ -92,6 +92,11 @@ class Node(ABC):
         return False
 
     @property
+    def needs_unembed(self) -> bool:
+        """Whether it reads residual vectors as logits."""
+        return False
+
+    @property
     def whole(self) -> bool:
         """Whether its kernel must see all query rows at once."""
         return False

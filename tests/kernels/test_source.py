@@ -24,6 +24,13 @@ CALLS = {
     "add_mask": (PATTERN, None, torch.arange(3, 6)),
     "add_scores": (PATTERN, EDGES, 2.0),
     "attend": (PATTERN, VALUE),
+    "attributed": (
+        PATTERN,
+        VALUE,
+        torch.randn(4, 5, 7),
+        torch.randn(7),
+        torch.stack([MASK, SINK], -1),
+    ),
     "attention_scores": (torch.randn(2, 4, 3, 5), VALUE, 0.4),
     "calibrate": (PATTERN, ROWS, torch.arange(3, 6), SINK, ROWS, HEADS, 0.15, 0.4),
     "contrast": (PATTERN.log(), PATTERN, 1.0, 0.3),

@@ -171,7 +171,9 @@ def _act(
     rows = range(last - value.shape[1], last)
     before = value._version
     for number, node in stop.nodes:
-        extras = {"second": passes[number].logits} if number in passes else None
+        extras: dict[str, Any] = {"second": passes[number].logits} if number in passes else {}
+        if node.needs_unembed:
+            extras["unembed"] = wrapped.unembed
         value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)

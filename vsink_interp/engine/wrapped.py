@@ -5,7 +5,7 @@ from typing import Any, final
 import torch
 from nnsight import TransformersModel
 from nnsight.intervention.envoy import Envoy
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CapabilityError
 from ..families import Family
@@ -108,6 +108,19 @@ class Wrapped:
     def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""
         return self.nnsight.get(path)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """The logits of residual vectors: the model's own final norm, unembedding and softcap.
+
+        By `forward` itself, for a call would look to a trace as if the model had come here.
+        """
+        norm, head = (
+            self.hf_model.get_submodule(self.family.tap(template, None).module)
+            for template in ("ln_final.hook_out", "unembed.hook_out")
+        )
+        logits = head.forward(norm.forward(resid))
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def require(self, point: HookPoint, layer: int | None = None) -> None:
         """Refuse a hook point that is not offered, at one block or at any.

@@ -15,11 +15,18 @@ from .depth import (
     sweep_layers as sweep_layers,
 )
 from .image_heads import image_heads as image_heads
+from .image_lens import (
+    ImageLens as ImageLens,
+    WordLens as WordLens,
+    image_lens as image_lens,
+    word_lens as word_lens,
+)
 from .knockout_sweep import (
     FLOWS as FLOWS,
     KnockoutSweep as KnockoutSweep,
     knockout_sweep as knockout_sweep,
 )
+from .logit_attribution import LogitParts as LogitParts, logit_attribution as logit_attribution
 from .overlays import WordMaps as WordMaps, with_answer as with_answer, word_maps as word_maps
 from .phi import SinkValues as SinkValues, sink_values as sink_values
 from .query_only import QueryOnly as QueryOnly, query_only as query_only

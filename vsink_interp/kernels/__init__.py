@@ -10,6 +10,7 @@ from .attend import (
     attention_scores as attention_scores,
     softmax as softmax,
 )
+from .attribution import attributed as attributed
 from .calibration import calibrate as calibrate
 from .contrast import contrast as contrast, diffuse as diffuse
 from .masks import cut as cut, cut_tokens as cut_tokens, random_like as random_like

@@ -6,6 +6,11 @@ function takes a result and returns a matplotlib `Figure` that pyplot knows noth
 
 from .compressed import compressed_context as compressed_context
 from .heads import heads as heads
+from .lens import (
+    image_lens as image_lens,
+    logit_attribution as logit_attribution,
+    word_lens as word_lens,
+)
 from .overlay import overlay as overlay
 from .overview import overview as overview
 from .report import report as report

@@ -1,8 +1,10 @@
 """What reads a forward pass and changes nothing. One probe a file."""
 
 from .activation import Activation as Activation, Logits as Logits, Resid as Resid
+from .attribution import LogitAttribution as LogitAttribution, Projection as Projection
 from .contribution import Contribution as Contribution
 from .function import ProbeFunction as ProbeFunction, probe as probe
+from .lens import LogitLens as LogitLens, TokenProbability as TokenProbability
 from .maps import AttentionMaps as AttentionMaps
 from .mass import NonSinkRatio as NonSinkRatio, SegmentMass as SegmentMass
 from .pattern import Pattern as Pattern

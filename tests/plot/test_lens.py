@@ -1,0 +1,57 @@
+"""Words stand on their patches, bars are what was measured."""
+
+import numpy as np
+import pytest
+
+import vsink_interp as vi
+from tests.plot.test_figures import opened
+from vsink_interp import experiments as ex, plot
+
+
+@pytest.fixture(scope="module")
+def lens(sunk):
+    return ex.image_lens(sunk, vi.toy.scene(3).image, "describe the image")
+
+
+def test_a_word_is_written_on_its_patch(lens):
+    figure = plot.image_lens(lens, layers=[5])
+    opened(figure)
+    axes = figure.axes[0]
+    (common, times), *_ = lens.count(5)
+    assert times > 32
+    assert repr(common) in axes.get_title()
+    assert len(axes.texts) == len(lens.words[5]) - times > 0
+    for text in axes.texts:
+        column, row = (
+            int(x / side * n)
+            for x, side, n in zip(
+                text.get_position(), lens.picture.size, lens.span.grid[::-1], strict=True
+            )
+        )
+        assert text.get_text() == lens.words[5][row * lens.span.grid[1] + column][0]
+
+
+def test_a_bound_leaves_words_out(lens):
+    some = plot.image_lens(lens, layers=[5], least=0.5).axes[0].texts
+    every = plot.image_lens(lens, layers=[5]).axes[0].texts
+    assert len(some) < len(every)
+
+
+def test_blocks_that_were_not_read_are_refused(lens):
+    with pytest.raises(vi.ResultError, match="read the blocks"):
+        plot.image_lens(lens, layers=[99])
+
+
+def test_word_maps_of_the_lens(sunk):
+    lens = ex.word_lens(sunk, vi.toy.scene(3).image, "describe the image", ["red", "blue"])
+    figure = plot.word_lens(lens)
+    opened(figure)
+    assert [axes.get_ylabel() for axes in figure.axes[::6]][:2] == ["red", "blue"]
+
+
+def test_bars_of_an_attribution(sunk):
+    parts = ex.logit_attribution(sunk, vi.toy.scene(3).image, "describe the image")
+    figure = plot.logit_attribution(parts)
+    opened(figure)
+    heights = [bars for bars in figure.axes[0].containers if bars.get_label() == "MLP"]
+    np.testing.assert_allclose([bar.get_height() for bar in heights[0]], parts.mlp, rtol=1e-5)

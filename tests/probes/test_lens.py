@@ -1,0 +1,150 @@
+"""Logit lens and logit attribution, against plain transformers with eager attention."""
+
+from functools import cache
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import nodes, tiny
+from vsink_interp import probes
+
+
+@cache
+def plain():
+    """Residual streams before each block and after the last, and patterns, of the tiny model."""
+    model = tiny.hf_model(attention="eager")
+    kept = []
+    handle = model.model.language_model.layers[-1].register_forward_hook(
+        lambda *seen: kept.append(seen[2])
+    )
+    with torch.no_grad():
+        made = model(**tiny.encode().inputs, output_hidden_states=True, output_attentions=True)
+    handle.remove()
+    return model, [*made.hidden_states[:-1], kept[0]], made.attentions, made.logits
+
+
+def said(resid):
+    """Probabilities of all words for residual vectors."""
+    model = plain()[0]
+    with torch.no_grad():
+        return model.lm_head(model.model.language_model.norm(resid)).softmax(-1)
+
+
+def image_rows():
+    return tiny.encode().tokens.mask("image")[0]
+
+
+@pytest.mark.parametrize(("at", "shift"), [("post", 1), ("pre", 0)])
+def test_the_lens_is_norm_unembedding_and_softmax(at, shift):
+    probe = probes.LogitLens(top_k=4, at=at)
+    record = tiny.lmm().run(tiny.encode(), graph=probe)[probe]
+    assert record.axes == ("layer", "batch", "query", "rank", "field")
+    assert record.labels("field") == ("token", "probability")
+    for layer in range(tiny.LAYERS):
+        want = said(plain()[1][layer + shift])[:, image_rows()].topk(4)
+        assert torch.equal(record.values[layer, ..., 0].long(), want.indices)
+        assert nodes.apart(record.values[layer, ..., 1], want.values) < 1e-5
+    assert float(record.values[..., 1].std()) > 0.01
+
+
+def test_at_the_last_block_the_lens_is_the_model_s_prediction():
+    probe = probes.LogitLens("query", -1, top_k=1)
+    run = tiny.lmm().run(tiny.encode(), graph=probe)
+    rows = list(run[probe].labels("query"))
+    want = plain()[3].softmax(-1)[:, rows].max(-1)
+    assert torch.equal(run[probe].values[0, :, :, 0, 0].long(), want.indices)
+    assert nodes.apart(run[probe].values[0, :, :, 0, 1], want.values) < 1e-5
+
+
+def test_the_probability_of_words_is_that_of_the_whole_vocabulary():
+    probe = probes.TokenProbability("all", (1, 3), tokens=(9, 30))
+    record = tiny.lmm().run(tiny.encode(), graph=probe)[probe]
+    for i, layer in enumerate((1, 3)):
+        want = said(plain()[1][layer + 1])[..., [9, 30]]
+        assert nodes.apart(record.values[i], want) < 1e-5
+    assert record.labels("token") == (9, 30)
+    assert float(record.values.max()) > 0.05
+
+
+def test_rows_beyond_one_chunk_agree(monkeypatch):
+    from vsink_interp.probes import lens
+
+    probe = probes.LogitLens("all", top_k=2)
+    whole = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values
+    monkeypatch.setattr(lens, "CHUNK", 5)
+    assert nodes.apart(tiny.lmm().run(tiny.encode(), graph=probe)[probe].values, whole) < 1e-6
+
+
+def test_the_lens_follows_an_answer():
+    lmm, probe = tiny.lmm(), probes.LogitLens("generated", top_k=1)
+    run = lmm.generate(tiny.encode(), graph=probe, max_new_tokens=4)
+    assert run[probe].values.shape == (tiny.LAYERS, 1, 3, 1, 2)
+    assert run[probe].values[-1, 0, :, 0, 1].min() > 0
+
+
+def test_the_lens_sees_the_stream_behind_an_edit():
+    probe = probes.LogitLens("image", 2, top_k=1)
+    flipped = vi.Fn("hook_resid_post", lambda x, hook: -x, layers=2)  # noqa: ARG005 (TL's call)
+    run = tiny.lmm().run(tiny.encode(), graph=flipped | probe)
+    want = said(-plain()[1][3])[:, image_rows()].max(-1)
+    assert torch.equal(run[probe].values[0, :, :, 0, 0].long(), want.indices)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: probes.LogitLens(top_k=0), "at least one word"),
+        (lambda: probes.TokenProbability(tokens=()), "a tuple of ids"),
+        (lambda: probes.Projection(hook="attn.hook_z", direction=(1.0,)), "is not one of"),
+        (lambda: probes.LogitAttribution(direction=(1.0,), groups=()), "groups is a tuple"),
+    ],
+)
+def test_what_is_senseless_is_refused(make, message):
+    with pytest.raises(vi.NotationError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (probes.LogitLens(top_k=65), "there are 64 words"),
+        (probes.TokenProbability(tokens=(64,)), "there are 64 words"),
+        (probes.LogitAttribution(direction=(1.0,)), "has 1 coordinates, the model 64"),
+        (probes.Projection(hook="hook_mlp_out", direction=(1.0,)), "has 1 coordinates"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(probe, message):
+    with pytest.raises(vi.NotationError, match=message):
+        tiny.lmm().run(tiny.encode(), graph=probe)
+
+
+def test_attribution_by_loop_over_heads_rows_and_keys():
+    torch.manual_seed(3)
+    direction = torch.randn(tiny.WIDTH)
+    probe = probes.LogitAttribution.along(direction, "all")
+    found = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values
+    model, resid, patterns, _ = plain()
+    tokens, size = tiny.encode().tokens, tiny.WIDTH // tiny.HEADS
+    for layer in (0, 3):
+        block = model.model.language_model.layers[layer]
+        with torch.no_grad():
+            value = block.self_attn.v_proj(block.input_layernorm(resid[layer]))[0]
+        for head in range(tiny.HEADS):
+            kv = head // (tiny.HEADS // tiny.KV_HEADS)
+            out = block.self_attn.o_proj.weight[:, head * size : (head + 1) * size]
+            adds = (value[:, kv * size : (kv + 1) * size] @ out.T @ direction).detach()
+            for place, segment in enumerate(probe.groups):
+                keys = tokens.mask(segment)[0]
+                want = patterns[layer][0, head][:, keys] @ adds[keys]
+                assert nodes.apart(found[layer, 0, head, :, place], want) < 1e-4
+    assert float(found[..., 2].abs().max()) > 0.1
+
+
+def test_a_projection_is_the_dot_product():
+    direction = torch.linspace(-1, 1, tiny.WIDTH)
+    probe = probes.Projection.along(direction, "hook_resid_pre", "all")
+    found = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values
+    for layer in range(tiny.LAYERS):
+        assert nodes.apart(found[layer], plain()[1][layer] @ direction) < 1e-4
+    assert float(found.abs().max()) > 1

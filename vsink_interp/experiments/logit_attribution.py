@@ -1,0 +1,165 @@
+"""Direct logit attribution by head and segment, and by MLP."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import CapabilityError
+from ..graph import Graphlike, as_graph
+from ..lmm import LMM
+from ..pictures import Picture
+from ..probes import LogitAttribution, Projection, Resid
+from ..readout import Readout, readout
+from ..segments import SEGMENTS
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LogitParts:
+    """What each part of a model adds to a token's logit, or to the difference of two.
+
+    The final norm is taken as division by the constant that it was at this row; then the logit is
+    a sum over what was written to the residual stream (Elhage et al. 2021).
+
+    **Attributes:**
+
+    - `heads`: of each head, by the segment that it was read from.
+    - `head_total`: of each head, from all keys.
+    - `attention_bias`: of the bias of attention's output, by block.
+    - `mlp`: of each MLP.
+    - `embedding`: of what entered block 0.
+    - `offset`: the bias of the unembedding.
+    - `elsewhere`: of what else was written to the residual stream: DeepStack features, and edits
+        of it. 0 to rounding where there is neither.
+    - `logit`: the logit, before a softcap if the model has one.
+    - `segments`: the groups of keys.
+    - `token`, `against`: the words.
+    """
+
+    heads: Float[np.ndarray, "layer head segment"]
+    head_total: Float[np.ndarray, "layer head"]
+    attention_bias: Float[np.ndarray, " layer"]
+    mlp: Float[np.ndarray, " layer"]
+    embedding: float
+    offset: float
+    elsewhere: float
+    logit: float
+    segments: tuple[str, ...]
+    token: str
+    against: str | None
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts, `elsewhere` left out."""
+        parts = self.head_total.sum() + self.attention_bias.sum() + self.mlp.sum()
+        return float(parts) + self.embedding + self.offset
+
+    def top_heads(self, n: int = 5) -> list[tuple[int, int, float]]:
+        """The heads that add the most, up or down: layer, head, logits."""
+        order = np.argsort(-np.abs(self.head_total), axis=None)[:n]
+        places = [divmod(int(i), self.head_total.shape[1]) for i in order]
+        return [(layer, head, float(self.head_total[layer, head])) for layer, head in places]
+
+
+def logit_attribution(
+    lmm: LMM,
+    picture: Picture | None,
+    prompt: str,
+    token: str | int | None = None,
+    *,
+    against: str | int | None = None,
+    row: int = -1,
+    segments: tuple[str, ...] = SEGMENTS,
+    graph: Graphlike = None,
+) -> LogitParts:
+    """Split a token's logit into what heads read from each segment, MLPs, and the rest.
+
+    **Arguments:**
+
+    - `token`: a word that is one token, or its id; the model's likeliest by default.
+    - `against`: a second one: the difference of logits is split.
+    - `row`: a query row of the prompt, from the end; the one that predicts the first generated
+        token by default.
+    - `segments`: groups of keys, such as `("sink & image", "image & ~sink", "prompt & ~image")`.
+    - `graph`: edits that act meanwhile.
+
+    **Raises:** `CapabilityError` if the final norm is no RMS norm, or if what attention adds is not
+    the sum over its heads (a norm behind attention, as in Gemma 3).
+    """
+    encoding, read = lmm.encode(picture, prompt), readout(lmm)
+    edits = as_graph(graph)
+    if token is None:
+        token = int(lmm.run(encoding, graph=edits).logits[0, row].argmax())
+    direction = read.direction(token, against)
+    heads = LogitAttribution.along(direction, "query", groups=(*segments, "all"))
+    streams = {
+        "attention": Projection.along(direction, "hook_attn_out", "query"),
+        "mlp": Projection.along(direction, "hook_mlp_out", "query"),
+        "embedding": Projection.along(direction, "hook_resid_pre", "query", 0),
+    }
+    last = Resid("query", lmm.n_layers - 1, at="post")
+    run = lmm.run(encoding, graph=edits | heads | as_graph(streams.values()) | last)
+    final_resid = run[last].values[0, 0, row]
+    scale = float(read.scale(final_resid))
+    found = {name: run[probe].values[:, 0, row] / scale for name, probe in streams.items()}
+    by_head = run[heads].values[:, 0, :, row] / scale
+    bias = _attention_bias(lmm, direction) / scale
+    _refuse_other_sums(lmm, found["attention"], by_head[..., -1].sum(-1) + bias)
+    logit = float(final_resid.float() @ direction) / scale + read.offset(token, against)
+    return _parts(by_head, bias, found, logit, read, segments, token, against)
+
+
+def _parts(
+    by_head: Tensor,
+    bias: Tensor,
+    found: dict[str, Tensor],
+    logit: float,
+    read: Readout,
+    segments: tuple[str, ...],
+    token: str | int,
+    against: str | int | None,
+) -> LogitParts:
+    embedding, offset = float(found["embedding"][0]), read.offset(token, against)
+    written = float(by_head[..., -1].sum() + bias.sum() + found["mlp"].sum()) + embedding + offset
+    return LogitParts(
+        by_head[..., :-1].numpy(),
+        by_head[..., -1].numpy(),
+        bias.numpy(),
+        found["mlp"].numpy(),
+        embedding,
+        offset,
+        logit - written,
+        logit,
+        segments,
+        _word(read, token),
+        None if against is None else _word(read, against),
+    )
+
+
+def _word(read: Readout, token: str | int) -> str:
+    return token if isinstance(token, str) else read.tokenizer.decode([token]).strip()
+
+
+def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " layer"]:
+    """What the bias of each block's output projection writes along a direction."""
+    family = lmm.wrapped.family
+    found = []
+    for layer in range(lmm.n_layers):
+        path = family.tap("blocks.{layer}.attn.hook_result", layer).module
+        bias = lmm.hf_model.get_submodule(path).bias
+        found.append(torch.zeros(()) if bias is None else bias.detach().float().cpu() @ direction)
+    return torch.stack(found)
+
+
+def _refuse_other_sums(lmm: LMM, whole: Tensor, parts: Tensor) -> None:
+    slack = 0.02 * float(whole.abs().max()) + 1e-4
+    if float((whole - parts).abs().max()) > slack:
+        raise CapabilityError(
+            f"{lmm.name}: what attention adds to the residual stream is not the sum of its heads, "
+            "so a logit cannot be split by head (a norm stands behind attention, or an edit "
+            "changed hook_attn_out)"
+        )

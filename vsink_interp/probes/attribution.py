@@ -1,0 +1,149 @@
+"""Direct logit attribution: what each part of the model writes along a direction."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Probe, Sizes, freeze
+from ..hooks import Layers
+from ..kernels import attributed
+from ..segments import SEGMENTS, parse_group
+from ..site import Site
+from .rows import RowProbe
+
+RESIDUAL = (
+    "hook_embed hook_resid_pre hook_resid_mid hook_resid_post hook_attn_out hook_mlp_out"
+).split()
+
+
+def _check_direction(node: Probe, direction: tuple[float, ...], sizes: Sizes) -> None:
+    if len(direction) != sizes.d_model:
+        raise NotationError(
+            f"{type(node).__name__}: the direction has {len(direction)} coordinates, the model "
+            f"{sizes.d_model}"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class LogitAttribution(RowProbe):
+    """What each head writes along a direction, by the segment that it was read from:
+    `[layer batch head query segment]`.
+
+    The sum over keys k of a segment of `A[q, k] v[k] W_O . d`. With the direction of a token,
+    `vi.readout(lmm).direction(token)`, and divided by the scale of the final norm at that row, it
+    is the head's part of the token's logit (Elhage et al. 2021, direct logit attribution; the norm
+    is taken as the constant that it was). `experiments.logit_attribution` does so and adds the
+    other parts. A bias of the output projection belongs to no key and is left out.
+
+    **Arguments:**
+
+    - `direction`: one number per coordinate; `LogitAttribution.along` takes a tensor.
+    - `groups`: the groups of keys; the five segments by default.
+
+    **Raises:** `NotationError` if the direction does not fit the width of the model.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
+
+    _: KW_ONLY
+    direction: tuple[float, ...]
+    groups: tuple[str, ...] = SEGMENTS
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        freeze(self, "groups", "direction")
+        if isinstance(self.groups, str) or not self.groups:
+            raise NotationError(f"groups is a tuple of groups, as in groups=('image',): {SEGMENTS}")
+        for group in self.groups:
+            parse_group(group)
+
+    @classmethod
+    def along(
+        cls,
+        direction: Float[Tensor, " d_model"],
+        rows: str = "query generated",
+        layers: Layers = ":",
+        *,
+        groups: tuple[str, ...] = SEGMENTS,
+    ) -> "LogitAttribution":
+        """Along a tensor."""
+        return cls(rows, layers, direction=tuple(direction.float().tolist()), groups=groups)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names along the axis `segment`."""
+        return {"segment": self.groups}
+
+    @property
+    @override
+    def needs_values(self) -> bool:
+        return True
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.groups)
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        _check_direction(self, self.direction, sizes)
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        groups = torch.stack([site.keys(group) for group in self.groups], -1)
+        extras = site.extras
+        direction = torch.tensor(self.direction, device=value.device)
+        return attributed(value, extras["value"], extras["weight"], direction, groups)
+
+
+@final
+@dataclass(frozen=True)
+class Projection(RowProbe):
+    """The dot product of a residual vector with a direction: `[layer batch query]`, in fp32.
+
+    **Arguments:**
+
+    - `hook`: the residual stream or what a part adds to it, such as `"hook_mlp_out"`.
+    - `direction`: one number per coordinate; `Projection.along` takes a tensor.
+
+    **Raises:** `NotationError` if the direction does not fit the width of the model, or the hook
+    point holds no residual vectors.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query")
+
+    _: KW_ONLY
+    hook: str
+    direction: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        freeze(self, "direction")
+        if self.hook not in RESIDUAL:
+            raise NotationError(f"hook={self.hook!r} is not one of: {', '.join(RESIDUAL)}")
+
+    @classmethod
+    def along(
+        cls,
+        direction: Float[Tensor, " d_model"],
+        hook: str,
+        rows: str = "query generated",
+        layers: Layers = ":",
+    ) -> "Projection":
+        """Along a tensor."""
+        return cls(rows, layers, hook=hook, direction=tuple(direction.float().tolist()))
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        _check_direction(self, self.direction, sizes)
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        return value.float() @ torch.tensor(self.direction, device=value.device)
