@@ -24,9 +24,14 @@ def second_passes(
     **Raises:** `CapabilityError` if edits outside attention should act in a second pass, or the
     picture cannot be spoiled.
     """
-    found = {}
+    found: dict[int, Beside] = {}
     for number, node in enumerate(planned.graph):
         if isinstance(node, Contrast):
+            if encoding.past is not None:
+                raise CapabilityError(
+                    f"{node!r} needs the whole prompt, and this encoding goes on from a kept "
+                    "context; contrast where the picture is shown"
+                )
             other = _spoiled(lmm, node, encoding)
             answer = encoding.inputs["input_ids"][:, encoding.tokens.prompt_length :]
             if node.rewords and answer.shape[1]:

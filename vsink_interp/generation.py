@@ -1,6 +1,7 @@
 """How `model.generate` is called, what of it a run cannot do, and where answers end."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from reprlib import repr as shorten
 from typing import Any
 
@@ -10,14 +11,28 @@ from torch import Tensor
 
 from .errors import CapabilityError, InputError
 
+LONGEST = 128
+"""The longest answer where none is asked for."""
+
 _ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
+_BEAMS = "beam search reorders the cache under the edits"
+_ELSEWHERE = "transformers fetches its program from the network; write it as a logits processor"
 _RECORDED = "a Run has no place for it; probes.Pattern, Resid and Logits record it"
+_ENCODED = "the encoding holds what the model reads"
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "num_beams": ((None, 1), "beam search reorders the cache under the edits"),
+    "num_beams": ((None, 1), _BEAMS),
+    "num_beam_groups": ((None, 1), _BEAMS),
+    "constraints": ((None,), _BEAMS),
+    "force_words_ids": ((None,), _BEAMS),
     "num_return_sequences": ((None, 1), "give the prompt several times as a batch instead"),
-    "guidance_scale": ((None, 1), "it runs the prompt a second time, which no edit has seen"),
+    "guidance_scale": ((None, 1), "no edit would see its second pass; use edits.Contrast"),
+    "penalty_alpha": ((None,), _ELSEWHERE),
+    "dola_layers": ((None,), _ELSEWHERE),
     "assistant_model": ((None,), _ROWS_UNSEEN),
+    "assistant_early_exit": ((None,), _ROWS_UNSEEN),
     "prompt_lookup_num_tokens": ((None,), _ROWS_UNSEEN),
+    "use_mtp": ((None, False), _ROWS_UNSEEN),
+    "token_healing": ((None, False), "it rewrites the end of the prompt"),
     "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
     "cache_implementation": ((None, "dynamic"), "other caches hide how many tokens were seen"),
     "past_key_values": ((None,), "a run starts from the prompt"),
@@ -27,17 +42,23 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "max_length": ((None,), "say max_new_tokens"),
+    "custom_generate": ((None,), _ELSEWHERE),
+    "negative_prompt_ids": ((None,), "use edits.Contrast(prompt=...)"),
     "output_attentions": ((None, False), _RECORDED),
     "output_hidden_states": ((None, False), _RECORDED),
     "output_scores": ((None, False), _RECORDED),
     "output_logits": ((None, True), "a Run always holds the logits"),
     "return_dict_in_generate": ((None, True), "a Run already holds what it would return"),
+    **dict.fromkeys(
+        ("inputs", "input_ids", "inputs_embeds", "attention_mask"), ((None,), _ENCODED)
+    ),
+    **dict.fromkeys(("position_ids", "pixel_values"), ((None,), _ENCODED)),
 }
 """As `REFUSED`, for arguments of the call; what a model's own configuration says is overruled."""
 
 
 def options(
-    hf_model: Any, tokenizer: Any, max_new_tokens: int, hf_kwargs: Mapping[str, Any]
+    hf_model: Any, tokenizer: Any, max_new_tokens: int | None, hf_kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `model.generate` is given: greedy unless told otherwise.
 
@@ -50,16 +71,66 @@ def options(
         wanted = hf_kwargs.get(name, getattr(config, name, None) if name in REFUSED else None)
         if wanted not in fine:
             raise CapabilityError(f"{name}={shorten(wanted)} is not supported, only {fine}: {why}")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
     pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
     return {
         **({} if "generation_config" in hf_kwargs else {"do_sample": False}),
-        **({"tokenizer": tokenizer} if "stop_strings" in hf_kwargs else {}),
+        **({"tokenizer": tokenizer} if _stop_strings(config, hf_kwargs) else {}),
         "pad_token_id": pad,
         **hf_kwargs,
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": _longest(max_new_tokens, hf_kwargs.get("generation_config")),
     }
+
+
+def _stop_strings(config: Any, given: Mapping[str, Any]) -> Any:
+    return given.get("stop_strings", config.stop_strings)
+
+
+def _longest(max_new_tokens: int | None, own: Any) -> int:
+    """How many tokens may be generated; `own` is a generation configuration that came along."""
+    if max_new_tokens is None and own is not None:
+        max_new_tokens = own.max_new_tokens
+        if max_new_tokens is None and own.max_length is not None:
+            raise CapabilityError(
+                f"max_length={own.max_length} is not supported: say max_new_tokens"
+            )
+    length = LONGEST if max_new_tokens is None else max_new_tokens
+    if length < 1:
+        raise InputError(f"max_new_tokens is at least 1; got {length}")
+    return length
+
+
+@contextmanager
+def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generator[None]:
+    """Draw from a seed of its own, and leave torch's random numbers as they were.
+
+    **Raises:** `InputError` if nothing is drawn.
+    """
+    if seed is None:
+        yield
+        return
+    config = given.get("generation_config") or hf_model.generation_config
+    if not given.get("do_sample", config.do_sample):
+        raise InputError(
+            f"seed={seed} is for sampling, and the answer is greedy: add do_sample=True"
+        )
+    device = hf_model.device
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
+    """Refuse a batch in which an answer that a stop string ends would go on all the same.
+
+    **Raises:** `CapabilityError` where transformers fills no answer up: it has no end token.
+    """
+    config = given.get("generation_config") or hf_model.generation_config
+    stops = _stop_strings(config, given) or given.get("stopping_criteria")
+    if stops and batch > 1 and given.get("eos_token_id", config.eos_token_id) is None:
+        raise CapabilityError(
+            "in a batch, transformers ends answers that meet a stop string or criterion only if "
+            "there is an end token as well; give eos_token_id, or one prompt at a time"
+        )
 
 
 def after_end(
@@ -71,7 +142,8 @@ def after_end(
     found = torch.as_tensor([-1] if end is None else end, device=new.device)
     ends = torch.isin(new, found).int()
     after = (ends.cumsum(-1) - ends) > 0
-    if given["pad_token_id"] is not None and given["pad_token_id"] not in found:
+    stops = _stop_strings(config, given) or given.get("stopping_criteria")
+    if stops and given["pad_token_id"] is not None and given["pad_token_id"] not in found:
         # An answer that a stop string ended goes on with padding.
         other = (new != given["pad_token_id"]).int()
         after = after | (other.flip(-1).cumsum(-1).flip(-1) == 0)

@@ -24,7 +24,7 @@ from .engine import (
 )
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
-from .generation import after_end, options
+from .generation import after_end, options, refuse_endless, seeded
 from .graph import CacheEdit, EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
 from .hooks import find_hook, parse_hook
 from .results import Run
@@ -228,7 +228,8 @@ class LMM:
         prompt: Any = None,
         graph: Graphlike = None,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
         **hf_kwargs: Any,
     ) -> Run:
         """Generate an answer under a graph; greedy unless told otherwise.
@@ -236,23 +237,34 @@ class LMM:
         **Arguments:**
 
         - `image`, `prompt`, `graph`: as `run` takes them.
-        - `max_new_tokens`: the longest answer.
-        - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings` ...
+        - `max_new_tokens`: the longest answer; that of a `generation_config` given along, else 128.
+        - `seed`: of sampling, with `do_sample=True`: gives the answer of `torch.manual_seed(seed)`
+            before the call, and leaves torch's random numbers as they were.
+        - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings`, `streamer`,
+            `eos_token_id` ...
 
         **Returns:** a `Run` with the logits that predicted each generated token.
 
-        **Raises:** as `run`; `CapabilityError` for beam search and assisted decoding.
+        **Raises:** as `run`; `CapabilityError` for beam search, assisted decoding and caches other
+        than the dynamic one; `InputError` for a seed without sampling.
         """
         encoding = self._encoding(image, prompt)
-        return self._answer(encoding, as_graph(graph), max_new_tokens, hf_kwargs)[0]
+        with seeded(seed, self.hf_model, hf_kwargs):
+            return self._answer(encoding, as_graph(graph), max_new_tokens, hf_kwargs)[0]
 
     def _answer(
-        self, encoding: Encoding, graph: EditGraph, max_new_tokens: int, hf_kwargs: dict[str, Any]
+        self,
+        encoding: Encoding,
+        graph: EditGraph,
+        max_new_tokens: int | None,
+        hf_kwargs: dict[str, Any],
     ) -> tuple[Run, Outcome]:
         given = options(self.hf_model, self.processor.tokenizer, max_new_tokens, hf_kwargs)
+        refuse_endless(self.hf_model, given, encoding.tokens.batch)
+        n_new = given["max_new_tokens"]
         # The last token is never fed back: one new token means no row of a generated token.
-        planned = self._plan(graph, encoding, generates=max_new_tokens > 1)
-        room = encoding.tokens.extend(max_new_tokens)
+        planned = self._plan(graph, encoding, generates=n_new > 1)
+        room = encoding.tokens.extend(n_new)
         outcome = execute(
             self.wrapped,
             planned,
@@ -260,7 +272,7 @@ class LMM:
             room,
             self._known_sinks(planned),
             {**given, "return_dict_in_generate": True, "output_logits": True},
-            second_passes(self, self._plan, planned, encoding, max_new_tokens),
+            second_passes(self, self._plan, planned, encoding, n_new),
             encoding.past,
         )
         ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
