@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import vsink_interp as vi
-from tests.plot.test_figures import opened
+from tests.plot.test_figures import boxes, opened
 from vsink_interp import experiments as ex, plot
 
 
@@ -55,3 +55,10 @@ def test_bars_of_an_attribution(sunk):
     opened(figure)
     heights = [bars for bars in figure.axes[0].containers if bars.get_label() == "MLP"]
     np.testing.assert_allclose([bar.get_height() for bar in heights[0]], parts.mlp, rtol=1e-5)
+
+
+def test_sinks_of_both_kinds_are_boxed(sunk):
+    found = ex.vision_sinks(sunk, vi.toy.scene(0).image, "describe the image", ratio=1.3)
+    figure = plot.vision_sinks(found)
+    opened(figure)
+    assert len(boxes(figure.axes[0])) == int(found.v_sink.sum() + found.l_sink.sum()) > 1

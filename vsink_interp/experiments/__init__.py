@@ -38,3 +38,4 @@ from .segment_mass import (
 from .sink_ablation import SinkAblation as SinkAblation, sink_ablation as sink_ablation
 from .spectrum import Spectrum as Spectrum, spectrum as spectrum
 from .strengths import TokenStrengths as TokenStrengths, token_strengths as token_strengths
+from .vision_sinks import VisionSinks as VisionSinks, vision_sinks as vision_sinks

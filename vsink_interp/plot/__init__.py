@@ -26,3 +26,4 @@ from .study import Study as Study
 from .style import COLOURS as COLOURS, png as png
 from .sweep import knockout_sweep as knockout_sweep
 from .tokens import TokenView as TokenView, token_strengths as token_strengths
+from .vision_sinks import vision_sinks as vision_sinks

@@ -1,0 +1,223 @@
+"""Sinks of the vision encoder and sinks of the language model, told apart.
+
+Luo et al. (2025), arXiv 2510.08510: a few patches leave the vision encoder with a huge norm, and
+draw attention in the language model; they light up other dimensions there than its own sinks do.
+Choi et al. (2026), arXiv 2604.03316, call the two V-sinks and L-sinks.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL.Image import Image
+from torch import Tensor
+
+from ..edits import Fn
+from ..encoding import Encoding
+from ..errors import CapabilityError, LayoutError
+from ..graph import EditGraph, Graphlike, as_graph
+from ..kernels import normalised
+from ..lmm import LMM
+from ..pictures import Picture
+from ..probes import Activation, AttentionMaps, Resid, SinkValue
+from ..results import Run
+from ..tokens import ImageSpan
+from .depth import middle_layers
+
+FEATURES, PROJECTED = (Activation(f"vision_projector.hook_{side}") for side in ("in", "out"))
+ENTERING, MAPS, VALUE = Resid("image", 0, at="pre"), AttentionMaps(), SinkValue("image")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class VisionSinks:
+    """The image tokens of a picture: outliers of the encoder, sinks of the language model.
+
+    **Attributes:**
+
+    - `picture`, `span`: the picture and its image tokens.
+    - `norm`: of what the projector is given for each token, in the encoder's units; the largest of
+        its patches where the projector merges several. NaN for a token that is no patch.
+    - `threshold`: the least norm of a V-sink.
+    - `v_sink`: which tokens are V-sinks.
+    - `vision_dims`: coordinates that hold a tenth of the squared norm of every V-sink.
+    - `phi`: the sink value of each token entering each block.
+    - `tau`, `dims`: the language model's threshold and sink dimensions: phi is about these.
+    - `language_dims`: coordinates that hold a tenth of the squared norm of every V-sink in the
+        language model, at each of the middle blocks.
+    - `attention`: of the text rows to each token at each block, mean over heads and rows, 0 to 1.
+    - `phi_without`: phi when the V-sinks enter as the mean of the other image tokens.
+    - `layers`: the middle blocks, which the counts are about.
+    """
+
+    picture: Image
+    span: ImageSpan
+    norm: Float[np.ndarray, " token"]
+    threshold: float
+    v_sink: Bool[np.ndarray, " token"]
+    vision_dims: tuple[int, ...]
+    phi: Float[np.ndarray, "layer token"]
+    tau: float
+    dims: tuple[int, ...]
+    language_dims: tuple[int, ...]
+    attention: Float[np.ndarray, "layer token"]
+    phi_without: Float[np.ndarray, "layer token"]
+    layers: tuple[int, ...]
+
+    @property
+    def l_sink(self) -> Bool[np.ndarray, " token"]:
+        """Which tokens are L-sinks at one of the middle blocks or more."""
+        return np.logical_or.reduce(self.phi[list(self.layers)] >= self.tau)
+
+    @property
+    def both(self) -> Bool[np.ndarray, " token"]:
+        """L-sinks that left the encoder as V-sinks."""
+        return self.l_sink & self.v_sink
+
+    @property
+    def from_vision(self) -> Bool[np.ndarray, " token"]:
+        """L-sinks that are none without the V-sinks' features: the ones that come from them."""
+        without = np.logical_or.reduce(self.phi_without[list(self.layers)] >= self.tau)
+        return self.l_sink & ~without
+
+    @property
+    def correlation(self) -> float:
+        """Of the norm in the encoder with attention in the middle blocks, over patches."""
+        patch = ~np.isnan(self.norm)
+        attention = self.attention[list(self.layers)].mean(0)[patch]
+        return float(np.corrcoef(self.norm[patch], attention)[0, 1])
+
+    def share(self, tokens: Bool[np.ndarray, " token"]) -> float:
+        """The share of the attention to the image that some tokens get at the middle blocks."""
+        attention = self.attention[list(self.layers)].mean(0)
+        return float(attention[tokens].sum() / attention.sum())
+
+    def __str__(self) -> str:
+        """The counts, in one line."""
+        return (
+            f"{int(self.v_sink.sum())} V-sinks (norm {self.threshold:.1f} or more, dimensions "
+            f"{self.vision_dims}), {int(self.l_sink.sum())} L-sinks (phi {self.tau:.2f} or more in "
+            f"{self.dims}); both: {int(self.both.sum())}; L-sinks that come from V-sinks: "
+            f"{int(self.from_vision.sum())}; in the language model V-sinks stand out in "
+            f"{self.language_dims}; correlation of norm and attention {self.correlation:.2f}"
+        )
+
+
+def vision_sinks(
+    lmm: LMM,
+    picture: Picture,
+    prompt: str,
+    *,
+    ratio: float = 2.0,
+    norm: float | None = None,
+    graph: Graphlike = None,
+) -> VisionSinks:
+    """Find the V-sinks of a picture, the L-sinks, and which of these come from those.
+
+    Two runs: one that measures, and one in which every V-sink enters the language model as the
+    mean of the other image tokens. An L-sink that is then none came from the encoder.
+
+    **Arguments:**
+
+    - `ratio`: a V-sink's norm is at least this many times the median norm of the picture's patches.
+    - `norm`: or at least this; Luo et al. (2025) take 100 for CLIP ViT-L/14.
+    - `graph`: edits that act meanwhile, in both runs.
+
+    **Raises:** `CapabilityError` if the model has no sink dimensions, or if its projector mixes
+    patches so that none belongs to one token.
+    """
+    encoding, edits = lmm.encode(picture, prompt), as_graph(graph)
+    stream = Resid("image", at="pre")
+    run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | MAPS | stream)
+    image = run.tokens.mask("image[0]")[0].nonzero().flatten()
+    features = _features(lmm, run, run[ENTERING].values[0, 0])
+    norms = features.norm(dim=-1).amax(-1)
+    least = ratio * float(norms.nanmedian()) if norm is None else norm
+    found = norms >= least
+    layers = middle_layers(lmm.n_layers)
+    resid = run[stream].values[list(layers), 0][:, found]
+    without = _without(lmm, encoding, edits, image[found], image[~found])
+    sinks = lmm.sinks
+    return VisionSinks(
+        encoding.pictures[0][0],
+        run.tokens.images[0][0],
+        norms.numpy(),
+        least,
+        found.numpy(),
+        _dims(_strongest(features[found])),
+        run[VALUE].values[:, 0].numpy(),
+        sinks.tau,
+        sinks.dims,
+        _dims(resid.flatten(0, 1)),
+        _attention(run).numpy(),
+        without.numpy(),
+        layers,
+    )
+
+
+def _features(
+    lmm: LMM, run: Run, entering: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "token patch d_vision"]:
+    """What the projector was given for each image token; NaN for a token that it did not make."""
+    given = run[FEATURES].values.float().flatten(0, -2)
+    made = run[PROJECTED].values.flatten(0, -2)
+    merged = len(given) // len(made)
+    vision = getattr(lmm.hf_model.config, "vision_config", None)
+    expected = getattr(vision, "spatial_merge_size", 1) ** 2
+    # Tokens are matched by value, for some models put patches into another order behind the
+    # projector, and newline tokens between them.
+    distance = torch.cdist(_unit(entering), _unit(made))
+    nearest = distance.min(-1)
+    is_patch = nearest.values < 1e-2
+    if merged != expected or len(given) != merged * len(made) or not is_patch.any():
+        raise CapabilityError(
+            f"{lmm.name}: the projector makes {len(made)} vectors of {len(given)} patches, and "
+            f"{int(is_patch.sum())} of {len(entering)} image tokens are one of them; V-sinks are "
+            "told apart where each image token has patches of its own"
+        )
+    grouped = given.unflatten(0, (len(made), merged))[nearest.indices]
+    return grouped.masked_fill(~is_patch[:, None, None], torch.nan)
+
+
+def _unit(rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+    """Rows of length one: a model may scale embeddings behind the projector."""
+    return rows.float() / rows.float().norm(dim=-1, keepdim=True)
+
+
+def _strongest(
+    features: Float[Tensor, "token patch d_vision"],
+) -> Float[Tensor, "token d_vision"]:
+    """Of each token's patches the one of largest norm."""
+    place = features.norm(dim=-1).argmax(-1)
+    return features[torch.arange(len(features)), place]
+
+
+def _dims(rows: Float[Tensor, "row width"], share: float = 0.1) -> tuple[int, ...]:
+    """The coordinates that hold this share of the squared norm of every row."""
+    if not len(rows):
+        return ()
+    held = normalised(rows.float()).square().amin(0) / rows.shape[-1]
+    return tuple((held >= share).nonzero().flatten().tolist())
+
+
+def _attention(run: Run) -> Float[Tensor, "layer token"]:
+    rows = run.counted_rows(MAPS, "query")[0]
+    return run[MAPS].values[:, 0, rows].float().mean(1)
+
+
+def _without(
+    lmm: LMM, encoding: Encoding, edits: EditGraph, sinks: Tensor, others: Tensor
+) -> Float[Tensor, "layer token"]:
+    """phi when some image tokens enter the language model as the mean of the others."""
+    if not len(others):
+        raise LayoutError("every image token is a V-sink at this threshold; raise ratio or norm")
+
+    def flatten(resid: Tensor, hook: object) -> Tensor:  # noqa: ARG001 (TransformerLens's call)
+        changed = resid.clone()
+        changed[:, sinks] = resid[:, others].mean(1, keepdim=True)
+        return changed
+
+    run = lmm.run(encoding, graph=Fn("hook_resid_pre", flatten, layers=0) | edits | VALUE)
+    return run[VALUE].values[:, 0]
