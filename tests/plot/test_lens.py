@@ -62,3 +62,13 @@ def test_sinks_of_both_kinds_are_boxed(sunk):
     figure = plot.vision_sinks(found)
     opened(figure)
     assert len(boxes(figure.axes[0])) == int(found.v_sink.sum() + found.l_sink.sum()) > 1
+
+
+def test_patching_writes_the_share_that_came_back(sunk):
+    asked = "what color is the shape on the left ?"
+    clean, corrupted = ((vi.toy.scene(seed).image, asked) for seed in (0, 3))
+    found = ex.patching(sunk, clean, corrupted, layers=(0, 4))
+    figure = plot.patching(found)
+    opened(figure)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == [f"{share:.2f}" for share in found.recovered.ravel()]

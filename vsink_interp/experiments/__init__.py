@@ -28,6 +28,7 @@ from .knockout_sweep import (
 )
 from .logit_attribution import LogitParts as LogitParts, logit_attribution as logit_attribution
 from .overlays import WordMaps as WordMaps, with_answer as with_answer, word_maps as word_maps
+from .patching import PatchSweep as PatchSweep, patching as patching
 from .phi import SinkValues as SinkValues, sink_values as sink_values
 from .query_only import QueryOnly as QueryOnly, query_only as query_only
 from .segment_mass import (

@@ -13,6 +13,7 @@ from .lens import (
 )
 from .overlay import overlay as overlay
 from .overview import overview as overview
+from .patching import patching as patching
 from .report import report as report
 from .segments import segment_mass as segment_mass
 from .sinks import (

@@ -1,0 +1,82 @@
+"""Patching by block and segment, against forward hooks on plain transformers."""
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp import experiments as ex
+
+QUESTION = tiny.PROMPTS["one image"][1]
+CLEAN, CORRUPTED = (tiny.picture(0), QUESTION), (tiny.picture(9), QUESTION)
+
+
+def by_hooks(layer, group):
+    """The last row's logits of the plain model, rows of one block's input taken from the other."""
+    model = tiny.lmm().hf_model
+    block = model.model.language_model.layers[layer]
+    rows, kept = tiny.encode().tokens.mask(group)[0], []
+    with torch.no_grad():
+        hook = block.register_forward_pre_hook(lambda *seen: kept.append(seen[1][0].clone()))
+        model(**tiny.lmm().encode(*CLEAN).inputs)
+        hook.remove()
+
+        def put(_, args):
+            changed = args[0].clone()
+            changed[:, rows] = kept[0][:, rows]
+            return changed, *args[1:]
+
+        hook = block.register_forward_pre_hook(put)
+        logits = model(**tiny.lmm().encode(*CORRUPTED).inputs).logits
+        hook.remove()
+    return logits[0, -1]
+
+
+def test_each_patch_is_that_of_a_forward_hook():
+    found = ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "blue")
+    assert {"bos", "image[0]", "query"} <= set(found.segments)
+    assert sum(found.sizes) == tiny.encode().tokens.length
+    one, other = tiny.tokenizer().convert_tokens_to_ids(["red", "blue"])
+    for layer in (0, 2):
+        for j, group in enumerate(found.segments):
+            logits = by_hooks(layer, group)
+            want = float(logits[one] - logits[other])
+            assert found.difference[layer, j] == pytest.approx(want, abs=1e-4)
+    assert np.abs(found.difference - found.corrupted).max() > 0.1
+
+
+def test_the_whole_prompt_brings_all_of_it_back_and_bos_nothing():
+    found = ex.patching(
+        tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", segments=("prompt", "bos"), layers=(0, 3)
+    )
+    np.testing.assert_allclose(found.recovered[:, 0], 1, atol=1e-4)
+    np.testing.assert_allclose(found.recovered[:, 1], 0, atol=1e-4)
+    assert found.difference.shape == (2, 2)
+    assert abs(found.clean - found.corrupted) > 0.1
+
+
+def test_equal_answers_are_refused():
+    with pytest.raises(vi.InputError, match="the same in both runs"):
+        ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "red")
+
+
+def test_segments_of_other_lengths_are_refused():
+    with pytest.raises(vi.LayoutError, match="matches tokens by segment"):
+        ex.patching(tiny.lmm(), CLEAN, (tiny.picture(9), "count"), "red", "blue")
+
+
+def test_on_the_toy_the_colour_lies_in_the_image_first_and_in_the_query_last(sunk):
+    asked = "what color is the shape on the left ?"
+    scenes = [(vi.toy.scene(seed).image, asked) for seed in range(12)]
+    answers = [sunk.run(*scene).text for scene in scenes]
+    other = next(i for i, answer in enumerate(answers) if answer != answers[0])
+    ticks = []
+    found = ex.patching(
+        sunk, scenes[0], scenes[other], tick=lambda done, total: ticks.append((done, total))
+    )
+    assert (found.token, found.against) == (answers[0], answers[other])
+    image, query = found.segments.index("image[0]"), found.segments.index("query")
+    assert found.recovered[0, image] > 0.9 > 0.1 > found.recovered[0, query]
+    assert found.recovered[-1, query] > 0.9 > 0.1 > found.recovered[-1, image]
+    assert ticks[-1] == (found.difference.size, found.difference.size)

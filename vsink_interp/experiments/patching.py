@@ -1,0 +1,125 @@
+"""Activation patching between two pictures or two prompts, by block and segment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+import numpy as np
+from jaxtyping import Float
+
+from ..edits import Patch
+from ..encoding import Encoding
+from ..errors import InputError
+from ..lmm import LMM
+from ..pictures import Picture
+from ..probes import Activation
+from ..readout import readout
+from ..results import Run
+from ..segments import SEGMENTS
+from .knockout_sweep import Tick
+
+Asked: TypeAlias = tuple[Picture | None, str]
+"""A picture, or None, and what is asked about it."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PatchSweep:
+    """How much of a logit difference values of one run bring back in another.
+
+    **Attributes:**
+
+    - `difference`: the logit of `token` minus that of `against`, when values of the clean run at
+        one segment enter the corrupted run at one block.
+    - `clean`, `corrupted`: the same without a patch.
+    - `token`, `against`: the words.
+    - `hook`: the hook point.
+    - `segments`, `layers`: where it was patched.
+    - `sizes`: how many tokens each segment has.
+    """
+
+    difference: Float[np.ndarray, "layer segment"]
+    clean: float
+    corrupted: float
+    token: str
+    against: str
+    hook: str
+    segments: tuple[str, ...]
+    layers: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def recovered(self) -> Float[np.ndarray, "layer segment"]:
+        """The share of the difference that comes back: 0 as corrupted, 1 as clean."""
+        return (self.difference - self.corrupted) / (self.clean - self.corrupted)
+
+
+def patching(
+    lmm: LMM,
+    clean: Asked,
+    corrupted: Asked,
+    token: str | int | None = None,
+    against: str | int | None = None,
+    *,
+    hook: str = "hook_resid_pre",
+    segments: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    tick: Tick | None = None,
+) -> PatchSweep:
+    """Put values of a clean run into a corrupted one, block by block and segment by segment.
+
+    Activation patching in its denoising form (Meng et al. 2022, arXiv 2202.05262; Zhang and Nanda
+    2024, arXiv 2309.16042): where the clean answer comes back, what makes it lay there. Tokens are
+    matched by segment and place, as `edits.Patch` matches them.
+
+    **Arguments:**
+
+    - `clean`, `corrupted`: picture and question. Give both the same question and other pictures, or
+        the same picture and questions of equal length.
+    - `token`, `against`: words of one token each; what the model answers to the clean and to the
+        corrupted one by default.
+    - `hook`: a hook point with a row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
+    - `segments`: groups of tokens, each patched alone; by default the segments of the prompt.
+    - `layers`: all blocks by default.
+    - `tick`: told after every run.
+
+    **Raises:** `InputError` if both answer the same, so that there is no difference to bring back;
+    `LayoutError` if a segment has another length in the other prompt.
+    """
+    read = readout(lmm)
+    source = lmm.run(*clean, Activation(hook))
+    encoding = lmm.encode(*corrupted)
+    plain = lmm.run(encoding)
+    token = int(source.logits[0, -1].argmax()) if token is None else read.token(token)
+    against = int(plain.logits[0, -1].argmax()) if against is None else read.token(against)
+
+    def difference(run: Run) -> float:
+        return float(run.logits[0, -1, token] - run.logits[0, -1, against])
+
+    ends = difference(source), difference(plain)
+    words = tuple(read.tokenizer.decode([one]).strip() for one in (token, against))
+    if abs(ends[0] - ends[1]) < 1e-4:
+        raise InputError(
+            f"the logit of {words[0]!r} minus that of {words[1]!r} is the same in both runs, so "
+            "nothing could be brought back; choose prompts with different answers, or token= and "
+            "against="
+        )
+    groups = _present(encoding) if segments is None else tuple(segments)
+    blocks = tuple(range(lmm.n_layers) if layers is None else layers)
+    found = np.zeros((len(blocks), len(groups)))
+    for i, layer in enumerate(blocks):
+        for j, group in enumerate(groups):
+            patch = Patch(hook, source, layer, rows=group)
+            found[i, j] = difference(lmm.run(encoding, graph=patch))
+            if tick is not None:
+                tick(i * len(groups) + j + 1, found.size)
+    sizes = tuple(int(encoding.tokens.mask(group)[0].sum()) for group in groups)
+    return PatchSweep(found, *ends, *words, hook, groups, blocks, sizes)
+
+
+def _present(encoding: Encoding) -> tuple[str, ...]:
+    """The segments of a prompt, each image apart."""
+    tokens = encoding.tokens
+    names = {"image": tuple(f"image[{i}]" for i in range(len(tokens.images[0])))}
+    found = [name for segment in SEGMENTS for name in names.get(segment, (segment,))]
+    return tuple(name for name in found if tokens.mask(name).any())
