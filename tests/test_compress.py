@@ -1,5 +1,7 @@
 """Compressed context against plain transformers: eager attention, caches cut by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -365,6 +367,10 @@ def test_positions_of_a_family_of_its_own_are_refused():
     lmm.wrapped.config.rope_parameters["mrope_section"] = [4, 2, 2]
     with pytest.raises(vi.CapabilityError, match="mRoPE"):
         lmm.compress(tiny.encode(), None, vi.CompressedContext(0.5))
+    kinds = {"token_type_ids": torch.zeros(1, 22, dtype=torch.long)}
+    encoding = replace(tiny.encode(), inputs={**tiny.encode().inputs, **kinds})
+    with pytest.raises(vi.CapabilityError, match="token_type_ids"):
+        tiny.lmm().compress(encoding, None, vi.CompressedContext(0.5))
 
 
 def test_cut_off_images_cannot_be_named():

@@ -20,7 +20,7 @@ from .engine import (
     inside_trace,
     past_of,
     read,
-    refuse_odd,
+    refuse_past,
 )
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
@@ -348,12 +348,13 @@ class LMM:
         asked = EditGraph(as_graph(graph), *probes)
         run, outcome = self._answer(encoding, asked, max_new_tokens, hf_kwargs)
         tau = self.sinks.tau if any(one.needs_sinks for one in specs) else None
+        cache = outcome.output.past_key_values
         marker = answer_marker(self.processor, self.wrapped.family)
         contexts = tuple(
             Context(
                 one,
                 run,
-                past_of(outcome.output.past_key_values, one.choose(run, self.n_layers, tau)),
+                past_of(self.wrapped, cache, one.choose(run, self.n_layers, tau)),
                 encoding,
                 marker,
                 self,
@@ -368,13 +369,7 @@ class LMM:
         if encoding.tokens.batch > 1:
             raise InputError("compress one prompt at a time; a context takes several questions")
         encoding.tokens.check_group("image")
-        refuse_odd(self.wrapped, range(self.n_layers))
-        rope = getattr(self.wrapped.config, "rope_parameters", None) or {}
-        if "mrope_section" in rope:
-            raise CapabilityError(
-                f"{self.wrapped.family.name} computes positions of its own (mRoPE), and asking a "
-                "context of it has not been verified; ask the whole prompt anew with generate"
-            )
+        refuse_past(self.wrapped, encoding.inputs)
         if any(isinstance(node, CacheEdit) for node in graph):
             raise CapabilityError(
                 "compress chooses what stays in the cache itself; take DropKeys out of the graph"

@@ -17,11 +17,14 @@ class Past:
     - `keys`, `values`: one tensor a block, in the order of the tokens; keys carry the rotary
         embedding of their original positions.
     - `kept`: which tokens each block kept.
+    - `shift`: what is added to a token's number to give its position, where a model counts a
+        picture's positions in its own way (mRoPE); None where tokens are counted.
     """
 
     keys: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
     values: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
     kept: Bool[Tensor, "layer token"]
+    shift: int | None = None
 
     @property
     def length(self) -> int:

@@ -260,6 +260,63 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
 
 
+def full_blocks(model):
+    """The blocks that attend to everything; the others keep a window of keys."""
+    kinds = getattr(model.wrapped.config, "layer_types", None) or ["full_attention"] * 4
+    return tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
+
+
+@both
+@every_family
+def test_dropped_keys_equal_a_cut_in_transformers_own_mask(name, attention):
+    """Positions are the family's own, from the whole length of what was read."""
+    model, reference, (_, encoding) = lmm(name, attention), lmm(name, "eager").hf_model, batch(name)
+    ids, full = encoding.inputs["input_ids"], full_blocks(model)
+    new = torch.ones(len(ids), 18, dtype=torch.bool)
+    rows = torch.cat([torch.zeros_like(ids).bool(), new], 1)
+    columns = torch.cat([ids == reference.config.image_token_id, ~new], 1)
+    options = {"max_new_tokens": 18, "return_dict_in_generate": True, "output_logits": True}
+    with plain.cut(reference, rows, columns, full):
+        theirs = reference.generate(**encoding.inputs, **options)
+    untouched = reference.generate(**encoding.inputs, max_new_tokens=18)
+    run = model.generate(encoding, graph=vi.DropKeys("image", full), max_new_tokens=18)
+    assert not torch.equal(theirs.sequences, untouched), "the cut does nothing"
+    assert torch.equal(run.ids, theirs.sequences)
+    assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+    if len(full) < model.n_layers:
+        with pytest.raises(vi.CapabilityError, match="name other blocks"):
+            model.generate(encoding, graph=vi.DropKeys("image"), max_new_tokens=3)
+
+
+@both
+@every_family
+def test_a_question_goes_on_from_the_whole_context(name, attention):
+    """Plain transformers go on from their own cache; where that is unverified, it is refused."""
+    model, reference, encoding = (
+        lmm(name, attention),
+        lmm(name, "eager").hf_model,
+        encoded(name, "two"),
+    )
+    spec, question = vi.CompressedContext(1.0), "is the red disc on the left ?"
+    if len(full_blocks(model)) < model.n_layers or "token_type_ids" in encoding.inputs:
+        with pytest.raises(vi.CapabilityError, match=r"cut the flow|has not been verified"):
+            model.compress(encoding, None, spec, max_new_tokens=3)
+        return
+    context = model.compress(encoding, None, spec, max_new_tokens=3)
+    model.run(encoded(name, "one"))  # what the model keeps of its last prompt is another one's now
+    run = context.ask([question, "count"], max_new_tokens=6)
+    with torch.no_grad():
+        cache = reference(**encoding.inputs, use_cache=True).past_key_values
+        theirs = reference.generate(
+            **context.encode(question).inputs, past_key_values=cache, max_new_tokens=6,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    assert torch.equal(run.generated[0], theirs.sequences[0, -6:])
+    assert apart(run.logits[0], torch.stack(theirs.logits, 1)[0]) < NEAR
+    few = model.compress(encoding, None, vi.CompressedContext(0.3), max_new_tokens=3)
+    assert apart(few.ask(question, max_new_tokens=6).logits[0], run.logits[0]) > 0.1
+
+
 @both
 @every_family
 def test_var_equals_the_paper_inside_transformers_eager_attention(name, attention):

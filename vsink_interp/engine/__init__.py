@@ -1,7 +1,7 @@
 """The only part that runs anything, and the only home of nnsight."""
 
 from .attention import AttentionBinding as AttentionBinding
-from .cache import past_of as past_of, refuse_odd as refuse_odd
+from .cache import past_of as past_of, refuse_past as refuse_past
 from .execute import Outcome as Outcome, execute as execute
 from .second import Beside as Beside
 from .taps import inside_trace as inside_trace, read as read

@@ -5,7 +5,7 @@ which transformers derives from the length of the cache, go on as before; `Atten
 which token each key belongs to.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
@@ -68,6 +68,22 @@ class ShortenedLayer(DynamicLayer):
         return self.seen
 
 
+def cached(
+    wrapped: Wrapped, progress: Progress, inputs: Mapping[str, Tensor], past: Past | None
+) -> dict[str, Any]:
+    """What `model.generate` is given beside the inputs: the cache of a run, if it is not plain.
+
+    **Raises:** as `shortened`.
+    """
+    cache = shortened(wrapped, progress, past)
+    if cache is None:
+        return {}
+    if past is None or past.shift is None:
+        return {"past_key_values": cache}
+    places = (inputs["attention_mask"].cumsum(-1) - 1 + past.shift).clamp_min(0)
+    return {"past_key_values": cache, "position_ids": places.expand(3, -1, -1)}
+
+
 def shortened(
     wrapped: Wrapped, progress: Progress, past: Past | None = None
 ) -> DynamicCache | None:
@@ -120,8 +136,8 @@ def refuse_odd(wrapped: Wrapped, layers: Iterable[int]) -> None:
         )
 
 
-def past_of(cache: DynamicCache, kept: Bool[Tensor, "layer token"]) -> Past:
-    """Keys and values of the kept tokens, from the cache of a run of one sample."""
+def past_of(wrapped: Wrapped, cache: DynamicCache, kept: Bool[Tensor, "layer token"]) -> Past:
+    """Keys and values of the kept tokens, from the cache of the model's last run, of one sample."""
     length, chosen = kept.shape[1], [Kept(row[None]) for row in kept]
     layers: Any = cache.layers
     pairs = list(zip(chosen, layers, strict=True))
@@ -129,6 +145,32 @@ def past_of(cache: DynamicCache, kept: Bool[Tensor, "layer token"]) -> Past:
         tuple(one.take(layer.keys[:, :, :length]) for one, layer in pairs),
         tuple(one.take(layer.values[:, :, :length]) for one, layer in pairs),
         kept,
+        # Kept by the model from its last prompt, and lost with the next.
+        int(wrapped.hf_model.model.rope_deltas[0]) if _counts_pictures(wrapped) else None,
+    )
+
+
+def _counts_pictures(wrapped: Wrapped) -> bool:
+    rope = getattr(wrapped.config, "rope_parameters", None) or {}
+    return "mrope_section" in rope
+
+
+def refuse_past(wrapped: Wrapped, inputs: Mapping[str, Tensor]) -> None:
+    """Refuse a model whose context a question cannot go on from, as far as was verified.
+
+    **Raises:** `CapabilityError` with what would work.
+    """
+    refuse_odd(wrapped, range(wrapped.n_layers))
+    name = wrapped.family.name
+    if _counts_pictures(wrapped) and not hasattr(wrapped.hf_model.model, "rope_deltas"):
+        what = "positions in a way of its own (mRoPE)"
+    elif "token_type_ids" in inputs:
+        what = "what may be attended to from the kinds of tokens (token_type_ids)"
+    else:
+        return
+    raise CapabilityError(
+        f"{name} computes {what}, and asking a context of it has not been verified; ask the whole "
+        "prompt anew with generate"
     )
 
 

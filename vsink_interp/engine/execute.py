@@ -17,7 +17,7 @@ from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout
 from .attention import AttentionBinding
-from .cache import shortened
+from .cache import cached
 from .progress import Progress
 from .second import Beside, SecondPass, beside_the_first
 from .taps import read, write
@@ -102,8 +102,7 @@ def execute(
     progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
     passes = {n: SecondPass(wrapped, it, sinks) for n, it in (beside or {}).items()}
     binding = AttentionBinding(wrapped, progress)
-    cache = shortened(wrapped, progress, past)
-    given = {**(generate or {}), **({"past_key_values": cache} if cache else {})}
+    given = {**(generate or {}), **cached(wrapped, progress, inputs, past)}
     box: list[Any] = []
 
     def driver(**model_inputs: Any) -> None:
