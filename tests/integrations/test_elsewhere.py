@@ -4,52 +4,28 @@ import warnings
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from tests import nodes, tiny
+import vsink_interp as vi
+from tests import nodes
+from tests.families.test_families import TINY, encoded, lmm
 from tests.integrations.conftest import boot
+from vsink_interp.families.tiny import build
 
-IMAGE, START, END = 4, 5, 6
-
-
-def qwen():
-    """A tiny Qwen2.5-VL of random weights."""
-    text = {
-        "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15,
-        "rope_parameters": {
-            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]
-        },
-    }  # fmt: skip
-    vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
-        "out_hidden_size": 64, "patch_size": 14, "spatial_merge_size": 2, "window_size": 56,
-        "fullatt_block_indexes": [1],
-    }  # fmt: skip
-    special = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}
-    torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **special)
-    return Qwen2_5_VLForConditionalGeneration._from_config(
-        config, attn_implementation="eager"
-    ).eval()
+FAMILY = "Qwen2.5-VL"
 
 
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory):
     pytest.importorskip("transformer_lens")
     pytest.importorskip("torchvision")
-    return boot(qwen(), tmp_path_factory.mktemp("qwen"), tiny.tokenizer())
+    config, processor = TINY[FAMILY].tiny()
+    folder = tmp_path_factory.mktemp("qwen")
+    return boot(build(config, "eager", torch.float32), folder, processor.tokenizer)
 
 
 def inputs():
-    ids = torch.tensor([[1, 10, START, *[IMAGE] * 4, END, 20, 21, 22]])
-    pixels = torch.randn(16, 1176, generator=torch.Generator().manual_seed(0))
-    return {
-        "input": ids,
-        "pixel_values": pixels,
-        "image_grid_thw": torch.tensor([[1, 4, 4]]),
-        "mm_token_type_ids": (ids == IMAGE).long(),
-    }
+    given = dict(encoded(FAMILY, "one").inputs)
+    return given | {"input": given.pop("input_ids")}
 
 
 def logits(bridge, hook=None):
@@ -74,6 +50,25 @@ def test_edits_of_attention_are_discarded_there(bridge, name):
     assert any("returned a modified tensor" in text for text in told)
     acting, _ = logits(bridge, "blocks.1.attn.hook_z")
     assert nodes.apart(plain, acting) > 0.1
+
+
+def test_they_act_here():
+    """The same function on the same model: without the pattern a block's attention adds nothing."""
+    model, encoding = lmm(FAMILY), encoded(FAMILY, "one")
+
+    def zero(value, hook):  # noqa: ARG001
+        return value * 0
+
+    added = vi.probes.Activation("hook_attn_out", 1)
+    run = model.run(encoding, graph=vi.Fn("attn.hook_pattern", zero, layers=1) | added)
+    assert nodes.apart(model.run(encoding).logits, run.logits) > 0.01
+    assert float(run[added].values.abs().max()) == 0
+
+    def soften(value, hook):  # noqa: ARG001
+        return value * 0.1
+
+    scores = model.run(encoding, graph=vi.Fn("attn.hook_attn_scores", soften, layers=1))
+    assert nodes.apart(model.run(encoding).logits, scores.logits) > 0.001
 
 
 def test_scores_are_a_copy_of_the_pattern_and_rotated_queries_absent_there(bridge):

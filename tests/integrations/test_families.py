@@ -1,0 +1,86 @@
+"""Names, shapes and values of every family that TransformerLens opens, against its own."""
+
+import pytest
+import torch
+
+from tests import nodes
+from tests.families.test_families import TINY, encoded, lmm
+from tests.integrations.conftest import boot, cached
+from vsink_interp import integrations
+from vsink_interp.families.tiny import build
+
+TOLERANCE = 5e-5
+DELEGATED = {"Qwen2.5-VL", "Qwen3-VL"}
+"""Families whose attention TransformerLens leaves to transformers, reading a copy beside it."""
+ABSENT = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_result")
+"""What it has no hook point for there."""
+
+
+def opened(name):
+    """The families that TransformerLens has an adapter for."""
+    factory = pytest.importorskip("transformer_lens.factories.architecture_adapter_factory")
+    config, processor = TINY[name].tiny()
+    hf_model = build(config, "eager", torch.float32)
+    if type(hf_model).__name__ not in factory.SUPPORTED_ARCHITECTURES:
+        pytest.skip(f"TransformerLens has no adapter for {type(hf_model).__name__}")
+    return hf_model, processor
+
+
+def theirs_of(cache, name):
+    """Their entry of one of our names; None if there is none."""
+    spelled = name.replace("vision_encoder.blocks", "vision_encoder.encoder_layers")
+    found = cache.cache_dict.get(spelled, cache.cache_dict.get(name))
+    return found[None] if found is not None and packed(name, found) else found
+
+
+def packed(name, value):
+    """Whether they show the patches of all pictures without a leading axis."""
+    return name.startswith("vision") and value.ndim == 2
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
+    hf_model, processor = opened(name)
+    saved = processor if hasattr(processor, "save_pretrained") else processor.tokenizer
+    bridge = boot(hf_model, tmp_path, saved)
+    if name not in DELEGATED:
+        bridge.set_use_attn_result(True)
+    logits, theirs = cached(bridge, encoded(name, "one"))
+    model = lmm(name, "eager")
+    assert nodes.apart(model.run(encoded(name, "one")).logits, logits) < TOLERANCE
+    _, ours = integrations.run_with_cache(model, encoded(name, "one"), names_filter=bool)
+    compared = 0
+    for key, mine in ours.cache_dict.items():
+        other = theirs_of(theirs, key)
+        if key == "hook_embed":
+            continue  # ours is what enters block 0
+        if name in DELEGATED and key.endswith(ABSENT):
+            assert other is None, f"{key}: take it out of ABSENT"
+            continue
+        if name in DELEGATED and key.endswith("attn_scores"):
+            assert torch.equal(other, theirs[key.replace("attn_scores", "pattern")])
+            continue
+        assert other is not None, key
+        assert mine.shape == other.shape, key
+        hidden = mine.isneginf()
+        if hidden.any():
+            assert torch.equal(hidden, other <= torch.finfo(other.dtype).min), key
+        apart = nodes.apart(mine.masked_fill(hidden, 0), other.masked_fill(hidden, 0))
+        assert apart < TOLERANCE, key
+        compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_parts_of_every_family_sum_to_its_logits(name):
+    """Families whose streams are more than attention and MLPs (DeepStack) are told by the test."""
+    pytest.importorskip("transformer_lens")
+    model = lmm(name)
+    logits, cache = integrations.run_with_cache(model, encoded(name, "one"))
+    parts = cache.logit_attrs(cache.decompose_resid(), 7).sum(0)
+    tolerance = 1e-3 * float(logits.abs().max())
+    if name == "Qwen3-VL":
+        image = encoded(name, "one").tokens.mask("image")
+        assert float((parts - logits[..., 7])[image].abs().max()) > tolerance, "DeepStack"
+        parts, logits = parts[~image], logits[~image]
+    assert nodes.apart(parts, logits[..., 7]) < tolerance
