@@ -112,7 +112,8 @@ class Run:
 
     - `ids`: the whole sequence, prompt and generated tokens, as `model.generate` returns it.
     - `logits`: after `run`, of every prompt token; after `generate`, of every generated token: the
-        row that predicted it.
+        row that predicted it. As edits left them (contrasted under `edits.Contrast`), before any
+        logits processor.
     - `text`: the answer; a list for a batch. After `run`, the likeliest next token.
     - `tokens`: what every token is.
     - `words`: every token of `ids` as text.

@@ -203,6 +203,21 @@ def test_without_difference_or_constraint_no_bit_changes(lmm):
     assert torch.equal(run.logits, plain.logits)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_the_difference_of_two_plain_passes(dtype, attention):
+    lmm, encoding = tiny.lmm(dtype, attention), tiny.encode()
+    edit = Contrast("noise", beta=0.0, seed=5)
+    spoiled = spoilt("noise", encoding, lmm)
+    with torch.no_grad():
+        first, second = (lmm.hf_model(**x).logits[:, -1] for x in (encoding.inputs, spoiled))
+    run = lmm.run(encoding, graph=edit)
+    assert run.logits.dtype == dtype
+    wanted = 2 * first.float() - second.float()
+    assert apart(run.logits[:, -1], wanted) < 20 * torch.finfo(dtype).eps
+    assert apart(first, wanted) > 0.1
+
+
 def test_the_noise_follows_its_seed_and_step(lmm):
     def logits(**more):
         return lmm.run(tiny.encode(), graph=Contrast("noise", beta=0.0, **more)).logits[:, -1]
