@@ -60,7 +60,9 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     if node.image != "noise":
         return other
     n_pictures = [len(row) for row in encoding.pictures]
-    pixels = node.spoiled(other.inputs["pixel_values"], n_pictures)
+    grids = other.inputs.get("image_grid_thw")  # where pixels come as a list of patches
+    sizes = None if grids is None else grids.prod(-1).tolist()
+    pixels = node.spoiled(other.inputs["pixel_values"], n_pictures, sizes)
     return replace(other, inputs={**other.inputs, "pixel_values": pixels})
 
 
@@ -69,5 +71,5 @@ def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     if node.prompt:
         texts = lmm.encode(pictures, [node.prompt] * len(texts)).prompts
     shown = [[] for _ in pictures] if node.image == "none" else pictures
-    placeholder = lmm.wrapped.family.placeholder
-    return lmm.encode(shown, [node.reworded(text, placeholder) for text in texts], chat=False)
+    words = (lmm.wrapped.family.word, lmm.wrapped.family.marker)
+    return lmm.encode(shown, [node.reworded(text, words) for text in texts], chat=False)

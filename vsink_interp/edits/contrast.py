@@ -4,6 +4,7 @@ Leng et al. (2024), arXiv 2311.16922, spoil the picture (VCD); Wang et al. (2024
 the instruction (ICD).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
@@ -55,8 +56,8 @@ class Contrast(Edit):
         and of the cache only.
 
     **Raises:** `NotationError` if nothing is spoiled, or a number lies outside its range. When run:
-    `LayoutError` without a picture to spoil; `CapabilityError` for pixels that are not one block a
-    picture, and where `edited` meets an edit outside attention.
+    `LayoutError` without a picture to spoil; `CapabilityError` for pixels that cannot be
+    told apart by picture, and where `edited` meets an edit outside attention.
     """
 
     hook: ClassVar[str] = "unembed.hook_out"
@@ -97,31 +98,43 @@ class Contrast(Edit):
         if self.image is not None:
             tokens.check_group("image")
 
-    def reworded(self, text: str, placeholder: str) -> str:
-        """A rendered prompt as the second pass gets it."""
-        bare = text.replace(placeholder, "") if self.image == "none" else text
-        return f"{self.prefix} {bare}" if self.prefix else bare
+    def reworded(self, text: str, placeholders: Sequence[str]) -> str:
+        """A rendered prompt as the second pass gets it; `placeholders` stand for a picture."""
+        for placeholder in placeholders if self.image == "none" else ():
+            text = text.replace(placeholder, "")
+        return f"{self.prefix} {text}" if self.prefix else text
 
-    def spoiled(self, pixels: Tensor, n_pictures: Sequence[int]) -> Tensor:
-        """The pixels of a batch with noise in them; one block of pixels a picture.
+    def spoiled(
+        self, pixels: Tensor, n_pictures: Sequence[int], sizes: Sequence[int] | None = None
+    ) -> Tensor:
+        """The pixels of a batch with noise in them.
 
         **Arguments:**
 
         - `n_pictures`: how many of each sample.
+        - `sizes`: how many entries of `pixels` each picture has; one by default.
 
-        **Raises:** `CapabilityError` if pixels do not come in one block a picture.
+        **Raises:** `CapabilityError` if the entries cannot be told apart by picture.
         """
-        if len(pixels) != sum(n_pictures):
+        places = [place for n in n_pictures for place in range(n)]
+        lengths = [1] * len(places) if sizes is None else list(sizes)
+        if len(lengths) != len(places) or sum(lengths) != len(pixels):
             raise CapabilityError(
-                f"the processor makes {len(pixels)} blocks of pixels of {sum(n_pictures)} "
-                "pictures, and the noise is known for one block a picture only; contrast with "
-                "image='none' or a prefix"
+                f"the processor makes {len(pixels)} blocks of pixels of {len(places)} pictures, "
+                "and which belongs to which is not known; contrast with image='none' or a prefix"
             )
-        source = torch.Generator().manual_seed(self.seed)
-        # One by one: a larger draw would begin with other numbers than a smaller one.
-        draws = [torch.randn(pixels.shape[1:], generator=source) for _ in range(max(n_pictures))]
-        noise = torch.stack([draw for n in n_pictures for draw in draws[:n]]).to(pixels)
-        return diffuse(pixels, noise, self.step)
+        pieces = zip(pixels.split(lengths), places, strict=True)
+        return torch.cat(
+            [diffuse(piece, self.noise(piece.shape, k).to(piece), self.step) for piece, k in pieces]
+        )
+
+    def noise(self, shape: Sequence[int], place: int) -> Tensor:
+        """Standard normal noise for the picture at a place of its prompt."""
+        source = torch.Generator().manual_seed(1000 * self.seed + place)
+        # Tile by tile: a batch may add empty ones behind those of a picture.
+        n_tiles = math.prod(shape[:-3])
+        tiles = [torch.randn(shape[-3:], generator=source) for _ in range(n_tiles)]
+        return torch.stack(tiles).reshape(shape)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -1,0 +1,58 @@
+"""Contrast in every family: positions and caches of the second pass, against whole passes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.families.test_families import NEAR, TINY, apart, encoded, lmm, logits
+from vsink_interp.edits import Contrast
+
+PREFIX = "please count"
+KINDS = {
+    "noise": Contrast("noise", beta=0.0, seed=2),
+    "no picture": Contrast("none", beta=0.0),
+    "prefix": Contrast(prefix=PREFIX, beta=0.0),
+}
+N = 4
+
+
+def spoiled(name, kind, encoding):
+    """What the second pass reads; the noise itself is compared with numpy elsewhere."""
+    model, family = lmm(name), TINY[name]
+    if kind == "noise":
+        grids = encoding.inputs.get("image_grid_thw")
+        sizes = None if grids is None else [int(grid.prod()) for grid in grids]
+        counts = [len(row) for row in encoding.pictures]
+        pixels = KINDS[kind].spoiled(encoding.inputs["pixel_values"], counts, sizes)
+        return replace(encoding, inputs={**encoding.inputs, "pixel_values": pixels})
+    (text,), pictures = encoding.prompts, list(encoding.pictures[0])
+    if kind == "prefix":
+        return model.encode(pictures, f"{PREFIX} {text}", chat=False)
+    return model.encode(None, text.replace(family.word, "").replace(family.marker, ""), chat=False)
+
+
+def longer(encoding, answer):
+    """Inputs of prompt and answer; whatever runs along the tokens goes on with zeros."""
+    inputs, length = dict(encoding.inputs), encoding.tokens.length
+    for key, value in inputs.items():
+        if value.ndim == 2 and value.shape == (1, length) and "pixel" not in key:
+            fill = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
+            more = fill.get(key, torch.zeros_like(answer)).to(value.dtype)
+            inputs[key] = torch.cat([value, more], 1)
+    return replace(encoding, inputs=inputs)
+
+
+@pytest.mark.parametrize("prompt", ["one", "two"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TINY)
+def test_each_step_is_the_difference_of_two_whole_passes(name, kind, prompt):
+    if kind == "no picture" and not TINY[name].text_alone:
+        pytest.skip(f"{name} takes no text alone")
+    model, encoding = lmm(name), encoded(name, prompt)
+    other = spoiled(name, kind, encoding)
+    run = model.generate(encoding, graph=KINDS[kind], max_new_tokens=N)
+    answer = run.generated[:, :-1]
+    first, second = (logits(model.hf_model, longer(e, answer))[:, -N:] for e in (encoding, other))
+    assert apart(run.logits, 2 * first - second) < 4 * NEAR
+    assert apart(run.logits, first) > 1e-3
