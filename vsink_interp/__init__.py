@@ -12,7 +12,8 @@ from . import (
     toy as toy,
 )
 from .catalogue import CatalogueEntry as CatalogueEntry
-from .compress import CompressedContext as CompressedContext, Context as Context
+from .compress import CompressedContext as CompressedContext
+from .context import Context as Context
 from .edits import (
     VAR as VAR,
     Ablate as Ablate,

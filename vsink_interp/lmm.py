@@ -8,7 +8,8 @@ from typing import Any, final, overload
 import torch
 from torch import Tensor
 
-from .compress import CompressedContext, Context
+from .compress import CompressedContext
+from .context import Context, refuse_context
 from .contrasts import second_passes
 from .edits import Contrast
 from .encoding import Encoding, answer_marker, encode, gather
@@ -20,12 +21,11 @@ from .engine import (
     inside_trace,
     past_of,
     read,
-    refuse_past,
 )
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
 from .families import FAMILIES, Family
 from .generation import after_end, options, refuse_endless, seeded
-from .graph import CacheEdit, EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
+from .graph import EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
 from .hooks import find_hook, parse_hook
 from .results import Run
 from .sinkdims import SinkDims
@@ -293,7 +293,8 @@ class LMM:
         spec: CompressedContext | None = ...,
         graph: Graphlike = ...,
         *,
-        max_new_tokens: int = ...,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
         **hf_kwargs: Any,
     ) -> Context: ...
 
@@ -305,7 +306,8 @@ class LMM:
         spec: Sequence[CompressedContext],
         graph: Graphlike = ...,
         *,
-        max_new_tokens: int = ...,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
         **hf_kwargs: Any,
     ) -> tuple[Context, ...]: ...
 
@@ -316,7 +318,8 @@ class LMM:
         spec: CompressedContext | Sequence[CompressedContext] | None = None,
         graph: Graphlike = None,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
         **hf_kwargs: Any,
     ) -> Context | tuple[Context, ...]:
         """Describe a picture, and keep of it what the description looked at most.
@@ -332,8 +335,8 @@ class LMM:
         - `spec`: what to keep, `CompressedContext()` by default; several share one description, and
             give a tuple of contexts.
         - `graph`: edits and probes for the description.
-        - `max_new_tokens`: the longest description; 300 in the released code.
-        - `hf_kwargs`: for `model.generate`.
+        - `max_new_tokens`, `seed`, `hf_kwargs`: of the description, as `generate` takes them; the
+            released code has 300 tokens.
 
         **Returns:** a `Context` to ask questions of.
 
@@ -343,10 +346,11 @@ class LMM:
         encoding = self._whole(image, prompt)
         several = isinstance(spec, Sequence)
         specs = list(spec) if several else [spec or CompressedContext()]
-        self._refuse_past(encoding, as_graph(graph))
+        refuse_context(self.wrapped, encoding, as_graph(graph))
         probes = dict.fromkeys(probe for one in specs for probe in one.probes)
         asked = EditGraph(as_graph(graph), *probes)
-        run, outcome = self._answer(encoding, asked, max_new_tokens, hf_kwargs)
+        with seeded(seed, self.hf_model, hf_kwargs):
+            run, outcome = self._answer(encoding, asked, max_new_tokens, hf_kwargs)
         tau = self.sinks.tau if any(one.needs_sinks for one in specs) else None
         cache = outcome.output.past_key_values
         marker = answer_marker(self.processor, self.wrapped.family)
@@ -363,17 +367,6 @@ class LMM:
             for one in specs
         )
         return contexts if several else contexts[0]
-
-    def _refuse_past(self, encoding: Encoding, graph: EditGraph) -> None:
-        """Refuse to keep a context of what cannot be gone on from."""
-        if encoding.tokens.batch > 1:
-            raise InputError("compress one prompt at a time; a context takes several questions")
-        encoding.tokens.check_group("image")
-        refuse_past(self.wrapped, encoding.inputs)
-        if any(isinstance(node, CacheEdit) for node in graph):
-            raise CapabilityError(
-                "compress chooses what stays in the cache itself; take DropKeys out of the graph"
-            )
 
     def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:
         """Open a plain nnsight trace in which `lmm.hook(name)` reads and writes hook points.

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL.Image import Image
 
-from ..compress import SCORES, CompressedContext, Context
+from ..compress import SCORES, CompressedContext
+from ..context import Context
 from ..errors import InputError, ResultError, unknown
 from ..lmm import LMM
 from ..metrics import yes_or_no
