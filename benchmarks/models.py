@@ -101,3 +101,11 @@ def plant(lmm: vi.LMM, tokens: int) -> vi.SinkDims:
     probe = vi.probes.SinkValue(layers=1, dims=dims)
     phi = lmm.run(prompt(lmm, tokens), graph=probe)[probe].values
     return vi.SinkDims(dims, float(phi.quantile(0.975)), source="planted for a benchmark")
+
+
+def toy() -> tuple[vi.LMM, vi.Encoding]:
+    """The toy LMM and a scene to describe; it always says as many words."""
+    lmm = vi.LMM.toy()
+    lmm.hf_model.generation_config.eos_token_id = None
+    lmm.sinks  # noqa: B018 (found now, not while the clock runs)
+    return lmm, lmm.encode(vi.toy.scene(0).image, "describe the image")

@@ -53,10 +53,11 @@ def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
     forged = json.loads(lines[2]) | {
         "answers": [one.caption for one in map(vi.toy.scene, (5, 6, 7))]
     }
-    rows.write_text("\n".join([*lines[:2], json.dumps(forged), lines[3][:20]]) + "\n")
+    rows.write_text("\n".join([*lines[:2], json.dumps(forged), lines[3][:20]]))
     again = ex.knockout_sweep(sunk, cases, rows=rows, **options)
     np.testing.assert_allclose(again.f1[0, 0], 1)
     np.testing.assert_allclose(again.f1[0, 1], whole.f1[0, 1])
+    assert json.loads(rows.read_text().splitlines()[-1]) == json.loads(lines[3])
 
 
 def test_a_log_of_another_sweep_is_refused(sunk, cases, tmp_path):
