@@ -51,9 +51,9 @@ docs: $(VENV)/.dev ## the site, into site/
 	$(call say,"Building the documentation into site/.")
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(VENV)/.core ## what edits and probes cost, against the plain model
-	$(call say,"Timing attention.")
-	$(BIN)/python benchmarks/attention.py
+bench: $(VENV)/.core ## what edits and probes cost, against the plain model; into docs/benchmarks.md
+	$(call say,"Timing attention: about three quarters of an hour on one idle core.")
+	$(BIN)/python benchmarks/attention.py --json benchmarks/figures.json --write
 
 # An environment of its own: transformer-lens brings 43 packages, and .venv stays what users have.
 tl: ## the tests against transformer-lens itself, in .venv-tl

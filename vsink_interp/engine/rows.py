@@ -22,7 +22,7 @@ Base = Callable[..., tuple[Tensor, Tensor | None]]
 ROT_Q, ROT_K, SCORES, PATTERN, Z = (
     find_hook(f"attn.hook_{name}") for name in ("rot_q", "rot_k", "attn_scores", "pattern", "z")
 )
-BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS = 2**20
 """The most entries of a pattern held at once; longer spans of rows are computed in blocks."""
 
 
@@ -125,7 +125,8 @@ class RowProgram:
     ) -> tuple[Tensor, bool]:
         """The pattern of a block of rows after all nodes, and whether a trace wrote it."""
         local = slice(block.start - rows.start, block.stop - rows.start)
-        scores = attention_scores(query[:, :, local], key, self.scaling)
+        seen = block.stop if self._only_causal() else rows.stop
+        scores = attention_scores(query[:, :, local], key[:, :, :seen], self.scaling)
         if self.kept:
             scores = self.kept.spread(scores, -1, rows.stop, -torch.inf)
         scores = self._masked(scores, block, local, last=block.start == rows.stop - 1)
@@ -133,8 +134,14 @@ class RowProgram:
         scores, first = self._edited_scores(scores, block, rows, extras)
         mask = self.mask if self._may_see_nothing(block) else None
         pattern = softmax(scores, None if mask is None else mask[..., local, :])
+        if seen < rows.stop:
+            pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
         pattern, second = self._through(PATTERN, pattern, block, rows, extras)
         return self._at_keys(pattern), first or second
+
+    def _only_causal(self) -> bool:
+        """Whether no row sees a key after its own, and nobody asks for the scores of such keys."""
+        return not (self.mask is not None or self.kept or self.points or self.nodes[SCORES.name])
 
     def _masked(self, scores: Tensor, block: range, local: slice, *, last: bool) -> Tensor:
         if self.hidden is not None:
@@ -142,9 +149,13 @@ class RowProgram:
             return scores.masked_fill(hidden, -torch.inf)
         if self.mask is None and last:
             return scores
-        mask = None if self.mask is None else self.mask[..., local, :]
         positions = torch.arange(block.start, block.stop, device=scores.device)
-        return add_mask(scores, mask, positions)
+        if self.mask is not None:
+            return add_mask(scores, self.mask[..., local, :], positions)
+        # In place, for the scores are our own; keys before the block are seen by all of it.
+        late = scores[..., block.start :]
+        late.copy_(add_mask(late, None, positions - block.start))
+        return scores
 
     def _edited_scores(
         self, scores: Tensor, block: range, rows: range, extras: Mapping[str, Any]
