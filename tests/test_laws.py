@@ -385,15 +385,19 @@ def test_blocks_of_rows_give_the_same_logits(name, elements, monkeypatch):
     lmm, encoding = tiny.lmm(), tiny.batch(prompt_for(name), "text")
     whole = lmm.run(encoding, graph=EDITS[name]).logits
     monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     assert apart(lmm.run(encoding, graph=EDITS[name]).logits, whole) < NEAR
 
 
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("elements", [1, 300])
 @every(PROBES)
-def test_blocks_of_rows_give_the_same_records(name, elements, monkeypatch):
-    lmm, encoding, probe = tiny.lmm(), tiny.batch("one image", "image last"), PROBES[name]
+def test_blocks_of_rows_give_the_same_records(name, elements, padded, monkeypatch):
+    lmm, probe = tiny.lmm(), PROBES[name]
+    encoding = tiny.batch("one image", "image last") if padded else tiny.encode("one image")
     whole = lmm.run(encoding, graph=probe)[probe]
     monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     blocks = lmm.run(encoding, graph=probe)[probe]
     assert blocks.axes == whole.axes
     assert blocks.coords == whole.coords

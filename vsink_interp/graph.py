@@ -82,6 +82,11 @@ class Node(ABC):
         return False
 
     @property
+    def sums_keys(self) -> bool:
+        """Whether it only adds up over keys, so that keys that no row sees may be left out."""
+        return False
+
+    @property
     def needs_sinks(self) -> bool:
         """Whether the model's sink dimensions must be known."""
         return self.needs_phi

@@ -104,8 +104,9 @@ class Progress:
 
         **Raises:** `CapabilityError` if an edit changes the shape.
         """
+        n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
-            site = self.site(point, layer, rows, whole.stop, extras)
+            site = self.site(point, layer, rows, n_keys, extras)
             return _checked(node, value, node.apply(value, site), site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
@@ -115,7 +116,7 @@ class Progress:
         else:
             value_here = value
         if span:
-            site = self.site(point, layer, span, whole.stop, extras)
+            site = self.site(point, layer, span, n_keys, extras)
             self._keep(number, site, node.measure(value_here, site))
         return value
 

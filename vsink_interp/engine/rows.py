@@ -23,7 +23,9 @@ ROT_Q, ROT_K, SCORES, PATTERN, Z = (
     find_hook(f"attn.hook_{name}") for name in ("rot_q", "rot_k", "attn_scores", "pattern", "z")
 )
 BLOCK_ELEMENTS = 2**20
-"""The most entries of a pattern held at once; longer spans of rows are computed in blocks."""
+"""How many entries of a pattern are held at once; longer spans of rows are computed in blocks."""
+LEAST_ROWS = 64
+"""The least rows of such a block, however many keys: thinner ones multiply slowly."""
 
 
 @final
@@ -134,7 +136,7 @@ class RowProgram:
         scores, first = self._edited_scores(scores, block, rows, extras)
         mask = self.mask if self._may_see_nothing(block) else None
         pattern = softmax(scores, None if mask is None else mask[..., local, :])
-        if seen < rows.stop:
+        if seen < rows.stop and not all(node.sums_keys for _, node in self.nodes[PATTERN.name]):
             pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
         pattern, second = self._through(PATTERN, pattern, block, rows, extras)
         return self._at_keys(pattern), first or second
@@ -200,7 +202,7 @@ def _blind(scores: Tensor) -> Tensor:
 
 
 def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
-    size = len(span) if whole else max(1, BLOCK_ELEMENTS // per_row)
+    size = len(span) if whole else max(LEAST_ROWS, BLOCK_ELEMENTS // per_row)
     for start in range(span.start, span.stop, size or 1):
         yield range(start, min(start + size, span.stop))
 

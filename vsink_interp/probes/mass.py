@@ -55,6 +55,11 @@ class SegmentMass(RowProbe):
 
     @property
     @override
+    def sums_keys(self) -> bool:
+        return True
+
+    @property
+    @override
     def needs_phi(self) -> bool:
         return any("sink" in parse_group(group).words for group in self.groups)
 
@@ -83,6 +88,11 @@ class NonSinkRatio(RowProbe):
 
     hook: ClassVar[str] = "attn.hook_pattern"
     axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query")
+
+    @property
+    @override
+    def sums_keys(self) -> bool:
+        return True
 
     @property
     @override
