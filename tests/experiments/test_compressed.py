@@ -31,7 +31,7 @@ def one_by_one(lmm, quizzes, spec):
     for picture, questions, answers in zip(
         quizzes.pictures, quizzes.questions, quizzes.answers, strict=True
     ):
-        context = lmm.compress(picture, quizzes.opening, spec, max_new_tokens=4)
+        context = lmm.compress(picture, quizzes.opening, spec, max_new_tokens=quizzes.described)
         made += right([context.ask(q, max_new_tokens=4).text for q in questions], answers)
         tokens.append(context.tokens_kept.total)
     return made, np.mean(tokens)

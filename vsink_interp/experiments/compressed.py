@@ -21,7 +21,6 @@ from .log import SweepLog, Tick, digest
 
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
-TOY_OPENING: Final = "is there a red circle in the image?"
 
 
 @final
@@ -59,20 +58,15 @@ class Quizzes:
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "Quizzes":
-        """The yes/no questions of the toy scenes of seeds `first_seed` on.
-
-        They open with a question: the toy LMM was trained on one question per picture, and after a
-        whole description it answers the next question no better than by chance.
-        """
+        """The yes/no questions of the toy scenes of seeds `first_seed` on."""
         drawn = [scene(first_seed + i) for i in range(count)]
         asked = [[q for q in one.questions if q.kind in YES_NO_KINDS] for one in drawn]
         return cls(
             tuple(one.image for one in drawn),
             tuple(tuple(q.text for q in row) for row in asked),
             tuple(tuple(q.answer for q in row) for row in asked),
-            TOY_OPENING,
             about=f"toy scenes {first_seed} to {first_seed + count - 1}",
-            described=4,
+            described=48,
             max_new_tokens=4,
         )
 
