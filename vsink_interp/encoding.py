@@ -328,6 +328,8 @@ class _Row:
         shift = 0
         for number, (begin, end) in enumerate(self.text.markers):
             stop = last[number] + len(family.suffix)
+            if number == len(self.spans) - 1:
+                stop += len(family.closing)
             found.append((begin + shift, stop))
             shift = stop - end
             if first[number] < found[-1][0]:

@@ -105,8 +105,14 @@ def test_what_is_read_is_what_transformers_returns(name, attention):
             **encoding.inputs, output_hidden_states=True, output_attentions=attention == "eager"
         )
     assert torch.equal(run.logits, theirs.logits)
-    resid = run[probes["hook_resid_pre"]].values
-    assert torch.equal(resid, torch.stack(theirs.hidden_states[:-1]))
+    entering, leaving = (run[probes[f"hook_resid_{at}"]].values for at in ("pre", "post"))
+    assert torch.equal(entering[0], theirs.hidden_states[0])
+    assert torch.equal(leaving[:-1], torch.stack(theirs.hidden_states[1:-1]))
+    added = (entering[1:] != leaving[:-1]).any(-1)
+    stacked = getattr(model.hf_model.config.vision_config, "deepstack_visual_indexes", ())
+    image = encoding.tokens.mask("image")
+    for block, places in enumerate(added):
+        assert torch.equal(places, image if block < len(stacked) else torch.zeros_like(image))
     assert torch.equal(run[probes["ln_final.hook_out"]].values, theirs.hidden_states[-1])
     patterns = run[probes["attn.hook_pattern"]].values
     torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns[..., 0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import Node, Plan
-from ..hooks import HookPoint, find_hook, forward_order
+from ..hooks import HookPoint, find_hook
 from ..past import Past
 from ..results import Recorded
 from ..sinkdims import SinkDims
@@ -57,7 +57,7 @@ def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
     early = generates and bool(getattr(wrapped.hf_model, "_supports_mm_encoder_outputs", bool)())
 
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
-        return not (early and place[0].startswith("vision")), forward_order(*place)
+        return not (early and place[0].startswith("vision")), wrapped.family.forward_order(*place)
 
     return [_stop(wrapped, plan, *place) for place in sorted(places, key=order)]
 

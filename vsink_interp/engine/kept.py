@@ -133,7 +133,7 @@ class Window:
         """What transformers hands to attention, as a mask over tokens."""
         if mask is None:
             return None
-        hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        hidden = 0.0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         return self.spread(mask, -1, self.first + mask.shape[-1], hidden)
 
 

@@ -1,5 +1,6 @@
 """A Hugging Face model inside nnsight, with its hook points."""
 
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -8,7 +9,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from ..families import Family
+from ..families import Family, block_of
 from ..hooks import HOOKS, HookPoint
 
 ATTENDING = frozenset({"full_attention", "sliding_attention"})
@@ -28,7 +29,9 @@ class Wrapped:
     def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:
         self.hf_model = hf_model
         self.processor = processor
-        self.family = family
+        first = hf_model.get_submodule(family.layers)[0]
+        kind = hf_model.config.get_text_config().model_type
+        self.family = replace(family, block=family.block or block_of(kind, first))
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
         self.nnsight = TransformersModel(

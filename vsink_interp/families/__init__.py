@@ -4,6 +4,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import Block as Block, Family as Family, Tap as Tap
+from .decoders import block_of as block_of
 from .llava import LLAVA as LLAVA
 
 

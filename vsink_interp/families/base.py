@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, final
 
+from ..hooks import forward_order
 from ..spans import Box, ImageSpan
 from ..tokens import Sight
 
@@ -45,6 +46,7 @@ class Tap:
 
 
 Block: TypeAlias = Mapping[str, Tap]
+"""The taps of one block by the name of their hook point, in the order in which a pass comes by."""
 
 LLAMA_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
@@ -69,14 +71,20 @@ QWEN3_BLOCK: Block = {
 """A decoder block with norms of queries and keys before the heads are moved forward: Qwen3."""
 
 GEMMA3_BLOCK: Block = {
-    **LLAMA_BLOCK,
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_v": Tap("self_attn.v_proj", "output", heads="kv_head"),
     "attn.hook_q": Tap("self_attn.q_norm", "output", heads="head", shape="b h q d"),
     "attn.hook_k": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b h q d"),
+    "attn.hook_result": Tap("self_attn.o_proj", "head results", heads="head"),
     "hook_attn_out": Tap("post_attention_layernorm", "output"),
     "hook_resid_mid": Tap("pre_feedforward_layernorm", "residual input"),
+    "mlp.hook_pre": Tap("mlp.gate_proj", "output"),
+    "mlp.hook_post": Tap("mlp.down_proj", "input"),
     "hook_mlp_out": Tap("post_feedforward_layernorm", "output"),
+    "hook_resid_post": Tap("", "output"),
 }
-"""A decoder block with norms of queries and keys, and norms after attention and MLP: Gemma 3."""
+"""A decoder block with norms of queries and keys, and norms after attention and MLP: Gemma 3.
+Queries and keys are normed after values are there."""
 
 CLIP_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
@@ -115,7 +123,8 @@ class Family:
         `embed_tokens` lie, and of the output projection.
     - `vision_layers`, `projector`: module paths of the vision side.
     - `projected`: how the projector holds its values, as `Tap.shape`.
-    - `block`, `vision_block`: the taps of one block; a hook point that is left out is refused.
+    - `block`, `vision_block`: the taps of one block; a hook point that is left out is refused. The
+        decoder's are told by its language model if they are not given: `decoders.block_of`.
     - `refused`: hook points that the family cannot offer, and why.
     - `sight`: what a row sees besides the tokens before it.
     - `spans`: `(hf_config, processor, pictures, inputs)` to one `ImageSpan` per picture; `inputs`
@@ -125,6 +134,7 @@ class Family:
     - `placeholder`: the text that stands for an image in a prompt, marker included; the marker
         alone by default.
     - `suffix`: the text that the processor writes after the last token of an image.
+    - `closing`: the text that it writes after the last image of a prompt.
     - `template`: the prompt where the processor has no chat template, with `{content}` in it.
     - `role_markers`: words that the template puts around content.
     - `text_alone`: whether it takes a prompt without a picture.
@@ -142,7 +152,7 @@ class Family:
     role_markers: tuple[str, ...]
     head: str = "lm_head"
     projected: str = ""
-    block: Block = field(default_factory=lambda: LLAMA_BLOCK)
+    block: Block | None = None
     vision_block: Block = field(default_factory=lambda: CLIP_BLOCK)
     refused: Mapping[str, str] = field(default_factory=dict)
     sight: Sight = "causal"
@@ -150,6 +160,7 @@ class Family:
     marker: str = "<image>"
     placeholder: str = ""
     suffix: str = ""
+    closing: str = ""
     text_alone: bool = True
     tiny: Tiny | None = None
     inferred: bool = False
@@ -175,6 +186,14 @@ class Family:
             "unembed.hook_out": Tap(self.head, "output"),
         }
 
+    def forward_order(self, template: str, layer: int | None) -> tuple[int, int, int]:
+        """As `hooks.forward_order`, with the taps of a decoder block in this family's own order."""
+        first, block, place = forward_order(template, layer)
+        name = template.removeprefix("blocks.{layer}.")
+        if self.block is None or name not in self.block:
+            return first, block, place
+        return first, block, list(self.block).index(name)
+
     def tap(self, template: str, layer: int | None) -> Tap:
         """The tap of a hook point at a block, with its path from the model.
 
@@ -185,6 +204,7 @@ class Family:
             inner = self.vision_block[template.removeprefix("vision_encoder.blocks.{layer}.")]
             prefix = f"{self.vision_layers}.{layer}"
         elif template.startswith("blocks."):
+            assert self.block is not None  # noqa: S101 (`with_block` filled it in)
             inner = self.block[template.removeprefix("blocks.{layer}.")]
             prefix = f"{self.layers}.{layer}"
         else:

@@ -4,10 +4,14 @@ Many processors hold a video processor, which needs torchvision, and so refuse t
 Pictures and text do not: here the official class is given its image processor and tokenizer alone.
 """
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, final
 
 from ..errors import CapabilityError
+
+Expand: TypeAlias = Callable[[Mapping[str, Any], int], str]
 
 
 def without_video(official: Any) -> Any:
@@ -22,6 +26,43 @@ def without_video(official: Any) -> Any:
 
     composed = {"get_attributes": classmethod(parts), "__module__": official.__module__}
     return type(official.__name__, (official,), composed)
+
+
+@final
+class Composed:
+    """A processor made of an image processor and a tokenizer.
+
+    **Arguments:**
+
+    - `expand`: `(inputs, number)` to the text of picture `number`, where `inputs` is what the image
+        processor returned.
+    - `marker`: the token that it replaces.
+    """
+
+    def __init__(
+        self, image_processor: Any, tokenizer: Any, expand: Expand, marker: str
+    ) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.expand = expand
+        self.marker = marker
+        self.chat_template: str | None = getattr(tokenizer, "chat_template", None)
+
+    def __call__(self, text: list[str], images: Any = None, **text_kwargs: Any) -> Any:
+        """Prompts with their pictures put in, as the official processor returns them."""
+        from transformers import BatchFeature
+
+        pixels = self.image_processor(images, return_tensors="pt") if images else {}
+        count = iter(range(sum(prompt.count(self.marker) for prompt in text)))
+        expanded = [
+            re.sub(re.escape(self.marker), lambda _: self.expand(pixels, next(count)), prompt)
+            for prompt in text
+        ]
+        return BatchFeature({**self.tokenizer(expanded, **text_kwargs), **pixels})
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> str:
+        """The prompt in the model's chat format."""
+        return self.tokenizer.apply_chat_template(messages, **kwargs)
 
 
 def load_processor(repo_or_dir: str | Path, **shared: Any) -> Any:

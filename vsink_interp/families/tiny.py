@@ -45,6 +45,7 @@ def tokenizer(*special: str, bos: bool = True, **named: str) -> Any:
     - `named`: special tokens by the name that the processor knows them by, as in
         `image_token="<image>"`; they must be among `special`.
     """
+    begin = {"bos_token": "<s>"} if bos else {}
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -57,12 +58,13 @@ def tokenizer(*special: str, bos: bool = True, **named: str) -> Any:
         )
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        bos_token="<s>" if bos else None,
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="<unk>",
         padding_side="left",
-        extra_special_tokens=named,
+        **begin,
+        **{name: text for name, text in named.items() if name == "bos_token"},
+        extra_special_tokens={n: text for n, text in named.items() if n != "bos_token"},
     )
     made.add_special_tokens({"additional_special_tokens": list(special)})
     return made

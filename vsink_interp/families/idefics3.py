@@ -1,0 +1,100 @@
+"""Idefics3 and SmolVLM: tiles with words between them, then the whole picture."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL.Image import Image
+
+from ..spans import ImageSpan, View
+from .base import Family, whole_picture
+
+FAKE = "<fake_token_around_image>"
+
+
+def split_spans(
+    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+) -> tuple[ImageSpan, ...]:
+    """Per picture its tiles in raster order, if it is cut at all, then all of it."""
+    del config, inputs
+    side = round(processor.image_seq_len**0.5)
+    images = processor.image_processor
+    found = []
+    for picture in pictures:
+        whole = View((side, side), whole_picture(picture))
+        rows = columns = 0
+        if images.do_image_splitting:
+            _, rows, columns = images.get_number_of_image_patches(picture.height, picture.width, {})
+        board = View((max(rows, 1), max(columns, 1)), whole_picture(picture))
+        tiles = tuple(
+            View((side, side), board.patch_box(row, column))
+            for row in range(rows)
+            for column in range(columns)
+        )
+        found.append(ImageSpan.of((*tiles, whole), len(tiles)))
+    return tuple(found)
+
+
+def tiny_parts(images: str) -> tuple[Any, Any, dict[str, Any]]:
+    """A tokenizer, an image processor and sizes, which both families share."""
+    import transformers
+
+    from .tiny import TEXT, VISION, tokenizer
+
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    words = tokenizer("<image>", FAKE, "<global-img>", "<end_of_utterance>", *tiles)
+    made = getattr(transformers, images)(
+        size={"longest_edge": 112}, max_image_size={"longest_edge": 56}
+    )
+    sizes = {
+        "text_config": {**TEXT, "vocab_size": len(words), "model_type": "llama"},
+        "vision_config": {**VISION, "image_size": 56, "patch_size": 14},
+        "image_token_id": 4,
+        "scale_factor": 2,
+        "pad_token_id": 0,
+    }
+    return words, made, sizes
+
+
+def tiny_idefics3() -> tuple[Any, Any]:
+    """A tiny Idefics3."""
+    from transformers import Idefics3Config, Idefics3Processor
+
+    words, images, sizes = tiny_parts("Idefics3ImageProcessorPil")
+    return Idefics3Config(**sizes), Idefics3Processor(images, words, image_seq_len=4)
+
+
+def tiny_smolvlm() -> tuple[Any, Any]:
+    """A tiny SmolVLM; its own processor needs a package that spells out numbers of video frames."""
+    from transformers import Idefics3Processor, SmolVLMConfig
+
+    words, images, sizes = tiny_parts("SmolVLMImageProcessorPil")
+    return SmolVLMConfig(**sizes), Idefics3Processor(images, words, image_seq_len=4)
+
+
+IDEFICS3 = Family(
+    name="Idefics3",
+    model_types=("idefics3",),
+    decoder="model.text_model",
+    vision_layers="model.vision_model.encoder.layers",
+    projector="model.connector",
+    spans=split_spans,
+    nested=True,
+    suffix=FAKE,
+    template="User: {content}<end_of_utterance>\nAssistant:",
+    role_markers=("User:", "<end_of_utterance>\n", "Assistant:"),
+    tiny=tiny_idefics3,
+)
+
+SMOLVLM = Family(
+    name="SmolVLM",
+    model_types=("smolvlm",),
+    decoder="model.text_model",
+    vision_layers="model.vision_model.encoder.layers",
+    projector="model.connector",
+    spans=split_spans,
+    nested=True,
+    suffix=FAKE,
+    template="User: {content}<end_of_utterance>\nAssistant:",
+    role_markers=("User:", "<end_of_utterance>\n", "Assistant:"),
+    tiny=tiny_smolvlm,
+)

@@ -1,0 +1,92 @@
+"""InternVL 2.5, 3 and 3.5 in transformers' own classes: tiles, then a thumbnail of it all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL.Image import Image
+
+from ..spans import ImageSpan, View
+from .base import Block, Family, Tap, whole_picture
+
+INTERN_BLOCK: Block = {
+    "hook_resid_pre": Tap("", "input"),
+    "hook_resid_post": Tap("", "output"),
+}
+"""Attention and MLP are scaled after their modules: no module holds what they add."""
+
+WHY = "it is scaled after its module, so no module holds what it adds"
+
+
+def tile_spans(
+    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+) -> tuple[ImageSpan, ...]:
+    """Per picture its tiles in raster order, and a thumbnail last if there is more than one."""
+    del inputs
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    side = round(processor.image_seq_length**0.5)
+    images = processor.image_processor
+    tile = (config.vision_config.image_size[0], config.vision_config.image_size[1])
+    most = images.max_patches
+    found = []
+    for picture in pictures:
+        whole = View((side, side), whole_picture(picture))
+        columns, rows = get_optimal_tiled_canvas(
+            (picture.height, picture.width), tile, images.min_patches, most
+        )
+        board = View((rows, columns), whole_picture(picture))
+        tiles = tuple(
+            View((side, side), board.patch_box(row, column))
+            for row in range(rows)
+            for column in range(columns)
+        )
+        several = len(tiles) > 1
+        found.append(ImageSpan.of((*tiles, *[whole] * several), len(tiles) * several))
+    return tuple(found)
+
+
+def tiny() -> tuple[Any, Any]:
+    """A tiny InternVL."""
+    from transformers import InternVLConfig, InternVLProcessor
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    from .processing import without_video
+    from .tiny import TEXT, VISION, tokenizer
+
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    words = tokenizer(*named.values(), bos=False, **named)
+    images = GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=4)
+    processor = without_video(InternVLProcessor)(images, words, image_seq_length=4)
+    config = InternVLConfig(
+        text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},
+        vision_config={**VISION, "image_size": (56, 56), "patch_size": (14, 14)},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    return config, processor
+
+
+INTERNVL = Family(
+    name="InternVL",
+    model_types=("internvl",),
+    decoder="model.language_model",
+    vision_layers="model.vision_tower.encoder.layer",
+    vision_block=INTERN_BLOCK,
+    refused={
+        "vision_encoder.blocks.{layer}.hook_attn_out": WHY,
+        "vision_encoder.blocks.{layer}.hook_mlp_out": WHY,
+    },
+    projector="model.multi_modal_projector",
+    spans=tile_spans,
+    marker="<IMG_CONTEXT>",
+    suffix="</img>",
+    template="<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n",
+    role_markers=("<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"),
+    tiny=tiny,
+)
