@@ -26,7 +26,7 @@ from .errors import CapabilityError, InputError, LayoutError, NotationError, unk
 from .families import FAMILIES, Family
 from .generation import after_end, options, refuse_endless, seeded
 from .graph import EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
-from .hooks import find_hook, parse_hook
+from .hooks import HOOKS, find_hook, parse_hook
 from .results import Run
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
@@ -441,6 +441,9 @@ class LMM:
         return encoding
 
     def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
+        for node in graph:
+            if node.point in HOOKS:
+                self.wrapped.require(node.point)
         planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
         for template, layer in planned.places:
             self.wrapped.require(find_hook(template), layer)

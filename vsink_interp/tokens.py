@@ -209,14 +209,14 @@ class TokenLayout:
         rows = layout._may_be(group)
         if first_token and "generated" in group.words:
             rows[:, self.prompt_length - 1] = True
-        if not (rows & layout._reached(layout._may_be(keys))).any():
+        if not (rows & layout.reached(layout._may_be(keys))).any():
             raise LayoutError(
                 f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
                 f"{str(source)!r}, so nothing flows there; a flow reads 'source -> target', the "
                 f"keys read from and then the rows that read them. The prompt is: {self._line(0)}"
             )
 
-    def _reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    def reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
         """The rows that may attend to one of these keys."""
         seen = keys.cumsum(-1) > 0
         if self.sight == "prefix":
@@ -231,7 +231,7 @@ class TokenLayout:
     def _refuse_blind(
         self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
     ) -> None:
-        blind = rows & ~self._reached((self.segments != PAD) & ~columns) & (self.segments != PAD)
+        blind = rows & ~self.reached((self.segments != PAD) & ~columns) & (self.segments != PAD)
         if blind.any():
             sample = int(blind.any(-1).nonzero()[0])
             places = blind[sample].nonzero().flatten().tolist()

@@ -160,7 +160,7 @@ def test_probes_change_no_bit_in_half_precision(name, dtype):
 def test_a_batch_equals_its_samples_one_by_one(name):
     model = lmm(name)
     chosen, together = batch(name)
-    edit = vi.Knockout("query -> query generated", "1:")
+    edit = vi.edits.AddScores("query", 1.5, layers="1:")
     both_runs = model.generate(together, graph=edit, max_new_tokens=4)
     for sample, prompt in enumerate(chosen):
         alone = model.generate(encoded(name, prompt), graph=edit, max_new_tokens=4)
@@ -341,3 +341,12 @@ def test_var_equals_the_paper_inside_transformers_eager_attention(name, attentio
     assert apart(run.logits[:, 0], plain_run.logits[:, 0]) > 0.01, "VAR does nothing"
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+
+
+def test_a_cut_that_empties_a_sliding_window_is_refused():
+    """A full block would keep bos; the window of the last tokens holds nothing else."""
+    edit = vi.Knockout("query -> query generated", "2")
+    with pytest.raises(vi.LayoutError, match=r"blocks \[2\] nothing to attend to"):
+        lmm("Gemma 3").generate(encoded("Gemma 3", "text"), graph=edit, max_new_tokens=4)
+    full = vi.Knockout("query -> query generated", "1")
+    assert lmm("Gemma 3").generate(encoded("Gemma 3", "text"), graph=full, max_new_tokens=4)

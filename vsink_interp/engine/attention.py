@@ -106,6 +106,7 @@ class AttentionBinding:
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             n_heads=self.wrapped.n_heads["head"],
             kept=kept,
+            sliding=kwargs.get("sliding_window") is not None,
         )
         return call.attend(query, key, value, partial(base, **kwargs))
 

@@ -11,6 +11,7 @@ from ..errors import LayoutError
 from ..graph import Edges, Node, Plan
 from ..hooks import find_hook
 from ..site import TokenMasks, parsed_group
+from ..tokens import TokenLayout
 
 MOST_SPANS = 4
 """Keys left in more pieces than this are not gathered."""
@@ -72,23 +73,22 @@ def _blinds(masks: TokenMasks, cuts: tuple[Edges, ...]) -> bool:
     """Whether a row that one head cuts in all these ways is left with no key."""
     if not cuts:
         return False
-    real = masks.host(parsed_group("all"))
     rows = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
     columns = torch.stack([masks.host(parsed_group(cut.columns)) for cut in cuts])
     # Rows that the same cuts meet lose the same keys, so they are looked at together.
     kinds = torch.unique(rows.flatten(1).T, dim=0)
-    return any(_kind_blinds(kind, rows, columns, real) for kind in kinds if kind.any())
+    return any(_kind_blinds(kind, rows, columns, masks.layout) for kind in kinds if kind.any())
 
 
 def _kind_blinds(
     kind: Bool[Tensor, " cut"],
     rows: Bool[Tensor, "cut batch token"],
     columns: Bool[Tensor, "cut batch token"],
-    real: Bool[Tensor, "batch token"],
+    layout: TokenLayout,
 ) -> bool:
+    real = layout.mask("all")
     met = (rows == kind[:, None, None]).all(0) & real
-    left = (real & ~columns[kind].any(0)).cumsum(-1)
-    return bool((met & (left == 0)).any())
+    return bool((met & ~layout.reached(real & ~columns[kind].any(0))).any())
 
 
 def keys_left(masks: TokenMasks, cuts: tuple[Edges, ...], rows: range) -> tuple[range, ...] | None:

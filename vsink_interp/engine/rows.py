@@ -43,6 +43,7 @@ class RowProgram:
     - `hidden`: where a boolean `mask` forbids to look; None for other masks.
     - `n_heads`: how many query heads.
     - `kept`: what the keys at hand are, where some have left the cache; nodes see all tokens.
+    - `sliding`: whether a row sees the last tokens only, so that a cut may leave it none.
     """
 
     module: nn.Module
@@ -54,6 +55,7 @@ class RowProgram:
     scaling: float
     n_heads: int
     kept: Kept | Window | None = None
+    sliding: bool = False
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
@@ -172,7 +174,7 @@ class RowProgram:
     def _may_blind(self) -> bool:
         edits = [node for _, node in self.nodes[SCORES.name] if isinstance(node, Edit)]
         # What the cache has lost adds to what edits cut.
-        return may_blind(edits) or (self.kept is not None and bool(edits))
+        return may_blind(edits) or (bool(edits) and (self.kept is not None or self.sliding))
 
     def _may_see_nothing(self, block: range) -> bool:
         return self.progress is None or self.progress.pads(block)

@@ -32,16 +32,16 @@ def tiny() -> tuple[Any, Any]:
     from transformers import Gemma3Config, Gemma3Processor
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     named = {
         "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",
         "image_token": "<image_soft_token>",
     }
-    words = tokenizer(*named.values(), **named)
-    images = Gemma3ImageProcessorPil(size={"height": 56, "width": 56}, do_pan_and_scan=False)
-    processor = Gemma3Processor(images, words, image_seq_length=4)
+    words = tokenizer(*named.values(), bos=True, **named)
+    images = fill(Gemma3ImageProcessorPil, size={"height": 56, "width": 56}, do_pan_and_scan=False)
+    processor = fill(Gemma3Processor, images, words, image_seq_length=4)
     text = {
         **TEXT,
         "vocab_size": len(words),
@@ -50,7 +50,8 @@ def tiny() -> tuple[Any, Any]:
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "sliding_window": 8,
     }
-    config = Gemma3Config(
+    config = fill(
+        Gemma3Config,
         text_config=text,
         vision_config={**VISION, "image_size": 56, "patch_size": 14, "vision_use_head": False},
         mm_tokens_per_image=4,

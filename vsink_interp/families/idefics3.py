@@ -59,16 +59,20 @@ def tiny_idefics3() -> tuple[Any, Any]:
     """A tiny Idefics3."""
     from transformers import Idefics3Config, Idefics3Processor
 
+    from .tiny import fill
+
     words, images, sizes = tiny_parts("Idefics3ImageProcessorPil")
-    return Idefics3Config(**sizes), Idefics3Processor(images, words, image_seq_len=4)
+    return fill(Idefics3Config, **sizes), fill(Idefics3Processor, images, words, image_seq_len=4)
 
 
 def tiny_smolvlm() -> tuple[Any, Any]:
     """A tiny SmolVLM; its own processor needs a package that spells out numbers of video frames."""
     from transformers import Idefics3Processor, SmolVLMConfig
 
+    from .tiny import fill
+
     words, images, sizes = tiny_parts("SmolVLMImageProcessorPil")
-    return SmolVLMConfig(**sizes), Idefics3Processor(images, words, image_seq_len=4)
+    return fill(SmolVLMConfig, **sizes), fill(Idefics3Processor, images, words, image_seq_len=4)
 
 
 IDEFICS3 = Family(

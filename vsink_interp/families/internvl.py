@@ -51,7 +51,7 @@ def tiny() -> tuple[Any, Any]:
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     from .processing import without_video
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     named = {
         "start_image_token": "<img>",
@@ -60,9 +60,10 @@ def tiny() -> tuple[Any, Any]:
         "video_token": "<video>",
     }
     words = tokenizer(*named.values(), bos=False, **named)
-    images = GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=4)
+    images = fill(GotOcr2ImageProcessorPil, size={"height": 56, "width": 56}, max_patches=4)
     processor = without_video(InternVLProcessor)(images, words, image_seq_length=4)
-    config = InternVLConfig(
+    config = fill(
+        InternVLConfig,
         text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},
         vision_config={**VISION, "image_size": (56, 56), "patch_size": (14, 14)},
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),

@@ -21,7 +21,7 @@ def padded_canvas(
     from transformers.image_processing_utils import select_best_resolution
 
     width, height = picture.size
-    best = select_best_resolution([height, width], pinpoints)
+    best = select_best_resolution((height, width), pinpoints)
     scale = min(best[1] / width, best[0] / height)
     new_width = min(ceil(width * scale), best[1])
     new_height = min(ceil(height * scale), best[0])
@@ -65,25 +65,28 @@ def tiny() -> tuple[Any, Any]:
         LlavaNextImageProcessorPil,
     )
 
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     pinpoints = [[42, 84], [84, 42], [84, 84]]
     words = tokenizer("<image>", image_token="<image>")
-    images = LlavaNextImageProcessorPil(
+    images = fill(
+        LlavaNextImageProcessorPil,
         size={"shortest_edge": 42},
         crop_size={"height": 42, "width": 42},
         image_grid_pinpoints=pinpoints,
     )
-    processor = LlavaNextProcessor(
+    processor = fill(
+        LlavaNextProcessor,
         images,
         words,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
-    text = MistralConfig(**{**TEXT, "vocab_size": len(words), "sliding_window": None})
-    vision = CLIPVisionConfig(**VISION, image_size=42, patch_size=14, projection_dim=32)
-    config = LlavaNextConfig(
+    text = fill(MistralConfig, **{**TEXT, "vocab_size": len(words), "sliding_window": None})
+    vision = fill(CLIPVisionConfig, **VISION, image_size=42, patch_size=14, projection_dim=32)
+    config = fill(
+        LlavaNextConfig,
         text_config=text,
         vision_config=vision,
         image_token_id=4,

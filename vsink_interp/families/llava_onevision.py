@@ -44,12 +44,14 @@ def tiny() -> tuple[Any, Any]:
     )
 
     from .processing import without_video
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     pinpoints = [[42 * i, 42 * j] for i in range(1, 4) for j in range(1, 4)]
     words = tokenizer("<image>", "<video>", bos=False)
-    images = LlavaOnevisionImageProcessorPil(
-        size={"height": 42, "width": 42}, image_grid_pinpoints=pinpoints
+    images = fill(
+        LlavaOnevisionImageProcessorPil,
+        size={"height": 42, "width": 42},
+        image_grid_pinpoints=pinpoints,
     )
     processor = without_video(LlavaOnevisionProcessor)(
         images,
@@ -59,7 +61,8 @@ def tiny() -> tuple[Any, Any]:
         vision_aspect_ratio="anyres_max_4",
     )
     vision = {**VISION, "image_size": 42, "patch_size": 14, "vision_use_head": False}
-    config = LlavaOnevisionConfig(
+    config = fill(
+        LlavaOnevisionConfig,
         text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},
         vision_config={**vision, "model_type": "siglip_vision_model"},
         image_token_id=words.convert_tokens_to_ids("<image>"),

@@ -36,14 +36,14 @@ def tiny() -> tuple[Any, Any]:
     from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
     from .processing import Composed
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     words = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
-    images = PixtralImageProcessorPil(
-        size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}
+    images = fill(
+        PixtralImageProcessorPil, size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}
     )
     processor = Composed(images, words, rows_of_patches(28), marker="[IMG]")
-    config = Mistral3Config(
+    config = fill(Mistral3Config,
         text_config={**TEXT, "vocab_size": len(words), "model_type": "mistral", "head_dim": 16},
         vision_config={
             **VISION, "image_size": 112, "patch_size": 14, "model_type": "pixtral", "head_dim": 16,

@@ -23,13 +23,13 @@ def tiny() -> tuple[Any, Any]:
     from transformers import PaliGemmaConfig, PaliGemmaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     words = tokenizer("<image>", "<bos>", bos=False, image_token="<image>", bos_token="<bos>")
-    images = SiglipImageProcessorPil(size={"height": 42, "width": 42})
+    images = fill(SiglipImageProcessorPil, size={"height": 42, "width": 42})
     images.image_seq_length = 9
-    processor = PaliGemmaProcessor(images, words)
-    config = PaliGemmaConfig(
+    processor = fill(PaliGemmaProcessor, images, words)
+    config = fill(PaliGemmaConfig,
         text_config={
             **TEXT, "vocab_size": len(words), "head_dim": 16, "model_type": "gemma",
         },

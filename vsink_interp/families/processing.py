@@ -39,9 +39,7 @@ class Composed:
     - `marker`: the token that it replaces.
     """
 
-    def __init__(
-        self, image_processor: Any, tokenizer: Any, expand: Expand, marker: str
-    ) -> None:
+    def __init__(self, image_processor: Any, tokenizer: Any, expand: Expand, marker: str) -> None:
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.expand = expand

@@ -60,12 +60,12 @@ def tiny_2() -> tuple[Any, Any]:
     """A tiny Qwen2-VL."""
     from transformers import Qwen2VLConfig
 
-    from .tiny import TEXT
+    from .tiny import TEXT, fill
 
     processor = tiny_processor("Qwen2VLProcessor")
     text = {**TEXT, "vocab_size": len(processor.tokenizer), "rope_parameters": MROPE}
     vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "patch_size": 14}
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, **tiny_ids(processor))
+    config = fill(Qwen2VLConfig, text_config=text, vision_config=vision, **tiny_ids(processor))
     return config, processor
 
 
@@ -73,7 +73,7 @@ def tiny_2_5() -> tuple[Any, Any]:
     """A tiny Qwen2.5-VL."""
     from transformers import Qwen2_5_VLConfig
 
-    from .tiny import TEXT
+    from .tiny import TEXT, fill
 
     processor = tiny_processor("Qwen2_5_VLProcessor")
     text = {**TEXT, "vocab_size": len(processor.tokenizer), "rope_parameters": MROPE}
@@ -87,7 +87,7 @@ def tiny_2_5() -> tuple[Any, Any]:
         "window_size": 56,
         "fullatt_block_indexes": [1],
     }
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tiny_ids(processor))
+    config = fill(Qwen2_5_VLConfig, text_config=text, vision_config=vision, **tiny_ids(processor))
     return config, processor
 
 

@@ -15,10 +15,12 @@ def tiny() -> tuple[Any, Any]:
     """A tiny Qwen3-VL with two DeepStack blocks."""
     from transformers import Qwen3VLConfig
 
-    from .tiny import TEXT
+    from .tiny import TEXT, fill
 
     processor = tiny_processor(
-        "Qwen3VLProcessor", patch_size=16, size={"shortest_edge": 64 * 64, "longest_edge": 32**2 * 16}
+        "Qwen3VLProcessor",
+        patch_size=16,
+        size={"shortest_edge": 64 * 64, "longest_edge": 32**2 * 16},
     )
     text = {**TEXT, "vocab_size": len(processor.tokenizer), "head_dim": 16}
     vision = {
@@ -32,8 +34,11 @@ def tiny() -> tuple[Any, Any]:
         "deepstack_visual_indexes": [0, 1],
     }
     rope = {**MROPE, "mrope_interleaved": True}
-    config = Qwen3VLConfig(
-        text_config={**text, "rope_parameters": rope}, vision_config=vision, **tiny_ids(processor)
+    config = fill(
+        Qwen3VLConfig,
+        text_config={**text, "rope_parameters": rope},
+        vision_config=vision,
+        **tiny_ids(processor),
     )
     return config, processor
 

@@ -35,7 +35,7 @@ VISION: Final[Mapping[str, Any]] = {
 """The sizes of a tiny vision tower."""
 
 
-def tokenizer(*special: str, bos: bool = True, **named: str) -> Any:
+def tokenizer(*special: str, bos: bool = True, **named: Any) -> Any:
     """A tokenizer of whole words.
 
     **Arguments:**
@@ -68,6 +68,11 @@ def tokenizer(*special: str, bos: bool = True, **named: str) -> Any:
     )
     made.add_special_tokens({"additional_special_tokens": list(special)})
     return made
+
+
+def fill(kind: Any, *parts: Any, **fields: Any) -> Any:
+    """A configuration or processor of a class; its fields vary with the version of transformers."""
+    return kind(*parts, **fields)
 
 
 def build(

@@ -1,0 +1,52 @@
+"""The forms themselves: where hook points are said to be, and how a file becomes a family."""
+
+import pytest
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp.families import FAMILIES, block_of
+from vsink_interp.hooks import HOOKS
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_family_says_where_every_hook_point_is_or_why_it_has_none(family):
+    for point in HOOKS:
+        known = family.vision_block if point.stack == "vision_encoder.blocks" else None
+        if known is not None:
+            assert (point.name in known) != (point.template in family.refused)
+
+
+def test_families_do_not_share_model_types():
+    kinds = [kind for family in FAMILIES for kind in family.model_types]
+    assert len(kinds) == len(set(kinds)) > 10
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+class Attention:
+    q_norm = None
+
+
+class NormedBlock:
+    self_attn = Attention()
+
+
+class SandwichedBlock:
+    pre_feedforward_layernorm = None
+
+
+def test_norms_that_are_not_known_are_not_guessed():
+    assert "attn.hook_q" in block_of("llama", object())
+    assert "attn.hook_q" not in block_of("llama", NormedBlock())
+    assert block_of("qwen3", NormedBlock())["attn.hook_q"].module == "self_attn.q_norm"
+    assert block_of("gemma2", SandwichedBlock())["hook_attn_out"].module == (
+        "post_attention_layernorm"
+    )
+
+
+def test_a_hook_point_that_a_family_lacks_is_refused_with_the_reason():
+    from tests.families.test_families import encoded, lmm
+
+    probe = vi.probes.Activation("vision_encoder.blocks.{layer}.hook_attn_out")
+    with pytest.raises(vi.CapabilityError, match="scaled after its module"):
+        lmm("InternVL").run(encoded("InternVL", "one"), graph=probe)
+    assert probe.point.template in tiny.lmm().hooks
