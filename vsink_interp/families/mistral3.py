@@ -44,7 +44,9 @@ def tiny() -> tuple[Any, Any]:
     )
     processor = Composed(images, words, rows_of_patches(28), marker="[IMG]")
     config = fill(Mistral3Config,
-        text_config={**TEXT, "vocab_size": len(words), "model_type": "mistral", "sliding_window": None},
+        text_config={
+            **TEXT, "vocab_size": len(words), "model_type": "mistral", "sliding_window": None,
+        },
         vision_config={
             **VISION, "image_size": 112, "patch_size": 14, "model_type": "pixtral", "head_dim": 16,
         },
