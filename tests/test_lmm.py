@@ -244,8 +244,8 @@ def test_vision_before_text_or_after_both_act_when_generating():
 
 def test_a_hook_point_that_is_passed_by_is_told_not_dropped(monkeypatch):
     lmm, order = tiny.fresh(), forward_order
-    execute = sys.modules["vsink_interp.engine.execute"]
-    monkeypatch.setattr(execute, "forward_order", lambda *place: tuple(-x for x in order(*place)))
+    base = sys.modules["vsink_interp.families.base"]
+    monkeypatch.setattr(base, "forward_order", lambda *place: tuple(-x for x in order(*place)))
     graph = nodes.FNS["hook_embed"] | nodes.FNS["ln_final.hook_out"]
     with pytest.raises(vi.CapabilityError, match="did not come to hook_embed"):
         lmm.run(tiny.encode(), graph=graph)
