@@ -14,6 +14,7 @@ from . import (
 from .catalogue import CatalogueEntry as CatalogueEntry
 from .compress import CompressedContext as CompressedContext
 from .context import Context as Context
+from .dataset import Rows as Rows, run_dataset as run_dataset
 from .edits import (
     VAR as VAR,
     Ablate as Ablate,
@@ -22,12 +23,15 @@ from .edits import (
     Knockout as Knockout,
 )
 from .encoding import Encoding as Encoding
+from .engine import Server as Server
 from .errors import (
     CapabilityError as CapabilityError,
     InputError as InputError,
     LayoutError as LayoutError,
     NotationError as NotationError,
+    RemoteError as RemoteError,
     ResultError as ResultError,
+    UnreachableError as UnreachableError,
     VsinkError as VsinkError,
 )
 from .graph import Edit as Edit, EditGraph as EditGraph, Probe as Probe
@@ -37,6 +41,7 @@ from .lmm import LMM as LMM
 from .probes import probe as probe
 from .readout import Readout as Readout, readout as readout
 from .results import Recorded as Recorded, Run as Run
+from .session import Job as Job, Session as Session
 from .sinkdims import SinkDims as SinkDims
 from .sinks import (
     SinkReport as SinkReport,

@@ -6,6 +6,8 @@ VsinkError
  ├─ LayoutError       (ValueError)  the prompt lacks what was asked, or a row would lose its keys
  ├─ InputError        (ValueError)  an image, prompt or encoding that the model cannot take
  ├─ CapabilityError   (RuntimeError) this model cannot do that, here or at all
+ ├─ RemoteError       (RuntimeError) a server refused a request, or the job failed there
+ │   └─ UnreachableError              it does not answer, or has lost the job: asking again may help
  └─ ResultError       (LookupError) a run holds no such result
 ```
 
@@ -34,6 +36,14 @@ class InputError(VsinkError, ValueError):
 
 class CapabilityError(VsinkError, RuntimeError):
     """The model cannot do what was asked; the message says what would work."""
+
+
+class RemoteError(VsinkError, RuntimeError):
+    """A server refused a request, or a job failed there; the message holds its traceback."""
+
+
+class UnreachableError(RemoteError):
+    """A server does not answer, or has lost a job: asking again may help."""
 
 
 class ResultError(VsinkError, LookupError):

@@ -1,9 +1,9 @@
 """`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, TypeAlias, final, overload
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from .edits import Contrast
 from .encoding import Encoding, answer_marker, encode, gather
 from .engine import (
     AttentionBinding,
+    Hosted,
     Outcome,
+    Server,
     Wrapped,
     execute,
     inside_trace,
@@ -28,6 +30,7 @@ from .generation import after_end, options, refuse_endless, seeded
 from .graph import EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
 from .hooks import HOOKS, find_hook, parse_hook
 from .results import Run
+from .session import Asked, Elsewhere, Session
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
 
@@ -35,6 +38,10 @@ HUB_OPTIONS = frozenset(
     "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
 )
 """What `from_pretrained` hands to the processor as well."""
+
+Where: TypeAlias = bool | str | Server | None
+"""True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
+here, and None for what the model was opened with."""
 
 
 @final
@@ -63,24 +70,36 @@ class LMM:
             )
         self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
+        self._remote: Where = False
+        self._hosted: Hosted | None = None
+        self._servers: dict[str | None, Server] = {}
         self._sinks: SinkDims | None = None
         self._report: SinkReport | None = None
         if sinks is not None:
             self.sinks = sinks
 
     @classmethod
-    def from_pretrained(cls, repo_or_dir: str | Path, **hf_kwargs: Any) -> "LMM":
+    def from_pretrained(
+        cls, repo_or_dir: str | Path, *, remote: Where = None, **hf_kwargs: Any
+    ) -> "LMM":
         """Load a model and its processor as transformers does.
 
         **Arguments:**
 
         - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `remote`: open the structure alone, without weights, and run everything on this server
+            unless told otherwise.
         - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
         processor = AutoProcessor.from_pretrained(repo_or_dir, **shared)
+        if remote:
+            hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
+            lmm = cls(hosted.nnsight._module.eval(), processor)
+            lmm._remote, lmm._hosted = remote, hosted
+            return lmm
         return cls(
             AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor
         )
@@ -191,27 +210,111 @@ class LMM:
         inputs = {name: value.to(self.wrapped.device) for name, value in encoding.inputs.items()}
         return replace(encoding, inputs=inputs)
 
-    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:
+    def run(
+        self,
+        image: Any,
+        prompt: Any = None,
+        graph: Graphlike = None,
+        *,
+        remote: Where = None,
+        allow_large: bool = False,
+    ) -> Run:
         """One forward pass under a graph.
 
         **Arguments:**
 
         - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
         - `graph`: edits and probes.
+        - `remote`: run on an NDIF server: True, an address, or a `Server`.
+        - `allow_large`: bring home from there what is large, or holds full patterns.
 
         **Returns:** a `Run` with the logits of every prompt token.
 
         **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
-        graph does not fit the prompt or the model.
+        graph does not fit the prompt or the model, or cannot run remotely; `RemoteError` if the
+        server refuses or fails, `UnreachableError` if it does not answer.
         """
-        encoding = self._whole(image, prompt)
-        planned = self._plan(as_graph(graph), encoding, generates=False)
-        outcome = execute(
+        asked = Asked(self._whole(image, prompt), as_graph(graph))
+        return self.carry_out(asked, self._executor(remote, allow_large=allow_large))
+
+    def session(self, remote: Where = True, *, allow_large: bool = False) -> Session:
+        """Collect several runs, and send them to a server as one request.
+
+        **Arguments:**
+
+        - `remote`, `allow_large`: as `run` takes them.
+
+        **Raises:** `InputError` without a server.
+        """
+        server = self._server(remote)
+        if server is None:
+            raise InputError("a session is for a server: session(remote=True), or an address")
+        return Session(self, server, self._at_server(), allow_large=allow_large)
+
+    def carry_out(
+        self, asked: Asked, executor: Callable[..., Outcome], sinks: SinkDims | None = None
+    ) -> Run:
+        """Plan a run, let `executor` carry it out in place of `execute`, and read the outcome.
+
+        **Arguments:**
+
+        - `sinks`: the sink dimensions, where they need not be found.
+        """
+        if not asked.generates:
+            return self._one_pass(asked.encoding, asked.graph, executor, sinks)
+        options = dict(asked.hf_kwargs)
+        return self._answer(asked.encoding, asked.graph, asked.n_new, options, executor, sinks)[0]
+
+    def _server(self, remote: Where) -> Server | None:
+        where = self._remote if remote is None else remote
+        if isinstance(where, Server):
+            return where
+        if where is False or where is None:
+            if self.wrapped.weightless:
+                raise CapabilityError(
+                    "this model was opened without weights, to run on a server; say remote=True or "
+                    "an address, or open it with from_pretrained(...) alone"
+                )
+            return None
+        address = where if isinstance(where, str) else None
+        if address not in self._servers:
+            self._servers[address] = Server(address)
+        return self._servers[address]
+
+    def _at_server(self) -> Hosted:
+        if self._hosted is None:
+            config = self.hf_model.config
+            if not config.name_or_path:
+                raise CapabilityError(
+                    "a server knows models by their names, and this one has none; open it with "
+                    "LMM.from_pretrained"
+                )
+            attention = self.wrapped.config._attn_implementation
+            self._hosted = Hosted(
+                config.name_or_path, self.processor, attn_implementation=attention
+            )
+        return self._hosted
+
+    def _executor(self, remote: Where, *, allow_large: bool) -> Callable[..., Outcome]:
+        server = self._server(remote)
+        if server is None:
+            return execute
+        return Elsewhere(server, self._at_server(), allow_large=allow_large)
+
+    def _one_pass(
+        self,
+        encoding: Encoding,
+        graph: EditGraph,
+        executor: Callable[..., Outcome],
+        sinks: SinkDims | None,
+    ) -> Run:
+        planned = self._plan(graph, encoding, generates=False)
+        outcome = executor(
             self.wrapped,
             planned,
             encoding.inputs,
             encoding.tokens,
-            self._known_sinks(planned),
+            sinks or self._known_sinks(planned),
             None,
             second_passes(self, self._plan, planned, encoding, 0),
         )
@@ -230,6 +333,8 @@ class LMM:
         *,
         max_new_tokens: int | None = None,
         seed: int | None = None,
+        remote: Where = None,
+        allow_large: bool = False,
         **hf_kwargs: Any,
     ) -> Run:
         """Generate an answer under a graph; greedy unless told otherwise.
@@ -239,7 +344,8 @@ class LMM:
         - `image`, `prompt`, `graph`: as `run` takes them.
         - `max_new_tokens`: the longest answer; that of a `generation_config` given along, else 128.
         - `seed`: of sampling, with `do_sample=True`: gives the answer of `torch.manual_seed(seed)`
-            before the call, and leaves torch's random numbers as they were.
+            before the call, and leaves torch's random numbers as they were. Not on a server.
+        - `remote`, `allow_large`: as `run` takes them.
         - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings`, `streamer`,
             `eos_token_id` ...
 
@@ -249,8 +355,12 @@ class LMM:
         than the dynamic one; `InputError` for a seed without sampling.
         """
         encoding = self._encoding(image, prompt)
+        asked = Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
+        executor = self._executor(remote, allow_large=allow_large)
+        if seed is not None and executor is not execute:
+            raise CapabilityError("a seed sets the random numbers here, and a server has its own")
         with seeded(seed, self.hf_model, hf_kwargs):
-            return self._answer(encoding, as_graph(graph), max_new_tokens, hf_kwargs)[0]
+            return self.carry_out(asked, executor)
 
     def _answer(
         self,
@@ -258,6 +368,8 @@ class LMM:
         graph: EditGraph,
         max_new_tokens: int | None,
         hf_kwargs: dict[str, Any],
+        executor: Callable[..., Outcome] = execute,
+        sinks: SinkDims | None = None,
     ) -> tuple[Run, Outcome]:
         given = options(self.hf_model, self.processor.tokenizer, max_new_tokens, hf_kwargs)
         refuse_endless(self.hf_model, given, encoding.tokens.batch)
@@ -265,12 +377,12 @@ class LMM:
         # The last token is never fed back: one new token means no row of a generated token.
         planned = self._plan(graph, encoding, generates=n_new > 1)
         room = encoding.tokens.extend(n_new)
-        outcome = execute(
+        outcome = executor(
             self.wrapped,
             planned,
             encoding.inputs,
             room,
-            self._known_sinks(planned),
+            sinks or self._known_sinks(planned),
             {**given, "return_dict_in_generate": True, "output_logits": True},
             second_passes(self, self._plan, planned, encoding, n_new),
             encoding.past,

@@ -183,16 +183,7 @@ class Run:
         """Write the run into a folder: tensors as safetensors, the rest as JSON."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        layout = self.tokens
-        tensors = {
-            "ids": self.ids,
-            "logits": self.logits,
-            "segments": layout.segments,
-            "image_index": layout.image_index,
-            "roles": layout.roles,
-        }
-        if layout.separators is not None:
-            tensors["separators"] = layout.separators
+        tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.tokens)[0]}
         tensors |= {f"record.{i}": r.values for i, r in enumerate(self.records.values())}
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
         (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
@@ -206,9 +197,7 @@ class Run:
             "words": self.words,
             "graph": self.graph.to_json() if portable else None,
             "graph_text": repr(self.graph),
-            "prompt_length": self.tokens.prompt_length,
-            "images": [[_saved(span) for span in row] for row in self.tokens.images],
-            "sight": self.tokens.sight,
+            **layout_parts(self.tokens)[1],
             "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
         }
 
@@ -234,7 +223,7 @@ class Run:
             tensors["ids"],
             tensors["logits"],
             meta["text"],
-            _layout(meta, tensors),
+            layout_from(meta, tensors),
             tuple(map(tuple, meta["words"])),
             graph,
             meta["model"],
@@ -242,7 +231,24 @@ class Run:
         )
 
 
-def _layout(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
+def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A layout as tensors, and as what JSON can hold."""
+    tensors = {
+        "segments": layout.segments,
+        "image_index": layout.image_index,
+        "roles": layout.roles,
+    }
+    if layout.separators is not None:
+        tensors["separators"] = layout.separators
+    return tensors, {
+        "prompt_length": layout.prompt_length,
+        "images": [[_saved(span) for span in row] for row in layout.images],
+        "sight": layout.sight,
+    }
+
+
+def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
+    """A layout from its tensors and what JSON holds of it."""
     images = tuple(tuple(_span(*saved) for saved in row) for row in meta["images"])
     return TokenLayout(
         tensors["segments"],

@@ -3,6 +3,13 @@
 from .attention import AttentionBinding as AttentionBinding
 from .cache import past_of as past_of, refuse_past as refuse_past
 from .execute import Outcome as Outcome, execute as execute
+from .remote import (
+    Hosted as Hosted,
+    Request as Request,
+    compile_run as compile_run,
+    read_back as read_back,
+)
 from .second import Beside as Beside
+from .server import Server as Server
 from .taps import inside_trace as inside_trace, read as read
 from .wrapped import Wrapped as Wrapped

@@ -56,8 +56,13 @@ class Wrapped:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.hf_model.device
+        """Where the model computes; the CPU for one that has no weights here."""
+        return torch.device("cpu") if self.weightless else self.hf_model.device
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the model is its structure alone, to be run on a server."""
+        return self.hf_model.device.type == "meta"
 
     @property
     def n_heads(self) -> dict[str, int]:

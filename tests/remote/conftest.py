@@ -1,0 +1,83 @@
+"""A server of our own on loopback, in another process, without this package."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from vsink_interp.engine import Server
+from vsink_interp.toy import weights_dir
+
+SCRIPT = Path(__file__).with_name("server.py")
+
+
+class Loopback:
+    """The server process: started, killed and started again by its number."""
+
+    def __init__(self, folder, hosted, key=None):
+        self.folder = folder
+        self.env = os.environ | {"LOOPBACK_HOSTED": os.pathsep.join(map(str, hosted))}
+        self.env.pop("LOOPBACK_KEY", None)
+        if key:
+            self.env["LOOPBACK_KEY"] = key
+        self.process = None
+
+    def start(self):
+        (self.folder / "ready").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(self.folder)],
+                env=self.env,
+                stderr=log,
+                stdout=log,
+            )
+        until = time.monotonic() + 120
+        while not (self.folder / "ready").exists():
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            assert time.monotonic() < until, "the server does not start"
+            time.sleep(0.05)
+        return self
+
+    def kill(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+
+    @property
+    def host(self):
+        return f"http://127.0.0.1:{(self.folder / 'port').read_text()}"
+
+    @property
+    def jobs(self):
+        """How many jobs it has been sent."""
+        path = self.folder / "jobs"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def fault(self, name):
+        (self.folder / "fault").write_text(name)
+
+    def server(self, **more):
+        return Server(self.host, **more)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory):
+    """The tiny LLaVA of the core tests, saved."""
+    folder = tmp_path_factory.mktemp("tiny-llava")
+    tiny.hf_model().save_pretrained(folder)
+    tiny.processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory, tiny_dir):
+    """A server that hosts the tiny LLaVA and the toy LMM."""
+    found = Loopback(tmp_path_factory.mktemp("loopback"), [tiny_dir, weights_dir])
+    yield found.start()
+    found.kill()

@@ -1,0 +1,195 @@
+"""A server on loopback that speaks nnsight 0.8.1's protocol, without this package.
+
+`python server.py STATE_FOLDER`: binds a free port of 127.0.0.1, writes it to `STATE_FOLDER/port`,
+and serves until it is killed. It unpickles and runs what it receives, as NDIF does. What it should
+do wrong is a file in the folder: `fault` names a stage at which the process kills itself (`queued`,
+`running`), `cut` (half a result, once), `hold` (wait for the file to go before a job runs).
+"""
+# ruff: noqa: E402 (the finder below comes before anything else is imported)
+
+import sys
+
+
+class Absent:
+    """Our package is on the path of the tests; here it must not be found."""
+
+    def find_spec(self, name, path=None, target=None):
+        del path, target
+        if name.split(".")[0] == "vsink_interp":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+
+import asyncio
+import io
+import json
+import linecache
+import os
+import signal
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import zstandard
+from nnsight.modeling.huggingface import _ID_CACHE
+from nnsight.modeling.mixins.remotable import Remotable
+from nnsight.ndif import get_local_env
+from nnsight.schema.request import RequestModel
+from nnsight.tracing.globals import BLOCKS, SOURCES
+from nnsight.tracing.tracer import _saves, dec, inc
+from tornado.web import Application, HTTPError, RequestHandler
+
+torch.set_num_threads(1)
+STATE = Path(sys.argv[1])
+KEY, HOSTED = os.environ.get("LOOPBACK_KEY"), os.environ["LOOPBACK_HOSTED"].split(os.pathsep)
+MODELS, RESPONSES, RESULTS = {}, {}, {}
+WORKER = ThreadPoolExecutor(1)
+
+
+def fault(name, *, once=False):
+    found = (STATE / "fault").exists() and (STATE / "fault").read_text() == name
+    if found and once:
+        (STATE / "fault").unlink()
+    return found
+
+
+def die_if(stage):
+    if fault(stage, once=True):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say(job, status, description="", data=None):
+    RESPONSES[job] = {"id": job, "status": status, "description": description, "data": data}
+
+
+def model_for(key):
+    repo = json.loads(key.split(":", 1)[1])["repo_id"]
+    if repo not in HOSTED:
+        raise LookupError(f"Model {repo} is not deployed here and cannot be.")
+    if key not in MODELS:
+        _ID_CACHE[repo] = repo
+        MODELS[key] = Remotable.from_model_key(key, dispatch=True)
+        MODELS[key]._module.requires_grad_(False)
+    return MODELS[key]
+
+
+def execute(request, blob):
+    model = model_for(request.model_key)
+    model._remoteable_set_env(request.env)
+    kept = linecache.cache.copy(), dict(SOURCES), dict(BLOCKS)
+    try:
+        tracer = RequestModel.deserialize(
+            blob, model._remoteable_persistent_objects(), compress=request.compress
+        )
+        inc()
+        try:
+            tracer.execute(tracer.info.code)
+            found = {k: v for k, v in tracer.info.frame.f_locals.items() if id(v) in _saves()}
+        finally:
+            dec()
+    finally:
+        for store, before in zip((linecache.cache, SOURCES, BLOCKS), kept, strict=True):
+            store.clear()
+            store.update(before)
+        model.interleaver.cancel()
+    buffer = io.BytesIO()
+    torch.save(found, buffer)
+    content = buffer.getvalue()
+    return zstandard.ZstdCompressor().compress(content) if request.compress else content
+
+
+def work(job, request, blob, url):
+    die_if("queued")
+    while (STATE / "hold").exists():
+        time.sleep(0.02)
+    say(job, "RUNNING", "Your job has started running.")
+    die_if("running")
+    try:
+        RESULTS[job] = execute(request, blob)
+        say(job, "COMPLETED", "Your job has been completed.", url)
+    except BaseException:  # noqa: BLE001 (whatever a job does is its own error)
+        say(job, "ERROR", traceback.format_exc())
+
+
+class Handler(RequestHandler):
+    def prepare(self):
+        if KEY and self.request.headers.get("ndif-api-key") != KEY and self.request.path != "/env":
+            raise HTTPError(401)
+
+    def write_error(self, status_code, **_):
+        words = {401: "Invalid or missing API key.", 404: "Not found."}
+        self.finish(json.dumps({"detail": words.get(status_code, "server error")}))
+
+
+class Request(Handler):
+    def post(self):
+        request = RequestModel.model_validate_json(self.get_body_argument("data"))
+        job = os.urandom(8).hex()
+        (STATE / "jobs").open("a").write(job + "\n")
+        say(job, "QUEUED", "Your job is number 1 in the queue.")
+        self.finish(RESPONSES[job] | {"status": "RECEIVED", "description": "Received."})
+        url = f"http://{self.request.host}/result/{job}"
+        WORKER.submit(work, job, request, self.request.files["blob"][0]["body"], url)
+
+
+class Response(Handler):
+    def get(self, job):
+        if job not in RESPONSES:
+            raise HTTPError(404)
+        self.finish(RESPONSES[job])
+
+
+class Result(RequestHandler):  # a presigned address: it asks for no key
+    async def get(self, job):
+        content = RESULTS[job]
+        self.set_header("Content-Length", len(content))
+        if fault("cut", once=True):
+            self.write(content[: len(content) // 2])
+            await self.flush()
+            self.request.connection.stream.close()
+            return
+        self.finish(content)
+
+
+class Env(Handler):
+    def get(self):
+        env = get_local_env()
+        if fault("versions"):
+            env["packages"]["transformers"] = "4.40.0"
+        self.finish(env)
+
+
+class Status(Handler):
+    def get(self):
+        hosted = {
+            f"d{i}": {
+                "model_key": f"nnsight.modeling.transformers.TransformersModel:{repo}",
+                "repo_id": repo,
+                "task": "image-text-to-text",
+                "deployment_level": "HOT",
+                "application_state": "RUNNING",
+            }
+            for i, repo in enumerate(HOSTED)
+        }
+        self.finish({"deployments": hosted})
+
+
+async def serve():
+    routes = [
+        ("/request", Request), (r"/response/(\w+)", Response), (r"/result/(\w+)", Result),
+        ("/env", Env), ("/status", Status),
+    ]  # fmt: skip
+    port = int((STATE / "port").read_text()) if (STATE / "port").exists() else 0
+    server = Application(routes).listen(port, "127.0.0.1")
+    bound = next(iter(server._sockets.values())).getsockname()[1]
+    (STATE / "port.new").write_text(str(bound))
+    (STATE / "port.new").rename(STATE / "port")
+    (STATE / "ready").write_text(str(os.getpid()))
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

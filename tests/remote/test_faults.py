@@ -1,0 +1,206 @@
+"""What goes wrong on the way: a clear error each time, and nothing that is finished is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from tests.remote.conftest import Loopback
+from vsink_interp.dataset import Rows, run_dataset
+from vsink_interp.engine import Server
+from vsink_interp.toy import weights_dir
+
+KEY = "a-key-that-must-not-leak"
+PICTURE, PROMPT = tiny.PROMPTS["one image"]
+
+
+@pytest.fixture
+def mortal(tmp_path, tiny_dir):
+    """A server for one test, to be killed."""
+    found = Loopback(tmp_path, [tiny_dir]).start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def lmm(tiny_dir):
+    found = vi.LMM.from_pretrained(tiny_dir, remote="http://127.0.0.1:1")
+    found.sinks = tiny.SINKS
+    return found
+
+
+def ask(lmm, server, graph=None, **more):
+    return lmm.generate(PICTURE, PROMPT, graph, max_new_tokens=2, remote=server, **more)
+
+
+def test_no_server(lmm):
+    with pytest.raises(vi.UnreachableError, match=r"127\.0\.0\.1:1 does not answer"):
+        ask(lmm, Server("http://127.0.0.1:1", patience=0.1))
+
+
+def test_the_default_is_what_the_model_was_opened_with(tiny_dir, loopback):
+    found = vi.LMM.from_pretrained(tiny_dir, remote=loopback.host)
+    assert found.run(PICTURE, PROMPT).ids.shape[0] == 1
+    with pytest.raises(vi.CapabilityError, match="opened without weights"):
+        found.run(PICTURE, PROMPT, remote=False)
+
+
+@pytest.mark.parametrize("stage", ["queued", "running"])
+def test_a_server_killed_on_the_way(lmm, mortal, stage):
+    ask(lmm, mortal.server())
+    mortal.fault(stage)
+    with pytest.raises(vi.UnreachableError, match="does not answer"):
+        ask(lmm, mortal.server(patience=0.3))
+
+
+def test_a_job_that_a_new_server_does_not_know(lmm, mortal):
+    mortal.fault("queued")
+    server = mortal.server(patience=0.3)
+    session = lmm.session(server)
+    session.generate(PICTURE, PROMPT, max_new_tokens=2)
+    job = session.submit()
+    mortal.process.wait()
+    mortal.start()
+    with pytest.raises(vi.UnreachableError, match="does not know this job"):
+        job.collect(lmm)
+
+
+def test_a_download_that_is_cut_is_asked_for_again(lmm, loopback):
+    loopback.fault("cut")
+    run = ask(lmm, loopback.server())
+    assert not (loopback.folder / "fault").exists(), "nothing was cut"
+    assert torch.equal(run.ids, tiny.lmm().generate(PICTURE, PROMPT, max_new_tokens=2).ids)
+
+
+def test_versions_that_do_not_fit(lmm, loopback):
+    loopback.fault("versions")
+    before = loopback.jobs
+    with pytest.raises(vi.CapabilityError, match=r"transformers 4\.40\.0"):
+        ask(lmm, loopback.server())
+    (loopback.folder / "fault").unlink()
+    assert loopback.jobs == before
+
+
+def beyond(activation, hook):
+    del hook
+    wrong = (activation[0, 0, 0, 0] * 0 + 999).long()
+    return activation.index_select(0, wrong.reshape(1)) + activation  # only the server can know
+
+
+def test_an_exception_in_the_users_function_names_its_line(lmm, loopback):
+    with pytest.raises(vi.RemoteError, match=r"test_faults\.py:\d+: IndexError") as caught:
+        ask(lmm, loopback.server(), vi.Fn("attn.hook_z", beyond, layers=1))
+    line = int(str(caught.value).split("test_faults.py:")[1].split(":")[0])
+    assert "only the server can know" in Path(__file__).read_text().splitlines()[line - 1]
+
+
+def deciding(activation, hook):
+    del hook
+    return activation * 2 if activation.mean() > 0 else activation
+
+
+def test_a_function_that_decides_by_numbers_is_refused_before_anything_is_sent(lmm, loopback):
+    before = loopback.jobs
+    with pytest.raises(vi.CapabilityError, match=r"test_faults\.py:\d+ .*torch\.where"):
+        ask(lmm, loopback.server(), vi.Fn("attn.hook_z", deciding))
+    assert loopback.jobs == before
+
+
+def test_full_patterns_and_large_results_ask_first(lmm, loopback, monkeypatch):
+    before, server = loopback.jobs, loopback.server()
+    with pytest.raises(vi.CapabilityError, match=r"full patterns .*allow_large"):
+        ask(lmm, server, vi.probes.Pattern())
+    with monkeypatch.context() as patch:
+        patch.setattr("vsink_interp.engine.server.LARGE", 1000)
+        with pytest.raises(vi.CapabilityError, match=r"logits 1\.\d kB.*allow_large"):
+            lmm.generate(PICTURE, PROMPT, max_new_tokens=6, remote=server)
+        assert loopback.jobs == before
+        run = ask(lmm, server, vi.probes.Pattern(), allow_large=True)
+    assert run[vi.probes.Pattern()].values.shape[2] == tiny.HEADS
+
+
+def test_a_model_that_is_not_hosted(lmm, tmp_path):
+    other = Loopback(tmp_path, [weights_dir]).start()
+    try:
+        with pytest.raises(vi.RemoteError, match="is not deployed here"):
+            ask(lmm, other.server())
+    finally:
+        other.kill()
+
+
+def test_a_wrong_or_missing_key(lmm, tmp_path, tiny_dir, monkeypatch, capfd):
+    from nnsight import CONFIG
+
+    guarded = Loopback(tmp_path, [tiny_dir], key=KEY).start()
+    try:
+        for key in (None, "wrong"):
+            monkeypatch.setattr(CONFIG.API, "APIKEY", key)
+            with pytest.raises(vi.RemoteError, match=r"does not take this key: run nnsight\.login"):
+                ask(lmm, guarded.server())
+        monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
+        session = lmm.session(guarded.server())
+        session.generate(PICTURE, PROMPT, max_new_tokens=2)
+        job = session.submit()
+        job.save(tmp_path / "job.json")
+        (run,) = job.collect(lmm)
+        run.save(tmp_path / "run")
+    finally:
+        guarded.kill()
+    for path in [tmp_path / "job.json", *(tmp_path / "run").iterdir()]:
+        assert KEY.encode() not in path.read_bytes()
+    assert KEY not in "".join(capfd.readouterr())
+
+
+CLIENT = """
+import sys
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp.dataset import run_dataset
+from vsink_interp.engine import Server
+
+lmm = vi.LMM.from_pretrained(sys.argv[1], remote=Server(sys.argv[2], patience=1.0))
+samples = [(tiny.picture(i), f"what is w{i % 9} ?") for i in range(100)]
+graph = vi.Knockout("image -> query generated") | vi.probes.SegmentMass()
+run_dataset(lmm, samples, graph, folder=sys.argv[3], max_new_tokens=2, chunk=10)
+"""
+
+
+def test_a_data_set_survives_the_death_of_client_and_server(mortal, tiny_dir, tmp_path):
+    folder, script = tmp_path / "rows", tmp_path / "client.py"
+    script.write_text(CLIENT)
+    command = [sys.executable, str(script), str(tiny_dir), mortal.host, str(folder)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    first = subprocess.Popen(command, env=env)
+    while len(Rows(folder)) < 20:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = len(Rows(folder))
+    assert 20 <= done < 100 and done % 10 == 0
+    second = subprocess.Popen(command, env=env)
+    while len(Rows(folder)) < done + 20:
+        assert second.poll() is None
+        time.sleep(0.02)
+    mortal.kill()
+    time.sleep(0.2)
+    mortal.start()
+    assert second.wait(120) == 0
+    rows = Rows(folder)
+    assert [int(path.name) for path in rows.paths()] == list(range(100))
+    texts = [run.text for run in rows]
+    graph = vi.Knockout("image -> query generated")
+    for i in (0, 45, 99):
+        here = tiny.lmm().generate(tiny.picture(i), f"what is w{i % 9} ?", graph, max_new_tokens=2)
+        assert texts[i] == here.text
+    lmm = vi.LMM.from_pretrained(tiny_dir, remote=mortal.host)
+    with pytest.raises(vi.ResultError, match="another graph"):
+        samples = [(tiny.picture(i), f"what is w{i % 9} ?") for i in range(100)]
+        run_dataset(lmm, samples, folder=folder, max_new_tokens=2, chunk=10)

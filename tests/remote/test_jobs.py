@@ -1,0 +1,106 @@
+"""Sessions, and jobs that another process collects."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp.session import Job
+
+GRAPH = vi.Knockout("image -> query generated") | vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
+MASS = vi.probes.SegmentMass()
+PICTURE, PROMPT = tiny.PROMPTS["one image"]
+
+COLLECT = """
+import sys
+import torch
+import vsink_interp as vi
+from vsink_interp.session import Job
+
+job = Job.load(sys.argv[1])
+lmm = vi.LMM.from_pretrained(sys.argv[2], remote=True)
+for number, run in enumerate(job.collect(lmm)):
+    run.save(f"{sys.argv[3]}/{number}")
+"""
+
+
+@pytest.fixture(scope="module")
+def lmm(tiny_dir):
+    found = vi.LMM.from_pretrained(tiny_dir, remote=True)
+    found.sinks = tiny.SINKS
+    return found
+
+
+def asked(lmm, server):
+    session = lmm.session(server)
+    session.generate(PICTURE, PROMPT, GRAPH | MASS, max_new_tokens=3)
+    session.run(PICTURE, PROMPT, GRAPH | vi.probes.AttentionMaps())
+    return session
+
+
+def test_a_session_is_one_round_trip(lmm, loopback):
+    before, lines = loopback.jobs, []
+    with asked(lmm, loopback.server(watch=lines.append)) as session:
+        assert session.runs == []
+    assert loopback.jobs == before + 1
+    answer, one_pass = session.runs
+    here = tiny.lmm().generate(PICTURE, PROMPT, GRAPH | MASS, max_new_tokens=3)
+    assert torch.equal(answer.ids, here.ids)
+    torch.testing.assert_close(answer[MASS].values, here[MASS].values, atol=1e-5, rtol=0)
+    assert one_pass.graph == GRAPH | vi.probes.AttentionMaps()
+    assert any("will come back" in line for line in lines)
+    assert any("sent" in line and "kB" in line for line in lines)
+
+
+def test_queue_messages_reach_the_user(lmm, loopback):
+    lines = []
+    (loopback.folder / "hold").touch()
+    job = asked(lmm, loopback.server(watch=lines.append)).submit()
+    assert job.status == "QUEUED Your job is number 1 in the queue."
+    (loopback.folder / "hold").unlink()
+    job.collect(lmm)
+    assert any("QUEUED Your job is number 1" in line or "RUNNING" in line for line in lines)
+
+
+def test_a_saved_job_is_collected_by_another_process(lmm, loopback, tiny_dir, tmp_path):
+    job = asked(lmm, loopback.server()).submit()
+    job.save(tmp_path / "job.json")
+    script = tmp_path / "collect.py"
+    script.write_text(COLLECT)
+    command = [
+        sys.executable,
+        str(script),
+        str(tmp_path / "job.json"),
+        str(tiny_dir),
+        str(tmp_path),
+    ]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(command, env=env, check=True, timeout=120)
+    here = job.collect(lmm)
+    for number, run in enumerate(here):
+        there = vi.Run.load(tmp_path / str(number))
+        assert torch.equal(there.ids, run.ids) and torch.equal(there.logits, run.logits)
+        assert there.graph == run.graph and there.records.keys() == run.records.keys()
+
+
+def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tmp_path):
+    with pytest.raises(vi.ResultError, match="nothing to send"):
+        lmm.session(loopback.server()).submit()
+    with pytest.raises(vi.ResultError, match="holds no job"):
+        Job.load(tmp_path / "none.json")
+    with pytest.raises(vi.InputError, match="a session is for a server"):
+        tiny.lmm().session(False)
+
+
+def test_a_local_model_runs_there_too(loopback, tiny_dir):
+    """With weights here, and by its name there."""
+    here = vi.LMM.from_pretrained(tiny_dir)
+    here.sinks = tiny.SINKS
+    one, other = (here.run(PICTURE, PROMPT, GRAPH, remote=r) for r in (False, loopback.server()))
+    torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
+    with pytest.raises(vi.CapabilityError, match="knows models by their names"):
+        tiny.fresh().run(PICTURE, PROMPT, remote=loopback.server())

@@ -1,0 +1,123 @@
+"""One graph, two places: what a server gives is what the local binding gives."""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from tests.nodes import EDITS, PROBES, apart, real
+from vsink_interp.engine.server import Submitting
+from vsink_interp.kernels import cut
+
+SAME = 1e-5
+CANNOT = {
+    "control": "decides by the numbers of a run",
+    "one control": "decides by the numbers of a run",
+    "noised picture": "second pass",
+    "disturbed instruction": "second pass",
+}
+GRAPHS = {**EDITS, **{f"probe {name}": probe for name, probe in PROBES.items()}}
+CAN = {name: graph for name, graph in GRAPHS.items() if name not in CANNOT}
+
+
+@pytest.fixture(scope="module")
+def lmm(tiny_dir):
+    """The tiny LLaVA without weights."""
+    found = vi.LMM.from_pretrained(
+        tiny_dir, remote="http://127.0.0.1:1", attn_implementation="sdpa"
+    )
+    found.sinks = tiny.SINKS
+    return found
+
+
+ONE_PASS = (
+    "image to generated", "sinks as rows", "paper", "unembed.hook_out in place",
+    "probe activation unembed.hook_out", "probe mass by sinks", "probe contribution",
+)  # fmt: skip
+"""An answer is a pass over the prompt and then some; these are compared without the rest too."""
+
+
+def together(lmm, loopback, encoding, graphs, n_new=None):
+    """Graphs in one round trip."""
+    session = lmm.session(loopback.server(), allow_large=True)
+    with session:
+        for graph in graphs.values():
+            if n_new is None:
+                session.run(encoding, graph=graph)
+            else:
+                session.generate(encoding, graph=graph, max_new_tokens=n_new)
+    return dict(zip(graphs, session.runs, strict=True))
+
+
+@pytest.fixture(scope="module")
+def encoding():
+    return tiny.batch("one image", "short", "two images")
+
+
+@pytest.fixture(scope="module")
+def passes(lmm, loopback, encoding):
+    return together(lmm, loopback, encoding, {name: CAN[name] for name in ONE_PASS})
+
+
+@pytest.fixture(scope="module")
+def answers(lmm, loopback, encoding):
+    return together(lmm, loopback, encoding, CAN, 3)
+
+
+def test_this_package_does_not_exist_on_the_server(lmm, loopback, encoding):
+    """What is sent by name, as nnsight sends an installed package's functions, is not found."""
+    hosted = lmm._at_server()
+    backend = Submitting(hosted.key, host=loopback.host, env={}, blocking=False)
+    backend.display.enabled = False
+    model, found = hosted.nnsight, None
+    with model.trace(**encoding.inputs, backend=backend):
+        found = cut(model.lm_head.output, None, None).save()  # noqa: F841 (read on the server)
+    with pytest.raises(vi.RemoteError, match="No module named 'vsink_interp'"):
+        loopback.server().wait(backend.job_id)
+
+
+def same_records(here, there):
+    assert there.records.keys() == here.records.keys()
+    for name, record in here.records.items():
+        other = there.records[name]
+        assert (other.axes, dict(other.coords)) == (record.axes, dict(record.coords))
+        torch.testing.assert_close(
+            other.values.float(), record.values.float(), atol=SAME, rtol=SAME, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_a_pass_equals_the_local_one(name, passes, encoding):
+    here, there = tiny.lmm().run(encoding, graph=CAN[name]), passes[name]
+    keep = real(encoding)
+    assert apart(here.logits[keep], there.logits[keep]) < SAME
+    assert here.text == there.text
+    same_records(here, there)
+
+
+@pytest.mark.parametrize("name", CAN)
+def test_an_answer_equals_the_local_one(name, answers, encoding):
+    here = tiny.lmm().generate(encoding, graph=CAN[name], max_new_tokens=3)
+    there = answers[name]
+    assert torch.equal(here.ids, there.ids)
+    assert apart(here.logits, there.logits) < SAME
+    assert here.text == there.text
+    same_records(here, there)
+
+
+@pytest.fixture(scope="module")
+def untouched(encoding):
+    return tiny.lmm().generate(encoding, max_new_tokens=3).logits
+
+
+@pytest.mark.parametrize("name", sorted(EDITS.keys() & CAN.keys()))
+def test_every_edit_acts_there(name, answers, untouched):
+    assert apart(answers[name].logits, untouched) > 0.1
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_what_cannot_run_there_says_so_before_anything_is_sent(name, lmm, loopback, encoding):
+    before = loopback.jobs
+    with pytest.raises(vi.CapabilityError, match=CANNOT[name]):
+        lmm.run(encoding, graph=GRAPHS[name], remote=loopback.server(), allow_large=True)
+    assert loopback.jobs == before

@@ -1,0 +1,183 @@
+"""Recording what a node computes, so that a server can compute it without this package.
+
+A node is Python that works on tensors. Here it runs once on tensors that have a shape and no
+numbers, and every torch function that it calls on them is noted by name. What does not depend on
+the model's activations (masks, heads, random draws) is computed here and now, and travels as a
+constant. The result is a plain list: names, numbers, tensors.
+
+In decode every pass has one key more. A node is recorded at several numbers of keys: whole numbers
+that grow with them become `a * n_keys + b`, constants that grow become prefixes of the longest.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+from torch.utils._pytree import tree_map
+
+from ..errors import CapabilityError
+
+_LIBRARIES = ("torch", "beartype", "jaxtyping", "einops")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """What one node did: operations in turn, where its result lies among theirs, and its bytes."""
+
+    ops: list[list[Any]]
+    out: Any
+    size: int
+
+
+class Slot(Tensor):
+    """A tensor with a shape, a precision and a place on a tape, and no numbers."""
+
+    recorder: "Recorder"
+    blank: Tensor
+    ref: dict[str, Any]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the call instead of computing it."""
+        del types
+        slots: list[Slot] = []
+        tree_map(lambda x: slots.append(x) if isinstance(x, Slot) else None, [args, kwargs])
+        return slots[0].recorder.call(func, args, kwargs or {})
+
+
+@final
+class Recorder:
+    """Makes slots and notes what is done to them; one per recording."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.ops: list[list[Any]] = []
+
+    def slot(self, blank: Tensor, ref: dict[str, Any]) -> Slot:
+        """A slot for a tensor that the server will have."""
+        made = blank.as_subclass(Slot)
+        made.recorder, made.blank, made.ref = self, blank, ref
+        return made
+
+    def input(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Slot:
+        """A slot for something that the recording starts from.
+
+        In fp32: what the model computes in on the server is not known here, so nodes get fp32
+        there, and what an edit returns goes back to the model's own precision.
+        """
+        return self.slot(torch.empty(*shape, dtype=dtype, device="meta"), {"input": name})
+
+    def unembed(self, n_words: int) -> Callable[[Tensor], Tensor]:
+        """Reads residual vectors as logits, with the final norm and the unembedding there."""
+
+        def read(resid: Tensor) -> Tensor:
+            self.ops.append(["unembed", [_encode(resid)], {}, _origin()])
+            blank = torch.empty(*resid.shape[:-1], n_words, device="meta")
+            return self.slot(blank, {"op": len(self.ops) - 1})
+
+        return read
+
+    def tape(self, result: Tensor) -> Tape:
+        """The recording, ending in `result`: a slot or a plain tensor."""
+        return Tape(self.ops, _encode(result), result.numel() * result.element_size())
+
+    def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Carry out a torch function on blanks, and note it if it gives a tensor."""
+        name = resolve_name(func) or getattr(func, "__qualname__", repr(func))
+        if func == Tensor.device.__get__:
+            return torch.device("cpu")  # so that whatever a node makes anew is a constant
+        if func is Tensor.cpu:
+            return args[0]
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            args = (args[0], _places(args[1]), *args[2:])
+        blanks = tree_map(_blank, (args, kwargs))
+        try:
+            with torch._C.DisableTorchFunctionSubclass():
+                result = func(*blanks[0], **blanks[1])
+        except (NotImplementedError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+                raise self._refusal(name) from error
+            raise
+        if result is not None and not _has_tensor(result):
+            return result
+        writes = result is None or (name.endswith("_") and not name.endswith("__"))
+        if writes and not isinstance(args[0], Slot):
+            raise self._refusal(name)
+        named = {key: _encode(part) for key, part in kwargs.items()}
+        self.ops.append([name, _encode(args), named, _origin()])
+        return args[0] if writes and result is not None else self._wrap(result)
+
+    def _wrap(self, result: Any) -> Any:
+        number = len(self.ops) - 1
+        if isinstance(result, Tensor):
+            return self.slot(result, {"op": number})
+        if not isinstance(result, tuple | list):
+            return result
+        parts = [
+            self.slot(part, {"op": number, "item": i}) if isinstance(part, Tensor) else part
+            for i, part in enumerate(result)
+        ]
+        return type(result)(parts)  # of torch.return_types, or a plain tuple or list
+
+    def _refusal(self, name: str) -> CapabilityError:
+        return CapabilityError(
+            f"{self.what} cannot run remotely: {_origin()} ({name.removeprefix('torch.')}) decides "
+            "by the numbers of a run, and these are on the server. Write it without `if`, "
+            ".item(), .tolist() or boolean indexing on activations, for instance with torch.where"
+        )
+
+
+def _origin() -> str:
+    """The line that called torch: a kernel's, an edit's, or one that the user wrote."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and _is_inner(frame):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+
+
+def _is_inner(frame: Any) -> bool:
+    name, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
+    return file.startswith("<") or file == __file__ or name.split(".", maxsplit=1)[0] in _LIBRARIES
+
+
+def _places(index: Any) -> Any:
+    """An index with the true places in place of a mask: a mask has a shape that depends on it."""
+    parts = index if isinstance(index, tuple) else (index,)
+    found: list[Any] = []
+    for part in parts:
+        mask = isinstance(part, Tensor) and not isinstance(part, Slot) and part.dtype == torch.bool
+        found += part.nonzero(as_tuple=True) if mask else [part]
+    return tuple(found) if isinstance(index, tuple) or len(found) > 1 else found[0]
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, Slot):
+        return value.blank
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return torch.device("meta") if isinstance(value, torch.device) else value
+
+
+def _has_tensor(value: Any) -> bool:
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(part, Tensor) for part in parts)
+
+
+def _encode(value: Any) -> Any:
+    """A value as plain data; what is found on the server only is a small dict."""
+    if isinstance(value, Slot):
+        return value.ref
+    if isinstance(value, torch.device):
+        return {"device": True}
+    if isinstance(value, tuple):
+        return tuple(_encode(part) for part in value)
+    if isinstance(value, list):
+        return [_encode(part) for part in value]
+    if isinstance(value, slice):
+        return slice(_encode(value.start), _encode(value.stop), _encode(value.step))
+    return value

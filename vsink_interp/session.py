@@ -1,0 +1,231 @@
+"""Several runs in one round trip, and jobs that outlive the process that sent them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from PIL import Image
+
+from .encoding import Encoding
+from .engine import Hosted, Outcome, Request, Server, compile_run, read_back
+from .errors import ResultError
+from .graph import EditGraph, Graphlike, as_graph
+from .results import Run, layout_from, layout_parts
+from .sinkdims import SinkDims
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One run that is asked for: one forward pass, or an answer of at most `n_new` tokens."""
+
+    encoding: Encoding
+    graph: EditGraph
+    generates: bool = False
+    n_new: int | None = None
+    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+class Elsewhere:
+    """Stands in for `execute`: sends the run, waits, and reads the answer."""
+
+    def __init__(self, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
+        self.server = server
+        self.hosted = hosted
+        self.allow_large = allow_large
+
+    def __call__(self, wrapped: Any, *args: Any) -> Outcome:
+        """Carry out one run; arguments as `execute` takes them."""
+        request = compile_run(wrapped, self.hosted, *args)
+        job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
+        return read_back(self.server.wait(job)[0])(wrapped, *args)
+
+
+@final
+class Job:
+    """Runs that a server is working on, or has done.
+
+    **Attributes:**
+
+    - `server`: where.
+    - `number`: the server's name for it.
+    - `asked`: the runs.
+    """
+
+    def __init__(
+        self, server: Server, number: str, asked: list[Asked], sinks: SinkDims | None
+    ) -> None:
+        self.server = server
+        self.number = number
+        self.asked = asked
+        self.sinks = sinks
+
+    def __repr__(self) -> str:
+        return f"Job({self.number} at {self.server.host}, runs={len(self.asked)})"
+
+    @property
+    def status(self) -> str:
+        """The last status, such as `QUEUED Your job is number 2 in the queue`.
+
+        **Raises:** `RemoteError` if it failed, `UnreachableError` if the server does not answer.
+        """
+        response = self.server.status(self.number)
+        return f"{response.status.value} {response.description}".strip()
+
+    def collect(self, lmm: Any) -> list[Run]:
+        """The runs, waiting for them.
+
+        **Arguments:**
+
+        - `lmm`: the model as it was when they were asked for; its tokenizer reads the answers.
+
+        **Raises:** as `status`; `LayoutError` if edits together left a row nothing to attend to.
+        """
+        states = self.server.wait(self.number)
+        return [
+            lmm.carry_out(asked, read_back(state), self.sinks)
+            for asked, state in zip(self.asked, states, strict=True)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write the job to a JSON file; no key is in it.
+
+        **Raises:** `CapabilityError` if a graph holds a bare function.
+        """
+        found = {
+            "format": 1,
+            "host": self.server.host,
+            "number": self.number,
+            "sinks": None if self.sinks is None else [self.sinks.dims, self.sinks.tau],
+            "asked": [_to_plain(asked) for asked in self.asked],
+        }
+        Path(path).write_text(json.dumps(found))
+
+    @classmethod
+    def load(cls, path: str | Path, server: Server | None = None) -> "Job":
+        """Read a job that `save` wrote, in this process or another.
+
+        **Raises:** `ResultError` if the file holds none.
+        """
+        try:
+            found = json.loads(Path(path).read_text())
+            asked = [_from_plain(one) for one in found["asked"]]
+            sinks = found["sinks"] and SinkDims(tuple(found["sinks"][0]), found["sinks"][1])
+            return cls(server or Server(found["host"]), found["number"], asked, sinks)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{path} holds no job; write one with job.save(path)") from error
+
+
+@final
+class Session:
+    """Collects runs, and sends them as one request: one round trip, one place in the queue.
+
+    ```py
+    with lmm.session(remote=True) as session:
+        plain = session.generate(image, "What is this?")
+        cut = session.generate(image, "What is this?", vi.Knockout("image -> query generated"))
+    print(session.runs[plain].text, session.runs[cut].text)
+    ```
+
+    Leaving the block sends and waits; `submit` sends and does not.
+    """
+
+    def __init__(self, lmm: Any, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
+        self.lmm = lmm
+        self.server = server
+        self.hosted = hosted
+        self.allow_large = allow_large
+        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
+        self.runs: list[Run] = []
+        self._sinks: SinkDims | None = None
+
+    def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> int:
+        """Ask for a forward pass, as `LMM.run`; its place in `runs`."""
+        return self._add(Asked(self.lmm._encoding(image, prompt), as_graph(graph)))
+
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = None,
+        graph: Graphlike = None,
+        *,
+        max_new_tokens: int | None = None,
+        **hf_kwargs: Any,
+    ) -> int:
+        """Ask for an answer, as `LMM.generate`; its place in `runs`."""
+        encoding = self.lmm._encoding(image, prompt)
+        return self._add(Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs))
+
+    def _add(self, asked: Asked) -> int:
+        def compile_only(wrapped: Any, *args: Any) -> Outcome:
+            self._sinks = args[3] or self._sinks
+            raise _Compiled(compile_run(wrapped, self.hosted, *args))
+
+        try:
+            self.lmm.carry_out(asked, compile_only, None)
+        except _Compiled as compiled:
+            self.requests.append(compiled.request)
+        self.asked.append(asked)
+        return len(self.asked) - 1
+
+    def submit(self) -> Job:
+        """Send what was asked for, and do not wait.
+
+        **Raises:** `ResultError` if nothing was; else as `LMM.run`.
+        """
+        if not self.requests:
+            raise ResultError("this session has nothing to send; ask with run or generate first")
+        number = self.server.submit(self.hosted, self.requests, allow_large=self.allow_large)
+        return Job(self.server, number, list(self.asked), self._sinks)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self.requests:
+            self.runs = self.submit().collect(self.lmm)
+
+
+@final
+class _Compiled(BaseException):
+    """Ends a run where it would begin: what is to be sent is known."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.request = request
+
+
+def _to_plain(asked: Asked) -> dict[str, Any]:
+    encoding = asked.encoding
+    tensors, layout = layout_parts(encoding.tokens)
+    tensors["ids"] = encoding.inputs["input_ids"]
+    return {
+        **layout,
+        "graph": asked.graph.to_json(),
+        "generates": asked.generates,
+        "n_new": asked.n_new,
+        "hf_kwargs": dict(asked.hf_kwargs),
+        "batched": encoding.batched,
+        "prompts": encoding.prompts,
+        "pictures": [len(row) for row in encoding.pictures],
+        "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
+    }
+
+
+def _from_plain(found: Mapping[str, Any]) -> Asked:
+    tensors = {name: torch.tensor(value) for name, value in found["tensors"].items()}
+    encoding = Encoding(
+        {"input_ids": tensors["ids"]},
+        layout_from(found, tensors),
+        # The pictures are with the server; here it matters only that there were some.
+        tuple((Image.new("L", (1, 1)),) * n for n in found["pictures"]),
+        tuple(found["prompts"]),
+        found["batched"],
+    )
+    graph = EditGraph.from_json(found["graph"])
+    return Asked(encoding, graph, found["generates"], found["n_new"], found["hf_kwargs"])
