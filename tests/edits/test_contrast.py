@@ -314,6 +314,21 @@ def test_what_cannot_be_spoiled_is_refused(lmm):
         Contrast("noise").spoiled(torch.zeros(7, 5), [1, 1])
 
 
+def test_a_kept_context_is_refused(lmm):
+    spec = vi.CompressedContext(1.0)
+    context = lmm.compress(*tiny.PROMPTS["one image"], spec, max_new_tokens=3)
+    with pytest.raises(vi.CapabilityError, match="needs the whole prompt"):
+        context.ask("count", Contrast(prefix=PREFIX), max_new_tokens=2)
+
+
+def test_inference_mode_gives_the_same(lmm):
+    wanted = lmm.generate(tiny.encode(), graph=KINDS["noise"], max_new_tokens=3)
+    with torch.inference_mode():
+        encoding = lmm.encode(*tiny.PROMPTS["one image"])
+        run = lmm.generate(encoding, graph=KINDS["noise"], max_new_tokens=3)
+    assert torch.equal(run.logits, wanted.logits)
+
+
 def test_recipes_are_lines_of_it():
     assert recipes.vcd(seed=2) == Contrast("noise", alpha=1.0, beta=0.1, step=500, seed=2)
     assert recipes.icd().prefix == "You are a confused object detector."
