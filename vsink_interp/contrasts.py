@@ -27,11 +27,6 @@ def second_passes(
     found: dict[int, Beside] = {}
     for number, node in enumerate(planned.graph):
         if isinstance(node, Contrast):
-            if encoding.past is not None:
-                raise CapabilityError(
-                    f"{node!r} needs the whole prompt, and this encoding goes on from a kept "
-                    "context; contrast where the picture is shown"
-                )
             other = _spoiled(lmm, node, encoding)
             answer = encoding.inputs["input_ids"][:, encoding.tokens.prompt_length :]
             if node.rewords and answer.shape[1]:

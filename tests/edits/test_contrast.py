@@ -317,7 +317,7 @@ def test_what_cannot_be_spoiled_is_refused(lmm):
 def test_a_kept_context_is_refused(lmm):
     spec = vi.CompressedContext(1.0)
     context = lmm.compress(*tiny.PROMPTS["one image"], spec, max_new_tokens=3)
-    with pytest.raises(vi.CapabilityError, match="needs the whole prompt"):
+    with pytest.raises(vi.CapabilityError, match="ask the whole prompt anew"):
         context.ask("count", Contrast(prefix=PREFIX), max_new_tokens=2)
 
 
