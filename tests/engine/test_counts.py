@@ -60,6 +60,29 @@ def test_a_decode_step_costs_few_operations_and_no_synchronisation(name, prompts
     assert waits == base_waits
 
 
+DROPS = {
+    "image": (vi.DropKeys("image"), 0, 2),
+    "sinks": (vi.DropKeys("sink & image"), 0, 8),
+    "and mass": (vi.DropKeys("image") | vi.probes.SegmentMass(), 9, 13),
+}
+"""The most operations per block and step: of one sample, and of a batch of unlike numbers."""
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("name", DROPS)
+def test_a_shorter_cache_costs_nothing_but_a_mask_where_a_batch_needs_one(name, ragged):
+    graph, *most = DROPS[name]
+    lmm = tiny.lmm()
+    encoding = tiny.batch("one image", "short", "two images") if ragged else tiny.encode()
+    ours, waits = steps(lambda n: lmm.generate(encoding, graph=graph, max_new_tokens=n))
+    base, base_waits = steps(lambda n: plain(lmm, encoding, n))
+    assert base.total() > 100, "nothing was counted"
+    extra = (ours.total() - base.total()) / 4 / (LONG - SHORT)
+    assert extra <= most[ragged], ours - base
+    assert extra > 0 or not most[ragged]
+    assert waits == base_waits
+
+
 def test_what_waits_for_the_device_is_counted():
     value = torch.arange(4.0)
     assert counted(lambda: value.sum().item()).syncs.total() == 1

@@ -28,6 +28,7 @@ class Kept:
         self.length = keep.shape[1]
         self.full = min(counts) == max(counts)
         self._places: tuple[int, Tensor] = (-1, order)
+        self._gone: Bool[Tensor, "batch token"] = self.filled[:, :0]
         self._mask: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def n_tokens(self, n_keys: int) -> int:
@@ -46,7 +47,8 @@ class Kept:
         """
         if self._places[0] != n_tokens:
             later = torch.arange(self.length, n_tokens, device=self.tokens.device)
-            known = self.tokens.masked_fill(~self.filled, n_tokens)
+            # Places that all samples fill need no spare token to stand for empty ones.
+            known = self.tokens if self.full else self.tokens.masked_fill(~self.filled, n_tokens)
             whole = torch.cat([known, later.expand(len(known), -1)], 1)
             self._places = (n_tokens, whole)
         return self._places[1]
@@ -54,22 +56,25 @@ class Kept:
     def spread(self, value: Tensor, dim: int, n_tokens: int, fill: float) -> Tensor:
         """A value over the places of the cache as one over tokens; `fill` where a key is gone."""
         index, wide = _along(self.places(n_tokens), value, dim), [*value.shape]
-        wide[dim] = n_tokens + 1
-        spread = value.new_full(wide, fill).scatter(dim, index, value)
-        return spread.narrow(dim, 0, n_tokens)
+        wide[dim] = n_tokens + (not self.full)
+        return value.new_full(wide, fill).scatter_(dim, index, value).narrow(dim, 0, n_tokens)
 
     def narrow(self, value: Tensor, dim: int) -> Tensor:
         """A value over tokens as one over the places of the cache; 0 where a place is empty."""
-        shape = [*value.shape]
+        index, shape = _along(self.places(value.shape[dim]), value, dim), [*value.shape]
+        if self.full:
+            return value.gather(dim, index)
         shape[dim] = 1
-        spare = torch.cat([value, value.new_zeros(shape)], dim)
-        return spare.gather(dim, _along(self.places(value.shape[dim]), spare, dim))
+        return torch.cat([value, value.new_zeros(shape)], dim).gather(dim, index)
 
     def gone(self, n_tokens: int) -> Bool[Tensor, "batch token"]:
-        """The tokens that have no key any more."""
-        found = torch.ones(len(self.tokens), n_tokens + 1, dtype=torch.bool)
-        found = found.to(self.tokens.device).scatter(1, self.places(n_tokens), False)
-        return found[:, :n_tokens]
+        """The tokens that have no key any more; computed once a pass, as `places`."""
+        if self._gone.shape[1] != n_tokens:
+            found = torch.ones(
+                len(self.tokens), n_tokens + 1, dtype=torch.bool, device=self.tokens.device
+            )
+            self._gone = found.scatter_(1, self.places(n_tokens), False)[:, :n_tokens]
+        return self._gone
 
     def mask(self, mask: Tensor | None, n_keys: int) -> Tensor | None:
         """What transformers hands to attention, `batch 1 query token` or None, over the places."""

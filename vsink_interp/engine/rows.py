@@ -185,7 +185,7 @@ class RowProgram:
             return pattern
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
         if self.progress is not None and any(isinstance(node, Edit) for _, node in numbered):
-            gone = self.kept.gone(pattern.shape[-1])[:, None, None]
+            gone = self.kept.gone(pattern.shape[-1]).to(pattern.device)[:, None, None]
             self.progress.see_lost(self._layer, (pattern != 0) & gone)
         return self.kept.narrow(pattern, -1)
 
