@@ -91,16 +91,15 @@ def _kind_blinds(
     return bool((met & ~layout.reached(real & ~columns[kind].any(0))).any())
 
 
-def keys_left(masks: TokenMasks, cuts: tuple[Edges, ...], rows: range) -> tuple[range, ...] | None:
-    """The keys that all of `rows` keep in every head and sample, as few spans; None if they differ.
+def keys_left(masks: TokenMasks, removed: tuple[Edges, ...]) -> tuple[range, ...] | None:
+    """The keys that rows keep which lose all these edges, as few spans over the whole layout.
 
-    They reach over the whole room of the layout; a pass has the part up to its number of keys.
+    None where heads or samples keep different keys, or the spans are too many.
     """
     lost = [False] * masks.layout.length
-    for cut in cuts:
-        every = masks.held(parsed_group(cut.rows), cut.first_token)[1]
-        some, all_samples = masks.held(parsed_group(cut.columns))
-        if cut.heads is not None or some != all_samples or not all(every[rows.start : rows.stop]):
+    for edges in removed:
+        some, every = masks.held(parsed_group(edges.columns))
+        if edges.heads is not None or some != every:
             return None
         lost = [a or b for a, b in zip(lost, some, strict=True)]
     spans = []
@@ -109,3 +108,11 @@ def keys_left(masks: TokenMasks, cuts: tuple[Edges, ...], rows: range) -> tuple[
             found = list(places)
             spans.append(range(found[0], found[-1] + 1))
     return tuple(spans) if len(spans) <= MOST_SPANS else None
+
+
+def all_lose(masks: TokenMasks, removed: tuple[Edges, ...], rows: range) -> bool:
+    """Whether each of these rows loses all these edges, in every sample."""
+    return all(
+        all(masks.held(parsed_group(edges.rows), edges.first_token)[1][rows.start : rows.stop])
+        for edges in removed
+    )

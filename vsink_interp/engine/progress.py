@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError
-from ..graph import Edit, Node, Plan, Probe
+from ..graph import Edges, Edit, Node, Plan, Probe
 from ..hooks import HookPoint
 from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinkdims import SinkDims
 from ..site import Site, TokenMasks, parsed_group
-from .edges import blind_message, refuse_joint
+from .edges import all_lose, blind_message, keys_left, refuse_joint
 from .kept import Kept
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
@@ -40,6 +40,7 @@ class Progress:
         self._dims = torch.tensor(sinks.dims, device=masks.device) if sinks else None
         self._phis: dict[int | None, list[Tensor]] = {}
         self._constants: dict[int | None, dict[Any, Tensor]] = {}
+        self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
         self._blind: list[tuple[int, Tensor]] = []
         self._lost: list[tuple[int, Tensor]] = []
 
@@ -80,6 +81,17 @@ class Progress:
         some = self.masks.held(parsed_group(group), first_token)[0]
         places = [row for row in rows if some[row]]
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
+
+    def keys_left(
+        self, removed: tuple[Edges, ...], rows: range, n_keys: int
+    ) -> tuple[range, ...] | None:
+        """The keys that all of these rows keep, in every head and sample; None if they differ."""
+        if removed not in self._left:
+            self._left[removed] = keys_left(self.masks, removed)
+        spans = self._left[removed]
+        if spans is None or not all_lose(self.masks, removed, rows):
+            return None
+        return tuple(range(s.start, min(s.stop, n_keys)) for s in spans if s.start < n_keys)
 
     def pads(self, rows: range) -> bool:
         """Whether padding of some sample is among these rows."""

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
+<<<<<<< HEAD
 from .edges import may_blind
 from .kept import Kept, Window
+=======
+from .edges import may_blind, removed_by
+from .kept import Kept
+>>>>>>> 462b18f (Knockouts gather the keys that are left where they are few; the released code's configurations are tested)
 from .progress import Progress, overlap
 from .taps import head_weight
 
@@ -26,6 +31,9 @@ BLOCK_ELEMENTS = 2**20
 """How many entries of a pattern are held at once; longer spans of rows are computed in blocks."""
 LEAST_ROWS = 64
 """The least rows of such a block, however many keys: thinner ones multiply slowly."""
+
+FEW = 3
+"""Keys that a cut leaves are gathered if they are at most one in this many: they are copied."""
 
 
 @final
@@ -72,6 +80,10 @@ class RowProgram:
         z, weights = (None, None) if edited == rows else base(query, key, value)
         whole = bool(self.points) or any(node.whole for _, node in numbered)
         for block in _blocks(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
+            if spans := self._keys_left(block, rows):
+                part = self._gathered(query, key, value, block, rows, spans)
+                z, weights = _put(z, part, block.start - rows.start, len(rows)), None
+                continue
             pattern, written = self._pattern(query, key, value, block, rows)
             keep = block if written else overlap(block, edited)
             if keep:
@@ -123,6 +135,37 @@ class RowProgram:
         if not spans:
             return range(rows.start, rows.start)
         return range(min(s.start for s in spans), max(s.stop for s in spans))
+
+    def _keys_left(self, block: range, rows: range) -> tuple[range, ...] | None:
+        """The few keys to gather, where all that happens is that these rows lose the others."""
+        if self.progress is None or self.points or self.kept or self.nodes[PATTERN.name]:
+            return None
+        removed = removed_by(node for _, node in self.nodes[SCORES.name])
+        spans = self.progress.keys_left(removed, block, rows.stop) if removed else None
+        few = spans is not None and FEW * sum(map(len, spans)) <= rows.stop
+        return spans if few else None
+
+    def _gathered(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        block: range,
+        rows: range,
+        spans: tuple[range, ...],
+    ) -> Tensor:
+        """The output of a block of rows that see these keys alone."""
+        local = slice(block.start - rows.start, block.stop - rows.start)
+        scores = attention_scores(query[:, :, local], _pick(key, spans, 2), self.scaling)
+        if self.mask is not None:
+            mask = _pick(self.mask[..., local, :], spans, -1)
+            scores = add_mask(scores, mask, torch.empty(0))
+        elif block.start < rows.stop - 1:
+            places = torch.cat([torch.arange(s.start, s.stop) for s in spans])
+            positions = torch.arange(block.start, block.stop)
+            later = (places > positions[:, None]).to(scores.device)
+            scores = scores.masked_fill(later, -torch.inf)
+        return attend(softmax(scores), _pick(value, spans, 2))
 
     def _pattern(
         self, query: Tensor, key: Tensor, value: Tensor, block: range, rows: range
@@ -201,6 +244,12 @@ class RowProgram:
 
 def _blind(scores: Tensor) -> Tensor:
     return scores.isneginf().all(-1)
+
+
+def _pick(value: Tensor, spans: tuple[range, ...], dim: int) -> Tensor:
+    """The parts of a value along one dimension; a view where they are one."""
+    parts = [value.narrow(dim, span.start, len(span)) for span in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
