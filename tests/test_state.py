@@ -138,6 +138,30 @@ def test_an_exception_inside_a_probe_leaves_nothing(lmm):
         assert state(lmm) == before
 
 
+@pytest.mark.parametrize("step", [0, 2], ids=["prefill", "decode"])
+@pytest.mark.parametrize("part", ["self_attn", "mlp"])
+def test_an_interrupt_in_the_middle_of_the_model_leaves_nothing(lmm, part, step):
+    """Ctrl-C comes where the model computes, not where an edit does."""
+    passes, graph = [], vi.VAR(rho=0.2) | vi.Knockout("image -> generated") | probes.SegmentMass()
+
+    def interrupt(module, args):
+        del module, args
+        passes.append(0)
+        if len(passes) > step:
+            raise KeyboardInterrupt
+
+    before = state(lmm)
+    want = lmm.generate(tiny.encode(), graph=graph, max_new_tokens=4).logits
+    hook = getattr(lmm.wrapped.layers[2], part).register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lmm.generate(tiny.encode(), graph=graph, max_new_tokens=4)
+    finally:
+        hook.remove()
+    assert state(lmm) == before
+    assert torch.equal(lmm.generate(tiny.encode(), graph=graph, max_new_tokens=4).logits, want)
+
+
 def test_a_refused_graph_leaves_nothing(lmm):
     before = state(lmm)
     with pytest.raises(vi.LayoutError):
@@ -225,3 +249,38 @@ def test_every_gradient_mode_gives_the_same(mode):
         )
     assert torch.equal(got.logits, want.logits)
     assert not got.logits.requires_grad
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "flash_attention_2", "my_attention"])
+def test_attention_with_masks_of_another_kind_is_refused(name):
+    lmm = tiny.fresh()
+    lmm.run(tiny.encode())
+    config = lmm.wrapped.layers[0].self_attn.config
+    config._attn_implementation = name
+    before = state(lmm)
+    for graph in (None, vi.Knockout("image -> query")):
+        with pytest.raises(vi.CapabilityError, match=f"{name}.*attn_implementation='sdpa'"):
+            lmm.run(tiny.encode(), graph=graph)
+        assert state(lmm) == before
+
+
+def test_attention_of_ones_own_with_a_usual_mask_is_the_base():
+    """Registered with transformers beside a mask function, as its documentation says."""
+    lmm, encoding, edit = tiny.fresh(), tiny.batch(), vi.Knockout("image -> query")
+    config = lmm.wrapped.layers[0].self_attn.config
+    calls = []
+
+    def attention(*args, **kwargs):
+        calls.append(0)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS["my_attention"] = attention
+    ALL_MASK_ATTENTION_FUNCTIONS.register("my_attention", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    config._attn_implementation = "my_attention"
+    try:
+        got = lmm.run(encoding, graph=edit).logits
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["my_attention"]
+        del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["my_attention"]
+    assert calls
+    assert torch.equal(got, tiny.lmm().run(encoding, graph=edit).logits)

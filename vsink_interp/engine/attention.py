@@ -15,7 +15,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
@@ -25,6 +25,8 @@ from .rows import Numbered, RowProgram
 from .wrapped import COMPUTED, Wrapped
 
 _names = count()
+READ = (sdpa_mask, eager_mask)
+"""What makes masks that the row program reads: None, boolean or additive, batch 1 query key."""
 
 
 @final
@@ -55,11 +57,7 @@ class AttentionBinding:
     def armed(self) -> Generator[None]:
         """Register the function, point the decoder at it, and undo both whatever happens."""
         name = f"vsink_interp_{next(_names)}"
-        if self.base_name not in ALL_MASK_ATTENTION_FUNCTIONS:
-            raise CapabilityError(
-                f"attention {self.base_name!r} is not supported; load the model with "
-                "attn_implementation='sdpa' or 'eager'"
-            )
+        self._refuse_other_masks()
         ALL_ATTENTION_FUNCTIONS[name] = self
         # `register`, not item assignment: transformers looks for mask functions among the global
         # ones only, and takes None (no mask at all) for one that it does not find there.
@@ -71,6 +69,16 @@ class AttentionBinding:
             self.config._attn_implementation = self.base_name
             del ALL_ATTENTION_FUNCTIONS[name]
             del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[name]
+
+    def _refuse_other_masks(self) -> None:
+        names = [*ALL_MASK_ATTENTION_FUNCTIONS]
+        known = self.base_name in names and ALL_MASK_ATTENTION_FUNCTIONS[self.base_name] in READ
+        if not known:
+            raise CapabilityError(
+                f"attention {self.base_name!r} is not supported: explicit rows cannot read its "
+                "masks; load the model with attn_implementation='sdpa', which picks torch's flash "
+                "kernels where they apply, or 'eager'"
+            )
 
     def base(self, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
         """The model's own attention function."""

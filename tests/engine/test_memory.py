@@ -1,0 +1,52 @@
+"""No node but one that asks for patterns makes a block hold a whole pattern."""
+
+import pytest
+
+import vsink_interp as vi
+from tests import tiny
+from tests.engine.counting import counted
+from vsink_interp import probes
+from vsink_interp.engine import rows as row_program
+
+BLOCK = 2**13
+STREAMED = {
+    "mass": probes.SegmentMass("all"),
+    "mass by sinks": probes.SegmentMass("all", groups=("sink & image", "sink", "image & ~sink")),
+    "ratio": probes.NonSinkRatio("all"),
+    "cut rows": vi.Knockout("bos -> prompt & ~bos"),
+    "cut heads": vi.Knockout("bos -> prompt & ~bos", heads=(1,)),
+    "scores": vi.edits.ScaleScores("bos", 2.0, rows="prompt"),
+    "redistributed": vi.edits.Redistribute("bos", "image", 0.5, rows="prompt"),
+    "var": vi.VAR(rho=0.2, min_image_mass=0.05),
+}
+
+
+@pytest.fixture(scope="module")
+def encoding():
+    return tiny.lmm().encode([tiny.picture(i) for i in range(20)], "count the red disc on the left")
+
+
+def largest(encoding, graph):
+    return counted(lambda: tiny.lmm().run(encoding, graph=graph)).largest
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_rows_are_computed_in_blocks(name, encoding, monkeypatch):
+    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+    length = encoding.tokens.length
+    pattern, plain = tiny.HEADS * length**2, largest(encoding, None)
+    assert max(plain, BLOCK) < pattern / 4, "too small to tell"
+    assert largest(encoding, STREAMED[name]) <= max(plain, BLOCK)
+
+
+def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
+    record = tiny.lmm().run(encoding, graph=STREAMED["mass"])[STREAMED["mass"]]
+    segments = len(probes.SegmentMass().groups)
+    assert record.values.numel() == tiny.LAYERS * tiny.HEADS * encoding.tokens.length * segments
+
+
+def test_a_pattern_is_as_large_as_it_is(encoding, monkeypatch):
+    """The count sees a whole pattern where there is one."""
+    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+    pattern = tiny.HEADS * encoding.tokens.length**2
+    assert largest(encoding, probes.Pattern("all")) >= pattern
