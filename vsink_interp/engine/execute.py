@@ -176,5 +176,6 @@ def _act(
         value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)
-    if stop.layer is not None and stop.phi and (rows.start == 0 or stop.new_phi):
+    prefill = rows.start < progress.masks.layout.prompt_length
+    if stop.layer is not None and stop.phi and (prefill or stop.new_phi):
         progress.see_resid(stop.layer, value)

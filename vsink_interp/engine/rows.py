@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from ..graph import Edit, Node
 from ..hooks import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
-<<<<<<< HEAD
-from .edges import may_blind
-from .kept import Kept, Window
-=======
 from .edges import may_blind, removed_by
-from .kept import Kept
->>>>>>> 462b18f (Knockouts gather the keys that are left where they are few; the released code's configurations are tested)
+from .kept import Kept, Window
 from .progress import Progress, overlap
 from .taps import head_weight
 
