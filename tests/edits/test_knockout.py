@@ -153,6 +153,7 @@ def left_padded(encoding, n):
         image_index=torch.cat([tokens.image_index.new_full(wide, -1), tokens.image_index], 1),
         roles=torch.cat([tokens.roles.new_zeros(wide), tokens.roles], 1),
         prompt_length=tokens.prompt_length + n,
+        separators=None,
     )
     return replace(encoding, inputs=inputs, tokens=layout)
 
