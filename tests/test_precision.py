@@ -32,10 +32,12 @@ MARGIN = 1.15
 """The root mean square of our error over that of eager's own: two roundings differ by chance."""
 
 PROMPTS = ("one image", "two images", "image last", "short")
+DECISIONS = {"lens", "lens of text"}
+"""Records of which words are likeliest: ranks, which are right or wrong and not near."""
 RECORDS = [
     name
     for name, probe in PROBES.items()
-    if name not in ("function", "function without rows") and "vision" not in probe.hook
+    if name not in DECISIONS | {"function", "function without rows"} and "vision" not in probe.hook
 ]
 GAP = vi.SinkDims(tiny.SINKS.dims, 3.0, source="planted, in a gap")
 
@@ -145,6 +147,8 @@ def acting(node):
 
 def sure(edit):
     """The same edit, with no decision near a threshold."""
+    if isinstance(edit, vi.edits.ACT):
+        return replace(edit, threshold=0.0)
     if not isinstance(edit, vi.VAR):
         return edit
     return replace(edit, rho=float(edit.mode != "paper"), min_image_mass=0.0, tau=GAP.tau)
@@ -160,7 +164,7 @@ def errors(node, dtype, attention):
             rows, axis = rows_of(lmm_in(dtype, attention), encoding, node)
             exact, own = (x.index_select(axis, rows) for x in (exact, own))
         theirs, mine = theirs + squares(own, exact), mine + squares(got, exact)
-        size += squares(exact, torch.zeros(()))
+        size += squares(torch.zeros(()).expand_as(exact), exact)
     return math.sqrt(mine), math.sqrt(theirs), math.sqrt(size)
 
 
