@@ -133,7 +133,8 @@ class RowProgram:
 
     def _keys_left(self, block: range, rows: range) -> tuple[range, ...] | None:
         """The few keys to gather, where all that happens is that these rows lose the others."""
-        if self.progress is None or self.points or self.kept or self.nodes[PATTERN.name]:
+        other = self.points or self.kept or self.sliding or self.nodes[PATTERN.name]
+        if self.progress is None or other:
             return None
         removed = removed_by(node for _, node in self.nodes[SCORES.name])
         spans = self.progress.keys_left(removed, block, rows.stop) if removed else None
