@@ -33,6 +33,7 @@ def largest(encoding, graph):
 @pytest.mark.parametrize("name", STREAMED)
 def test_rows_are_computed_in_blocks(name, encoding, monkeypatch):
     monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     length = encoding.tokens.length
     pattern, plain = tiny.HEADS * length**2, largest(encoding, None)
     assert max(plain, BLOCK) < pattern / 4, "too small to tell"
@@ -48,5 +49,6 @@ def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
 def test_a_pattern_is_as_large_as_it_is(encoding, monkeypatch):
     """The count sees a whole pattern where there is one."""
     monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     pattern = tiny.HEADS * encoding.tokens.length**2
     assert largest(encoding, probes.Pattern("all")) >= pattern
