@@ -85,8 +85,8 @@ def test_biases_have_their_own_part():
 
 
 def test_the_likeliest_word_is_split_by_default(sunk, scene):
-    parts = ex.logit_attribution(sunk, scene.image, "what color is the shape on the left ?")
-    run = sunk.run(scene.image, "what color is the shape on the left ?")
+    parts = ex.logit_attribution(sunk, scene.image, "what color is the cross?")
+    run = sunk.run(scene.image, "what color is the cross?")
     assert parts.token == run.text
     assert parts.logit == pytest.approx(float(run.logits[0, -1].max()), abs=1e-3)
     heads = parts.top_heads(3)
@@ -96,7 +96,7 @@ def test_the_likeliest_word_is_split_by_default(sunk, scene):
 
 def test_a_cut_flow_adds_nothing(sunk, scene):
     graph = vi.Knockout("image -> query")
-    asked = (scene.image, "what color is the shape on the left ?", "red")
+    asked = (scene.image, "what color is the cross?", "red")
     cut = ex.logit_attribution(sunk, *asked, graph=graph)
     image = cut.segments.index("image")
     assert np.abs(ex.logit_attribution(sunk, *asked).heads[..., image]).max() > 0.1

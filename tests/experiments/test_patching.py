@@ -67,15 +67,12 @@ def test_segments_of_other_lengths_are_refused():
 
 
 def test_on_the_toy_the_colour_lies_in_the_image_first_and_in_the_query_last(sunk):
-    asked = "what color is the shape on the left ?"
-    scenes = [(vi.toy.scene(seed).image, asked) for seed in range(12)]
-    answers = [sunk.run(*scene).text for scene in scenes]
-    other = next(i for i, answer in enumerate(answers) if answer != answers[0])
-    ticks = []
+    asked, ticks = "what color is the circle?", []
+    clean, corrupted = ((vi.toy.scene(seed).image, asked) for seed in (0, 4))
     found = ex.patching(
-        sunk, scenes[0], scenes[other], tick=lambda done, total: ticks.append((done, total))
+        sunk, clean, corrupted, tick=lambda done, total: ticks.append((done, total))
     )
-    assert (found.token, found.against) == (answers[0], answers[other])
+    assert (found.token, found.against) == ("white", "green")
     image, query = found.segments.index("image[0]"), found.segments.index("query")
     assert found.recovered[0, image] > 0.9 > 0.1 > found.recovered[0, query]
     assert found.recovered[-1, query] > 0.9 > 0.1 > found.recovered[-1, image]

@@ -65,8 +65,8 @@ def test_sinks_of_both_kinds_are_boxed(sunk):
 
 
 def test_patching_writes_the_share_that_came_back(sunk):
-    asked = "what color is the shape on the left ?"
-    clean, corrupted = ((vi.toy.scene(seed).image, asked) for seed in (0, 3))
+    asked = "what color is the circle?"
+    clean, corrupted = ((vi.toy.scene(seed).image, asked) for seed in (0, 4))
     found = ex.patching(sunk, clean, corrupted, layers=(0, 4))
     figure = plot.patching(found)
     opened(figure)
