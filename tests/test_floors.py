@@ -22,7 +22,7 @@ FLOORS = (
     {"plot"},
     {"__init__"},
     {"terminal"},
-    {"cli_catalogue"},
+    {"cli_catalogue", "cli_remote"},
     {"cli"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -33,7 +33,7 @@ HOMES = {
     "pandas": {"results"},
     "transformer_lens": {"integrations"},
     "transformers": {"engine", "families", "lmm", "toy"},
-    "typer": {"cli", "cli_catalogue", "terminal"},
+    "typer": {"cli", "cli_catalogue", "cli_remote", "terminal"},
     "xarray": {"results"},
 }
 SHIPPABLE = {"math", "torch"}  # all that a remote server is promised to have

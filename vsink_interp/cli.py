@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .cli_catalogue import catalogue
+from .cli_remote import remote
 from .edits import VAR, Knockout
 from .errors import InputError
 from .experiments import Cases, knockout_sweep
@@ -47,6 +48,7 @@ app = typer.Typer(
     "Without --model every command runs on the toy LMM that ships here, offline.",
 )
 app.add_typer(catalogue, name="catalogue")
+app.add_typer(remote, name="remote")
 
 ImageOption = Annotated[
     Path | None, typer.Option("--image", help="A picture; a toy scene by default.")

@@ -11,8 +11,6 @@ from vsink_interp.kernels import cut
 
 SAME = 1e-5
 CANNOT = {
-    "control": "decides by the numbers of a run",
-    "one control": "decides by the numbers of a run",
     "noised picture": "second pass",
     "disturbed instruction": "second pass",
 }

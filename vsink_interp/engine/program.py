@@ -14,7 +14,7 @@ from ..site import Site
 from .execute import RESID_PRE
 from .generic import Constants, DiffersError, merge
 from .progress import Progress, overlap
-from .record import Recorder, Tape
+from .record import Recorder, Tape, record
 from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, _blocks as row_blocks
 from .wrapped import Wrapped
 
@@ -276,6 +276,7 @@ class Compiler:
         try:
             ops = merge([tape.ops for tape in tapes], n_keys, self.constants)
             out = merge([tape.out for tape in tapes], n_keys, self.constants)
+            checks = merge([tape.checks for tape in tapes], n_keys, self.constants)
         except DiffersError:
             what = "pictures and patches" if vision else "tokens"
             raise CapabilityError(
@@ -286,7 +287,7 @@ class Compiler:
             self._weigh(
                 node, tapes[-1].size * (max((self.n_new or 1) - 1, 1) if kind is self.decode else 1)
             )
-        return self._intern(ops, out)
+        return self._intern(ops, out, checks)
 
     def _weigh(self, probe: Probe, size: int) -> None:
         name = repr(probe)
@@ -294,13 +295,13 @@ class Compiler:
         if {"head", "query", "key"} <= set(probe.axes):
             self.full.add(name)
 
-    def _intern(self, ops: list[list[Any]], out: Any) -> int:
-        for op in ops:
-            op[3] = self._origins.setdefault(op[3], len(self._origins))
-        key = repr((ops, out))
+    def _intern(self, ops: list[list[Any]], out: Any, checks: list[list[Any]]) -> int:
+        for noted in (*ops, *checks):
+            noted[-1] = self._origins.setdefault(noted[-1], len(self._origins))
+        key = repr((ops, out, checks))
         if key not in self._known:
             self._known[key] = len(self.programs)
-            self.programs.append({"ops": ops, "out": out})
+            self.programs.append({"ops": ops, "out": out, "checks": checks})
         return self._known[key]
 
     def _tape(
@@ -313,8 +314,24 @@ class Compiler:
         shape_number: int,
     ) -> Tape:
         """What a node does at these rows, with this many keys."""
-        recorder = Recorder(repr(node))
         sizes = self._sizes(len(rows), n_keys, shape_number)
+
+        def act(recorder: Recorder) -> Tensor:
+            return self._act(node, point, layer, rows, n_keys, sizes, recorder)
+
+        return record(repr(node), act)
+
+    def _act(
+        self,
+        node: Node,
+        point: HookPoint,
+        layer: int | None,
+        rows: range,
+        n_keys: int,
+        sizes: Mapping[str, int],
+        recorder: Recorder,
+    ) -> Tensor:
+        """Let a node act on slots."""
         value = recorder.input("value", [sizes[axis] for axis in point.axes])
         phis: list[Tensor] = []
         if layer is not None and node.needs_phi:
@@ -344,7 +361,7 @@ class Compiler:
                 f"{node!r} turned {point.at(layer)} from shape {tuple(value.shape)} into "
                 f"{tuple(result.shape)}; an edit keeps the shape {point.axes}"
             )
-        return recorder.tape(result)
+        return result
 
     def _sizes(self, n_rows: int, n_keys: int, shape_number: int) -> dict[str, int]:
         config, heads = self.wrapped.config, self.wrapped.n_heads

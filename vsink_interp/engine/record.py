@@ -21,17 +21,22 @@ from torch.utils._pytree import tree_map
 
 from ..errors import CapabilityError
 
+_NUMBERS = (Tensor.item, Tensor.__int__, Tensor.__float__)
 _LIBRARIES = ("torch", "beartype", "jaxtyping", "einops")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """What one node did: operations in turn, where its result lies among theirs, and its bytes."""
+    """What one node did: operations in turn, where its result lies among theirs, and its bytes.
+
+    `checks` are the questions that it took for answered with no, each with its line.
+    """
 
     ops: list[list[Any]]
     out: Any
     size: int
+    checks: list[list[Any]]
 
 
 class Slot(Tensor):
@@ -52,11 +57,17 @@ class Slot(Tensor):
 
 @final
 class Recorder:
-    """Makes slots and notes what is done to them; one per recording."""
+    """Makes slots and notes what is done to them; one per recording.
 
-    def __init__(self, what: str) -> None:
+    Whether a tensor is true is not known here. The answer is no, and yes to question number `yes`:
+    see `record`.
+    """
+
+    def __init__(self, what: str, yes: int | None = None) -> None:
         self.what = what
         self.ops: list[list[Any]] = []
+        self.checks: list[list[Any]] = []
+        self.yes = yes
 
     def slot(self, blank: Tensor, ref: dict[str, Any]) -> Slot:
         """A slot for a tensor that the server will have."""
@@ -84,7 +95,8 @@ class Recorder:
 
     def tape(self, result: Tensor) -> Tape:
         """The recording, ending in `result`: a slot or a plain tensor."""
-        return Tape(self.ops, _encode(result), result.numel() * result.element_size())
+        size = result.numel() * result.element_size()
+        return Tape(self.ops, _encode(result), size, self.checks)
 
     def call(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Carry out a torch function on blanks, and note it if it gives a tensor."""
@@ -93,6 +105,11 @@ class Recorder:
             return torch.device("cpu")  # so that whatever a node makes anew is a constant
         if func is Tensor.cpu:
             return args[0]
+        if func is Tensor.__bool__:
+            self.checks.append([_encode(args[0]), _origin()])
+            return len(self.checks) - 1 == self.yes
+        if self.yes is not None and func in _NUMBERS:
+            return 0  # on the way to an error, for its text
         if func in (Tensor.__getitem__, Tensor.__setitem__):
             args = (args[0], _places(args[1]), *args[2:])
         blanks = tree_map(_blank, (args, kwargs))
@@ -101,13 +118,13 @@ class Recorder:
                 result = func(*blanks[0], **blanks[1])
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
-                raise self._refusal(name) from error
+                raise refusal(self.what, _origin(), name) from error
             raise
         if result is not None and not _has_tensor(result):
             return result
         writes = result is None or (name.endswith("_") and not name.endswith("__"))
         if writes and not isinstance(args[0], Slot):
-            raise self._refusal(name)
+            raise refusal(self.what, _origin(), name)
         named = {key: _encode(part) for key, part in kwargs.items()}
         self.ops.append([name, _encode(args), named, _origin()])
         return args[0] if writes and result is not None else self._wrap(result)
@@ -124,12 +141,35 @@ class Recorder:
         ]
         return type(result)(parts)  # of torch.return_types, or a plain tuple or list
 
-    def _refusal(self, name: str) -> CapabilityError:
-        return CapabilityError(
-            f"{self.what} cannot run remotely: {_origin()} ({name.removeprefix('torch.')}) decides "
-            "by the numbers of a run, and these are on the server. Write it without `if`, "
-            ".item(), .tolist() or boolean indexing on activations, for instance with torch.where"
-        )
+
+def record(what: str, act: Callable[[Recorder], Tensor]) -> Tape:
+    """Record what `act` does.
+
+    A question that leads to an error where it is answered with yes is a check: it is asked again on
+    the server. One that leads elsewhere cannot be recorded.
+
+    **Raises:** `CapabilityError` naming the line that decides by numbers.
+    """
+    recorder = Recorder(what)
+    tape = recorder.tape(act(recorder))
+    for number, (_, origin) in enumerate(tape.checks):
+        try:
+            act(Recorder(what, yes=number))
+        except CapabilityError:
+            pass
+        except Exception:  # noqa: BLE001, S112 (which error is the node's own affair)
+            continue
+        raise refusal(what, origin, "torch.Tensor.__bool__")
+    return tape
+
+
+def refusal(what: str, origin: str, name: str) -> CapabilityError:
+    """The error about a line that decides by numbers."""
+    return CapabilityError(
+        f"{what} cannot run remotely: {origin} ({name.removeprefix('torch.')}) decides by the "
+        "numbers of a run, and these are on the server. Write it without `if`, .item(), .tolist() "
+        "or boolean indexing on activations, for instance with torch.where"
+    )
 
 
 def _origin() -> str:

@@ -210,6 +210,12 @@ def play(
             raise RuntimeError(
                 job["origins"][origin] + ": " + type(error).__name__ + ": " + str(error)
             ) from error
+    for question, origin in program["checks"]:
+        if decode(question, place):
+            raise RuntimeError(
+                job["origins"][origin] + ": what this line checks does not hold; run it locally "
+                "for its own message"
+            )
     return decode(program["out"], place)
 
 
