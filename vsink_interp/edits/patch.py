@@ -1,4 +1,8 @@
-"""Activation patching: values of another run in the place of this run's."""
+"""Activation patching: values of another run in the place of this run's.
+
+Also called causal tracing or interchange intervention (Vig et al. 2020). On the choice of prompts
+and metrics, which changes what one finds: Zhang and Nanda (2024), arXiv 2309.16042.
+"""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
