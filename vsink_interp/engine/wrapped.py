@@ -120,13 +120,18 @@ class Wrapped:
     def unembed(self, resid: Tensor) -> Tensor:
         """The logits of residual vectors: the model's own final norm, unembedding and softcap.
 
-        By `forward` itself, for a call would look to a trace as if the model had come here.
+        Behind a trace's back, to which it would look as if the model had come here.
         """
         norm, head = (
             self.hf_model.get_submodule(self.family.tap(template, None).module)
             for template in ("ln_final.hook_out", "unembed.hook_out")
         )
-        logits = head.forward(norm.forward(resid))
+        interleaver = self.nnsight.interleaver
+        before, interleaver.interleaving = interleaver.interleaving, False
+        try:
+            logits = head.forward(norm.forward(resid))
+        finally:
+            interleaver.interleaving = before
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
