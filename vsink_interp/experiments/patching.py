@@ -106,15 +106,16 @@ def patching(
         )
     groups = _present(encoding) if segments is None else tuple(segments)
     blocks = tuple(range(lmm.n_layers) if layers is None else layers)
-    found = np.zeros((len(blocks), len(groups)))
-    for i, layer in enumerate(blocks):
-        for j, group in enumerate(groups):
-            patch = Patch(hook, source, layer, rows=group)
-            found[i, j] = difference(lmm.run(encoding, graph=patch))
-            if tick is not None:
-                tick(i * len(groups) + j + 1, found.size)
+    cells = [(layer, group) for layer in blocks for group in groups]
+    found = []
+    for layer, group in cells:
+        patch = Patch(hook, source, layer, rows=group)
+        found.append(difference(lmm.run(encoding, graph=patch)))
+        if tick is not None:
+            tick(len(found), len(cells))
+    grid = np.array(found).reshape(len(blocks), len(groups))
     sizes = tuple(int(encoding.tokens.mask(group)[0].sum()) for group in groups)
-    return PatchSweep(found, *ends, *words, hook, groups, blocks, sizes)
+    return PatchSweep(grid, *ends, *words, hook, groups, blocks, sizes)
 
 
 def _present(encoding: Encoding) -> tuple[str, ...]:
