@@ -14,7 +14,7 @@ FLOORS = (
     {"graph", "metrics"},
     {"results"},
     {"edits", "families", "probes"},
-    {"compress", "encoding", "engine", "generation", "heads", "sinks", "toy"},
+    {"capabilities", "compress", "encoding", "engine", "generation", "heads", "sinks", "toy"},
     {"context", "contrasts", "session"},
     {"lmm"},
     {"readout"},

@@ -4,6 +4,7 @@ Results go to stdout, with `--json` nothing else does; progress and errors go to
 `-v`: nnsight reads it from the command line as its own debug switch.
 """
 
+import json
 import sys
 import time
 from collections.abc import Generator
@@ -20,8 +21,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from .cli_catalogue import catalogue
 from .cli_remote import remote
 from .edits import VAR, Knockout
-from .errors import InputError
+from .errors import InputError, unknown
 from .experiments import Cases, knockout_sweep
+from .families import FAMILIES
 from .lmm import LMM
 from .pictures import as_picture
 from .plot.report import Watch, report as render
@@ -181,6 +183,34 @@ def knockout(
     else:
         picture, asked = _input(image, prompt, seed)
         _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
+
+
+@app.command(name="check-model")
+def check_model(
+    model: Annotated[str | None, typer.Argument(help="A folder or a Hub id.")] = None,
+    tiny: Annotated[
+        str | None, typer.Option("--tiny", help="A tiny random model of a family, or of 'all'.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try every hook point of a model: what can be read, what acts when it is overwritten."""
+    if (model is None) == (tiny is None):
+        raise InputError("name a model, or a family with --tiny (--tiny all for every family)")
+    lmms = [_open_model(model)] if tiny is None else [LMM.tiny(name) for name in _families(tiny)]
+    found = [lmm.capabilities for lmm in lmms]
+    if as_json:
+        typer.echo(json.dumps({"models": [one.to_dict() for one in found]}, ensure_ascii=False))
+    else:
+        typer.echo("\n\n".join(map(str, found)))
+    if not all(one.passed for one in found):
+        raise typer.Exit(1)
+
+
+def _families(name: str) -> list[str]:
+    known = [family.name for family in FAMILIES if family.tiny]
+    if name != "all" and name not in known:
+        raise InputError(unknown("family", name, ["all", *known]))
+    return known if name == "all" else [name]
 
 
 def _refuse_mixed(

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, final, overload
 import torch
 from torch import Tensor
 
+from .capabilities import Capabilities, check
 from .compress import CompressedContext
 from .context import Context, refuse_context
 from .contrasts import second_passes
@@ -25,7 +26,7 @@ from .engine import (
     read,
 )
 from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
-from .families import FAMILIES, Family
+from .families import FAMILIES, REFUSED, Family, infer, load_processor
 from .generation import after_end, options, refuse_endless, seeded
 from .graph import EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
 from .hooks import HOOKS, find_hook, parse_hook
@@ -55,20 +56,34 @@ class LMM:
     - `sinks`: its sink dimensions. If they are not given, the first graph that needs them runs
         `find_sink_dims`: half a dozen forward passes more.
 
+    - `family`: the form of its family, if it is none of `vsink_interp.families`.
+
     **Attributes:**
 
     - `name`: what runs and reports call the model; the last part of where it came from.
 
-    **Raises:** `CapabilityError` for a family that is not known.
+    A model of no known family is looked at: where its layout has the usual names it works, says
+    `inferred` when it is printed, and offers what passes `capabilities`.
+
+    **Raises:** `CapabilityError` for a model whose layout cannot be inferred, with what was looked
+    for and where.
     """
 
-    def __init__(self, hf_model: Any, processor: Any, *, sinks: SinkDims | None = None) -> None:
+    def __init__(
+        self,
+        hf_model: Any,
+        processor: Any,
+        *,
+        sinks: SinkDims | None = None,
+        family: Family | None = None,
+    ) -> None:
         if hf_model.training and _drops(hf_model):
             raise CapabilityError(
                 "the model is in training mode and drops activations at random; call "
                 "hf_model.eval() first"
             )
-        self.wrapped = Wrapped(hf_model, processor, family_of(hf_model))
+        self.wrapped = Wrapped(hf_model, processor, family or family_of(hf_model, processor))
+        self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self._remote: Where = False
         self._hosted: Hosted | None = None
@@ -77,12 +92,17 @@ class LMM:
         self._report: SinkReport | None = None
         if sinks is not None:
             self.sinks = sinks
+        if self.wrapped.family.inferred and hf_model.device.type != "meta":
+            self.wrapped.failed |= self.capabilities.failed
 
     @classmethod
     def from_pretrained(
         cls, repo_or_dir: str | Path, *, remote: Where = None, **hf_kwargs: Any
     ) -> "LMM":
         """Load a model and its processor as transformers does.
+
+        Where the processor needs torchvision for videos and it is not installed, it is loaded
+        without its video part.
 
         **Arguments:**
 
@@ -91,10 +111,10 @@ class LMM:
             unless told otherwise.
         - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
-        processor = AutoProcessor.from_pretrained(repo_or_dir, **shared)
+        processor = load_processor(repo_or_dir, **shared)
         if remote:
             hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
             lmm = cls(hosted.nnsight._module.eval(), processor)
@@ -112,6 +132,33 @@ class LMM:
         lmm = cls.from_pretrained(weights_dir)
         lmm.name = "toy"
         return lmm
+
+    @classmethod
+    def tiny(cls, family: str, attention: str = "sdpa") -> "LMM":
+        """A tiny random model of a family, for tests: offline, in a second.
+
+        **Raises:** `NotationError` listing the families.
+        """
+        from .families.tiny import build
+
+        known = {form.name: form.tiny for form in FAMILIES if form.tiny}
+        if family not in known:
+            raise NotationError(unknown("family", family, known))
+        config, processor = known[family]()
+        lmm = cls(build(config, attention), processor)
+        lmm.name = f"tiny {family}"
+        return lmm
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do, tried hook point by hook point on first use; it prints.
+
+        Hook points that fail are not offered from then on.
+        """
+        if self._capabilities is None:
+            self._capabilities = check(self)
+            self.wrapped.failed |= self._capabilities.failed
+        return self._capabilities
 
     @property
     def hf_model(self) -> Any:
@@ -613,14 +660,15 @@ def _drops(hf_model: Any) -> bool:
     return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))
 
 
-def family_of(hf_model: Any) -> Family:
-    """The family of a model.
+def family_of(hf_model: Any, processor: Any) -> Family:
+    """The family of a model, or one that is inferred from its modules.
 
-    **Raises:** `CapabilityError` listing the known ones.
+    **Raises:** `CapabilityError` for a model that is refused, or whose layout is not found.
     """
     kind = hf_model.config.model_type
     for family in FAMILIES:
         if kind in family.model_types:
             return family
-    known = [kind for family in FAMILIES for kind in family.model_types]
-    raise CapabilityError(unknown("model type that this version knows", kind, known))
+    if kind in REFUSED:
+        raise CapabilityError(f"{kind} models are not supported: {REFUSED[kind]}")
+    return infer(hf_model, processor)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import vsink_interp as vi
 from tests import tiny
 from vsink_interp.families.llava import clip_box, llava_spans
 from vsink_interp.hooks import HOOKS
@@ -40,10 +39,3 @@ def test_taps_name_modules_of_the_model():
     for point in HOOKS:
         if not point.computed:
             model.get_submodule(family.tap(point.template, 0).module)
-
-
-def test_a_model_of_an_unknown_family_is_refused_with_the_known():
-    model = tiny.hf_model()
-    model.config.model_type = "lava"
-    with pytest.raises(vi.CapabilityError, match=r"did you mean 'llava'.*choose from: .*llava"):
-        vi.LMM(model, tiny.processor())

@@ -31,6 +31,7 @@ class Wrapped:
         self.processor = processor
         first = hf_model.get_submodule(family.layers)[0]
         kind = hf_model.config.get_text_config().model_type
+        self.failed: dict[str, str] = {}
         self.family = replace(family, block=family.block or block_of(kind, first))
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
@@ -88,7 +89,7 @@ class Wrapped:
 
     def refusal(self, point: HookPoint, layer: int | None = None) -> str:
         """Why a hook point is not offered, at one block or at any; empty if it is."""
-        if why := self.family.refused.get(point.template):
+        if why := self.family.refused.get(point.template) or self.failed.get(point.template):
             return why
         depths = {None: 1, "blocks": self.n_layers}
         depth = depths.get(point.stack, self.n_vision_layers)

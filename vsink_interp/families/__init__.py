@@ -1,11 +1,14 @@
 """Model families: one filled form each. A family says where things are, and computes nothing."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import Block as Block, Family as Family, Tap as Tap
 from .decoders import block_of as block_of
+from .infer import infer as infer
 from .llava import LLAVA as LLAVA
+from .processing import load_processor as load_processor
 
 
 def _families() -> tuple[Family, ...]:
@@ -15,6 +18,17 @@ def _families() -> tuple[Family, ...]:
     known = {form.name: form for form in forms if isinstance(form, Family)}
     return tuple(known[name] for name in sorted(known))
 
+
+REFUSED: Mapping[str, str] = {
+    "mllama": "image features enter through cross-attention and hold no place in the prompt, so "
+    "image tokens, their sinks and VAR are not defined",
+    "qwen3_5": "three of four blocks are linear attention, and its heads are gated after the "
+    "pattern weighs the values, so hook_z and what is computed from it would mean something else",
+    "qwen3_5_moe": "three of four blocks are linear attention, and its heads are gated after the "
+    "pattern weighs the values, so hook_z and what is computed from it would mean something else",
+    "llava_llama": "VILA has no class in transformers: its code comes with its weights",
+}
+"""Model types that are refused, and why."""
 
 FAMILIES: tuple[Family, ...] = _families()
 """Every known family."""

@@ -39,6 +39,39 @@ def llava_spans(
     )
 
 
+def tiny() -> tuple[Any, Any]:
+    """A tiny LLaVA-1.5."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from .tiny import TEXT, VISION, fill, tokenizer
+
+    words = tokenizer("<image>", image_token="<image>")
+    images = fill(
+        CLIPImageProcessorPil, size={"shortest_edge": 42}, crop_size={"height": 42, "width": 42}
+    )
+    processor = fill(
+        LlavaProcessor,
+        images,
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    config = fill(
+        LlavaConfig,
+        text_config=fill(LlamaConfig, **{**TEXT, "vocab_size": len(words)}),
+        vision_config=fill(
+            CLIPVisionConfig, **VISION, image_size=42, patch_size=14, projection_dim=32
+        ),
+        image_token_id=4,
+        image_seq_length=9,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    return config, processor
+
+
 LLAVA = Family(
     name="LLaVA-1.5",
     model_types=("llava",),
@@ -48,4 +81,5 @@ LLAVA = Family(
     spans=llava_spans,
     template="USER: {content} ASSISTANT:",
     role_markers=("USER:", "ASSISTANT:", "user :", "assistant :"),
+    tiny=tiny,
 )

@@ -1,0 +1,82 @@
+"""Write docs/families.md from the self-check of every family: `python docs/gen_families.py`.
+
+A test compares the committed page with what this prints, so the two cannot drift apart.
+"""
+
+import sys
+from pathlib import Path
+
+from vsink_interp import LMM
+from vsink_interp.capabilities import Capabilities
+from vsink_interp.families import FAMILIES, REFUSED, Family
+
+PAGE = Path(__file__).with_name("families.md")
+HEAD = """# Model families
+
+<!-- Written by docs/gen_families.py from the self-check of every family; edit the families. -->
+
+A family is a filled form in `vsink_interp/families/`: where the parts of a model are, and how its
+processor turns pictures into tokens. Names, flows, edits and probes are the same in all of them.
+
+What stands below was tried, on a tiny random model of each family built from its real classes:
+reading a hook point changed no bit of the logits, and overwriting it changed the logits, in the
+prefill and in a decode step alone. `vsink check-model DIR_OR_ID` does the same for your model,
+`lmm.capabilities` in Python. Real checkpoints are not part of it.
+
+"""
+SIGHT = {
+    "causal": "what came before",
+    "image blocks": "what came before, and all of its own image",
+    "prefix": "the whole prompt; an answer, what came before",
+}
+TAIL = """
+`yes`: read and written wherever it occurs. `(1)`: {why}.
+
+**What a row sees** matters for flows: in a prefix model, an image token sees the question, so
+`"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
+Sliding-window blocks are edited like others, and keys are counted from the first token of the
+prompt; a cut that leaves a window nothing is refused.
+
+**DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first blocks, at
+image tokens: there `hook_resid_pre` of a block is not `hook_resid_post` of the one before it.
+
+**A model of no known family** is looked at when it is opened. Where its parts have the usual names
+it works, prints as *inferred*, is checked at once, and its image tokens have no place in the
+picture. [Add a family](adding-a-family.md) to give it one.
+
+**Refused, by name:**
+
+{refused}
+
+**Processors.** Most processors of these families also hold a video processor, which needs
+torchvision. Where it is not installed, `LMM.from_pretrained` uses the official class with its image
+processor and tokenizer alone: prompts and pictures are its own code, videos are not supported.
+"""
+
+
+def about(family: Family) -> str:
+    """One line of the first table."""
+    kinds = ", ".join(f"`{kind}`" for kind in family.model_types)
+    return f"| {family.name} | {kinds} | `{family.layers}` | {SIGHT[family.sight]} |"
+
+
+def page(checks: list[Capabilities]) -> str:
+    """The whole page."""
+    forms = {family.name: family for family in FAMILIES}
+    lines = ["| family | model types | decoder blocks | what a row sees |", "|---|---|---|---|"]
+    lines += [about(forms[check.family]) for check in checks]
+    names = " | ".join(check.family for check in checks)
+    lines += ["", f"| hook point | {names} |", "|---|" + "---|" * len(checks)]
+    reasons = []
+    for row in zip(*(check.hooks for check in checks), strict=True):
+        cells = ["yes" if one.works else "(1)" for one in row]
+        reasons += [one.reason for one in row if not one.works]
+        lines.append(f"| `{row[0].hook}` | {' | '.join(cells)} |")
+    refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())
+    why = "; ".join(dict.fromkeys(reasons))
+    return HEAD + "\n".join(lines) + "\n" + TAIL.format(refused=refused, why=why)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page([LMM.tiny(f.name).capabilities for f in FAMILIES if f.tiny]))
+    sys.stdout.write(f"wrote {PAGE.name}: {len(FAMILIES)} families\n")

@@ -1,0 +1,118 @@
+"""The self-check: it passes on every family, and it fails where something does not act."""
+
+import json
+from dataclasses import replace
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp.cli import app
+from vsink_interp.families import FAMILIES, REFUSED, Tap
+from vsink_interp.families.tiny import build
+
+NAMES = [family.name for family in FAMILIES if family.tiny]
+
+
+@cache
+def opened(name):
+    return vi.LMM.tiny(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_does_what_it_offers(name):
+    lmm = opened(name)
+    found = lmm.capabilities
+    assert found.passed, str(found)
+    assert found.family == name
+    assert {one.hook for one in found.hooks if one.works} == set(lmm.hooks)
+    assert len(lmm.hooks) >= len(vi.HOOKS) - 2
+    assert all(one.reason for one in found.hooks if not one.works)
+    assert found is lmm.capabilities
+
+
+def test_a_hook_point_that_is_read_nowhere_the_model_looks_is_not_offered():
+    """A form that points at the wrong module: reading works, overwriting changes nothing."""
+    config, processor = next(f for f in FAMILIES if f.name == "LLaVA-NeXT").tiny()
+    right = next(f for f in FAMILIES if f.name == "LLaVA-NeXT")
+    model = build(config)
+    model.model.language_model.layers[0].unused = torch.nn.Identity()
+    wrong = {**vi.LMM(model, processor).wrapped.family.block}
+    wrong["mlp.hook_pre"] = Tap("unused", "output")
+    lmm = vi.LMM(model, processor, family=replace(right, block=wrong))
+    hook = "blocks.{layer}.mlp.hook_pre"
+    assert hook in lmm.hooks
+    assert not lmm.capabilities.passed
+    assert hook in lmm.capabilities.failed
+    assert hook not in lmm.hooks
+    with pytest.raises(vi.CapabilityError, match=r"does not offer 'blocks.{layer}.mlp.hook_pre'"):
+        lmm.run(lmm.encode(tiny.picture(), "count"), graph=vi.probes.Activation("mlp.hook_pre", 0))
+
+
+def unknown_llava():
+    model = tiny.hf_model()
+    model.config.model_type = "lava"
+    processor = tiny.processor()
+    processor.image_token = "<image>"
+    return model, processor
+
+
+def test_a_model_of_no_known_family_works_where_its_layout_is_usual():
+    lmm = vi.LMM(*unknown_llava(), sinks=tiny.SINKS)
+    assert "inferred" in repr(lmm)
+    assert lmm.capabilities.inferred
+    assert lmm.capabilities.passed
+    encoding = tiny.encode()
+    mine = lmm.encode(*tiny.PROMPTS["one image"])
+    assert torch.equal(mine.tokens.mask("image"), encoding.tokens.mask("image"))
+    edit = vi.Knockout("image -> query")
+    assert torch.equal(
+        lmm.run(mine, graph=edit).logits, tiny.lmm().run(encoding, graph=edit).logits
+    )
+    with pytest.raises(vi.LayoutError, match="not known"):
+        mine.tokens.images[0][0].patch_box(0)
+
+
+def test_a_model_whose_layout_is_not_found_is_refused_with_where_it_looked():
+    model, processor = unknown_llava()
+    model.model.bridge = model.model.multi_modal_projector
+    del model.model.multi_modal_projector
+    with pytest.raises(vi.CapabilityError, match=r"no projector at model.multi_modal_projector"):
+        vi.LMM(model, processor)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_defined_is_refused_by_name(kind):
+    model = tiny.hf_model()
+    model.config.model_type = kind
+    with pytest.raises(vi.CapabilityError, match=f"{kind} models are not supported: .*"):
+        vi.LMM(model, tiny.processor())
+
+
+def test_the_command_prints_one_json_object():
+    done = CliRunner().invoke(app, ["check-model", "--tiny", "Gemma 3", "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["models"]
+    assert found["passed"]
+    assert found["family"] == "Gemma 3"
+    assert {one["hook"] for one in found["hooks"]} == {point.template for point in vi.HOOKS}
+    table = CliRunner().invoke(app, ["check-model", "--tiny", "Gemma 3"]).stdout
+    assert "blocks.{layer}.attn.hook_pattern" in table
+    wrong = CliRunner().invoke(app, ["check-model", "--tiny", "Gema 3"])
+    assert wrong.exit_code == 1
+    assert "did you mean 'Gemma 3'" in wrong.stderr
+    assert CliRunner().invoke(app, ["check-model"]).exit_code == 1
+
+
+def test_the_page_of_families_is_fresh():
+    path = Path(__file__).parents[1] / "docs" / "gen_families.py"
+    spec = spec_from_file_location("gen_families", path)
+    gen_families = module_from_spec(spec)
+    spec.loader.exec_module(gen_families)
+    fresh = gen_families.page([opened(name).capabilities for name in NAMES])
+    assert gen_families.PAGE.read_text() == fresh, "run: python docs/gen_families.py"

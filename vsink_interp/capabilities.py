@@ -1,0 +1,187 @@
+"""The self-check: which hook points of a model can be read, and which act when they are written.
+
+Every hook point is tried on the model itself. Reading must change no bit of the logits and give the
+axes of the hook table; overwriting must change the logits, in the prefill and again in a decode
+step alone. What fails is not offered any more.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .edits import Fn
+from .hooks import HOOKS, HookPoint
+from .probes import Activation
+
+PROMPT = "what is this"
+
+
+@final
+@dataclass(frozen=True)
+class Capability:
+    """What one hook point can do in one model.
+
+    **Attributes:**
+
+    - `hook`: its full name, with `{layer}` for the block.
+    - `read`: whether reading it works and changes nothing.
+    - `write`: whether overwriting it changes the logits.
+    - `decode`: whether overwriting it in a decode step alone changes that step's logits; None for
+        hook points that occur in the prefill only.
+    - `block`: the block where it was tried; None outside the blocks.
+    - `blocks`: how many blocks offer it.
+    - `reason`: why it is not offered, or what failed; empty if all is well.
+    """
+
+    hook: str
+    read: bool = False
+    write: bool = False
+    decode: bool | None = False
+    block: int | None = None
+    blocks: int = 0
+    reason: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be read and written wherever it occurs."""
+        return self.read and self.write and self.decode is not False
+
+
+@final
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do, hook point by hook point; prints as a table.
+
+    **Attributes:**
+
+    - `model`, `family`: the class of the model and the name of its family.
+    - `inferred`: whether the family was filled in by looking at the model.
+    - `transformers`: the version of transformers.
+    - `exact`: whether a run without edits gives the logits of plain transformers bit by bit.
+    - `hooks`: one entry per hook point, in forward order.
+    """
+
+    model: str
+    family: str
+    inferred: bool
+    transformers: str
+    exact: bool
+    hooks: tuple[Capability, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that is offered works."""
+        return self.exact and all(one.works or not one.blocks for one in self.hooks)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The hook points that were offered and failed, and how."""
+        return {one.hook: one.reason for one in self.hooks if one.blocks and not one.works}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self) | {"passed": self.passed}
+
+    def __str__(self) -> str:
+        about = f"{self.model}, family {self.family}{' (inferred)' if self.inferred else ''}"
+        exact = "equal" if self.exact else "DIFFERENT"
+        lines = [
+            f"{about}, transformers {self.transformers}; logits without edits: {exact}",
+            f"{'hook point':46} read write decode blocks",
+        ]
+        marks = {True: "yes", False: "no", None: "-"}
+        for one in self.hooks:
+            cells = (
+                f"{marks[one.read]:4} {marks[one.write]:5} {marks[one.decode]:6} {one.blocks:<6}"
+            )
+            lines.append(f"{one.hook:46} {cells} {one.reason}".rstrip())
+        return "\n".join(lines)
+
+
+def check(lmm: Any) -> Capabilities:
+    """Try every hook point of an `LMM` on a small picture and prompt.
+
+    Costs about three forward passes and one decode step per hook point.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (56, 70, 3), dtype=np.uint8)
+    encoding = lmm.encode(Image.fromarray(noise), PROMPT)
+    with torch.no_grad():
+        plain = lmm.hf_model(**encoding.inputs).logits.cpu()
+    answer = lmm.generate(encoding, max_new_tokens=2).logits
+    family = lmm.wrapped.family
+    return Capabilities(
+        type(lmm.hf_model).__name__,
+        family.name,
+        family.inferred,
+        version("transformers"),
+        torch.equal(lmm.run(encoding).logits, plain),
+        tuple(_try(lmm, point, encoding, plain, answer) for point in HOOKS),
+    )
+
+
+def _try(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor) -> Capability:
+    if why := lmm.wrapped.refusal(point):
+        return Capability(point.template, reason=why)
+    depths = {None: 1, "blocks": lmm.n_layers}
+    depth = depths.get(point.stack, lmm.wrapped.n_vision_layers)
+    fine = [at for at in range(depth) if not lmm.wrapped.refusal(point, at)]
+    layer = None if point.stack is None else fine[0]
+    at = {} if layer is None else {"layers": layer}
+    hook = point.name if point.stack == "blocks" else point.template
+
+    def acts(steps: str) -> bool:
+        edit = Fn(hook, _overwrite(steps), **at)
+        if steps == "decode":
+            changed = lmm.generate(encoding, graph=edit, max_new_tokens=2).logits
+            return not torch.equal(changed[:, 1], answer[:, 1])
+        return not torch.equal(lmm.run(encoding, graph=edit).logits, plain)
+
+    tests: dict[str, Callable[[], bool]] = {
+        "read": lambda: _reads(lmm, Activation(hook, **at), encoding, plain),
+        "write": lambda: acts("all"),
+    }
+    if "decode" in point.phases:
+        tests["decode"] = lambda: acts("decode")
+    found: dict[str, Any] = {"decode": None}
+    reasons = []
+    for name, test in tests.items():
+        try:
+            found[name] = test()
+        except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
+            found[name] = False
+            reasons.append(f"{name}: {str(error).splitlines()[0][:160]}")
+        else:
+            reasons += [] if found[name] else [f"{name} has no effect or changes the model"]
+    return Capability(
+        point.template, block=layer, blocks=depth and len(fine), **found, reason="; ".join(reasons)
+    )
+
+
+def _overwrite(steps: str) -> Callable[..., Tensor]:
+    """A hook function that writes other values, everywhere or in decode steps alone."""
+
+    def shift(value: Tensor, hook: Any) -> Tensor:
+        site = hook.site
+        if steps == "decode" and site.n_keys <= site.layout.prompt_length:
+            return value
+        # Keys stay where they are: a sliding window has let some go, and the future is hidden.
+        return 0.5 * value if site.hook.axes[-1] == "key" else value.roll(1, -1)
+
+    return shift
+
+
+def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
+    run = lmm.run(encoding, graph=probe)
+    record = run[probe]
+    values = record.values.float()
+    if probe.hook.endswith("hook_pattern") and not torch.allclose(
+        values.sum(-1), torch.ones(1), atol=1e-2
+    ):
+        return False
+    return torch.equal(run.logits, plain) and values.ndim == len(record.axes)

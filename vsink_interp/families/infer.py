@@ -1,0 +1,108 @@
+"""A form for a model of no known family, filled in by looking at its modules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL.Image import Image
+
+from ..errors import CapabilityError
+from ..spans import ImageSpan
+from .base import Block, Family, Tap
+
+DECODERS = ("model.language_model", "model.text_model", "language_model.model")
+HEADS = ("lm_head", "language_model.lm_head")
+TOWERS = (
+    "model.vision_tower.encoder.layers",
+    "model.vision_tower.layers",
+    "model.vision_tower.transformer.layers",
+    "model.vision_model.encoder.layers",
+    "model.visual.blocks",
+    "vision_model.model.layers",
+)
+PROJECTORS = (
+    "model.multi_modal_projector",
+    "model.connector",
+    "model.aligner",
+    "model.mm_projector",
+    "model.visual.merger",
+    "multi_modal_projector",
+)
+STREAM: Block = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
+"""All that is known of a vision block of an unknown kind."""
+
+
+def infer(hf_model: Any, processor: Any) -> Family:
+    """The form of a model of no known family, where its parts have names that are usual.
+
+    Pixels of image tokens are not known: a picture is one row of tokens without a box.
+
+    **Raises:** `CapabilityError` naming what was looked for, and where.
+    """
+    paths = dict(hf_model.named_modules())
+    found = {
+        "decoder blocks": _first(paths, [f"{path}.layers" for path in DECODERS]),
+        "output projection": _first(paths, HEADS),
+        "vision blocks": _first(paths, TOWERS),
+        "projector": _first(paths, PROJECTORS),
+    }
+    sought = {
+        "decoder blocks": DECODERS, "output projection": HEADS,
+        "vision blocks": TOWERS, "projector": PROJECTORS,
+    }  # fmt: skip
+    lacking = {what: sought[what] for what, path in found.items() if path is None}
+    kind = hf_model.config.model_type
+    marker = getattr(processor, "image_token", None)
+    if marker is None or getattr(hf_model.config, "image_token_id", None) is None:
+        lacking["image token"] = ("processor.image_token", "config.image_token_id")
+    if lacking:
+        raise CapabilityError(
+            f"the model type {kind!r} is of no known family, and its layout could not be inferred: "
+            + "; ".join(f"no {what} at {', '.join(at)}" for what, at in lacking.items())
+            + ". A family is one file: see docs/adding-a-family.md"
+        )
+    return Family(
+        name=f"{kind}, inferred",
+        model_types=(kind,),
+        decoder=str(found["decoder blocks"]).removesuffix(".layers"),
+        head=str(found["output projection"]),
+        vision_layers=str(found["vision blocks"]),
+        vision_block=STREAM,
+        projector=str(found["projector"]),
+        spans=counted_spans,
+        marker=str(marker),
+        template="{content}",
+        role_markers=(),
+        inferred=True,
+    )
+
+
+def _first(paths: Mapping[str, Any], wanted: Any) -> str | None:
+    return next((path for path in wanted if path in paths), None)
+
+
+def counted_spans(
+    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+) -> tuple[ImageSpan, ...]:
+    """One row of tokens per picture, counted in the processor's own output.
+
+    **Raises:** `CapabilityError` where the tokens of several pictures cannot be told apart.
+    """
+    del processor
+    runs: list[int] = []
+    for row in (inputs["input_ids"] == config.image_token_id).tolist():
+        before = False
+        for here in row:
+            if here and not before:
+                runs.append(0)
+            if here:
+                runs[-1] += 1
+            before = here
+    if len(runs) != len(pictures):
+        total = sum(runs)
+        if len(pictures) != 1 and total % len(pictures):
+            raise CapabilityError(
+                f"{len(runs)} runs of image tokens for {len(pictures)} pictures: which token is of "
+                "which picture is not known for an inferred family; give one picture"
+            )
+        runs = [total // len(pictures)] * len(pictures)
+    return tuple(ImageSpan((1, count)) for count in runs)
