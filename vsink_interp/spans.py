@@ -6,7 +6,7 @@ from typing import TypeAlias, final
 
 from .errors import LayoutError
 
-Box: TypeAlias = tuple[float, float, float, float]
+Box: TypeAlias = tuple[float | int, float | int, float | int, float | int]
 """Left, top, right, bottom in pixels of the original picture; it may reach into padding."""
 
 Place: TypeAlias = tuple[int, int, int]
