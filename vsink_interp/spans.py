@@ -146,7 +146,7 @@ class ImageSpan:
                 found.append(token)
         return tuple(found)
 
-    def tokens_at(self, x: float, y: float) -> tuple[int, ...]:
+    def tokens_at(self, x: float | int, y: float | int) -> tuple[int, ...]:
         """The image tokens that cover a pixel: one in each view that shows it."""
         return self.tokens_in((x, y, x + 1e-6, y + 1e-6))
 
