@@ -103,6 +103,33 @@ def test_rows_keep_their_sum(mode, seed):
     assert (after[before == 0] == 0).all()
 
 
+@pytest.mark.parametrize("mode", RESTATED)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), later=st.integers(1, 9))
+def test_terms_of_a_longer_room_serve_every_step(mode, seed, later):
+    """As a run has them: computed once over tokens yet to come, cut to those that are there."""
+    pattern, sink, image, rows, p, rho, least = draw(seed)
+    options = {"rho": rho, "min_image_mass": least, "mode": mode, "dtype": torch.float64}
+    moved = p if mode == "paper" else 1 - p
+    short, room = (
+        kernels.redistribution_terms(torch.tensor(x), torch.tensor(y), **options)
+        for x, y in ((sink, image), (np.pad(z, ((0, 0), (0, later))) for z in (sink, image)))
+    )
+    view = room[..., : pattern.shape[-1]]
+    assert torch.equal(view, short)
+    assert not room[:, 3:, pattern.shape[-1] :].any()
+    got = kernels.redistribute(torch.tensor(pattern), view, moved, torch.tensor(rows))
+    want = kernels.redistribute(torch.tensor(pattern), short, moved, torch.tensor(rows))
+    torch.testing.assert_close(got, want, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("mode", RESTATED)
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_it_equals_the_restatement_wherever_hypothesis_looks(mode, seed):
+    compare(draw(seed), mode, torch.float32, 1e-6)
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), p=st.floats(0, 1), rho=st.floats(0.05, 0.95))
 def test_the_modes_agree_once_p_and_rho_are_turned_round(seed, p, rho):

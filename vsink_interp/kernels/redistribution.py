@@ -26,7 +26,7 @@ def redistribution_terms(
     2. there is a visual non-sink to receive the budget.
 
     Term 3 is one at visual non-sinks, term 4 at sinks, visual and text. A bound is subtracted from
-    every key, for a row sums to one; what equals its bound to rounding (1e-7) reaches it.
+    every key, for a row sums to one; a share that equals its bound to rounding (1e-7) reaches it.
 
     ``sink`` and ``image`` are batch key.
 
@@ -49,7 +49,7 @@ def redistribution_terms(
         ratio = rho * (visual + 1e-6 * total) - drop * visual
         ratio = torch.where((sink & image).any(-1, keepdim=True), ratio, -1.0)
     # 1e-37: a budget divided by less would leave the range of fp32.
-    tests = ratio + 1e-7, visual - min_image_mass + 1e-7, fresh - 1e-37
+    tests = ratio + 1e-7 * visual, visual - min_image_mass + 1e-7, fresh - 1e-37
     return torch.stack([*tests, fresh, drop], 1)
 
 
