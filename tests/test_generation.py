@@ -251,6 +251,29 @@ def test_what_a_run_cannot_do_is_refused_with_the_reason(options):
         tiny.lmm().generate(tiny.encode(), max_new_tokens=3, **options)
 
 
+def test_a_configuration_given_along_is_filled_up_from_the_models_own():
+    """As in transformers: what it leaves open holds as the model's configuration says it."""
+    lmm, encoding = tiny.fresh(), tiny.batch("one image", "short", "two images")
+    given, own = GenerationConfig(max_new_tokens=N, pad_token_id=0), lmm.hf_model.generation_config
+    free = lmm.generate(encoding, generation_config=given)
+    own.eos_token_id = int(free.generated[1, 1])
+    run = lmm.generate(encoding, generation_config=given)
+    same(run, plain(lmm, encoding, eos_token_id=own.eos_token_id))
+    assert run.tokens.mask("generated").sum(-1).tolist()[1] == 2
+    own.do_sample = True
+    one, again = (lmm.generate(encoding, generation_config=given, seed=3).ids for _ in range(2))
+    assert torch.equal(one, again)
+    own.num_beams = 3
+    with pytest.raises(vi.CapabilityError, match="num_beams=3 is not supported"):
+        lmm.generate(encoding, generation_config=given)
+
+
+def test_a_cache_that_transformers_itself_leaves_aside_is_fine():
+    lmm = tiny.fresh()
+    lmm.hf_model.generation_config.cache_implementation = "hybrid"
+    same(lmm.generate(tiny.encode(), max_new_tokens=N), plain(tiny.lmm(), tiny.encode()))
+
+
 def test_an_unknown_option_is_refused_by_transformers():
     with pytest.raises(ValueError, match="temprature"):
         tiny.lmm().generate(tiny.encode(), max_new_tokens=3, temprature=0.5)

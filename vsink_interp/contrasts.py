@@ -67,4 +67,5 @@ def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
         texts = lmm.encode(pictures, [node.prompt] * len(texts)).prompts
     shown = [[] for _ in pictures] if node.image == "none" else pictures
     words = (lmm.wrapped.family.word, lmm.wrapped.family.marker)
-    return lmm.encode(shown, [node.reworded(text, words) for text in texts], chat=False)
+    begin = lmm.processor.tokenizer.bos_token
+    return lmm.encode(shown, [node.reworded(text, words, begin) for text in texts], chat=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from reprlib import repr as shorten
 from typing import Any
 
@@ -34,7 +35,11 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_mtp": ((None, False), _ROWS_UNSEEN),
     "token_healing": ((None, False), "it rewrites the end of the prompt"),
     "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
-    "cache_implementation": ((None, "dynamic"), "other caches hide how many tokens were seen"),
+    # transformers takes "hybrid", which configurations of models with windows say, as None.
+    "cache_implementation": (
+        (None, "dynamic", "hybrid"),
+        "other caches hide how many tokens were seen",
+    ),
     "past_key_values": ((None,), "a run starts from the prompt"),
     "use_cache": ((None, True), "generation here always uses the cache"),
 }
@@ -57,6 +62,18 @@ REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """As `REFUSED`, for arguments of the call; what a model's own configuration says is overruled."""
 
 
+def _configuration(hf_model: Any, given: Mapping[str, Any]) -> Any:
+    """What `model.generate` goes by: a configuration given along, filled up from the model's."""
+    own = given.get("generation_config")
+    if own is None:
+        return hf_model.generation_config
+    merged = deepcopy(own)
+    merged.update(
+        **hf_model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True
+    )
+    return merged
+
+
 def options(
     hf_model: Any, tokenizer: Any, max_new_tokens: int | None, hf_kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -65,7 +82,7 @@ def options(
     **Raises:** `CapabilityError` for what a run cannot do, with the values that are fine;
     `InputError` for less than one new token.
     """
-    config = hf_kwargs.get("generation_config") or hf_model.generation_config
+    config = _configuration(hf_model, hf_kwargs)
     for name in (*REFUSED, *REFUSED_ARGUMENTS):
         fine, why = REFUSED.get(name) or REFUSED_ARGUMENTS[name]
         wanted = hf_kwargs.get(name, getattr(config, name, None) if name in REFUSED else None)
@@ -108,7 +125,7 @@ def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generat
     if seed is None:
         yield
         return
-    config = given.get("generation_config") or hf_model.generation_config
+    config = _configuration(hf_model, given)
     if not given.get("do_sample", config.do_sample):
         raise InputError(
             f"seed={seed} is for sampling, and the answer is greedy: add do_sample=True"
@@ -124,7 +141,7 @@ def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
 
     **Raises:** `CapabilityError` where transformers fills no answer up: it has no end token.
     """
-    config = given.get("generation_config") or hf_model.generation_config
+    config = _configuration(hf_model, given)
     stops = _stop_strings(config, given) or given.get("stopping_criteria")
     if stops and batch > 1 and given.get("eos_token_id", config.eos_token_id) is None:
         raise CapabilityError(
@@ -137,7 +154,7 @@ def after_end(
     hf_model: Any, new: Int[Tensor, "batch new"], given: Mapping[str, Any]
 ) -> Bool[Tensor, "batch new"]:
     """Which generated tokens only fill the batch up, after the end of their answer."""
-    config = given.get("generation_config") or hf_model.generation_config
+    config = _configuration(hf_model, given)
     end = given.get("eos_token_id", config.eos_token_id)
     found = torch.as_tensor([-1] if end is None else end, device=new.device)
     ends = torch.isin(new, found).int()

@@ -164,6 +164,15 @@ def test_a_knockout_follows_into_a_prompt_of_another_length(lmm, eager):
     close(run.logits, logits)
 
 
+def test_a_prefix_stands_behind_a_bos_token_that_the_template_writes():
+    begun = vi.LMM(tiny.hf_model(), tiny.processor("<s>" + tiny.TEMPLATE), sinks=tiny.SINKS)
+    first, second = (m.encode(*tiny.PROMPTS["short"]) for m in (tiny.lmm(), begun))
+    assert torch.equal(first.inputs["input_ids"], second.inputs["input_ids"])
+    edit = Contrast(prefix=PREFIX, beta=0.0)
+    wanted = tiny.lmm().run(first, graph=edit).logits
+    assert torch.equal(begun.run(second, graph=edit).logits, wanted)
+
+
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_shortened_cache_gives_what_the_knockout_gives(edited, lmm):
     contrast, n = Contrast("noise", beta=0.0, edited=edited), 5
@@ -295,6 +304,7 @@ def test_an_error_in_the_second_pass_leaves_nothing_behind():
         (Contrast, "spoils nothing"),
         (lambda: Contrast("nois"), "did you mean 'noise'"),
         (lambda: Contrast("noise", alpha=-1.0), "at least 0"),
+        (lambda: Contrast("noise", alpha=float("inf")), "at least 0"),
         (lambda: Contrast("noise", beta=1.5), "share from 0 to 1"),
         (lambda: Contrast("noise", step=1000), "0 to 999"),
     ],

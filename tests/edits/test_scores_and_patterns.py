@@ -198,6 +198,24 @@ def test_what_cannot_be_read_is_refused_where_it_is_written(make):
         make()
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: AddScores("all", x),
+        lambda x: ScaleScores("image", x),
+        lambda x: ScaleHeads(x, heads=(0,)),
+        lambda x: ScaleKeys("image", x),
+        lambda x: SetDims((1,), x),
+        lambda x: Steer((0.0, x)),
+        lambda x: Steer((0.0, 1.0), scale=x),
+    ],
+)
+def test_numbers_that_would_make_rows_nan_are_refused(make, number):
+    with pytest.raises(vi.NotationError, match="finite"):
+        make(number)
+
+
 def test_they_act_in_generation_and_survive_json():
     graph = vi.EditGraph(
         recipes.clearsight(layers="1:"),

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from ..kernels import add_scores
 from ..site import Site
+from .numbers import check_finite
 from .rows import ScoreEdit
 
 
@@ -24,11 +25,15 @@ class AddScores(ScoreEdit):
     - `group`: the keys.
     - `amount`: what is added, in units of the scaled score.
 
-    **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
-    prompt lacks a segment.
+    **Raises:** `NotationError` for a group that cannot be read or a number that is not finite. When
+    run: `LayoutError` if the prompt lacks a segment.
     """
 
     amount: float
+
+    def __post_init__(self) -> None:
+        ScoreEdit.__post_init__(self)
+        check_finite(self, "amount")
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

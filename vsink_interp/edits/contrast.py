@@ -81,7 +81,7 @@ class Contrast(Edit):
                 "Contrast spoils nothing: say image='noise' (VCD), image='none', prefix='...' "
                 "(ICD) or prompt='...'"
             )
-        if not self.alpha >= 0 or not 0 <= self.beta <= 1:
+        if not 0 <= self.alpha < math.inf or not 0 <= self.beta <= 1:
             raise NotationError(
                 f"alpha is at least 0 and beta a share from 0 to 1; got {self.alpha}, {self.beta}"
             )
@@ -98,11 +98,17 @@ class Contrast(Edit):
         if self.image is not None:
             tokens.check_group("image")
 
-    def reworded(self, text: str, placeholders: Sequence[str]) -> str:
-        """A rendered prompt as the second pass gets it; `placeholders` stand for a picture."""
+    def reworded(self, text: str, placeholders: Sequence[str], begin: str | None = None) -> str:
+        """A rendered prompt as the second pass gets it; `placeholders` stand for a picture.
+
+        A BOS token `begin` that the text starts with stays in front of the prefix.
+        """
         for placeholder in placeholders if self.image == "none" else ():
             text = text.replace(placeholder, "")
-        return f"{self.prefix} {text}" if self.prefix else text
+        if not self.prefix:
+            return text
+        start = begin if begin and text.startswith(begin) else ""
+        return f"{start}{self.prefix} {text.removeprefix(start)}"
 
     def spoiled(
         self, pixels: Tensor, n_pictures: Sequence[int], sizes: Sequence[int] | None = None

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ..site import Site
 from .heads import heads_at
+from .numbers import check_finite
 from .rows import RowEdit
 
 
@@ -20,11 +21,17 @@ class ScaleHeads(RowEdit):
     **Arguments:**
 
     - `factor`: what the weighed values are multiplied by.
+
+    **Raises:** `NotationError` for a factor that is not finite.
     """
 
     hook: ClassVar[str] = "attn.hook_z"
 
     factor: float
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        check_finite(self, "factor")
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

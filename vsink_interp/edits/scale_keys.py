@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edit
+from ..graph import Edit, freeze
 from ..hooks import Layers, check_layers
 from ..segments import grows_by_sinks, parse_group
 from ..site import Site
 from ..tokens import TokenLayout
+from .numbers import check_finite
 
 
 @final
@@ -26,6 +27,8 @@ class ScaleKeys(Edit):
     - `group`: the tokens whose keys are scaled.
     - `factor`: what they are multiplied by.
     - `layers`: the blocks, counted from 0.
+
+    **Raises:** `NotationError` for a group that cannot be read or a factor that is not finite.
     """
 
     hook: ClassVar[str] = "attn.hook_rot_k"
@@ -36,7 +39,9 @@ class ScaleKeys(Edit):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
+        freeze(self, "layers")
         check_layers(self.layers)
+        check_finite(self, "factor")
         parse_group(self.group)
 
     @property

@@ -9,6 +9,7 @@ from typing_extensions import override
 from ..errors import NotationError
 from ..kernels import raise_scores, scale_scores
 from ..site import Site
+from .numbers import check_finite
 from .rows import ScoreEdit
 
 
@@ -26,8 +27,8 @@ class ScaleScores(ScoreEdit):
     - `factor`: what scores are multiplied by; with `by="size"` the share of their size added.
     - `by`: `"score"` or `"size"`.
 
-    **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
-    prompt lacks a segment.
+    **Raises:** `NotationError` for a group that cannot be read or a number that is not finite. When
+    run: `LayoutError` if the prompt lacks a segment.
     """
 
     factor: float
@@ -35,6 +36,7 @@ class ScaleScores(ScoreEdit):
 
     def __post_init__(self) -> None:
         ScoreEdit.__post_init__(self)
+        check_finite(self, "factor")
         if self.by not in ("score", "size"):
             raise NotationError(f"by={self.by!r} is not one of: score, size")
 

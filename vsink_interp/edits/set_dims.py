@@ -13,6 +13,7 @@ from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..site import Site
 from ..tokens import TokenLayout
+from .numbers import check_finite
 
 
 @final
@@ -29,7 +30,8 @@ class SetDims(Edit):
     - `layers`: the blocks, counted from 0.
     - `rows`: the tokens.
 
-    **Raises:** `NotationError` if a coordinate lies beyond the model's width.
+    **Raises:** `NotationError` if a coordinate lies beyond the model's width, or the value is not
+    finite.
     """
 
     hook: ClassVar[str] = "hook_resid_pre"
@@ -43,6 +45,7 @@ class SetDims(Edit):
     def __post_init__(self) -> None:
         freeze(self, "dims", "layers")
         check_layers(self.layers)
+        check_finite(self, "value")
         if not self.dims or min(self.dims) < 0:
             raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on")
         if "sink" in parse_group(self.rows).words:

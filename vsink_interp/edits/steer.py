@@ -14,6 +14,7 @@ from ..hooks import Layers, check_layers
 from ..segments import parse_group
 from ..site import Site
 from ..tokens import TokenLayout
+from .numbers import check_finite
 
 
 @final
@@ -28,7 +29,8 @@ class Steer(Edit):
     - `scale`: how much of it is added.
     - `rows`: the tokens at which it is added.
 
-    **Raises:** `NotationError` if the direction does not fit the width of the model.
+    **Raises:** `NotationError` if the direction does not fit the width of the model, or is not
+    finite.
     """
 
     hook: ClassVar[str] = "hook_resid_post"
@@ -42,6 +44,7 @@ class Steer(Edit):
     def __post_init__(self) -> None:
         freeze(self, "direction", "layers")
         check_layers(self.layers)
+        check_finite(self, "direction", "scale")
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of an edit cannot depend on sinks")
 

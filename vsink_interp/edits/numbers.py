@@ -1,0 +1,20 @@
+"""Numbers that an edit computes with: finite, or rows would become NaN."""
+
+import math
+from typing import Any
+
+from ..errors import NotationError
+
+
+def check_finite(node: Any, *names: str) -> None:
+    """Refuse fields that hold a number, or a tuple of them, that is infinite or NaN.
+
+    **Raises:** `NotationError` naming the field.
+    """
+    for name in names:
+        value = getattr(node, name)
+        if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise NotationError(
+                f"{name} of {type(node).__name__} is a finite number, for others make rows NaN; "
+                f"got {value}. To cut keys use Knockout"
+            )
