@@ -50,3 +50,19 @@ def test_a_hook_point_that_a_family_lacks_is_refused_with_the_reason():
     with pytest.raises(vi.CapabilityError, match="scaled after its module"):
         lmm("InternVL").run(encoded("InternVL", "one"), graph=probe)
     assert probe.point.template in tiny.lmm().hooks
+
+
+def test_the_overlay_of_a_tiled_picture_draws_the_view_of_it_all():
+    from matplotlib import pyplot
+
+    from tests.families.test_families import PROMPTS, encoded, lmm
+
+    for name in ("LLaVA-NeXT", "InternVL"):
+        run = lmm(name).generate(
+            encoded(name, "wide"), graph=vi.probes.AttentionMaps(), max_new_tokens=3
+        )
+        assert len(run.tokens.images[0][0].views) > 1
+        figure = vi.plot.overlay(run, PROMPTS["wide"][0], words=[0])
+        shape = figure.axes[0].images[-1].get_array().shape[:2]
+        assert shape == run.tokens.images[0][0].grid
+        pyplot.close(figure)

@@ -54,8 +54,8 @@ def _chips(run: Run) -> list[tuple[str, str]]:
             found.append((SEGMENTS[code - 1], word.strip() or repr(word)))
         elif image not in seen:
             seen.add(image)
-            rows, columns = run.tokens.images[0][image].grid
-            found.append(("image", f"image {rows} x {columns} = {rows * columns} tokens"))
+            span = run.tokens.images[0][image]
+            found.append(("image", f"image {str(span).replace('x', ' x ')} = {span.size} tokens"))
     return found
 
 

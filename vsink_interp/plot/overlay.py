@@ -162,8 +162,14 @@ def heat_of(maps: WordMaps) -> Heat:
     """The maps before and after an edit, ready to draw."""
     edits = " | ".join(type(node).__name__ for node in maps.graph) or "no edit"
     note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks)}"
-    rows = (("before", maps.before), (f"after {edits}", maps.after))
-    return Heat(maps.picture, maps.span, maps.words, rows, maps.sinks, note)
+    shown = list(maps.span.tokens_of())
+    rows = (("before", maps.before[:, shown]), (f"after {edits}", maps.after[:, shown]))
+    return Heat(maps.picture, _whole(maps.span), maps.words, rows, maps.sinks[shown], note)
+
+
+def _whole(span: ImageSpan) -> ImageSpan:
+    """The view that shows the whole picture: tiles are not drawn."""
+    return ImageSpan(span.grid, span.box)
 
 
 def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
@@ -184,8 +190,9 @@ def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
     sinks = _sinks(run, span, tau, layers)
     note = f"mean over heads, {_layers(layers)}; {_boxed(sinks)}"
     shown = None if picture is None else as_picture(picture)
-    maps = ((run.model, values[:, : span.size].numpy()),)
-    return Heat(shown, span, tuple(labels), maps, sinks, note)
+    drawn = list(span.tokens_of())
+    maps = ((run.model, values[:, drawn].numpy()),)
+    return Heat(shown, _whole(span), tuple(labels), maps, sinks[drawn], note)
 
 
 def _recorded(run: Run, kind: type) -> Any:
