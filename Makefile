@@ -27,7 +27,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks tl
+.PHONY: help setup demo test check docs bench notebooks tl ndif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -50,6 +50,10 @@ check: $(VENV)/.dev ## format, lint and types
 docs: $(VENV)/.dev ## the site, into site/
 	$(call say,"Building the documentation into site/.")
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+ndif: $(VENV)/.dev ## the tests of tests/remote against a real NDIF server with Ray, on loopback
+	$(call say,"Starting a real NDIF server on loopback (its own environment: .venv-ndif).")
+	tests/remote/ndif/run.sh
 
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model; into docs/benchmarks.md
 	$(call say,"Timing attention: about three quarters of an hour on one idle core.")

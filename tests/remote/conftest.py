@@ -1,5 +1,6 @@
 """A server of our own on loopback, in another process, without this package."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nnsight.schema.request import RequestModel
 
 from tests import tiny
 from vsink_interp.engine import Server
@@ -66,18 +68,41 @@ class Loopback:
         return Server(self.host, **more)
 
 
+class Real:
+    """A real NDIF server, which `ndif/run.sh` has started and will end."""
+
+    host = os.environ.get("VSINK_NDIF", "")
+    jobs = 0
+
+    def server(self, **more):
+        return Server(self.host, **{"patience": 300.0, **more})
+
+
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory):
     """The tiny LLaVA of the core tests, saved."""
+    if Real.host:
+        return Path(os.environ["VSINK_NDIF_MODEL"])
     folder = tmp_path_factory.mktemp("tiny-llava")
     tiny.hf_model().save_pretrained(folder)
     tiny.processor().save_pretrained(folder)
     return folder
 
 
+def untrusted(request):
+    """A request's envelope, marked for the sandbox: without keys every request is trusted."""
+    return json.dumps(request.model_dump() | {"trusted": False})
+
+
 @pytest.fixture(scope="session")
 def loopback(tmp_path_factory, tiny_dir):
     """A server that hosts the tiny LLaVA and the toy LMM."""
+    if Real.host:
+        with pytest.MonkeyPatch.context() as patch:
+            if os.environ["VSINK_NDIF_TRUSTED"] == "0":
+                patch.setattr(RequestModel, "metadata", untrusted)
+            yield Real()
+        return
     found = Loopback(tmp_path_factory.mktemp("loopback"), [tiny_dir, weights_dir])
     yield found.start()
     found.kill()
