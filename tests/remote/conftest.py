@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from nnsight.schema.request import RequestModel
 
 from tests import tiny
 from vsink_interp.engine import Server
@@ -98,6 +97,8 @@ def untrusted(request):
 def loopback(tmp_path_factory, tiny_dir):
     """A server that hosts the tiny LLaVA and the toy LMM."""
     if Real.host:
+        from nnsight.schema.request import RequestModel  # not before beartype: it cannot follow
+
         with pytest.MonkeyPatch.context() as patch:
             if os.environ["VSINK_NDIF_TRUSTED"] == "0":
                 patch.setattr(RequestModel, "metadata", untrusted)

@@ -58,7 +58,10 @@ SERVICES=$(SITE "$NDIF/bin/python")/ndif/services
 launch redis redis-server --port 6390 --save "" --bind 127.0.0.1
 launch s3 moto_server -H 127.0.0.1 -p 27018
 launch ray bash "$SERVICES/ray/start.sh"
-sleep 20
+for _ in $(seq 120); do # the API gives up where Ray is not there yet
+  (exec 3<>/dev/tcp/127.0.0.1/10001) 2>/dev/null && break
+  sleep 2
+done
 launch api bash "$SERVICES/api/start.sh"
 for _ in $(seq 120); do
   curl -sf http://127.0.0.1:8001/status >/dev/null && break
