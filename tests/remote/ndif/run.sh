@@ -39,9 +39,10 @@ STARTED=()
 finish() {
   # Ray's own processes leave the group of their parent: they are known by our folder's name.
   local id
-  for id in "${STARTED[@]}"; do kill "$id" 2>/dev/null || true; done
+  for id in "${STARTED[@]}"; do kill -- "-$id" 2>/dev/null || true; done
   for id in $(pgrep -f "$WORK" || true); do [ "$id" = $$ ] || kill "$id" 2>/dev/null || true; done
   sleep 3
+  for id in "${STARTED[@]}"; do kill -9 -- "-$id" 2>/dev/null || true; done
   for id in $(pgrep -f "$WORK" || true); do [ "$id" = $$ ] || kill -9 "$id" 2>/dev/null || true; done
   rm -rf "$WORK"
 }
@@ -50,8 +51,11 @@ launch() { # name command...
   local name=$1
   shift
   # Not from here: this package must not be found on the server.
+  # Each in a group of its own, which is ended as one: the API has children.
+  set -m
   (cd "$WORK" && unset PYTHONPATH && exec "$@" >"$WORK/$name.log" 2>&1) &
   STARTED+=($!)
+  set +m
 }
 
 SERVICES=$(SITE "$NDIF/bin/python")/ndif/services
