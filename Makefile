@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints/cpu-test.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PYTEST_ARGS ?=
+# Tests run in as many processes as there are cores, four at most: each holds its own models.
+WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 
 # Which Python makes the environment: `make PYTHON=/path/to/python test` decides it by hand.
 PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.14 python; do \
@@ -39,7 +41,7 @@ demo: $(VENV)/.core ## from nothing to report.html: the toy LMM, its sinks, knoc
 
 test: $(VENV)/.dev ## all tests and notebooks, offline
 	$(call say,"Running the tests$(if $(NOTEBOOKS), and the notebooks) (offline).")
-	HF_HUB_OFFLINE=1 $(BIN)/pytest $(if $(NOTEBOOKS),--nbmake) tests $(NOTEBOOKS) $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(if $(NOTEBOOKS),--nbmake) tests $(NOTEBOOKS) $(WORKERS) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## format, lint and types
 	$(call say,"Checking format and lint (ruff) and types (ty).")

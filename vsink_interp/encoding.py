@@ -214,11 +214,13 @@ def encode(
     inputs = process(processor, family, [r.text for r in rendered], pictures)
     layout = lay_out(config, processor, family, inputs, rendered, pictures)
     texts = tuple(r.text for r in rendered)
-    taken = {name: x for name, x in inputs.items() if name != OFFSETS and isinstance(x, Tensor)}
+    taken = {name: x for name, x in inputs.items() if name not in UNUSED and isinstance(x, Tensor)}
     return Encoding(taken, layout, tuple(map(tuple, pictures)), texts, batched)
 
 
 OFFSETS = "offset_mapping"
+UNUSED = (OFFSETS, "labels")
+"""What processors return beside model inputs: PaliGemma's adds the labels of a training example."""
 
 
 def process(

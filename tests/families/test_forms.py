@@ -66,3 +66,13 @@ def test_the_overlay_of_a_tiled_picture_draws_the_view_of_it_all():
         shape = figure.axes[0].images[-1].get_array().shape[:2]
         assert shape == run.tokens.images[0][0].grid
         pyplot.close(figure)
+
+
+def test_no_loss_is_asked_for():
+    """PaliGemma's processor adds labels, with which transformers computes a loss as well."""
+    lmm = vi.LMM.tiny("PaliGemma")
+    encoding = lmm.encode(tiny.picture(), "is it red")
+    raw = lmm.processor(text=["<image> is it red"], images=[tiny.picture()], return_tensors="pt")
+    assert "labels" in raw
+    assert "labels" not in encoding.inputs
+    assert lmm.hf_model(**encoding.inputs).loss is None
