@@ -21,6 +21,7 @@ CASES = {
     "knockout of sinks": (vi.Knockout("sink & image -> query generated"), 4, 8),
     "ablation": (vi.Ablate("sink & image", control=3, pool="all"), 4, 8),
     "segment mass": (vi.probes.SegmentMass(), 4, 6),
+    "maps": (vi.probes.AttentionMaps(), 4, 10),
     "non-sink ratio": (vi.probes.NonSinkRatio(), 4, 10),
     "var": (vi.VAR(rho=0.2, sinks_from="prefill"), 3, 10),
     "var, released code": (vi.VAR(rho=0.8, mode="released-code"), 2, 10),

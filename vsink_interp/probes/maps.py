@@ -40,9 +40,14 @@ class AttentionMaps(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        image = site.layout.mask("image")
-        places = image_positions(image)
-        missing = torch.arange(places.shape[1]) >= image.sum(-1, keepdim=True)
-        wanted = places.to(value.device)[:, None].expand(-1, value.shape[2], -1)
-        found = value.mean(1).gather(-1, wanted)
-        return found.masked_fill(missing.to(value.device)[:, None], torch.nan)
+        places = site.once("image positions", _places)[:, None]
+        wanted = places.clamp_min(0).expand(-1, value.shape[2], -1)
+        return value.mean(1).gather(-1, wanted).masked_fill(places < 0, torch.nan)
+
+
+def _places(whole: Site) -> Int[Tensor, "batch patch"]:
+    """The image tokens of each sample, in order; -1 where it has fewer than another."""
+    image = whole.layout.mask("image")
+    places = image_positions(image)
+    missing = torch.arange(places.shape[1]) >= image.sum(-1, keepdim=True)
+    return places.masked_fill(missing, -1).to(whole.masks.device)
