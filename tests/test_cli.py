@@ -152,9 +152,15 @@ def test_the_program_itself():
 
 
 def test_no_option_that_nnsight_would_read():
-    commands = app.registered_commands
-    assert len(commands) == 6
-    for name in [command.callback.__name__ for command in commands]:
-        shown = CliRunner().invoke(app, [name, "--help"]).stdout
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    named = [
+        (*prefix, command.name or command.callback.__name__)
+        for prefix, part in [((), app), *(((name,), group) for name, group in groups.items())]
+        for command in part.registered_commands
+    ]
+    assert len(named) > 10
+    for words in named:
+        shown = CliRunner().invoke(app, [*words, "--help"]).stdout
+        assert "Usage" in shown
         assert " -v" not in shown
         assert "--verbose" not in shown

@@ -5,13 +5,22 @@ from hypothesis import given, settings, strategies as st
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.hooks import HOOKS, ORDER, find_hook, forward_order, parse_hook, resolve_layers
+from vsink_interp.hooks import (
+    CACHE,
+    HOOKS,
+    ORDER,
+    find_hook,
+    forward_order,
+    parse_hook,
+    resolve_layers,
+)
 
 AXES = set("batch head kv_head query key d_model d_head d_mlp vocab picture patch d_vision".split())
 
 
 def test_names_are_unique_and_axes_are_known():
-    assert len({point.template for point in HOOKS}) == len(HOOKS) == len(ORDER)
+    assert len({point.template for point in HOOKS}) == len(HOOKS)
+    assert set(ORDER) == {point.template for point in (*HOOKS, CACHE)}
     assert all(set(point.axes) <= AXES and point.doc for point in HOOKS)
 
 
