@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL.Image import Transpose
 from transformers import DynamicCache
 
 import vsink_interp as vi
@@ -209,6 +210,19 @@ def test_random_tokens_are_a_control():
     assert not torch.equal(first, other)
     assert len({tuple(row.tolist()) for row in first}) > 1, "all blocks draw the same"
     assert first.sum(-1).unique().numel() == 1
+
+
+def test_a_random_choice_depends_on_the_picture():
+    picture, prompt = tiny.PROMPTS["one image"]
+    other = picture.transpose(Transpose.FLIP_LEFT_RIGHT)
+    assert other.tobytes() != picture.tobytes()
+    spec = vi.CompressedContext(0.5, "random")
+    here, again, there = (
+        tiny.lmm().compress(shown, prompt, spec, max_new_tokens=2).kept_patches
+        for shown in (picture, picture.copy(), other)
+    )
+    assert torch.equal(here, again)
+    assert all((a != b).any() for a, b in zip(here, there, strict=True)), "some block repeats"
 
 
 def test_strategies():

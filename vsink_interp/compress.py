@@ -4,11 +4,14 @@ Kaduri et al. (2025), arXiv 2411.17491: describe the image, keep in every block 
 that the description looked at most, and answer new questions from what is left.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float
+from PIL.Image import Image
 from torch import Tensor
 
 from .errors import InputError, NotationError, unknown
@@ -36,10 +39,11 @@ class CompressedContext:
         0.05 and 0.02.
     - `score`: `"attention"`, as in the paper; `"attention-without-sinks"`, where visual sinks (Kang
         et al. 2025) are never kept, so that a block may keep fewer; `"contribution"`, the norm of
-        A[t, j] x_j W_OV in place of A[t, j]; `"random"`, the control, drawn anew in every block.
+        A[t, j] x_j W_OV in place of A[t, j]; `"random"`, the control, drawn anew for every
+        picture and block.
     - `strategy`: `"qs"` keeps the prompt's other tokens and the best image tokens, `"q"` the other
         tokens alone, `"s"` the best image tokens alone.
-    - `seed`: of the random choice.
+    - `seed`: of the random choice; with the same pictures it draws the same.
 
     **Raises:** `NotationError` for an unknown word, a share out of range, or an argument that the
     strategy or score leaves without effect.
@@ -78,19 +82,20 @@ class CompressedContext:
         return self.score == "attention-without-sinks"
 
     def scores(
-        self, run: Run, n_layers: int, tau: float | None
+        self, run: Run, pictures: Sequence[Image], n_layers: int, tau: float | None
     ) -> Float[Tensor, "layer image_token"]:
         """The score of every image token in every block; minus infinity for one never kept.
 
         **Arguments:**
 
         - `run`: the description, with the records of `probes`.
+        - `pictures`: what was described; a random choice depends on them.
         - `tau`: the least sink value of a sink, where sinks are left out.
         """
         image = run.tokens.mask("image")[0].nonzero().flatten()
         if self.score == "random":
-            draws = [torch.Generator().manual_seed(1000 * self.seed + i) for i in range(n_layers)]
-            return torch.stack([torch.rand(len(image), generator=draw) for draw in draws])
+            draw = torch.Generator().manual_seed(_number(self.seed, pictures))
+            return torch.rand(n_layers, len(image), generator=draw)
         if self.score == "contribution":
             return _answer_mean(run, _ADDED)[:, image]
         found = _answer_mean(run, _MAPS)
@@ -102,7 +107,7 @@ class CompressedContext:
         return found
 
     def choose(
-        self, run: Run, n_layers: int, tau: float | None = None
+        self, run: Run, pictures: Sequence[Image], n_layers: int, tau: float | None = None
     ) -> Bool[Tensor, "layer token"]:
         """The prompt tokens that every block keeps.
 
@@ -119,10 +124,18 @@ class CompressedContext:
                     f"{self!r} keeps less than one of {int(image.sum())} image tokens; keep more, "
                     "or say strategy='q'"
                 )
-            found = self.scores(run, n_layers, tau)
+            found = self.scores(run, pictures, n_layers, tau)
             rank = found.argsort(stable=True, dim=-1, descending=True).argsort(-1)
             kept[:, image] = (rank < count) & found.isfinite()
         return kept
+
+
+def _number(seed: int, pictures: Sequence[Image]) -> int:
+    """A seed that tells pictures apart, the same in every process."""
+    found = hashlib.sha256(str(seed).encode())
+    for picture in pictures:
+        found.update(repr((picture.mode, picture.size)).encode() + picture.tobytes())
+    return int.from_bytes(found.digest()[:7], "big")
 
 
 def _last(run: Run, probe: Probe) -> Recorded:

@@ -517,7 +517,9 @@ class LMM:
             Context(
                 one,
                 run,
-                past_of(self.wrapped, cache, one.choose(run, self.n_layers, tau)),
+                past_of(
+                    self.wrapped, cache, one.choose(run, encoding.pictures[0], self.n_layers, tau)
+                ),
                 encoding,
                 marker,
                 self,

@@ -10,6 +10,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.engine.counting import counted
+from vsink_interp import edits
 
 SHORT, LONG = 4, 8
 FOUND_ONLINE = 15
@@ -26,6 +27,7 @@ CASES = {
     "var": (vi.VAR(rho=0.2, sinks_from="prefill"), 3, 10),
     "var, released code": (vi.VAR(rho=0.8, mode="released-code"), 2, 10),
     "var, sinks found online": (vi.VAR(rho=0.2), 3, FOUND_ONLINE),
+    "steering": (edits.Steer((0.1,) * tiny.WIDTH), 4, 2),
     "empty graph": (vi.EditGraph(), 4, 0),
 }
 """The graph, how many blocks it edits, and the most operations per block and step."""

@@ -11,7 +11,7 @@ from ..hooks import Layers
 from ..kernels import calibrate
 from ..segments import parse_group
 from ..site import Site
-from .heads import head_mask
+from .heads import heads_at
 from .rows import RowEdit
 
 
@@ -79,7 +79,7 @@ class ACT(RowEdit):
             site.positions,
             first | ~real,
             site.queries(self.rows),
-            head_mask(self.heads, value.shape[1], value.device),
+            heads_at(site, self.heads, value.shape[1]),
             self.threshold,
             self.beta,
         )

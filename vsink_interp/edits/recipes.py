@@ -50,7 +50,7 @@ def icd(
 ) -> Contrast:
     """ICD (Wang et al. 2024, arXiv 2403.18715): contrast with a disturbed instruction.
 
-    The released code for LLaVA puts these words in the place of the system prompt, and the same
-    formula as VCD's on the logits.
+    The released code for LLaVA puts these words in the place of the system prompt; here they are
+    put before the whole prompt, whose system prompt stays. The formula on the logits is VCD's.
     """
     return Contrast(prefix=prefix, alpha=alpha, beta=beta)

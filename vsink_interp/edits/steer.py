@@ -73,5 +73,9 @@ class Steer(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        added = self.scale * torch.tensor(self.direction, dtype=value.dtype, device=value.device)
+        # By identity: to hash thousands of numbers costs what is to be saved.
+        added = site.once(("steer", id(self)), lambda _: self._added(value))
         return torch.where(site.queries(self.rows)[..., None], value + added, value)
+
+    def _added(self, like: Tensor) -> Float[Tensor, " d_model"]:
+        return self.scale * torch.tensor(self.direction, dtype=like.dtype, device=like.device)

@@ -19,6 +19,7 @@ from .measure import (
     group_mass as group_mass,
     head_result as head_result,
     non_sink_ratio as non_sink_ratio,
+    output_gram as output_gram,
 )
 from .patterns import copy_head as copy_head, move_mass as move_mass
 from .redistribution import (

@@ -27,18 +27,28 @@ def non_sink_ratio(pattern: Tensor, sink: Tensor, image: Tensor) -> Tensor:
     return (fresh / mass).view(batch, heads, rows)
 
 
-def contribution(pattern: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+def output_gram(weight: Tensor) -> Tensor:
+    """The inner products ``W W^T`` of each head's output weights, in fp32 or finer.
+
+    ``weight`` is head d_head d_model (W_O split by head); the result is head d_head d_head.
+    """
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return exact @ exact.transpose(1, 2)
+
+
+def contribution(pattern: Tensor, value: Tensor, gram: Tensor) -> Tensor:
     """How much each key adds to each row: the norm of ``alpha x W_OV``, averaged over heads.
 
-    ``pattern`` is batch head query key, ``value`` batch kv_head key d_head, ``weight`` head
-    d_head d_model (W_O split by head); the result is batch query key. Kang et al. (2025),
-    figure 3c.
+    ``pattern`` is batch head query key, ``value`` batch kv_head key d_head, ``gram`` that of
+    `output_gram`; the result is batch query key. The norm of ``v W`` is the root of
+    ``v W W^T v^T``: nothing as wide as the model is made per key. Kang et al. (2025), figure 3c.
     """
-    heads = pattern.shape[1]
-    shared = heads // value.shape[1]
-    norms = torch.stack(
-        [(value[:, head // shared] @ weight[head]).norm(dim=-1) for head in range(heads)], 1
-    )
+    groups = value.shape[1]
+    grouped = gram.view(groups, gram.shape[0] // groups, *gram.shape[1:])
+    exact = value.to(gram.dtype)
+    turned = torch.einsum("bgkd,ghde->bghke", exact, grouped)
+    squares = (turned * exact[:, :, None]).sum(-1)
+    norms = squares.clamp_min(0).sqrt().flatten(1, 2)
     return (pattern * norms[:, :, None]).mean(1)
 
 

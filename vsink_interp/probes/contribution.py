@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from ..kernels import contribution
+from ..kernels import contribution, output_gram
 from ..site import Site
 from .rows import RowProbe
 
@@ -30,4 +30,5 @@ class Contribution(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return contribution(value, site.extras["value"], site.extras["weight"])
+        gram = site.once(self, lambda whole: output_gram(whole.extras["weight"]))
+        return contribution(value, site.extras["value"], gram)
