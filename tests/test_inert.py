@@ -36,6 +36,7 @@ INERT_IN_A_PASS = {
     "tau no number": lambda: vi.VAR(tau=float("nan")),
     "a block that VAR leaves alone": lambda: vi.VAR(layers=(1, tiny.LAYERS - 1)),
     "a head copied onto itself": lambda: CopyHead(0, heads=(0,)),
+    "a head copied onto itself twice": lambda: CopyHead(0, heads=(0, 0)),
     "a pool without a control": lambda: vi.Ablate("image", pool="query"),
     "dimensions, none": lambda: probes.SinkValue(dims=()),
     "dimensions beyond the model": lambda: probes.SinkValue(dims=(tiny.WIDTH,)),
@@ -59,6 +60,58 @@ def test_the_row_that_predicts_the_only_token_can_be_cut():
     run = tiny.lmm().generate(tiny.encode(), graph=edit, max_new_tokens=1)
     plain = tiny.lmm().generate(tiny.encode(), max_new_tokens=1)
     assert (run.logits - plain.logits).abs().max() > 1e-3
+
+
+ON_DROPPED_KEYS = {
+    "scores": vi.DropKeys("image") | AddScores("image", 3.0, rows="generated"),
+    "before the drop": ScaleScores("image", 3.0, rows="generated") | vi.DropKeys("image"),
+    "mass moved there": vi.DropKeys("image") | Redistribute("bos", "image", 0.9, rows="generated"),
+    "mass taken there": vi.DropKeys("image") | Redistribute("image", "bos", 0.9, rows="generated"),
+    "in blocks all cut": vi.DropKeys("image", "1:")
+    | AddScores("image", 3.0, rows="generated", layers=2),
+    "by two drops": vi.DropKeys("image")
+    | vi.DropKeys("bos")
+    | AddScores("bos image", 3.0, rows="generated"),
+}
+
+
+@pytest.mark.parametrize("name", ON_DROPPED_KEYS)
+def test_what_acts_on_dropped_keys_alone_is_refused_by_name(name):
+    graph = ON_DROPPED_KEYS[name]
+    with pytest.raises(vi.LayoutError, match="changes nothing") as refusal:
+        tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=4)
+    assert all(repr(node) in str(refusal.value) for node in graph)
+
+
+ON_OTHERS_TOO = {
+    "rows of the prompt": AddScores("image", 3.0),
+    "a block that keeps its keys": AddScores("image", 3.0, rows="generated", layers=":2"),
+    "keys that stay": AddScores("system image", 3.0, rows="generated"),
+    "generated keys": AddScores("image generated", 3.0, rows="generated"),
+}
+
+
+@pytest.mark.parametrize("name", ON_OTHERS_TOO)
+def test_what_acts_beside_dropped_keys_runs_and_acts(name):
+    lmm, drop = tiny.lmm(), vi.DropKeys("image", "1:")
+    edited = lmm.generate(tiny.encode(), graph=drop | ON_OTHERS_TOO[name], max_new_tokens=6)
+    alone = lmm.generate(tiny.encode(), graph=drop, max_new_tokens=6)
+    assert (edited.logits - alone.logits).abs().max() > 1e-4
+
+
+BOOLEANS = {
+    "heads of an edit": lambda: AddScores("image", 3.0, heads=(True,)),
+    "heads of a knockout": lambda: vi.Knockout("image -> query", heads=(0, True)),
+    "head copied": lambda: CopyHead(True),
+    "a block": lambda: vi.Knockout("image -> query", layers=True),
+    "blocks": lambda: AddScores("image", 3.0, layers=(0, True)),
+}
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_a_boolean_is_no_number_of_a_head_or_block(name):
+    with pytest.raises(vi.NotationError, match="tuple"):
+        BOOLEANS[name]()
 
 
 @pytest.mark.parametrize(

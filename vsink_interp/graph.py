@@ -77,6 +77,11 @@ class Node(ABC):
         return None
 
     @property
+    def acts_on(self) -> tuple[Edges, ...]:
+        """Sets of edges of attention: without any edge of one of them it changes nothing."""
+        return ()
+
+    @property
     def keeps_keys(self) -> bool:
         """Whether every row that it finds with a key to attend to still has one after it."""
         return False

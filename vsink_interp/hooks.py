@@ -237,7 +237,8 @@ def check_layers(layers: Layers) -> None:
             _span(part, layers)
         return
     numbers = layers if isinstance(layers, tuple) else (layers,)
-    if not all(isinstance(layer, int) for layer in numbers):
+    # True and False are whole numbers to Python.
+    if not all(type(layer) is int for layer in numbers):
         raise NotationError(
             f"{layers!r} is not a layer range: text such as '12:', a whole number, or a tuple "
             "of them"

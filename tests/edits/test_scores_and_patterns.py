@@ -22,6 +22,7 @@ from vsink_interp.edits import (
     Steer,
     recipes,
 )
+from vsink_interp.kernels import raise_scores, scale_scores
 
 AT = 2
 SCORES = probes.Activation("attn.hook_attn_scores", AT)
@@ -86,6 +87,43 @@ def test_added_scores_multiply_the_odds():
     row, image = mask("query"), mask("image")
     odds = [p[:, row][..., image].sum(-1) / p[:, row][..., ~image].sum(-1) for p in (before, after)]
     np.testing.assert_allclose(odds[1] / odds[0], np.exp(0.7), rtol=1e-5)
+
+
+LARGE = {
+    "added, fp16": (torch.float16, AddScores("image", 1e5, layers=AT)),
+    "taken, fp16": (torch.float16, AddScores("all", -1e5, layers=AT, rows="all")),
+    "scaled, fp16": (torch.float16, ScaleScores("image", 1e5, layers=AT)),
+    "turned, fp16": (torch.float16, ScaleScores("all", -1e5, layers=AT, rows="all")),
+    "raised, fp16": (torch.float16, ScaleScores("image", 1e5, layers=AT, by="size")),
+    "added, fp32": (torch.float32, AddScores("all", 1e39, layers=AT, rows="all")),
+    "taken, fp32": (torch.float32, AddScores("all", -1e39, layers=AT, rows="all")),
+    "scaled, fp32": (torch.float32, ScaleScores("all", 1e39, layers=AT, rows="all")),
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", LARGE)
+def test_scores_that_overflow_stay_finite(name, attention):
+    dtype, edit = LARGE[name]
+    run = tiny.lmm(dtype, attention).run(tiny.encode(), graph=edit | PATTERN)
+    found = run[PATTERN].values[0, 0].double().numpy()
+    assert torch.isfinite(run.logits).all()
+    np.testing.assert_allclose(found.sum(-1), 1, atol=2e-3)
+    assert np.triu(found, 1).max() == 0, "a key that the mask hides is seen"
+    if edit == LARGE["added, fp16"][1]:
+        assert found[:, mask("query")][..., mask("image")].sum(-1).min() > 0.999
+
+
+def test_scores_of_zero_stay_zero_under_factors_out_of_range():
+    scores = torch.tensor([0.0, 2.0, -2.0, -torch.inf])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        edges = torch.tensor([True, True, True, False])
+        for kernel in (scale_scores, raise_scores):
+            found = kernel(scores.to(dtype), edges, 1e39)
+            assert found[0] == 0
+            assert found[1] == torch.finfo(dtype).max
+            assert torch.isfinite(found[:3]).all()
+            assert found[3] == -torch.inf
 
 
 def test_clearsight_is_two_scalings():

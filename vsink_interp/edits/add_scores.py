@@ -18,7 +18,8 @@ class AddScores(ScoreEdit):
     """Add a constant to the scores of some rows on a group of keys, before the softmax.
 
     The odds of a key in the group against any other grow by the exponential of `amount`, and every
-    row still sums to one.
+    row still sums to one. Scores stay in the range of the model's precision: an amount beyond it
+    makes those of the group equal, where the bound is reached.
 
     **Arguments:**
 

@@ -33,7 +33,7 @@ class CopyHead(RowEdit):
     def __post_init__(self) -> None:
         RowEdit.__post_init__(self)
         check_heads((self.source,))
-        if self.heads == (self.source,):
+        if self.heads is not None and set(self.heads) == {self.source}:
             raise NotationError(f"CopyHead({self.source}) onto itself changes nothing")
 
     @override

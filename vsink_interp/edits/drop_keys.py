@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import CacheEdit, freeze
+from ..graph import CacheEdit, Edges, freeze
 from ..hooks import CACHE, Layers, check_layers
 from ..segments import parse_group
 from ..site import Site
@@ -36,8 +36,8 @@ class DropKeys(CacheEdit):
     - `after`: when; `"prefill"` is the only choice.
 
     **Raises:** `NotationError` for a group that cannot be read or holds generated tokens. When run:
-    `LayoutError` if the prompt lacks a segment or nothing is generated from the cache,
-    `CapabilityError` for a block whose cache is no plain one.
+    `LayoutError` if the prompt lacks a segment, nothing is generated from the cache, or an edit
+    acts on what is dropped alone; `CapabilityError` for a block whose cache is no plain one.
     """
 
     hook: ClassVar[str] = CACHE.name
@@ -62,6 +62,11 @@ class DropKeys(CacheEdit):
     @override
     def needs_phi(self) -> bool:
         return "sink" in parse_group(self.group).words
+
+    @property
+    @override
+    def removes(self) -> Edges | None:
+        return None if self.needs_phi else Edges("generated", self.group)
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:

@@ -18,7 +18,8 @@ def check_heads(heads: Heads, n_heads: int | None = None) -> None:
     """
     if heads is None:
         return
-    if not heads or not all(isinstance(head, int) and head >= 0 for head in heads):
+    # True and False are whole numbers to Python.
+    if not heads or not all(type(head) is int and head >= 0 for head in heads):
         raise NotationError(f"heads={heads!r}: a tuple of head numbers from 0 on, or None for all")
     if n_heads is not None and max(heads) >= n_heads:
         raise NotationError(f"heads={heads!r}: a block of this model has heads 0 to {n_heads - 1}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes, freeze
+from ..graph import Edges, Edit, Sizes, freeze
 from ..hooks import Layers, check_layers
 from ..kernels import edges_of
 from ..segments import grows_by_sinks, parse_group
@@ -47,8 +47,13 @@ class RowEdit(Edit):
 
     @property
     def key_groups(self) -> tuple[str, ...]:
-        """The groups of keys that it names."""
+        """The groups of keys that it names; rows that see none of one of them stay as they are."""
         return ()
+
+    @property
+    @override
+    def acts_on(self) -> tuple[Edges, ...]:
+        return tuple(Edges(self.rows, group, heads=self.heads) for group in self.key_groups)
 
     @property
     @override

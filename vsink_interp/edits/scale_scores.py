@@ -19,7 +19,8 @@ class ScaleScores(ScoreEdit):
     """Multiply the scores of some rows on a group of keys, before the softmax.
 
     Every row still sums to one. A score may be negative: multiplying it then makes the key *less*
-    attended to. `by="size"` adds a share of the score's size instead, which never does.
+    attended to. `by="size"` adds a share of the score's size instead, which never does. Scores stay
+    in the range of the model's precision: those that reach its bound are equal.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Edges that edits remove and that are known before the run: joint refusal, and the keys left."""
+"""Edges that edits remove and that are known before the run: what is refused, and the keys left."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..graph import Edges, Node, Plan
+from ..graph import CacheEdit, Edges, Node, Plan
 from ..hooks import find_hook
 from ..site import TokenMasks, parsed_group
 from ..tokens import TokenLayout
@@ -58,6 +58,38 @@ def blind_message(plan: Plan, layers: list[int]) -> str:
         f"the edits of {plan.graph!r} together leave rows of blocks {layers} nothing to attend to; "
         "take a segment out of one source, for instance bos"
     )
+
+
+def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
+    """Refuse edits that act on keys alone which are dropped before any of their rows is read.
+
+    **Raises:** `LayoutError` naming the edit and what drops its keys.
+    """
+    for node in plan.graph:
+        for edges in node.acts_on if plan.cuts else ():
+            cuts = [plan.cuts.get(layer, ()) for layer in node.blocks(plan.n_layers)]
+            if all(_dropped(masks, edges, each) for each in cuts):
+                raise LayoutError(_inert_message(node, edges, dict.fromkeys(sum(cuts, ()))))
+
+
+def _inert_message(node: Node, edges: Edges, cuts: Iterable[CacheEdit]) -> str:
+    return (
+        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: when its rows "
+        f"{edges.rows!r} are read, all keys of {edges.columns!r} have left the cache of its "
+        "blocks; leave one of them out, name keys that stay, or drop in other layers"
+    )
+
+
+def _dropped(masks: TokenMasks, edges: Edges, cuts: Iterable[CacheEdit]) -> bool:
+    """Whether these cuts of a block are known to take all of these edges."""
+    columns = parsed_group(edges.columns)
+    if "sink" in columns.words:
+        return False
+    rows, left = masks.host(parsed_group(edges.rows)), masks.host(columns)
+    for cut in cuts:
+        if cut.removes and not (rows & ~masks.host(parsed_group(cut.removes.rows))).any():
+            left = left & ~masks.host(parsed_group(cut.removes.columns))
+    return not left.any()
 
 
 def _by_head(cuts: tuple[Edges, ...]) -> set[tuple[Edges, ...]]:

@@ -13,7 +13,7 @@ from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinkdims import SinkDims
 from ..site import Site, TokenMasks, parsed_group
-from .edges import all_lose, blind_message, keys_left, refuse_joint
+from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_joint
 from .kept import Kept
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
@@ -27,11 +27,13 @@ class Progress:
 
     `shown` holds, for blocks whose cache is shortened, what the keys at hand are.
 
-    **Raises:** `LayoutError` if edits are known beforehand to leave a row nothing to attend to.
+    **Raises:** `LayoutError` if edits are known beforehand to leave a row nothing to attend to,
+        or to change nothing for lack of keys.
     """
 
     def __init__(self, plan: Plan, masks: TokenMasks, sinks: SinkDims | None) -> None:
         refuse_joint(plan, masks)
+        refuse_inert(plan, masks)
         self.plan = plan
         self.masks = masks
         self.sinks = sinks
