@@ -1,5 +1,6 @@
 """The docs cannot rot: their code runs, what is generated is fresh, the site stands alone."""
 
+import json
 import os
 import re
 import subprocess
@@ -39,6 +40,14 @@ def test_the_hook_page_is_fresh():
     gen_hooks = module_from_spec(spec)
     spec.loader.exec_module(gen_hooks)
     assert gen_hooks.PAGE.read_text() == gen_hooks.page(), "run: python docs/gen_hooks.py"
+
+
+def test_the_benchmark_page_is_fresh(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import page
+
+    figures = json.loads((ROOT / "benchmarks" / "figures.json").read_text())
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == page.page(figures), "run: make bench"
 
 
 def test_every_command_is_on_the_command_line_page():
