@@ -46,7 +46,8 @@ Ratios to plain SDPA in the same run: 1.00 is the model alone. Median over inter
 CPU-time ratios on one thread, with the least and the largest; *A/A* is plain SDPA against itself,
 and what lies inside its spread is noise. Decoders have width 1,024, 16 heads and random weights
 (8 blocks at 600 tokens, 4 at more), in fp32; sinks are planted, one token in forty. `make bench`
-measures them again.
+measures them again. These were taken on two cores shared with other work, which widens the spreads;
+what was *asked for* was set before measuring, and is not met everywhere.
 
 ![Ratios to plain SDPA](assets/benchmarks.png)
 """
@@ -101,7 +102,7 @@ def table(figures: Figures, sizes: list[str], mark: str, phase: str) -> str:
         found = [figures.get(f"{name}@{n}{mark}") for n in sizes]
         if any(found) and _phase(name) == phase:
             cells = [_cell(figure) for figure in found]
-            lines.append(f"| {what} | {' | '.join(cells)} | {_target(name, sizes)} |")
+            lines.append(f"| {what} | {' | '.join(cells)} | {_target(name, sizes, mark)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -123,8 +124,10 @@ def _aa(figures: Figures, mark: str, phase: str) -> str:
     return f"{found['aa']:.2f} ({found['aa_least']:.2f}-{found['aa_largest']:.2f})"
 
 
-def _target(name: str, sizes: list[str]) -> str:
+def _target(name: str, sizes: list[str], mark: str) -> str:
     if name == "dropped-decode":
+        if mark:  # with fewer key heads there is less to save
+            return ""
         return "at most " + " / ".join(f"{DROPPED[n]:.2f}" for n in sizes if n in DROPPED)
     return f"at most {TARGETS[name]:.2f}" if name in TARGETS else ""
 
