@@ -6,7 +6,8 @@ import pytest
 
 import vsink_interp as vi
 from tests import nodes, tiny
-from vsink_interp.graph import as_graph, plan
+from vsink_interp.graph import as_graph
+from vsink_interp.plan import plan
 from vsink_interp.probes import Pattern, SegmentMass
 
 KO, VAR, MASS = vi.Knockout("image -> query"), vi.VAR(), SegmentMass()

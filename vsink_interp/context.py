@@ -9,12 +9,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .compress import CompressedContext
-from .encoding import Encoding
-from .engine import Wrapped, refuse_past
+from .encoding import Encoding, answer_marker
+from .engine import Wrapped, execute, past_of, refuse_past
 from .errors import CapabilityError, InputError
 from .graph import CacheEdit, EditGraph, Graphlike
 from .past import Past
 from .results import Run
+from .runs import Asked, with_outcome
 from .tokens import CODE, PAD, TokenLayout
 
 
@@ -236,7 +237,27 @@ class Context:
         )
 
 
-def refuse_context(wrapped: Wrapped, encoding: Encoding, graph: EditGraph) -> None:
+def describe(lmm: Any, asked: Asked, specs: Sequence[CompressedContext]) -> tuple[Context, ...]:
+    """Describe a picture once, and keep a context of it for each specification.
+
+    **Raises:** as `LMM.compress`.
+    """
+    encoding = asked.encoding
+    lmm.place.require_here("a context", "it holds the cache; open the model with its weights")
+    _refuse(lmm.wrapped, encoding, asked.graph)
+    probes = dict.fromkeys(probe for one in specs for probe in one.probes)
+    run, outcome = with_outcome(lmm, replace(asked, graph=EditGraph(asked.graph, *probes)), execute)
+    tau = lmm.sinks.tau if any(one.needs_sinks for one in specs) else None
+    marker = answer_marker(lmm.processor, lmm.wrapped.family)
+    cache, picture = outcome.output.past_key_values, encoding.pictures[0]
+    kept = [past_of(lmm.wrapped, cache, s.choose(run, picture, lmm.n_layers, tau)) for s in specs]
+    return tuple(
+        Context(spec, run, past, encoding, marker, lmm, lmm.processor.tokenizer)
+        for spec, past in zip(specs, kept, strict=True)
+    )
+
+
+def _refuse(wrapped: Wrapped, encoding: Encoding, graph: EditGraph) -> None:
     """Refuse to keep a context of what no question could go on from.
 
     **Raises:** `InputError` for a batch, `LayoutError` without an image, `CapabilityError` for a

@@ -8,7 +8,8 @@ from .edits import Contrast
 from .encoding import Encoding
 from .engine import Beside
 from .errors import CapabilityError
-from .graph import CacheEdit, EditGraph, Node, Plan, Probe
+from .graph import CacheEdit, EditGraph, Node, Probe
+from .plan import Plan
 
 
 def second_passes(

@@ -74,7 +74,7 @@ def run_dataset(
         done = place / f"chunk-{number:05d}"
         part = list(samples[first : first + chunk])
         if not done.exists():
-            where = lmm._server(remote)
+            where = lmm.place.server(remote)
             runs = _insist(
                 lambda p=part, w=where: _answer(lmm, p, asked, max_new_tokens, w, allow_large),
                 attempts,

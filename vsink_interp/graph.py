@@ -1,10 +1,10 @@
-"""Edits and probes as values, the graphs that they join into, and the plan that orders them."""
+"""Edits and probes as values, and the graphs that they join into."""
 
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .errors import CapabilityError, NotationError
-from .hooks import CACHE, ORDER, HookPoint, Layers, find_hook, forward_order, resolve_layers
+from .hooks import CACHE, ORDER, HookPoint, Layers, find_hook, resolve_layers
 from .site import Site
 from .tokens import TokenLayout
 
@@ -338,97 +338,6 @@ def _from_dict(data: Mapping[str, Any]) -> Node:
             "another version?"
         )
     return kind(**given)
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """A graph in forward order: for every place, the nodes that act there, in turn.
-
-    `cuts` holds, for every block, what shortens its cache after the prefill.
-    """
-
-    graph: EditGraph
-    n_layers: int
-    n_vision_layers: int
-    places: Mapping[tuple[str, int | None], tuple[tuple[int, Node], ...]]
-    cuts: Mapping[int, tuple[CacheEdit, ...]] = field(default_factory=dict)
-
-    def at(self, template: str, layer: int | None) -> tuple[tuple[int, Node], ...]:
-        """The nodes of one place, each with its number in the graph."""
-        return self.places.get((template, layer), ())
-
-    @property
-    def phi_layers(self) -> tuple[int, ...]:
-        """Blocks where some node needs the sink value of the tokens that enter."""
-        cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
-        return tuple(sorted(self._decoder_blocks(lambda node: node.needs_phi) | cut))
-
-    @property
-    def new_phi_layers(self) -> tuple[int, ...]:
-        """Blocks where some node needs that of generated tokens too."""
-        return tuple(sorted(self._decoder_blocks(lambda node: node.needs_new_phi)))
-
-    def _decoder_blocks(self, wanted: Callable[[Node], bool]) -> set[int]:
-        return {
-            layer
-            for (template, layer), nodes in self.places.items()
-            if layer is not None
-            and any(wanted(node) for _, node in nodes)
-            and find_hook(template).stack == "blocks"
-        }
-
-
-def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
-    """Sort a graph into forward order and refuse what the model cannot do.
-
-    **Raises:** `NotationError` for a layer out of range and for different probes of one repr,
-    `CapabilityError` for a hook point that this model does not offer.
-    """
-    legal = set(advertised)
-    _refuse_namesakes(graph)
-    found: dict[tuple[str, int | None], list[tuple[int, Node]]] = {}
-    cuts: dict[int, tuple[CacheEdit, ...]] = {}
-    for number, node in enumerate(graph.nodes):
-        point = node.point
-        if isinstance(node, CacheEdit):
-            cuts |= {layer: (*cuts.get(layer, ()), node) for layer in node.blocks(n_layers)}
-            continue
-        if point.template not in legal:
-            raise CapabilityError(
-                f"{node!r} acts on {point.template!r}, which this model does not offer; it offers: "
-                f"{', '.join(sorted(legal, key=ORDER.__getitem__))}"
-            )
-        for layer in _blocks(node, point, n_layers, n_vision_layers):
-            found.setdefault((point.template, layer), []).append((number, node))
-    ordered = sorted(found, key=lambda place: forward_order(*place))
-    places = {key: tuple(found[key]) for key in ordered}
-    return Plan(graph, n_layers, n_vision_layers, places, cuts)
-
-
-def _blocks(
-    node: Node, point: HookPoint, n_layers: int, n_vision_layers: int
-) -> Iterable[int | None]:
-    if point.stack is None:
-        if node.layers != ":":
-            raise NotationError(
-                f"{node!r}: {point.name!r} lies outside the blocks, so layers={node.layers!r} "
-                "names nothing; leave layers at ':'"
-            )
-        return (None,)
-    return node.blocks(n_layers if point.stack == "blocks" else n_vision_layers)
-
-
-def _refuse_namesakes(graph: EditGraph) -> None:
-    """A run keeps the record of a probe by its repr, so different probes must print differently."""
-    named: dict[str, Node] = {}
-    for node in graph:
-        other = named.setdefault(repr(node), node)
-        if isinstance(node, Probe) and other != node:
-            raise NotationError(
-                f"two different probes print as {node!r}, so their records could not be told "
-                "apart; give their functions different names"
-            )
 
 
 def freeze(node: Node, *names: str) -> None:

@@ -1,37 +1,27 @@
 """`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, final, overload
+from typing import Any, final, overload
 
 import torch
 from torch import Tensor
 
 from .capabilities import Capabilities, check
 from .compress import CompressedContext
-from .context import Context, refuse_context
-from .contrasts import second_passes
-from .edits import Contrast
-from .encoding import Encoding, answer_marker, encode, gather
-from .engine import (
-    AttentionBinding,
-    Hosted,
-    Outcome,
-    Server,
-    Wrapped,
-    execute,
-    inside_trace,
-    past_of,
-    read,
-)
-from .errors import CapabilityError, InputError, LayoutError, NotationError, unknown
-from .families import FAMILIES, REFUSED, Family, infer, load_processor
-from .generation import after_end, options, refuse_endless, seeded
-from .graph import EditGraph, Graphlike, Node, Plan, Sizes, as_graph, plan
-from .hooks import HOOKS, find_hook, parse_hook
+from .context import Context, describe
+from .encoding import Encoding, encode, gather
+from .engine import AttentionBinding, Hosted, Wrapped, execute, inside_trace, read
+from .errors import CapabilityError, InputError, NotationError, unknown
+from .families import FAMILIES, Family, family_of, load_processor
+from .generation import options, seeded
+from .graph import Graphlike, Sizes, as_graph
+from .hooks import parse_hook
+from .place import Place, Where
 from .results import Run
-from .session import Asked, Elsewhere, Session
+from .runs import Asked, carry_out
+from .session import Session
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
 
@@ -39,10 +29,6 @@ HUB_OPTIONS = frozenset(
     "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
 )
 """What `from_pretrained` hands to the processor as well."""
-
-Where: TypeAlias = bool | str | Server | None
-"""True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
-here, and None for what the model was opened with."""
 
 
 @final
@@ -85,15 +71,13 @@ class LMM:
         self.wrapped = Wrapped(hf_model, processor, family or family_of(hf_model, processor))
         self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
-        self._remote: Where = False
-        self._hosted: Hosted | None = None
-        self._servers: dict[str | None, Server] = {}
+        self.place = Place(self.wrapped)
         self._sinks: SinkDims | None = None
         self._report: SinkReport | None = None
         if sinks is not None:
             self.sinks = sinks
         if self.wrapped.family.inferred and hf_model.device.type != "meta":
-            self.wrapped.failed |= self.capabilities.failed
+            _ = self.capabilities
 
     @classmethod
     def from_pretrained(
@@ -118,7 +102,8 @@ class LMM:
         if remote:
             hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
             lmm = cls(hosted.nnsight._module.eval(), processor)
-            lmm._remote, lmm._hosted = remote, hosted
+            lmm.place = Place(lmm.wrapped, remote)
+            lmm.place.hosted = hosted
             return lmm
         return cls(
             AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor
@@ -154,8 +139,11 @@ class LMM:
         """What this model can do, tried hook point by hook point on first use; it prints.
 
         Hook points that fail are not offered from then on.
+
+        **Raises:** `CapabilityError` for a model that runs on a server.
         """
         if self._capabilities is None:
+            self.place.require_here("a check of every hook point", "open it with its weights")
             self._capabilities = check(self)
             self.wrapped.failed |= self._capabilities.failed
         return self._capabilities
@@ -224,6 +212,11 @@ class LMM:
         self._sinks = found
 
     @property
+    def known_sinks(self) -> SinkDims | None:
+        """The sink dimensions, if they were given or found already."""
+        return self._sinks
+
+    @property
     def sink_report(self) -> SinkReport:
         """The evidence for this model's sink dimensions, found on first use."""
         if self._report is None:
@@ -282,7 +275,7 @@ class LMM:
         server refuses or fails, `UnreachableError` if it does not answer.
         """
         asked = Asked(self._whole(image, prompt), as_graph(graph))
-        return self.carry_out(asked, self._executor(remote, allow_large=allow_large))
+        return carry_out(self, asked, self.place.executor(remote, allow_large=allow_large))
 
     def session(self, remote: Where = True, *, allow_large: bool = False) -> Session:
         """Collect several runs, and send them to a server as one request.
@@ -293,84 +286,10 @@ class LMM:
 
         **Raises:** `InputError` without a server.
         """
-        server = self._server(remote)
+        server = self.place.server(remote)
         if server is None:
             raise InputError("a session is for a server: session(remote=True), or an address")
-        return Session(self, server, self._at_server(), allow_large=allow_large)
-
-    def carry_out(
-        self, asked: Asked, executor: Callable[..., Outcome], sinks: SinkDims | None = None
-    ) -> Run:
-        """Plan a run, let `executor` carry it out in place of `execute`, and read the outcome.
-
-        **Arguments:**
-
-        - `sinks`: the sink dimensions, where they need not be found.
-        """
-        if not asked.generates:
-            return self._one_pass(asked.encoding, asked.graph, executor, sinks)
-        options = dict(asked.hf_kwargs)
-        return self._answer(asked.encoding, asked.graph, asked.n_new, options, executor, sinks)[0]
-
-    def _server(self, remote: Where) -> Server | None:
-        where = self._remote if remote is None else remote
-        if isinstance(where, Server):
-            return where
-        if where is False or where is None:
-            if self.wrapped.weightless:
-                raise CapabilityError(
-                    "this model was opened without weights, to run on a server; say remote=True or "
-                    "an address, or open it with from_pretrained(...) alone"
-                )
-            return None
-        address = where if isinstance(where, str) else None
-        if address not in self._servers:
-            self._servers[address] = Server(address)
-        return self._servers[address]
-
-    def _at_server(self) -> Hosted:
-        if self._hosted is None:
-            config = self.hf_model.config
-            if not config.name_or_path:
-                raise CapabilityError(
-                    "a server knows models by their names, and this one has none; open it with "
-                    "LMM.from_pretrained"
-                )
-            attention = self.wrapped.config._attn_implementation
-            self._hosted = Hosted(
-                config.name_or_path, self.processor, attn_implementation=attention
-            )
-        return self._hosted
-
-    def _executor(self, remote: Where, *, allow_large: bool) -> Callable[..., Outcome]:
-        server = self._server(remote)
-        if server is None:
-            return execute
-        return Elsewhere(server, self._at_server(), allow_large=allow_large)
-
-    def _one_pass(
-        self,
-        encoding: Encoding,
-        graph: EditGraph,
-        executor: Callable[..., Outcome],
-        sinks: SinkDims | None,
-    ) -> Run:
-        planned = self._plan(graph, encoding, generates=False)
-        outcome = executor(
-            self.wrapped,
-            planned,
-            encoding.inputs,
-            encoding.tokens,
-            sinks or self._known_sinks(planned),
-            None,
-            second_passes(self, self._plan, planned, encoding, 0),
-        )
-        logits = outcome.output.logits
-        ids = encoding.inputs["input_ids"]
-        likeliest = self._decode(logits[:, -1].argmax(-1, keepdim=True))
-        return self._finish(
-            encoding, planned.graph, ids, logits, likeliest, encoding.tokens, outcome.records
-        )
+        return Session(self, server, self.place.hosted, allow_large=allow_large)
 
     def generate(
         self,
@@ -403,46 +322,11 @@ class LMM:
         """
         encoding = self._encoding(image, prompt)
         asked = Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
-        executor = self._executor(remote, allow_large=allow_large)
+        executor = self.place.executor(remote, allow_large=allow_large)
         if seed is not None and executor is not execute:
             raise CapabilityError("a seed sets the random numbers here, and a server has its own")
         with seeded(seed, self.hf_model, hf_kwargs):
-            return self.carry_out(asked, executor)
-
-    def _answer(
-        self,
-        encoding: Encoding,
-        graph: EditGraph,
-        max_new_tokens: int | None,
-        hf_kwargs: dict[str, Any],
-        executor: Callable[..., Outcome] = execute,
-        sinks: SinkDims | None = None,
-    ) -> tuple[Run, Outcome]:
-        given = options(self.hf_model, self.processor.tokenizer, max_new_tokens, hf_kwargs)
-        refuse_endless(self.hf_model, given, encoding.tokens.batch)
-        n_new = given["max_new_tokens"]
-        # The last token is never fed back: one new token means no row of a generated token.
-        planned = self._plan(graph, encoding, generates=n_new > 1)
-        room = encoding.tokens.extend(n_new)
-        outcome = executor(
-            self.wrapped,
-            planned,
-            encoding.inputs,
-            room,
-            sinks or self._known_sinks(planned),
-            {**given, "return_dict_in_generate": True, "output_logits": True},
-            second_passes(self, self._plan, planned, encoding, n_new),
-            encoding.past,
-        )
-        ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
-        new = ids[:, encoding.tokens.length :]
-        ended = after_end(self.hf_model, new, given)
-        before = torch.zeros(len(new), encoding.tokens.length, dtype=torch.bool)
-        layout = encoding.tokens.extend(new.shape[1]).without(torch.cat([before, ended], 1))
-        run = self._finish(
-            encoding, planned.graph, ids, logits, self._decode(new), layout, outcome.records
-        )
-        return run, outcome
+            return carry_out(self, asked, executor)
 
     @overload
     def compress(
@@ -499,34 +383,15 @@ class LMM:
 
         **Returns:** a `Context` to ask questions of.
 
-        **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model whose
-        cache or positions cannot be gone on from.
+        **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model that runs
+        on a server, or whose cache or positions cannot be gone on from.
         """
         encoding = self._whole(image, prompt)
         several = isinstance(spec, Sequence)
         specs = list(spec) if several else [spec or CompressedContext()]
-        refuse_context(self.wrapped, encoding, as_graph(graph))
-        probes = dict.fromkeys(probe for one in specs for probe in one.probes)
-        asked = EditGraph(as_graph(graph), *probes)
+        asked = Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
         with seeded(seed, self.hf_model, hf_kwargs):
-            run, outcome = self._answer(encoding, asked, max_new_tokens, hf_kwargs)
-        tau = self.sinks.tau if any(one.needs_sinks for one in specs) else None
-        cache = outcome.output.past_key_values
-        marker = answer_marker(self.processor, self.wrapped.family)
-        contexts = tuple(
-            Context(
-                one,
-                run,
-                past_of(
-                    self.wrapped, cache, one.choose(run, encoding.pictures[0], self.n_layers, tau)
-                ),
-                encoding,
-                marker,
-                self,
-                self.processor.tokenizer,
-            )
-            for one in specs
-        )
+            contexts = describe(self, asked, specs)
         return contexts if several else contexts[0]
 
     def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:
@@ -543,8 +408,10 @@ class LMM:
         - `hf_kwargs`: for the model; with `max_new_tokens` the trace generates, greedily unless
             told otherwise, and they are for `model.generate`.
 
-        **Raises:** `CapabilityError` for beam search and assisted decoding.
+        **Raises:** `CapabilityError` for beam search and assisted decoding, and for a model that
+        runs on a server.
         """
+        self.place.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
         encoding = self._whole(image, prompt)
         binding = AttentionBinding(self.wrapped, None)
         call = self.hf_model
@@ -601,76 +468,7 @@ class LMM:
             )
         return encoding
 
-    def _plan(self, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
-        for node in graph:
-            if node.point in HOOKS:
-                self.wrapped.require(node.point)
-        planned = plan(graph, self.n_layers, self.wrapped.n_vision_layers, self.hooks)
-        for template, layer in planned.places:
-            self.wrapped.require(find_hook(template), layer)
-        for node in graph:
-            if encoding.past is not None:
-                _refuse_after(node)
-            node.fit(self.sizes)
-            if node.point.stack == "vision_encoder.blocks" or "vision" in node.hook:
-                self._require_picture(encoding, repr(node))
-            node.check(encoding.tokens, generates=generates)
-        return planned
-
-    def _require_picture(self, encoding: Encoding, what: str) -> None:
-        if not any(encoding.pictures):
-            raise LayoutError(f"{what} acts on the vision side, and this prompt has no picture")
-
-    def _known_sinks(self, planned: Plan) -> SinkDims | None:
-        return self.sinks if any(node.needs_sinks for node in planned.graph) else self._sinks
-
-    def _decode(self, ids: Tensor) -> list[str]:
-        return [
-            text.strip()
-            for text in self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        ]
-
-    def _finish(
-        self,
-        encoding: Encoding,
-        graph: EditGraph,
-        ids: Tensor,
-        logits: Tensor,
-        texts: list[str],
-        layout: Any,
-        records: Any,
-    ) -> Run:
-        tokenizer = self.processor.tokenizer
-        words = tuple(tuple(tokenizer.batch_decode([[i] for i in row])) for row in ids.tolist())
-        text = texts if encoding.batched else texts[0]
-        return Run(ids.cpu(), logits.cpu(), text, layout, words, graph, self.name, records)
-
-
-def _refuse_after(node: Node) -> None:
-    """Refuse what cannot act on a question that goes on from a context."""
-    if node.needs_phi:
-        lacks = "needs the sink value of every token, and those of a context were not kept"
-    elif isinstance(node, Contrast):
-        lacks = "compares with the prompt read another way, and a context was read one way only"
-    else:
-        return
-    raise CapabilityError(f"{node!r} {lacks}; ask the whole prompt anew with generate")
-
 
 def _drops(hf_model: Any) -> bool:
     rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]
     return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))
-
-
-def family_of(hf_model: Any, processor: Any) -> Family:
-    """The family of a model, or one that is inferred from its modules.
-
-    **Raises:** `CapabilityError` for a model that is refused, or whose layout is not found.
-    """
-    kind = hf_model.config.model_type
-    for family in FAMILIES:
-        if kind in family.model_types:
-            return family
-    if kind in REFUSED:
-        raise CapabilityError(f"{kind} models are not supported: {REFUSED[kind]}")
-    return infer(hf_model, processor)

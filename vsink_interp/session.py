@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -14,35 +13,8 @@ from .engine import Hosted, Outcome, Request, Server, compile_run, read_back
 from .errors import ResultError
 from .graph import EditGraph, Graphlike, as_graph
 from .results import Run, layout_from, layout_parts
+from .runs import Asked, carry_out
 from .sinkdims import SinkDims
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """One run that is asked for: one forward pass, or an answer of at most `n_new` tokens."""
-
-    encoding: Encoding
-    graph: EditGraph
-    generates: bool = False
-    n_new: int | None = None
-    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@final
-class Elsewhere:
-    """Stands in for `execute`: sends the run, waits, and reads the answer."""
-
-    def __init__(self, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
-        self.server = server
-        self.hosted = hosted
-        self.allow_large = allow_large
-
-    def __call__(self, wrapped: Any, *args: Any) -> Outcome:
-        """Carry out one run; arguments as `execute` takes them."""
-        request = compile_run(wrapped, self.hosted, *args)
-        job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
-        return read_back(self.server.wait(job)[0])(wrapped, *args)
 
 
 @final
@@ -87,7 +59,7 @@ class Job:
         """
         states = self.server.wait(self.number)
         return [
-            lmm.carry_out(asked, read_back(state), self.sinks)
+            carry_out(lmm, asked, read_back(state), self.sinks)
             for asked, state in zip(self.asked, states, strict=True)
         ]
 
@@ -167,7 +139,7 @@ class Session:
             raise _Compiled(compile_run(wrapped, self.hosted, *args))
 
         try:
-            self.lmm.carry_out(asked, compile_only, None)
+            carry_out(self.lmm, asked, compile_only)
         except _Compiled as compiled:
             self.requests.append(compiled.request)
         self.asked.append(asked)

@@ -50,6 +50,13 @@ def test_the_default_is_what_the_model_was_opened_with(tiny_dir, loopback):
     assert found.run(PICTURE, PROMPT).ids.shape[0] == 1
     with pytest.raises(vi.CapabilityError, match="opened without weights"):
         found.run(PICTURE, PROMPT, remote=False)
+    for needs_it in (
+        lambda: found.compress(PICTURE, PROMPT),
+        lambda: found.trace(PICTURE, PROMPT),
+        lambda: found.capabilities,
+    ):
+        with pytest.raises(vi.CapabilityError, match="needs the model here"):
+            needs_it()
 
 
 @pytest.mark.parametrize("stage", ["queued", "running"])

@@ -64,7 +64,7 @@ def answers(lmm, loopback, encoding):
 
 def test_this_package_does_not_exist_on_the_server(lmm, loopback, encoding):
     """What is sent by name, as nnsight sends an installed package's functions, is not found."""
-    hosted = lmm._at_server()
+    hosted = lmm.place.hosted
     backend = Submitting(hosted.key, host=loopback.host, env={}, blocking=False)
     backend.display.enabled = False
     model, found = hosted.nnsight, None

@@ -8,8 +8,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..graph import CacheEdit, Edges, Node, Plan
+from ..graph import CacheEdit, Edges, Node
 from ..hooks import find_hook
+from ..plan import Plan
 from ..site import TokenMasks, parsed_group
 from ..tokens import TokenLayout
 

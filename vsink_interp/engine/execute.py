@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..errors import CapabilityError
 from ..families import Tap
-from ..graph import Node, Plan
+from ..graph import Node
 from ..hooks import HookPoint, find_hook
 from ..past import Past
+from ..plan import Plan
 from ..results import Recorded
 from ..sinkdims import SinkDims
 from ..site import TokenMasks

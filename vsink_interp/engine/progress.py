@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError
-from ..graph import Edges, Edit, Node, Plan, Probe
+from ..graph import Edges, Edit, Node, Probe
 from ..hooks import HookPoint
 from ..kernels import sink_value
+from ..plan import Plan
 from ..results import Recorded, join
 from ..sinkdims import SinkDims
 from ..site import Site, TokenMasks, parsed_group

@@ -16,8 +16,8 @@ from nnsight.modeling.huggingface import _ID_CACHE
 from torch import Tensor
 
 from ..errors import CapabilityError
-from ..graph import Plan
 from ..past import Past
+from ..plan import Plan
 from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout

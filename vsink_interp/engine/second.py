@@ -8,7 +8,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from ..graph import Plan
+from ..plan import Plan
 from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout

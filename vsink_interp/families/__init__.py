@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
+from ..errors import CapabilityError
 from .base import Block as Block, Family as Family, Tap as Tap
 from .decoders import block_of as block_of
 from .infer import infer as infer
@@ -32,3 +34,17 @@ REFUSED: Mapping[str, str] = {
 
 FAMILIES: tuple[Family, ...] = _families()
 """Every known family."""
+
+
+def family_of(hf_model: Any, processor: Any) -> Family:
+    """The family of a model, or one that is inferred from its modules.
+
+    **Raises:** `CapabilityError` for a model that is refused, or whose layout is not found.
+    """
+    kind = hf_model.config.model_type
+    for family in FAMILIES:
+        if kind in family.model_types:
+            return family
+    if kind in REFUSED:
+        raise CapabilityError(f"{kind} models are not supported: {REFUSED[kind]}")
+    return infer(hf_model, processor)

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../../.."
 HERE=tests/remote/ndif
 DEV=$(.venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || echo "${PYTHON:-python3}")
 NDIF=$(realpath -m "${NDIF_VENV:-.venv-ndif}")
-WORK=$(mktemp -d /tmp/ndif.XXXX) # Ray makes sockets in it: the path must be short
+WORK=$(mktemp -d -t ndif.XXXX) # Ray makes sockets in it: the path must be short
 SITE() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 
 if [ ! -e "$NDIF/.done" ]; then

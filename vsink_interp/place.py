@@ -1,0 +1,102 @@
+"""Where the runs of a model are carried out: here, or on a server that has it."""
+
+from typing import Any, TypeAlias, final
+
+from .engine import Hosted, Outcome, Server, Wrapped, compile_run, execute, read_back
+from .errors import CapabilityError
+from .runs import Executor
+
+Where: TypeAlias = bool | str | Server | None
+"""True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
+here, and None for what the model was opened with."""
+
+
+@final
+class Elsewhere:
+    """Stands in for `execute`: sends the run, waits, and reads the answer."""
+
+    def __init__(self, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
+        self.server = server
+        self.hosted = hosted
+        self.allow_large = allow_large
+
+    def __call__(self, wrapped: Any, *args: Any) -> Outcome:
+        """Carry out one run; arguments as `execute` takes them."""
+        request = compile_run(wrapped, self.hosted, *args)
+        job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
+        return read_back(self.server.wait(job)[0])(wrapped, *args)
+
+
+@final
+class Place:
+    """Where a model's runs go.
+
+    **Arguments:**
+
+    - `wrapped`: the model.
+    - `opened_with`: where they go if a run does not say.
+    """
+
+    def __init__(self, wrapped: Wrapped, opened_with: Where = False) -> None:
+        self.wrapped = wrapped
+        self.opened_with = opened_with
+        self._hosted: Hosted | None = None
+        self._servers: dict[str | None, Server] = {}
+
+    def server(self, remote: Where) -> Server | None:
+        """The server that is meant, None for here.
+
+        **Raises:** `CapabilityError` for a model without weights and no server.
+        """
+        where = self.opened_with if remote is None else remote
+        if isinstance(where, Server):
+            return where
+        if where is False or where is None:
+            if self.wrapped.weightless:
+                raise CapabilityError(
+                    "this model was opened without weights, to run on a server; say remote=True or "
+                    "an address, or open it with from_pretrained(...) alone"
+                )
+            return None
+        address = where if isinstance(where, str) else None
+        if address not in self._servers:
+            self._servers[address] = Server(address)
+        return self._servers[address]
+
+    def require_here(self, what: str, instead: str) -> None:
+        """Refuse what needs the model itself where its runs go to a server.
+
+        **Raises:** `CapabilityError` saying what to do instead.
+        """
+        if self.server(None) is not None:
+            raise CapabilityError(
+                f"{what} needs the model here, and its runs go to a server: {instead}"
+            )
+
+    @property
+    def hosted(self) -> Hosted:
+        """The model as a server knows it.
+
+        **Raises:** `CapabilityError` for a model without a name.
+        """
+        if self._hosted is None:
+            name = self.wrapped.hf_model.config.name_or_path
+            if not name:
+                raise CapabilityError(
+                    "a server knows models by their names, and this one has none; open it with "
+                    "LMM.from_pretrained"
+                )
+            attention = self.wrapped.config._attn_implementation
+            self._hosted = Hosted(name, self.wrapped.processor, attn_implementation=attention)
+        return self._hosted
+
+    @hosted.setter
+    def hosted(self, hosted: Hosted) -> None:
+        self._hosted = hosted
+
+    def executor(self, remote: Where, *, allow_large: bool) -> Executor:
+        """What carries out a run there."""
+        server = self.server(remote)
+        if server is None:
+            return execute
+        return Elsewhere(server, self.hosted, allow_large=allow_large)

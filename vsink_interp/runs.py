@@ -1,0 +1,154 @@
+"""A run from what is asked for to what came of it: planned for the model, carried out, and read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .contrasts import second_passes
+from .edits import Contrast
+from .encoding import Encoding
+from .engine import Outcome
+from .errors import CapabilityError, LayoutError
+from .generation import after_end, options, refuse_endless
+from .graph import EditGraph, Node
+from .hooks import HOOKS, find_hook
+from .plan import Plan, plan
+from .results import Run
+from .sinkdims import SinkDims
+from .tokens import TokenLayout
+
+Executor = Callable[..., Outcome]
+"""`engine.execute`, or what stands in for it."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One run that is asked for: one forward pass, or an answer of at most `n_new` tokens."""
+
+    encoding: Encoding
+    graph: EditGraph
+    generates: bool = False
+    n_new: int | None = None
+    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def carry_out(lmm: Any, asked: Asked, executor: Executor, sinks: SinkDims | None = None) -> Run:
+    """Plan a run, let `executor` carry it out, and read the outcome.
+
+    **Arguments:**
+
+    - `lmm`: the model.
+    - `sinks`: the sink dimensions, where they need not be found.
+    """
+    return (_answer if asked.generates else _one_pass)(lmm, asked, executor, sinks)[0]
+
+
+def with_outcome(lmm: Any, asked: Asked, executor: Executor) -> tuple[Run, Outcome]:
+    """An answer, and what the model returned beside it: its cache."""
+    return _answer(lmm, asked, executor, None)
+
+
+def _one_pass(
+    lmm: Any, asked: Asked, executor: Executor, sinks: SinkDims | None
+) -> tuple[Run, Outcome]:
+    encoding = asked.encoding
+    planned = fitted(lmm, asked.graph, encoding, generates=False)
+    outcome = executor(
+        lmm.wrapped,
+        planned,
+        encoding.inputs,
+        encoding.tokens,
+        sinks or _known_sinks(lmm, planned),
+        None,
+        second_passes(lmm, partial(fitted, lmm), planned, encoding, 0),
+    )
+    logits = outcome.output.logits
+    likeliest = logits[:, -1].argmax(-1, keepdim=True)
+    ids = encoding.inputs["input_ids"]
+    return _read(lmm, asked, ids, logits, likeliest, encoding.tokens, outcome), outcome
+
+
+def _answer(
+    lmm: Any, asked: Asked, executor: Executor, sinks: SinkDims | None
+) -> tuple[Run, Outcome]:
+    encoding = asked.encoding
+    given = options(lmm.hf_model, lmm.processor.tokenizer, asked.n_new, dict(asked.hf_kwargs))
+    refuse_endless(lmm.hf_model, given, encoding.tokens.batch)
+    n_new = given["max_new_tokens"]
+    # The last token is never fed back: one new token means no row of a generated token.
+    planned = fitted(lmm, asked.graph, encoding, generates=n_new > 1)
+    outcome = executor(
+        lmm.wrapped,
+        planned,
+        encoding.inputs,
+        encoding.tokens.extend(n_new),
+        sinks or _known_sinks(lmm, planned),
+        {**given, "return_dict_in_generate": True, "output_logits": True},
+        second_passes(lmm, partial(fitted, lmm), planned, encoding, n_new),
+        encoding.past,
+    )
+    ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
+    new = ids[:, encoding.tokens.length :]
+    ended = after_end(lmm.hf_model, new, given)
+    before = torch.zeros(len(new), encoding.tokens.length, dtype=torch.bool)
+    layout = encoding.tokens.extend(new.shape[1]).without(torch.cat([before, ended], 1))
+    return _read(lmm, asked, ids, logits, new, layout, outcome), outcome
+
+
+def _read(
+    lmm: Any,
+    asked: Asked,
+    ids: Int[Tensor, "batch token"],
+    logits: Float[Tensor, "batch row vocab"],
+    new: Int[Tensor, "batch new"],
+    layout: TokenLayout,
+    outcome: Outcome,
+) -> Run:
+    decode = lmm.processor.tokenizer.batch_decode
+    words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
+    texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
+    text = texts if asked.encoding.batched else texts[0]
+    return Run(ids.cpu(), logits.cpu(), text, layout, words, asked.graph, lmm.name, outcome.records)
+
+
+def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
+    """The plan of a graph for a model and a prompt.
+
+    **Raises:** `CapabilityError`, `NotationError` or `LayoutError` if it does not fit them.
+    """
+    for node in graph:
+        if node.point in HOOKS:
+            lmm.wrapped.require(node.point)
+    planned = plan(graph, lmm.n_layers, lmm.wrapped.n_vision_layers, lmm.hooks)
+    for template, layer in planned.places:
+        lmm.wrapped.require(find_hook(template), layer)
+    for node in graph:
+        if encoding.past is not None:
+            _refuse_after(node)
+        node.fit(lmm.sizes)
+        if "vision" in node.point.template and not any(encoding.pictures):
+            raise LayoutError(f"{node!r} acts on the vision side, and this prompt has no picture")
+        node.check(encoding.tokens, generates=generates)
+    return planned
+
+
+def _refuse_after(node: Node) -> None:
+    """Refuse what cannot act on a question that goes on from a context."""
+    if node.needs_phi:
+        lacks = "needs the sink value of every token, and those of a context were not kept"
+    elif isinstance(node, Contrast):
+        lacks = "compares with the prompt read another way, and a context was read one way only"
+    else:
+        return
+    raise CapabilityError(f"{node!r} {lacks}; ask the whole prompt anew with generate")
+
+
+def _known_sinks(lmm: Any, planned: Plan) -> SinkDims | None:
+    """The sink dimensions, looked for only where a node needs them."""
+    return lmm.sinks if any(node.needs_sinks for node in planned.graph) else lmm.known_sinks
