@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, final
 
 from ..hooks import forward_order
-from ..spans import Box, ImageSpan
+from ..spans import Box, ImageSpan, View
 from ..tokens import Sight
 
 Side = Literal["input", "output", "first output", "residual input", "head results"]
@@ -86,6 +86,9 @@ GEMMA3_BLOCK: Block = {
 """A decoder block with norms of queries and keys, and norms after attention and MLP: Gemma 3.
 Queries and keys are normed after values are there."""
 
+STREAM_BLOCK: Block = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
+"""A vision block of which no more than the residual stream can be read."""
+
 CLIP_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("self_attn", "first output"),
@@ -109,6 +112,13 @@ Tiny: TypeAlias = Callable[[], tuple[Any, Any]]
 def whole_picture(picture: Any) -> Box:
     """All of a picture, where it is resized and never cropped."""
     return (0.0, 0.0, float(picture.width), float(picture.height))
+
+
+def tiled(picture: Any, rows: int, columns: int, side: int) -> tuple[View, ...]:
+    """A picture cut into rows and columns of tiles, in raster order; `side` is a tile's grid."""
+    board = View((rows, columns), whole_picture(picture))
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return tuple(View((side, side), board.patch_box(*place)) for place in places)
 
 
 @final

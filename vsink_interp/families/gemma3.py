@@ -7,7 +7,8 @@ from PIL.Image import Image
 
 from ..errors import CapabilityError
 from ..spans import ImageSpan
-from .base import Family, whole_picture
+from .base import Family
+from .paligemma import square_spans
 
 
 def pooled_spans(
@@ -17,14 +18,12 @@ def pooled_spans(
 
     **Raises:** `CapabilityError` if the processor cuts pictures into crops (pan and scan).
     """
-    del config, inputs
     if processor.image_processor.do_pan_and_scan:
         raise CapabilityError(
             "pan and scan puts crops with words between them, whose tokens are not laid out yet; "
             "set processor.image_processor.do_pan_and_scan = False"
         )
-    side = round(processor.image_seq_length**0.5)
-    return tuple(ImageSpan((side, side), whole_picture(picture)) for picture in pictures)
+    return square_spans(config, processor, pictures, inputs)
 
 
 def tiny() -> tuple[Any, Any]:

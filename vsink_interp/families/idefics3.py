@@ -1,12 +1,14 @@
 """Idefics3 and SmolVLM: tiles with words between them, then the whole picture."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from PIL.Image import Image
 
 from ..spans import ImageSpan, View
-from .base import Family, whole_picture
+from .base import Family, tiled, whole_picture
 
 FAKE = "<fake_token_around_image>"
 
@@ -24,55 +26,33 @@ def split_spans(
         rows = columns = 0
         if images.do_image_splitting:
             _, rows, columns = images.get_number_of_image_patches(picture.height, picture.width, {})
-        board = View((max(rows, 1), max(columns, 1)), whole_picture(picture))
-        tiles = tuple(
-            View((side, side), board.patch_box(row, column))
-            for row in range(rows)
-            for column in range(columns)
-        )
+        tiles = tiled(picture, rows, columns, side)
         found.append(ImageSpan.of((*tiles, whole), len(tiles)))
     return tuple(found)
 
 
-def tiny_parts(images: str) -> tuple[Any, Any, dict[str, Any]]:
-    """A tokenizer, an image processor and sizes, which both families share."""
+def tiny(kind: str) -> tuple[Any, Any]:
+    """A tiny model of a kind, `Idefics3` or `SmolVLM`.
+
+    SmolVLM's own processor needs a package that spells out numbers of video frames.
+    """
     import transformers
 
-    from .tiny import TEXT, VISION, tokenizer
+    from .tiny import TEXT, VISION, fill, tokenizer
 
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     words = tokenizer("<image>", FAKE, "<global-img>", "<end_of_utterance>", *tiles)
-    made = getattr(transformers, images)(
+    images = getattr(transformers, f"{kind}ImageProcessorPil")(
         size={"longest_edge": 112}, max_image_size={"longest_edge": 56}
     )
-    sizes = {
-        "text_config": {**TEXT, "vocab_size": len(words), "model_type": "llama"},
-        "vision_config": {**VISION, "image_size": 56, "patch_size": 14},
-        "image_token_id": 4,
-        "scale_factor": 2,
-        "pad_token_id": 0,
-    }
-    return words, made, sizes
-
-
-def tiny_idefics3() -> tuple[Any, Any]:
-    """A tiny Idefics3."""
-    from transformers import Idefics3Config, Idefics3Processor
-
-    from .tiny import fill
-
-    words, images, sizes = tiny_parts("Idefics3ImageProcessorPil")
-    return fill(Idefics3Config, **sizes), fill(Idefics3Processor, images, words, image_seq_len=4)
-
-
-def tiny_smolvlm() -> tuple[Any, Any]:
-    """A tiny SmolVLM; its own processor needs a package that spells out numbers of video frames."""
-    from transformers import Idefics3Processor, SmolVLMConfig
-
-    from .tiny import fill
-
-    words, images, sizes = tiny_parts("SmolVLMImageProcessorPil")
-    return fill(SmolVLMConfig, **sizes), fill(Idefics3Processor, images, words, image_seq_len=4)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={**TEXT, "vocab_size": len(words), "model_type": "llama"},
+        vision_config={**VISION, "image_size": 56, "patch_size": 14},
+        image_token_id=4,
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    return config, fill(transformers.Idefics3Processor, images, words, image_seq_len=4)
 
 
 IDEFICS3 = Family(
@@ -86,19 +66,7 @@ IDEFICS3 = Family(
     suffix=FAKE,
     template="User: {content}<end_of_utterance>\nAssistant:",
     role_markers=("User:", "<end_of_utterance>\n", "Assistant:"),
-    tiny=tiny_idefics3,
+    tiny=partial(tiny, "Idefics3"),
 )
 
-SMOLVLM = Family(
-    name="SmolVLM",
-    model_types=("smolvlm",),
-    decoder="model.text_model",
-    vision_layers="model.vision_model.encoder.layers",
-    projector="model.connector",
-    spans=split_spans,
-    nested=True,
-    suffix=FAKE,
-    template="User: {content}<end_of_utterance>\nAssistant:",
-    role_markers=("User:", "<end_of_utterance>\n", "Assistant:"),
-    tiny=tiny_smolvlm,
-)
+SMOLVLM = replace(IDEFICS3, name="SmolVLM", model_types=("smolvlm",), tiny=partial(tiny, "SmolVLM"))

@@ -7,7 +7,7 @@ from PIL.Image import Image
 
 from ..errors import CapabilityError
 from ..spans import ImageSpan
-from .base import Block, Family, Tap
+from .base import STREAM_BLOCK, Family
 
 DECODERS = ("model.language_model", "model.text_model", "language_model.model")
 HEADS = ("lm_head", "language_model.lm_head")
@@ -27,8 +27,6 @@ PROJECTORS = (
     "model.visual.merger",
     "multi_modal_projector",
 )
-STREAM: Block = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
-"""All that is known of a vision block of an unknown kind."""
 
 
 def infer(hf_model: Any, processor: Any) -> Family:
@@ -66,7 +64,7 @@ def infer(hf_model: Any, processor: Any) -> Family:
         decoder=str(found["decoder blocks"]).removesuffix(".layers"),
         head=str(found["output projection"]),
         vision_layers=str(found["vision blocks"]),
-        vision_block=STREAM,
+        vision_block=STREAM_BLOCK,
         projector=str(found["projector"]),
         spans=counted_spans,
         marker=str(marker),

@@ -6,13 +6,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..spans import ImageSpan, View
-from .base import Block, Family, Tap, whole_picture
-
-INTERN_BLOCK: Block = {
-    "hook_resid_pre": Tap("", "input"),
-    "hook_resid_post": Tap("", "output"),
-}
-"""Attention and MLP are scaled after their modules: no module holds what they add."""
+from .base import STREAM_BLOCK, Family, tiled, whole_picture
 
 WHY = "it is scaled after its module, so no module holds what it adds"
 
@@ -34,12 +28,7 @@ def tile_spans(
         columns, rows = get_optimal_tiled_canvas(
             (picture.height, picture.width), tile, images.min_patches, most
         )
-        board = View((rows, columns), whole_picture(picture))
-        tiles = tuple(
-            View((side, side), board.patch_box(row, column))
-            for row in range(rows)
-            for column in range(columns)
-        )
+        tiles = tiled(picture, rows, columns, side)
         several = len(tiles) > 1
         found.append(ImageSpan.of((*tiles, *[whole] * several), len(tiles) * several))
     return tuple(found)
@@ -78,7 +67,7 @@ INTERNVL = Family(
     model_types=("internvl",),
     decoder="model.language_model",
     vision_layers="model.vision_tower.encoder.layer",
-    vision_block=INTERN_BLOCK,
+    vision_block=STREAM_BLOCK,
     refused={
         "vision_encoder.blocks.{layer}.hook_attn_out": WHY,
         "vision_encoder.blocks.{layer}.hook_mlp_out": WHY,

@@ -1,6 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL: pictures of any size, patches merged two by two, and multimodal RoPE."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL.Image import Image
@@ -10,8 +11,6 @@ from .base import PACKED_BLOCK, Family, whole_picture
 
 MARKER = "<|image_pad|>"
 MARKS = ("<|vision_start|>", MARKER, "<|vision_end|>", "<|video_pad|>")
-TEMPLATE = "<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
-ROLES = ("<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_start|>system\n", "<|im_end|>\n")
 
 
 def merged_spans(
@@ -28,67 +27,45 @@ def merged_spans(
     )
 
 
-def tiny_processor(official: str, images: str = "Qwen2VLImageProcessorPil", **sizes: Any) -> Any:
-    """A small processor, without its video part."""
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+TOWER = {
+    "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+}  # fmt: skip
+
+
+def tiny_kind(kind: str, vision: Mapping[str, Any], **text: Any) -> tuple[Any, Any]:
+    """A tiny model of a kind, such as `Qwen2_5_VL`: its tower, and what is its decoder's own."""
     import transformers
 
     from .processing import without_video
-    from .tiny import tokenizer
+    from .tiny import TEXT, fill, tokenizer
 
     words = tokenizer("<|im_start|>", "<|im_end|>", *MARKS, bos=False)
-    pixels = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16, **sizes.pop("size", {})}
-    return without_video(getattr(transformers, official))(
-        getattr(transformers, images)(size=pixels, **sizes), words
+    patch = vision["patch_size"]
+    pixels = {"shortest_edge": (4 * patch) ** 2, "longest_edge": 16 * (2 * patch) ** 2}
+    images = fill(transformers.Qwen2VLImageProcessorPil, size=pixels, patch_size=patch)
+    processor = without_video(getattr(transformers, f"{kind}Processor"))(images, words)
+    config = getattr(transformers, f"{kind}Config")(
+        text_config={**TEXT, "vocab_size": len(words), "rope_parameters": {**MROPE}, **text},
+        vision_config=dict(vision),
+        image_token_id=words.convert_tokens_to_ids(MARKER),
+        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
     )
-
-
-def tiny_ids(processor: Any) -> dict[str, Any]:
-    """The token ids that a configuration names."""
-    ids = processor.tokenizer.convert_tokens_to_ids
-    return {
-        "image_token_id": ids(MARKER),
-        "video_token_id": ids("<|video_pad|>"),
-        "vision_start_token_id": ids("<|vision_start|>"),
-        "vision_end_token_id": ids("<|vision_end|>"),
-    }
-
-
-MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    return config, processor
 
 
 def tiny_2() -> tuple[Any, Any]:
     """A tiny Qwen2-VL."""
-    from transformers import Qwen2VLConfig
-
-    from .tiny import TEXT, fill
-
-    processor = tiny_processor("Qwen2VLProcessor")
-    text = {**TEXT, "vocab_size": len(processor.tokenizer), "rope_parameters": MROPE}
-    vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "patch_size": 14}
-    config = fill(Qwen2VLConfig, text_config=text, vision_config=vision, **tiny_ids(processor))
-    return config, processor
+    tower = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "patch_size": 14}
+    return tiny_kind("Qwen2VL", tower)
 
 
 def tiny_2_5() -> tuple[Any, Any]:
     """A tiny Qwen2.5-VL."""
-    from transformers import Qwen2_5_VLConfig
-
-    from .tiny import TEXT, fill
-
-    processor = tiny_processor("Qwen2_5_VLProcessor")
-    text = {**TEXT, "vocab_size": len(processor.tokenizer), "rope_parameters": MROPE}
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "patch_size": 14,
-        "window_size": 56,
-        "fullatt_block_indexes": [1],
-    }
-    config = fill(Qwen2_5_VLConfig, text_config=text, vision_config=vision, **tiny_ids(processor))
-    return config, processor
+    own = {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    return tiny_kind("Qwen2_5_VL", {**TOWER, **own})
 
 
 QWEN2_VL = Family(
@@ -102,23 +79,11 @@ QWEN2_VL = Family(
     spans=merged_spans,
     marker=MARKER,
     placeholder=f"<|vision_start|>{MARKER}<|vision_end|>",
-    template=TEMPLATE,
-    role_markers=ROLES,
+    template="<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n",
+    role_markers=(
+        "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_start|>system\n", "<|im_end|>\n",
+    ),
     tiny=tiny_2,
-)
+)  # fmt: skip
 
-QWEN2_5_VL = Family(
-    name="Qwen2.5-VL",
-    model_types=("qwen2_5_vl",),
-    decoder="model.language_model",
-    vision_layers="model.visual.blocks",
-    vision_block=PACKED_BLOCK,
-    projector="model.visual.merger",
-    projected="q d",
-    spans=merged_spans,
-    marker=MARKER,
-    placeholder=f"<|vision_start|>{MARKER}<|vision_end|>",
-    template=TEMPLATE,
-    role_markers=ROLES,
-    tiny=tiny_2_5,
-)
+QWEN2_5_VL = replace(QWEN2_VL, name="Qwen2.5-VL", model_types=("qwen2_5_vl",), tiny=tiny_2_5)
