@@ -12,9 +12,9 @@ from ..errors import NotationError
 from ..graph import Probe, Sizes, freeze
 from ..hooks import Layers
 from ..kernels import attributed
-from ..segments import SEGMENTS, parse_group
+from ..segments import SEGMENTS
 from ..site import Site
-from .rows import RowProbe
+from .rows import GroupProbe, RowProbe
 
 RESIDUAL = (
     "hook_embed hook_resid_pre hook_resid_mid hook_resid_post hook_attn_out hook_mlp_out"
@@ -31,7 +31,7 @@ def _check_direction(node: Probe, direction: tuple[float, ...], sizes: Sizes) ->
 
 @final
 @dataclass(frozen=True)
-class LogitAttribution(RowProbe):
+class LogitAttribution(GroupProbe):
     """What each head writes along a direction, by the segment that it was read from:
     `[layer batch head query segment]`.
 
@@ -49,20 +49,12 @@ class LogitAttribution(RowProbe):
     **Raises:** `NotationError` if the direction does not fit the width of the model.
     """
 
-    hook: ClassVar[str] = "attn.hook_pattern"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
-
     _: KW_ONLY
     direction: tuple[float, ...]
-    groups: tuple[str, ...] = SEGMENTS
 
     def __post_init__(self) -> None:
-        RowProbe.__post_init__(self)
-        freeze(self, "groups", "direction")
-        if isinstance(self.groups, str) or not self.groups:
-            raise NotationError(f"groups is a tuple of groups, as in groups=('image',): {SEGMENTS}")
-        for group in self.groups:
-            parse_group(group)
+        GroupProbe.__post_init__(self)
+        freeze(self, "direction")
 
     @classmethod
     def along(
@@ -77,19 +69,9 @@ class LogitAttribution(RowProbe):
         return cls(rows, layers, direction=tuple(direction.float().tolist()), groups=groups)
 
     @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """The names along the axis `segment`."""
-        return {"segment": self.groups}
-
-    @property
     @override
     def needs_values(self) -> bool:
         return True
-
-    @property
-    @override
-    def needs_phi(self) -> bool:
-        return any("sink" in parse_group(group).words for group in self.groups)
 
     @override
     def fit(self, sizes: Sizes) -> None:
@@ -97,10 +79,9 @@ class LogitAttribution(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        groups = torch.stack([site.keys(group) for group in self.groups], -1)
         extras = site.extras
         direction = torch.tensor(self.direction, device=value.device)
-        return attributed(value, extras["value"], extras["weight"], direction, groups)
+        return attributed(value, extras["value"], extras["weight"], direction, self.columns(site))
 
 
 @final

@@ -1,20 +1,17 @@
 """Shares of attention: by segment (Kaduri et al.), and beside the sinks (Kang et al.)."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import NotationError
-from ..graph import freeze
 from ..kernels import group_mass, non_sink_ratio
-from ..segments import SEGMENTS, grows_by_sinks, parse_group
+from ..segments import grows_by_sinks
 from ..site import Site
 from ..tokens import TokenLayout
-from .rows import RowProbe
+from .rows import GroupProbe, RowProbe
 
 THREE_WAY = ("image", "prompt & ~image", "generated")
 """Kaduri et al.'s split: BOS, system prompt and instruction all count as query tokens."""
@@ -22,7 +19,7 @@ THREE_WAY = ("image", "prompt & ~image", "generated")
 
 @final
 @dataclass(frozen=True)
-class SegmentMass(RowProbe):
+class SegmentMass(GroupProbe):
     """Each row's share of attention on each group: `[layer batch head query segment]`.
 
     Kaduri et al. (2025), equation (B-5) of our docs before its mean over heads.
@@ -32,36 +29,10 @@ class SegmentMass(RowProbe):
     - `groups`: the groups of keys; the five segments by default, `mass.THREE_WAY` for theirs.
     """
 
-    hook: ClassVar[str] = "attn.hook_pattern"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
-
-    _: KW_ONLY
-    groups: tuple[str, ...] = SEGMENTS
-
-    def __post_init__(self) -> None:
-        RowProbe.__post_init__(self)
-        freeze(self, "groups")
-        if isinstance(self.groups, str):
-            raise NotationError(f"groups is a tuple, as in groups=({self.groups!r},)")
-        if not self.groups:
-            raise NotationError(f"SegmentMass needs at least one group of: {', '.join(SEGMENTS)}")
-        for group in self.groups:
-            parse_group(group)
-
-    @property
-    def labels(self) -> dict[str, tuple[str, ...]]:
-        """The names along the axis `segment`."""
-        return {"segment": self.groups}
-
     @property
     @override
     def sums_keys(self) -> bool:
         return True
-
-    @property
-    @override
-    def needs_phi(self) -> bool:
-        return any("sink" in parse_group(group).words for group in self.groups)
 
     @property
     @override
@@ -71,11 +42,11 @@ class SegmentMass(RowProbe):
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
         if self.needs_new_phi:
-            return group_mass(value, self._columns(site))
-        return group_mass(value, site.once(self, self._columns)[:, : site.n_keys])
+            return group_mass(value, self._shares(site))
+        return group_mass(value, site.once(self, self._shares)[:, : site.n_keys])
 
-    def _columns(self, site: Site) -> Float[Tensor, "batch key segment"]:
-        return torch.stack([site.keys(group) for group in self.groups], -1).float()
+    def _shares(self, site: Site) -> Float[Tensor, "batch key segment"]:
+        return self.columns(site).float()
 
 
 @final

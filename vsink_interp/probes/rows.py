@@ -1,13 +1,18 @@
-"""What probes of query rows share: which rows they read."""
+"""What probes of query rows share: which rows they read, and by which groups of keys."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Probe, freeze
 from ..hooks import Layers, check_layers
-from ..segments import parse_group
+from ..segments import SEGMENTS, parse_group
+from ..site import Site
 from ..tokens import TokenLayout
 
 
@@ -39,3 +44,44 @@ class RowProbe(Probe):
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         tokens.check_group(self.rows, generates=generates)
+
+
+@dataclass(frozen=True)
+class GroupProbe(RowProbe):
+    """A probe of patterns that tells groups of keys apart: `[layer batch head query segment]`.
+
+    **Arguments:**
+
+    - `groups`: the groups of keys; the five segments by default.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
+
+    _: KW_ONLY
+    groups: tuple[str, ...] = SEGMENTS
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        freeze(self, "groups")
+        if isinstance(self.groups, str) or not self.groups:
+            raise NotationError(
+                f"{type(self).__name__}: groups is a tuple of at least one group, as in "
+                f"groups=('image',); segments are: {', '.join(SEGMENTS)}"
+            )
+        for group in self.groups:
+            parse_group(group)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names along the axis `segment`."""
+        return {"segment": self.groups}
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.groups)
+
+    def columns(self, site: Site) -> Bool[Tensor, "batch key segment"]:
+        """Which keys are of each group."""
+        return torch.stack([site.keys(group) for group in self.groups], -1)
