@@ -1,7 +1,6 @@
-"""A plan as plain data: what each stop of a forward pass does on a server, without this package."""
+"""What one node does at one place, recorded as a program that a server can play."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,19 +8,13 @@ from torch import Tensor
 
 from ..errors import CapabilityError
 from ..graph import Edit, Node, Probe
-from ..hooks import HookPoint, find_hook, forward_order
+from ..hooks import HookPoint
 from ..site import Site
-from .execute import RESID_PRE
 from .generic import Constants, DiffersError, merge
 from .progress import Progress, overlap
 from .record import Recorder, Tape, record
-from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, _blocks as row_blocks
+from .rows import ROT_K, Numbered
 from .wrapped import Wrapped
-
-RESID_POST = "blocks.{layer}.hook_resid_post"
-RESID_MID = "blocks.{layer}.hook_resid_mid"
-LOGITS = find_hook("unembed.hook_out")
-Place = tuple[str, int | None]
 
 
 @final
@@ -44,181 +37,38 @@ class Pass:
 
 
 @final
-class Compiler:
-    """Turns one run's plan into a job: stops, programs and constants.
+class Programs:
+    """The programs of one run, each kept once, with the constants that they share.
 
     **Arguments:**
 
-    - `ops`: the names of the rotary embedding, the cache update and the attention call in the
-        source of each block's attention.
     - `n_new`: how many tokens are generated; None for one forward pass.
+
+    **Attributes:**
+
+    - `prefill`, `decode`: the kinds of pass; `decode` is None where there is none.
+    - `made`: the programs; a call names its own by number.
+    - `origins`: the lines that called torch, by their number.
+    - `sizes`: the bytes that come back for each probe; `Compiler` adds those of the logits.
+    - `full`: the probes that bring back full patterns.
     """
 
-    def __init__(
-        self, wrapped: Wrapped, progress: Progress, ops: Mapping[str, str], n_new: int | None
-    ) -> None:
+    def __init__(self, wrapped: Wrapped, progress: Progress, n_new: int | None) -> None:
         self.wrapped = wrapped
         self.progress = progress
-        self.ops = dict(ops)
         self.n_new = n_new
         self.constants = Constants()
-        self.programs: list[dict[str, Any]] = []
+        self.made: list[dict[str, Any]] = []
+        self.origins: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.full: set[str] = set()
         self._known: dict[str, int] = {}
-        self._origins: dict[str, int] = {}
-        length = progress.masks.layout.prompt_length if n_new else progress.masks.layout.length
+        layout = progress.masks.layout
+        length = layout.prompt_length if n_new else layout.length
         self.prefill = Pass((length,), length)
         self.decode = Pass(_sample(length, n_new - 1), 1) if n_new and n_new > 1 else None
 
-    def job(self, inputs: Mapping[str, Any], generate: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The job: everything that the server needs for this run, but the kernels."""
-        stops = [self._stop(place) for place in self._places(generates=generate is not None)]
-        real = self.progress.masks.layout.mask("all")
-        rows = self.n_new or self.prefill.n_rows
-        self.sizes["logits"] = 4 * len(real) * rows * self.wrapped.config.vocab_size
-        return {
-            "inputs": dict(inputs),
-            "generate": None if generate is None else dict(generate),
-            "prompt": self.prefill.n_rows,
-            "padding": None if bool(real.all()) else real,
-            "stops": stops,
-            "programs": self.programs,
-            "constants": self.constants.tensors,
-            "origins": list(self._origins),
-            "unembed": {
-                "norm": self.wrapped.family.tap("ln_final.hook_out", None).module,
-                "head": self.wrapped.family.tap(LOGITS.template, None).module,
-                "cap": getattr(self.wrapped.config, "final_logit_softcapping", None),
-            },
-        }
-
-    def _places(self, *, generates: bool) -> list[Place]:
-        plan = self.progress.plan
-        places = {
-            (ROT_Q.template, layer) if find_hook(template).computed else (template, layer)
-            for template, layer in plan.places
-        }
-        places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
-        places |= {(RESID_POST, layer) for template, layer in places if template == RESID_MID}
-        places.add((LOGITS.template, None))
-        early = generates and encodes_early(self.wrapped)
-
-        def order(place: Place) -> tuple[bool, Any]:
-            return not (early and place[0].startswith("vision")), forward_order(*place)
-
-        return sorted(places, key=order)
-
-    def _stop(self, place: Place) -> dict[str, Any]:
-        template, layer = place
-        if find_hook(template).computed:
-            assert layer is not None  # noqa: S101 (they lie in blocks)
-            return self._attention(layer)
-        return self._tap(find_hook(template), layer)
-
-    def _tap(self, point: HookPoint, layer: int | None) -> dict[str, Any]:
-        tap = self.wrapped.family.tap(point.template, layer)
-        nodes = self.progress.plan.at(point.template, layer)
-        sinks = self.progress.sinks
-        plan, enters = self.progress.plan, point.template == RESID_PRE
-        phi, new_phi = (
-            enters and layer in known for known in (plan.phi_layers, plan.new_phi_layers)
-        )
-        decodes = self.decode is not None and "decode" in point.phases
-        # Where the prompt's sink values are all that is wanted, decode steps need not stop.
-        decodes = decodes and (bool(nodes) or new_phi or not enters)
-        return {
-            "kind": "tap",
-            "path": tap.module,
-            "side": tap.side,
-            "heads": self.wrapped.n_heads[tap.heads] if tap.heads else None,
-            "layer": layer,
-            "dims": list(sinks.dims) if phi and sinks else [],
-            "new_phi": new_phi,
-            "logits": point is LOGITS,
-            "settles": point.template == RESID_POST,
-            "prefill": self._calls(nodes, point, layer, self._head_pass(point)),
-            "decode": self._calls(nodes, point, layer, self.decode) if decodes else None,
-        }
-
-    def _head_pass(self, point: HookPoint) -> Pass:
-        # Generation computes the logits of the last prompt row alone.
-        one = point is LOGITS and self.n_new is not None and keeps_last_logits(self.wrapped)
-        return Pass(self.prefill.n_keys, 1) if one else self.prefill
-
-    def _attention(self, layer: int) -> dict[str, Any]:
-        path = f"{self.wrapped.family.layers}.{layer}.self_attn"
-        kind, sight = self.wrapped.kinds[layer], self.progress.masks.layout.sight
-        if kind != "full_attention" or sight != "causal":
-            raise CapabilityError(
-                f"block {layer} cannot be looked into remotely: its mask ({kind}, {sight}) would "
-                "have to be read on the server beside the cache, and behind a sandbox that writes "
-                "back a copy of it; probe residuals there, or run it locally"
-            )
-        scaling = self.wrapped.layers[layer].self_attn.scaling
-        return {
-            "kind": "attention",
-            "path": path,
-            "layer": layer,
-            "ops": self.ops,
-            "scaling": float(scaling),
-            "prefill": self._explicit(layer, self.prefill),
-            "decode": self._explicit(layer, self.decode) if self.decode else None,
-        }
-
-    def _explicit(self, layer: int, kind: Pass) -> dict[str, Any]:
-        at = {
-            p: self.progress.plan.at(p.template, layer) for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
-        }
-        rows = kind.rows(kind.n_keys[0])
-        numbered = (*at[SCORES], *at[PATTERN])
-        turned = any(isinstance(node, Edit) for _, node in (*at[ROT_Q], *at[ROT_K]))
-        edited = (
-            rows if turned else self.span([n for _, n in numbered if isinstance(n, Edit)], rows)
-        )
-        needed = rows if turned else self.span([n for _, n in numbered], rows)
-        batch, heads = self.progress.masks.layout.batch, self.wrapped.n_heads["head"]
-        whole = any(node.whole for _, node in numbered)
-        blocks = [
-            self._block(layer, at, kind, block, rows, overlap(block, edited))
-            for block in row_blocks(needed, batch * heads * rows.stop, whole)
-            if block
-        ]
-        return {
-            "explicit": bool(numbered or at[ROT_Q] or at[ROT_K]),
-            "rot_q": self._calls(at[ROT_Q], ROT_Q, layer, kind),
-            "rot_k": self._calls(at[ROT_K], ROT_K, layer, kind),
-            "blocks": blocks,
-            "z": self._calls(at[Z], Z, layer, kind),
-        }
-
-    def span(self, nodes: Iterable[Node], rows: range) -> range:
-        """The smallest span of rows that holds all that these nodes act on."""
-        spans = [span for node in nodes if (span := self.progress.span(node, rows))]
-        if not spans:
-            return range(rows.start, rows.start)
-        return range(min(s.start for s in spans), max(s.stop for s in spans))
-
-    def _block(
-        self,
-        layer: int,
-        at: Mapping[HookPoint, Numbered],
-        kind: Pass,
-        block: range,
-        rows: range,
-        keep: range,
-    ) -> dict[str, Any]:
-        start, stop = block.start - rows.start, block.stop - rows.start
-        return {
-            "start": start,
-            "stop": stop,
-            "keep": [keep.start - rows.start, keep.stop - rows.start] if keep else None,
-            "values": any(node.needs_values for _, node in (*at[SCORES], *at[PATTERN])),
-            "scores": self._calls(at[SCORES], SCORES, layer, kind, (start, stop)),
-            "pattern": self._calls(at[PATTERN], PATTERN, layer, kind, (start, stop)),
-        }
-
-    def _calls(
+    def calls(
         self,
         nodes: Numbered,
         point: HookPoint,
@@ -226,6 +76,10 @@ class Compiler:
         kind: Pass | None,
         part: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
+        """What these nodes do at a hook point, in turn; `part` bounds the rows.
+
+        **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
+        """
         assert kind is not None  # noqa: S101 (the caller has looked)
         found = [self._call(number, node, point, layer, kind, part) for number, node in nodes]
         return [call for call in found if call is not None]
@@ -297,11 +151,11 @@ class Compiler:
 
     def _intern(self, ops: list[list[Any]], out: Any, checks: list[list[Any]]) -> int:
         for noted in (*ops, *checks):
-            noted[-1] = self._origins.setdefault(noted[-1], len(self._origins))
+            noted[-1] = self.origins.setdefault(noted[-1], len(self.origins))
         key = repr((ops, out, checks))
         if key not in self._known:
-            self._known[key] = len(self.programs)
-            self.programs.append({"ops": ops, "out": out, "checks": checks})
+            self._known[key] = len(self.made)
+            self.made.append({"ops": ops, "out": out, "checks": checks})
         return self._known[key]
 
     def _tape(
@@ -381,16 +235,6 @@ class Compiler:
             "picture": 1 + shape_number,
             "patch": 5 + 2 * shape_number,
         }
-
-
-def encodes_early(wrapped: Wrapped) -> bool:
-    """Whether generation encodes the pictures before it embeds the text."""
-    return bool(getattr(wrapped.hf_model, "_supports_mm_encoder_outputs", bool)())
-
-
-def keeps_last_logits(wrapped: Wrapped) -> bool:
-    """Whether generation computes the logits of the last prompt row alone."""
-    return "logits_to_keep" in inspect.signature(wrapped.hf_model.forward).parameters
 
 
 def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:

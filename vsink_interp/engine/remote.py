@@ -22,8 +22,8 @@ from ..sinkdims import SinkDims
 from ..site import TokenMasks
 from ..tokens import TokenLayout
 from .execute import Outcome
+from .job import Compiler
 from .plain import functions
-from .program import Compiler
 from .progress import Progress
 from .wrapped import Wrapped
 
@@ -115,7 +115,7 @@ def compile_run(
     compiler = Compiler(wrapped, progress, ops, given["max_new_tokens"] if given else None)
     plain = {name: value.detach().cpu() for name, value in inputs.items()}
     job = compiler.job(plain, given)
-    return Request(job, compiler.sizes, tuple(sorted(compiler.full)))
+    return Request(job, compiler.programs.sizes, tuple(sorted(compiler.programs.full)))
 
 
 def _refuse(plan: Plan, beside: Iterable[int]) -> None:

@@ -1,6 +1,6 @@
 """What runs on the server: functions that are sent as source, inside nnsight's trace.
 
-They use torch alone, and see plain data alone: `job` is what `program.compile_job` made, and
+They use torch alone, and see plain data alone: `job` is what `job.Compiler` made, and
 `state` collects what comes back. Only outputs are read, never the inputs of a module that carries
 the cache: behind a sandbox every read is a copy, and the copy of a cache would be written back.
 """
