@@ -12,16 +12,16 @@ from .capabilities import Capabilities, check
 from .compress import CompressedContext
 from .context import Context, describe
 from .encoding import Encoding, encode, gather
-from .engine import AttentionBinding, Hosted, Wrapped, execute, inside_trace, read
+from .engine import AttentionBinding, Hosted, Wrapped, inside_trace, read
 from .errors import CapabilityError, InputError, NotationError, unknown
 from .families import FAMILIES, Family, family_of, load_processor
 from .generation import options, seeded
 from .graph import Graphlike, Sizes, as_graph
 from .hooks import parse_hook
-from .place import Place, Where
+from .place import AsJob, Place, Where, refuse_job
 from .results import Run
 from .runs import Asked, carry_out
-from .session import Session
+from .session import Job, Session
 from .sinkdims import SinkDims
 from .sinks import SinkReport, find_sink_dims
 
@@ -97,6 +97,7 @@ class LMM:
         """
         from transformers import AutoModelForImageTextToText
 
+        refuse_job(remote)
         shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
         processor = load_processor(repo_or_dir, **shared)
         if remote:
@@ -250,30 +251,58 @@ class LMM:
         inputs = {name: value.to(self.wrapped.device) for name, value in encoding.inputs.items()}
         return replace(encoding, inputs=inputs)
 
+    @overload
+    def run(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        remote: AsJob,
+        allow_large: bool = ...,
+    ) -> Job: ...
+
+    @overload
+    def run(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        remote: Where = ...,
+        allow_large: bool = ...,
+    ) -> Run: ...
+
     def run(
         self,
         image: Any,
         prompt: Any = None,
         graph: Graphlike = None,
         *,
-        remote: Where = None,
+        remote: Where | AsJob = None,
         allow_large: bool = False,
-    ) -> Run:
+    ) -> Run | Job:
         """One forward pass under a graph.
 
         **Arguments:**
 
         - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
         - `graph`: edits and probes.
-        - `remote`: run on an NDIF server: True, an address, or a `Server`.
+        - `remote`: run on an NDIF server: True, an address, or a `Server`; `"job"` sends the run
+            there and does not wait, and `Server(address).job` sends it to another one.
         - `allow_large`: bring home from there what is large, or holds full patterns.
 
-        **Returns:** a `Run` with the logits of every prompt token.
+        **Returns:** a `Run` with the logits of every prompt token; for a job a `Job`, whose
+        `collect` gives a list of this one run.
 
         **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
         graph does not fit the prompt or the model, or cannot run remotely; `RemoteError` if the
         server refuses or fails, `UnreachableError` if it does not answer.
         """
+        if server := self.place.later(remote):
+            session = self.session(server, allow_large=allow_large)
+            session.run(self._whole(image, prompt), graph=graph)
+            return session.submit()
         asked = Asked(self._whole(image, prompt), as_graph(graph))
         return carry_out(self, asked, self.place.executor(remote, allow_large=allow_large))
 
@@ -291,6 +320,34 @@ class LMM:
             raise InputError("a session is for a server: session(remote=True), or an address")
         return Session(self, server, self.place.hosted, allow_large=allow_large)
 
+    @overload
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        remote: AsJob,
+        allow_large: bool = ...,
+        **hf_kwargs: Any,
+    ) -> Job: ...
+
+    @overload
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        remote: Where = ...,
+        allow_large: bool = ...,
+        **hf_kwargs: Any,
+    ) -> Run: ...
+
     def generate(
         self,
         image: Any,
@@ -299,10 +356,10 @@ class LMM:
         *,
         max_new_tokens: int | None = None,
         seed: int | None = None,
-        remote: Where = None,
+        remote: Where | AsJob = None,
         allow_large: bool = False,
         **hf_kwargs: Any,
-    ) -> Run:
+    ) -> Run | Job:
         """Generate an answer under a graph; greedy unless told otherwise.
 
         **Arguments:**
@@ -315,16 +372,21 @@ class LMM:
         - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings`, `streamer`,
             `eos_token_id` ...
 
-        **Returns:** a `Run` with the logits that predicted each generated token.
+        **Returns:** a `Run` with the logits that predicted each generated token; or a `Job`, as
+        `run`.
 
         **Raises:** as `run`; `CapabilityError` for beam search, assisted decoding and caches other
         than the dynamic one; `InputError` for a seed without sampling.
         """
-        encoding = self._encoding(image, prompt)
+        encoding, later = self._encoding(image, prompt), self.place.later(remote)
+        if seed is not None and (later or self.place.server(remote)):
+            raise CapabilityError("a seed sets the random numbers here, and a server has its own")
+        if later:
+            session = self.session(later, allow_large=allow_large)
+            session.generate(encoding, graph=graph, max_new_tokens=max_new_tokens, **hf_kwargs)
+            return session.submit()
         asked = Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
         executor = self.place.executor(remote, allow_large=allow_large)
-        if seed is not None and executor is not execute:
-            raise CapabilityError("a seed sets the random numbers here, and a server has its own")
         with seeded(seed, self.hf_model, hf_kwargs):
             return carry_out(self, asked, executor)
 

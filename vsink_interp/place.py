@@ -1,14 +1,17 @@
 """Where the runs of a model are carried out: here, or on a server that has it."""
 
-from typing import Any, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
-from .engine import Hosted, Outcome, Server, Wrapped, compile_run, execute, read_back
-from .errors import CapabilityError
+from .engine import Hosted, Later, Outcome, Server, Wrapped, compile_run, execute, read_back
+from .errors import CapabilityError, InputError
 from .runs import Executor
 
 Where: TypeAlias = bool | str | Server | None
 """True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
 here, and None for what the model was opened with."""
+AsJob: TypeAlias = Literal["job"] | Later
+"""A run that is sent and not waited for: to the server that the model was opened with or else to
+nnsight's configured one, or to the server of `Server(address).job`."""
 
 
 @final
@@ -43,11 +46,19 @@ class Place:
         self._hosted: Hosted | None = None
         self._servers: dict[str | None, Server] = {}
 
-    def server(self, remote: Where) -> Server | None:
+    def later(self, remote: Where | AsJob) -> Server | None:
+        """The server of a run that is not waited for; None for every other run."""
+        if isinstance(remote, Later):
+            return remote.server
+        return (self.server(None) or self.server(True)) if remote == "job" else None
+
+    def server(self, remote: Where | AsJob) -> Server | None:
         """The server that is meant, None for here.
 
-        **Raises:** `CapabilityError` for a model without weights and no server.
+        **Raises:** `CapabilityError` for a model without weights and no server; `InputError` for a
+            job where there is none to give.
         """
+        refuse_job(remote)
         where = self.opened_with if remote is None else remote
         if isinstance(where, Server):
             return where
@@ -94,9 +105,21 @@ class Place:
     def hosted(self, hosted: Hosted) -> None:
         self._hosted = hosted
 
-    def executor(self, remote: Where, *, allow_large: bool) -> Executor:
+    def executor(self, remote: Where | AsJob, *, allow_large: bool) -> Executor:
         """What carries out a run there."""
         server = self.server(remote)
         if server is None:
             return execute
         return Elsewhere(server, self.hosted, allow_large=allow_large)
+
+
+def refuse_job(remote: Where | AsJob) -> None:
+    """Refuse a job where runs are waited for, or collected.
+
+    **Raises:** `InputError` naming what gives one.
+    """
+    if remote == "job" or isinstance(remote, Later):
+        raise InputError(
+            "run and generate give a job for remote='job', and a session by submit(); here say "
+            "True, an address, or a Server"
+        )

@@ -87,6 +87,50 @@ def test_a_saved_job_is_collected_by_another_process(lmm, loopback, tiny_dir, tm
         assert there.graph == run.graph and there.records.keys() == run.records.keys()
 
 
+@pytest.mark.parametrize("asks", ["run", "generate"])
+def test_a_run_is_a_job_that_another_process_could_collect(lmm, loopback, tmp_path, asks):
+    more = {"max_new_tokens": 3} if asks == "generate" else {}
+    (loopback.folder / "hold").touch()
+    job = getattr(lmm, asks)(
+        PICTURE, PROMPT, GRAPH | MASS, remote=loopback.server(watch=list).job, **more
+    )
+    assert job.status.startswith("QUEUED")
+    (loopback.folder / "hold").unlink()
+    job.save(tmp_path / "job.json")
+    (there,) = Job.load(tmp_path / "job.json").collect(lmm)
+    here = getattr(tiny.lmm(), asks)(PICTURE, PROMPT, GRAPH | MASS, **more)
+    assert torch.equal(there.ids, here.ids) and there.text == here.text
+    torch.testing.assert_close(there.logits, here.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(there[MASS].values, here[MASS].values, atol=1e-5, rtol=0)
+
+
+def test_a_job_goes_where_runs_go(loopback, tiny_dir, monkeypatch):
+    from nnsight import CONFIG
+
+    job = vi.LMM.from_pretrained(tiny_dir, remote=loopback.host).run(PICTURE, PROMPT, remote="job")
+    assert job.server.host == loopback.host
+    monkeypatch.setattr(CONFIG.API, "HOST", loopback.host)
+    here = vi.LMM.from_pretrained(tiny_dir)
+    job = here.generate(PICTURE, PROMPT, max_new_tokens=2, remote="job")
+    assert job.server.host == loopback.host
+    (run,) = job.collect(here)
+    assert torch.equal(run.ids, here.generate(PICTURE, PROMPT, max_new_tokens=2).ids)
+
+
+def test_a_job_is_refused_where_there_is_none_to_give(lmm, loopback, tiny_dir, tmp_path):
+    for asks in (
+        lambda where: lmm.session(where),
+        lambda where: vi.LMM.from_pretrained(tiny_dir, remote=where),
+        lambda where: vi.run_dataset(lmm, [(PICTURE, PROMPT)], folder=tmp_path, remote=where),
+    ):
+        with pytest.raises(vi.InputError, match="give a job for remote='job'"):
+            asks("job")
+    before = loopback.jobs
+    with pytest.raises(vi.CapabilityError, match="a server has its own"):
+        lmm.generate(PICTURE, PROMPT, do_sample=True, seed=1, remote="job")
+    assert loopback.jobs == before
+
+
 def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tmp_path):
     with pytest.raises(vi.ResultError, match="nothing to send"):
         lmm.session(loopback.server()).submit()

@@ -10,6 +10,6 @@ from .remote import (
     read_back as read_back,
 )
 from .second import Beside as Beside
-from .server import Server as Server
+from .server import Later as Later, Server as Server
 from .taps import inside_trace as inside_trace, read as read
 from .wrapped import Wrapped as Wrapped

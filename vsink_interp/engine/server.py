@@ -4,6 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, final
 
@@ -70,6 +71,12 @@ class Server:
         self.patience = patience
         self.watch: Watch = watch or tell
         self._compared = False
+
+    @property
+    def job(self) -> "Later":
+        """This server as `remote=` of a run that is not waited for: `run` and `generate` give a
+        `Job`."""
+        return Later(self)
 
     def submit(self, hosted: Hosted, requests: Sequence[Request], *, allow_large: bool) -> str:
         """Send runs as one job, and return its number.
@@ -231,6 +238,14 @@ class Server:
         """Our version and the server's, of the packages that have to fit."""
         theirs = self._get("/env").json()["packages"]
         return {name: (version(name), str(theirs.get(name))) for name in (*MATCHING, "torch")}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Later:
+    """A server that a run is sent to and not waited for; what `Server.job` gives."""
+
+    server: Server
 
 
 def _explained(description: str) -> str:
