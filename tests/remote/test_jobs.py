@@ -119,7 +119,7 @@ def test_a_job_goes_where_runs_go(loopback, tiny_dir, monkeypatch):
 
 def test_a_job_is_refused_where_there_is_none_to_give(lmm, loopback, tiny_dir, tmp_path):
     for asks in (
-        lambda where: lmm.session(where),
+        lmm.session,
         lambda where: vi.LMM.from_pretrained(tiny_dir, remote=where),
         lambda where: vi.run_dataset(lmm, [(PICTURE, PROMPT)], folder=tmp_path, remote=where),
     ):
