@@ -292,7 +292,7 @@ def windowed():
 
 
 def test_a_sliding_cache_is_that_of_generate():
-    """For whatever acts outside attention; inside it, such models are refused."""
+    """For whatever acts outside attention; inside it: `test_lmm.py`."""
     lmm, encoding = windowed(), tiny.encode()
     wanted = plain(lmm, encoding)
     same(lmm.generate(encoding, max_new_tokens=N), wanted)

@@ -158,3 +158,10 @@ def test_a_patch_has_its_box():
 def test_no_box_where_there_is_no_patch_or_no_picture(span, patch):
     with pytest.raises(vi.LayoutError, match="no box for patch"):
         span.patch_box(patch)
+
+
+def test_a_view_that_is_not_there_is_refused():
+    assert SPANS[1].tokens_of(0) == SPANS[1].tokens_of() == (0, 1, 2, 3)
+    for view in (1, -1):
+        with pytest.raises(vi.LayoutError, match="has views 0 to 0"):
+            SPANS[1].tokens_of(view)

@@ -63,8 +63,8 @@ def run_dataset(
     - `attempts`: how often a chunk is sent before its error is raised.
     - `tick`: told how many samples are done, and how many there are.
 
-    **Raises:** `ResultError` if the folder holds rows of another data set, graph or model; else as
-    `LMM.generate`.
+    **Raises:** `ResultError` if the folder holds rows of other samples, or of another model, graph
+    or sinks that the graph needs; `InputError` if there are no samples; else as `LMM.generate`.
     """
     if chunk < 1 or attempts < 1 or not samples:
         raise InputError("run_dataset needs samples, and a chunk and attempts of at least 1")
@@ -127,11 +127,14 @@ def _about(
         pictures = image if isinstance(image, list | tuple) else [image]
         for picture in pictures:
             if picture is not None:
-                digest.update(as_picture(picture).tobytes())
+                shown = as_picture(picture)
+                digest.update(repr(shown.size).encode() + shown.tobytes())
         digest.update(prompt.encode() + b"\0")
+    sinks = lmm.sinks if any(node.needs_sinks for node in graph) else None
     return {
         "model": lmm.name,
         "graph": repr(graph),
+        "sinks": sinks and [list(sinks.dims), round(sinks.tau, 4)],
         "max_new_tokens": max_new_tokens,
         "chunk": chunk,
         "samples": len(samples),
@@ -150,6 +153,6 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     there = json.loads(known.read_text())
     if differ := [key for key in about if there.get(key) != about[key]]:
         raise ResultError(
-            f"{folder} holds rows of another {' and '.join(differ)}; name another folder, or ask "
-            "for the same again"
+            f"the rows in {folder} were not made by this call (other than theirs: "
+            f"{', '.join(differ)}); name another folder, or ask for the same again"
         )

@@ -107,8 +107,12 @@ class ImageSpan:
         """The image tokens of one view in raster order, by default of the one that shows it all.
 
         They index the tokens of this image; `reshape(grid)` of a value at them is a map.
+
+        **Raises:** `LayoutError` if there is no such view.
         """
         wanted = self.whole if view is None else view
+        if not 0 <= wanted < len(self.parts):
+            raise LayoutError(f"no view {wanted}: this image has views 0 to {len(self.parts) - 1}")
         return tuple(i for i, place in enumerate(self.places) if place and place[0] == wanted)
 
     def patch_box(self, patch: int) -> Box:

@@ -66,6 +66,21 @@ def test_a_log_of_another_sweep_is_refused(sunk, cases, tmp_path):
     other = ex.Cases.scenes(3, first_seed=6)
     with pytest.raises(vi.ResultError, match="another sweep"):
         ex.knockout_sweep(sunk, other, rows=rows, flows=("image -> query",), layers=(0,))
+    for text in ('{"format": 1, "sett', "[]\n"):
+        rows.write_text(text)
+        with pytest.raises(vi.ResultError, match="another sweep"):
+            ex.knockout_sweep(sunk, cases, rows=rows, flows=("image -> query",), layers=(0,))
+
+
+def test_other_sinks_are_another_step_of_a_sweep(sunk, cases, tmp_path, monkeypatch):
+    options = {"flows": ("sink & image -> query",), "layers": (0,), "rows": tmp_path / "rows.jsonl"}
+    ex.knockout_sweep(sunk, cases, **options)
+    known = options["rows"].read_text().splitlines()
+    ex.knockout_sweep(sunk, cases, **options)
+    assert options["rows"].read_text().splitlines() == known
+    monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=sunk.sinks.tau / 2))
+    ex.knockout_sweep(sunk, cases, **options)
+    assert len(options["rows"].read_text().splitlines()) == len(known) + 1
 
 
 def test_query_only(sunk, cases):

@@ -1,10 +1,15 @@
 """The forms themselves: where hook points are said to be, and how a file becomes a family."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
+from PIL import Image
 
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp.families import FAMILIES, block_of
+from vsink_interp.families.infer import counted_spans
 from vsink_interp.hooks import HOOKS
 
 
@@ -76,3 +81,24 @@ def test_no_loss_is_asked_for():
     assert "labels" in raw
     assert "labels" not in encoding.inputs
     assert lmm.hf_model(**encoding.inputs).loss is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "sizes", "grids"),
+    [
+        ([9, 9, 1, 9, 9, 9, 9], [(8, 8), (8, 16)], [(1, 2), (1, 4)]),
+        ([1, 9, 9, 9, 9, 9, 9], [(8, 8), (8, 8)], [(1, 3), (1, 3)]),
+        ([9, 1, 9, 1, 9, 9, 9], [(8, 8)], [(1, 5)]),
+        ([1, 9, 9, 9, 9, 9, 9], [(8, 8), (8, 16)], None),  # 2 and 4, as well as 3 and 3
+        ([1, 1, 9, 9, 9, 9, 9], [(8, 8), (8, 8)], None),
+    ],
+)
+def test_an_inferred_family_does_not_guess_whose_tokens_are_whose(ids, sizes, grids):
+    pictures = [Image.new("RGB", size) for size in sizes]
+    inputs = {"input_ids": torch.tensor([ids])}
+    config = SimpleNamespace(image_token_id=9)
+    if grids is None:
+        with pytest.raises(vi.CapabilityError, match="pictures of one size"):
+            counted_spans(config, None, pictures, inputs)
+        return
+    assert [span.grid for span in counted_spans(config, None, pictures, inputs)] == grids

@@ -48,6 +48,21 @@ def test_the_lens_is_norm_unembedding_and_softmax(at, shift):
     assert float(record.values[..., 1].std()) > 0.01
 
 
+def test_in_the_middle_of_a_block_the_lens_reads_what_the_second_norm_is_given():
+    model, kept = plain()[0], []
+    norm = model.model.language_model.layers[2].post_attention_layernorm
+    handle = norm.register_forward_pre_hook(lambda *seen: kept.append(seen[1][0]))
+    with torch.no_grad():
+        model(**tiny.encode().inputs)
+    handle.remove()
+    probe = probes.LogitLens(layers=2, top_k=3, at="mid")
+    found = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values[0]
+    want = said(kept[0])[:, image_rows()].topk(3)
+    assert torch.equal(found[..., 0].long(), want.indices)
+    assert nodes.apart(found[..., 1], want.values) < 1e-5
+    assert nodes.apart(said(kept[0]), said(plain()[1][3])) > 1e-3
+
+
 def test_at_the_last_block_the_lens_is_the_model_s_prediction():
     probe = probes.LogitLens("query", -1, top_k=1)
     run = tiny.lmm().run(tiny.encode(), graph=probe)
@@ -95,7 +110,9 @@ def test_the_lens_sees_the_stream_behind_an_edit():
     ("make", "message"),
     [
         (lambda: probes.LogitLens(top_k=0), "at least one word"),
+        (lambda: probes.LogitLens(top_k=True), "a whole number"),
         (lambda: probes.TokenProbability(tokens=()), "a tuple of ids"),
+        (lambda: probes.TokenProbability(tokens=(True,)), "gives the id of a word"),
         (lambda: probes.Projection(hook="attn.hook_z", direction=(1.0,)), "is not one of"),
         (lambda: probes.LogitAttribution(direction=(1.0,), groups=()), "groups is a tuple"),
     ],

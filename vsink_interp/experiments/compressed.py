@@ -217,4 +217,5 @@ def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext])
 def _setting(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> str:
     shown = digest(zip(quizzes.pictures, quizzes.questions, strict=True))
     longest = (quizzes.described, quizzes.max_new_tokens)
-    return f"{lmm}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"
+    sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if any(s.needs_sinks for s in specs) else ""
+    return f"{lmm}{sinks}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"

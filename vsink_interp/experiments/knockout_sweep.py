@@ -83,8 +83,10 @@ def knockout_sweep(
     log: SweepLog[list[str]] = SweepLog(rows, _setting(lmm, cases))
     told: list[list[str]] = []
     for done, step in enumerate(steps, 1):
-        name = "uncut" if step is None else f"{step[0]}, {step[1]}:"
         graph = None if step is None else Knockout(step[0], f"{step[1]}:")
+        name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
+        if graph is not None and graph.needs_sinks:
+            name += f", {lmm.sinks}"
         if name not in log.known:
             made = answers(lmm, cases, graph)
             log.add(name, made)

@@ -47,12 +47,12 @@ class SweepLog(Generic[Row]):
 
     def _read(self, path: Path, setting: str) -> None:
         text = path.read_text()
+        head, *lines = text.splitlines()
+        if _setting(head) != setting:
+            raise ResultError(f"{path} belongs to another sweep; remove it or name another file")
         if not text.endswith("\n"):
             with path.open("a") as file:
                 file.write("\n")  # else the next row would go on where an earlier one was cut short
-        head, *lines = text.splitlines()
-        if json.loads(head).get("setting") != setting:
-            raise ResultError(f"{path} belongs to another sweep; remove it or name another file")
         for line in lines:
             try:
                 row = json.loads(line)
@@ -66,3 +66,12 @@ class SweepLog(Generic[Row]):
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, "answers": answers}) + "\n")
+
+
+def _setting(head: str) -> str | None:
+    """What the first line of a file says that the sweep is; None if it is no such line."""
+    try:
+        found = json.loads(head)
+    except ValueError:
+        return None
+    return found.get("setting") if isinstance(found, dict) else None

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import CapabilityError
+from ..encoding import Encoding
+from ..errors import CapabilityError, InputError
 from ..graph import Graphlike, as_graph
 from ..lmm import LMM
 from ..pictures import Picture
@@ -82,18 +83,19 @@ def logit_attribution(
 
     - `token`: a word that is one token, or its id; the model's likeliest by default.
     - `against`: a second one: the difference of logits is split.
-    - `row`: a query row of the prompt, from the end; the one that predicts the first generated
-        token by default.
+    - `row`: the number of a query row among the query rows, from the end if negative; the one that
+        predicts the first generated token by default.
     - `segments`: groups of keys, such as `("sink & image", "image & ~sink", "prompt & ~image")`.
     - `graph`: edits that act meanwhile.
 
     **Raises:** `CapabilityError` if the final norm is no RMS norm, or if what attention adds is not
-    the sum over its heads (a norm behind attention, as in Gemma 3).
+    the sum over its heads (a norm behind attention, as in Gemma 3); `InputError` for a word of
+    several tokens, or a row that is not there.
     """
     encoding, read = lmm.encode(picture, prompt), readout(lmm)
-    edits = as_graph(graph)
+    edits, place = as_graph(graph), _place(encoding, row)
     if token is None:
-        token = int(lmm.run(encoding, graph=edits).logits[0, row].argmax())
+        token = int(lmm.run(encoding, graph=edits).logits[0, place].argmax())
     direction = read.direction(token, against)
     heads = LogitAttribution.along(direction, "query", groups=(*segments, "all"))
     streams = {
@@ -103,14 +105,23 @@ def logit_attribution(
     }
     last = Resid("query", lmm.n_layers - 1, at="post")
     run = lmm.run(encoding, graph=edits | heads | as_graph(streams.values()) | last)
-    final_resid = run[last].values[0, 0, row]
+    at = run[last].labels("query").index(place)
+    final_resid = run[last].values[0, 0, at]
     scale = float(read.scale(final_resid))
-    found = {name: run[probe].values[:, 0, row] / scale for name, probe in streams.items()}
-    by_head = run[heads].values[:, 0, :, row] / scale
+    found = {name: run[probe].values[:, 0, at] / scale for name, probe in streams.items()}
+    by_head = run[heads].values[:, 0, :, at] / scale
     bias = _attention_bias(lmm, direction) / scale
     _refuse_other_sums(lmm, found["attention"], by_head[..., -1].sum(-1) + bias)
     logit = float(final_resid.float() @ direction) / scale + read.offset(token, against)
     return _parts(by_head, bias, found, logit, read, segments, token, against)
+
+
+def _place(encoding: Encoding, row: int) -> int:
+    """The token that a query row is."""
+    rows = encoding.tokens.mask("query")[0].nonzero().flatten().tolist()
+    if not -len(rows) <= row < len(rows):
+        raise InputError(f"row={row}: the prompt has query rows 0 to {len(rows) - 1}, or -1 back")
+    return rows[row]
 
 
 def _parts(

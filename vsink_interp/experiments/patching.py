@@ -16,7 +16,7 @@ from ..probes import Activation
 from ..readout import readout
 from ..results import Run
 from ..segments import SEGMENTS
-from .knockout_sweep import Tick
+from .log import Tick
 
 Asked: TypeAlias = tuple[Picture | None, str]
 """A picture, or None, and what is asked about it."""

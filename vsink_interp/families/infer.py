@@ -83,6 +83,8 @@ def counted_spans(
 ) -> tuple[ImageSpan, ...]:
     """One row of tokens per picture, counted in the processor's own output.
 
+    Where rows of image tokens are not one per picture, pictures of one size share them equally.
+
     **Raises:** `CapabilityError` where the tokens of several pictures cannot be told apart.
     """
     del processor
@@ -97,10 +99,11 @@ def counted_spans(
             before = here
     if len(runs) != len(pictures):
         total = sum(runs)
-        if len(pictures) != 1 and total % len(pictures):
+        if len({picture.size for picture in pictures}) != 1 or total % len(pictures):
             raise CapabilityError(
                 f"{len(runs)} runs of image tokens for {len(pictures)} pictures: which token is of "
-                "which picture is not known for an inferred family; give one picture"
+                "which picture is not known for an inferred family; give one picture, or pictures "
+                "of one size"
             )
         runs = [total // len(pictures)] * len(pictures)
     return tuple(ImageSpan((1, count)) for count in runs)

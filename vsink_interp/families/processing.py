@@ -77,7 +77,7 @@ def load_processor(repo_or_dir: str | Path, **shared: Any) -> Any:
             return without_video(_official(repo_or_dir, **shared)).from_pretrained(
                 repo_or_dir, **shared
             )
-        except (ImportError, AttributeError, TypeError, ValueError):
+        except (ImportError, AttributeError, KeyError, TypeError, ValueError):
             raise CapabilityError(
                 f"the processor of {str(repo_or_dir)!r} needs a package that is not installed: "
                 f"{str(error).strip().splitlines()[0]} pip install 'vsink-interp[vision]'"

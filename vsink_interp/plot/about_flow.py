@@ -8,7 +8,7 @@ from ..experiments import (
     segment_mass as measure_segments,
     three_way,
 )
-from ..experiments.knockout_sweep import Tick
+from ..experiments.log import Tick
 from .page import drawing, equation, setting, table, text
 from .segments import segment_mass
 from .study import Study

@@ -93,8 +93,8 @@ class LogitLens(Lens):
 
     def __post_init__(self) -> None:
         Lens.__post_init__(self)
-        if self.top_k < 1:
-            raise NotationError(f"top_k={self.top_k!r}: at least one word")
+        if type(self.top_k) is not int or self.top_k < 1:
+            raise NotationError(f"top_k={self.top_k!r}: a whole number, at least one word")
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
@@ -128,8 +128,12 @@ class TokenProbability(Lens):
     def __post_init__(self) -> None:
         Lens.__post_init__(self)
         freeze(self, "tokens")
-        if isinstance(self.tokens, int) or not self.tokens or min(self.tokens) < 0:
-            raise NotationError(f"tokens={self.tokens!r}: a tuple of ids of words, from 0 on")
+        listed = isinstance(self.tokens, tuple) and self.tokens
+        if not listed or not all(type(id_) is int and id_ >= 0 for id_ in self.tokens):
+            raise NotationError(
+                f"tokens={self.tokens!r}: a tuple of ids of words, from 0 on; readout(lmm).token "
+                "gives the id of a word"
+            )
 
     @property
     def labels(self) -> dict[str, tuple[int, ...]]:
