@@ -29,6 +29,12 @@ def test_phi_takes_the_absolute_value_and_lies_below_the_root_of_the_width():
     assert (phi <= 16**0.5).all()
 
 
+@pytest.mark.parametrize("dims", [(16,), (3, 16), (-1, 3), (1, 3, 16), torch.tensor([3, 16])])
+def test_dimensions_that_are_not_there_are_refused(dims):
+    with pytest.raises((IndexError, RuntimeError)):
+        sink_value(resid(), dims)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_phi_of_half_precision_is_computed_in_fp32(dtype):
     x = resid(dtype) * 100  # the square of 8000 overflows fp16

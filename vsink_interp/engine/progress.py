@@ -40,7 +40,8 @@ class Progress:
         self.sinks = sinks
         self.shown: dict[int, Kept] = {}
         self.pieces: dict[int, Pieces] = {}
-        self._dims = torch.tensor(sinks.dims, device=masks.device) if sinks else None
+        dims = sinks.dims if sinks else ()
+        self._dims = dims if len(dims) <= 2 else torch.tensor(dims, device=masks.device)
         self._phis: dict[int | None, list[Tensor]] = {}
         self._constants: dict[int | None, dict[Any, Tensor]] = {}
         self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
@@ -73,7 +74,7 @@ class Progress:
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
         """Keep the sink value of the tokens that enter a block."""
-        assert self._dims is not None  # noqa: S101 (the caller plans for it)
+        assert len(self._dims)  # noqa: S101 (the caller plans for it)
         self._phis.setdefault(layer, []).append(sink_value(resid, self._dims))
 
     def span(self, node: Node, rows: range) -> range:

@@ -23,7 +23,14 @@ def sink_value(
     ``eps=1e-6``. A tensor of ``dims`` on the same device spares a copy to it.
     """
     wide = resid.float()
-    chosen = dims if isinstance(dims, Tensor) else torch.tensor(dims, device=resid.device)
-    peak = torch.linalg.vector_norm(wide.index_select(-1, chosen), torch.inf, -1)
+    if isinstance(dims, Tensor) or len(dims) > 2:
+        chosen = dims if isinstance(dims, Tensor) else torch.tensor(dims, device=resid.device)
+        held = wide.index_select(-1, chosen)
+    else:  # One dimension or two, as most models have: a view, where indexing would copy.
+        first, last = min(dims), max(dims)
+        if not 0 <= first <= last < resid.shape[-1]:
+            raise IndexError(f"sink dimensions {dims} do not lie in 0 to {resid.shape[-1] - 1}")
+        held = wide[..., first : last + 1 : max(last - first, 1)]
+    peak = torch.linalg.vector_norm(held, torch.inf, -1)
     rms = torch.linalg.vector_norm(wide, dim=-1) * resid.shape[-1] ** -0.5
     return peak / (rms if eps == 0 else (rms.square() + eps).sqrt())
