@@ -72,6 +72,13 @@ ON_DROPPED_KEYS = {
     "by two drops": vi.DropKeys("image")
     | vi.DropKeys("bos")
     | AddScores("bos image", 3.0, rows="generated"),
+    "sinks of what is dropped": vi.DropKeys("image")
+    | ScaleScores("sink & image", 3.0, rows="generated"),
+    "sinks where sinks are dropped": vi.DropKeys("sink & image")
+    | AddScores("sink & image", 3.0, rows="generated"),
+    "dropped and cut": vi.DropKeys("bos")
+    | vi.Knockout("image -> generated")
+    | AddScores("bos image", 3.0, rows="generated"),
 }
 
 
@@ -97,6 +104,78 @@ def test_what_acts_beside_dropped_keys_runs_and_acts(name):
     edited = lmm.generate(tiny.encode(), graph=drop | ON_OTHERS_TOO[name], max_new_tokens=6)
     alone = lmm.generate(tiny.encode(), graph=drop, max_new_tokens=6)
     assert (edited.logits - alone.logits).abs().max() > 1e-4
+
+
+CUT = vi.Knockout("image -> generated")
+ON_CUT_EDGES = {
+    "scores": CUT | AddScores("image", 3.0, rows="generated"),
+    "scores before the cut": AddScores("image", 3.0, rows="generated") | CUT,
+    "sinks of what is cut": CUT | ScaleScores("sink & image", 3.0, rows="generated"),
+    "mass moved there": CUT | Redistribute("bos", "image", 0.9, rows="generated"),
+    "mass taken there": Redistribute("sink & image", "bos", 0.9, rows="generated") | CUT,
+    "rows that two cuts share": CUT
+    | vi.Knockout("image -> query")
+    | AddScores("image", 3.0, rows="query generated"),
+    "keys that two cuts share": CUT
+    | vi.Knockout("bos -> generated")
+    | AddScores("bos image", 3.0, rows="generated"),
+    "blocks that two cuts share": vi.Knockout("image -> generated", ":2")
+    | vi.Knockout("image -> generated", "2:")
+    | AddScores("image", 3.0, rows="generated"),
+    "in the heads that are cut": vi.Knockout("image -> generated", heads=(0, 2))
+    | AddScores("image", 3.0, rows="generated", heads=(2,)),
+    "keys that come after": vi.Knockout("query -> query")
+    | AddScores("query", 3.0, rows="image query"),
+}
+
+
+@pytest.mark.parametrize("name", ON_CUT_EDGES)
+def test_what_acts_on_cut_edges_alone_is_refused_by_name(name):
+    graph = ON_CUT_EDGES[name]
+    with pytest.raises(vi.LayoutError, match="changes nothing") as refusal:
+        tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=4)
+    assert all(repr(node) in str(refusal.value) for node in graph)
+
+
+BESIDE_A_CUT = {
+    "other rows": CUT | AddScores("image", 3.0),
+    "other keys": CUT | AddScores("system image", 3.0, rows="generated"),
+    "other blocks": vi.Knockout("image -> generated", "1:")
+    | AddScores("image", 3.0, rows="generated"),
+    "other heads": vi.Knockout("image -> generated", heads=(0, 2))
+    | AddScores("image", 3.0, rows="generated", heads=(1, 2)),
+    "heads that no cut names": vi.Knockout("image -> generated", heads=(0, 2))
+    | AddScores("image", 3.0, rows="generated"),
+    "the row before the first token": CUT | AddScores("image", 3.0, rows="query"),
+    "sinks outside the cut": CUT | AddScores("sink", 3.0, rows="generated"),
+    "sinks that are cut": vi.Knockout("sink & image -> generated")
+    | AddScores("image", 3.0, rows="generated"),
+    "written over after the cut": CUT
+    | vi.Fn("attn.hook_attn_scores", lambda scores, hook: scores.clamp_min(-5.0))
+    | AddScores("image", 3.0, rows="generated"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_CUT)
+def test_what_acts_beside_cut_edges_runs_and_acts(name):
+    lmm, graph = tiny.lmm(), BESIDE_A_CUT[name]
+    alone = vi.EditGraph(*graph.nodes[:-1])
+    edited, plain = (
+        lmm.generate(tiny.encode(), graph=one, max_new_tokens=6) for one in (graph, alone)
+    )
+    assert (edited.logits - plain.logits).abs().max() > 1e-4
+
+
+def test_scores_that_a_probe_reads_before_they_are_cut_are_edited():
+    lmm, seen = tiny.lmm(), vi.probes.Activation("attn.hook_attn_scores", layers=0)
+    edit = AddScores("image", 3.0, rows="generated")
+    with pytest.raises(vi.LayoutError, match="changes nothing"):
+        lmm.generate(tiny.encode(), graph=seen | edit | CUT, max_new_tokens=3)
+    edited, plain = (
+        lmm.generate(tiny.encode(), graph=graph, max_new_tokens=3)[seen].values
+        for graph in (edit | seen | CUT, seen | CUT)
+    )
+    assert (edited - plain).nan_to_num(0, 0, 0).abs().max() == pytest.approx(3.0)
 
 
 BOOLEANS = {

@@ -151,6 +151,11 @@ class CacheEdit(Node):
     def point(self) -> HookPoint:
         return CACHE
 
+    @property
+    def takes(self) -> Edges | None:
+        """As `removes`, but known by its groups where only the run tells which tokens are sinks."""
+        return self.removes
+
     @abstractmethod
     def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:
         """The tokens whose keys and values leave the cache of a block."""

@@ -66,7 +66,12 @@ class DropKeys(CacheEdit):
     @property
     @override
     def removes(self) -> Edges | None:
-        return None if self.needs_phi else Edges("generated", self.group)
+        return None if self.needs_phi else self.takes
+
+    @property
+    @override
+    def takes(self) -> Edges:
+        return Edges("generated", self.group)
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:

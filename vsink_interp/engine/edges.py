@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..graph import CacheEdit, Edges, Node
+from ..graph import CacheEdit, Edges, Edit, Node
 from ..hooks import find_hook
 from ..plan import Plan
 from ..site import TokenMasks, parsed_group
@@ -16,6 +16,8 @@ from ..tokens import TokenLayout
 
 MOST_SPANS = 4
 """Keys left in more pieces than this are not gathered."""
+_LINE = ("attn.hook_attn_scores", "attn.hook_pattern")
+"""Where edges of attention are edited, in forward order."""
 
 
 def removed_by(nodes: Iterable[Node]) -> tuple[Edges, ...] | None:
@@ -62,35 +64,89 @@ def blind_message(plan: Plan, layers: list[int]) -> str:
 
 
 def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
-    """Refuse edits that act on keys alone which are dropped before any of their rows is read.
+    """Refuse edits that act on edges alone which others take in all of their blocks.
 
-    **Raises:** `LayoutError` naming the edit and what drops its keys.
+    **Raises:** `LayoutError` naming the edit and what takes its edges.
     """
-    for node in plan.graph:
-        for edges in node.acts_on if plan.cuts else ():
-            cuts = [plan.cuts.get(layer, ()) for layer in node.blocks(plan.n_layers)]
-            if all(_dropped(masks, edges, each) for each in cuts):
+    for number, node in enumerate(plan.graph):
+        if not node.acts_on:
+            continue
+        layers = node.blocks(plan.n_layers)
+        cuts = list(dict.fromkeys(_cutting(plan, layer, number) for layer in layers))
+        for edges in node.acts_on:
+            if all(_all_taken(masks, edges, each) for each in cuts):
                 raise LayoutError(_inert_message(node, edges, dict.fromkeys(sum(cuts, ()))))
 
 
-def _inert_message(node: Node, edges: Edges, cuts: Iterable[CacheEdit]) -> str:
+def _cutting(plan: Plan, layer: int, number: int) -> tuple[Node, ...]:
+    """What takes edges of a block for good before a node of the graph acts, or unseen after it."""
+    line = [at for hook in _LINE for at in plan.at(find_hook(hook).template, layer)]
+    places = [i for i, (other, _) in enumerate(line) if other == number]
+    place = places[0] if places else len(line)
+    found: list[Node] = [cut for cut in plan.cuts.get(layer, ()) if cut.takes]
+    for _, other in reversed(line[:place]):
+        if other.removes:
+            found.append(other)
+        elif isinstance(other, Edit) and not other.keeps_keys:
+            break  # it may have written over what was cut before it
+    for _, other in line[place + 1 :]:
+        if other.removes:
+            found.append(other)
+        elif not other.keeps_keys:
+            break  # it may read what is cut after it
+    return tuple(found)
+
+
+def _inert_message(node: Node, edges: Edges, cuts: Iterable[Node]) -> str:
     return (
-        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: when its rows "
-        f"{edges.rows!r} are read, all keys of {edges.columns!r} have left the cache of its "
-        "blocks; leave one of them out, name keys that stay, or drop in other layers"
+        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: in all of its blocks, its "
+        f"rows {edges.rows!r} attend to no key of {edges.columns!r}; leave one of them out, name "
+        "keys or rows that are not cut, or act in other layers"
     )
 
 
-def _dropped(masks: TokenMasks, edges: Edges, cuts: Iterable[CacheEdit]) -> bool:
+def _all_taken(masks: TokenMasks, edges: Edges, cuts: tuple[Node, ...]) -> bool:
     """Whether these cuts of a block are known to take all of these edges."""
-    columns = parsed_group(edges.columns)
-    if "sink" in columns.words:
-        return False
-    rows, left = masks.host(parsed_group(edges.rows)), masks.host(columns)
-    for cut in cuts:
-        if cut.removes and not (rows & ~masks.host(parsed_group(cut.removes.rows))).any():
-            left = left & ~masks.host(parsed_group(cut.removes.columns))
-    return not left.any()
+    taken = tuple(_taken(cut) for cut in cuts)
+    named = {head for cut in taken for head in cut.heads or ()}
+    # None is a head that no cut names.
+    heads = {None, *named} if edges.heads is None else set(edges.heads)
+    return bool(taken) and all(
+        not _left(masks, edges, [t for t in taken if t.heads is None or head in t.heads], sink)
+        for head in heads
+        for sink in (False, True)
+    )
+
+
+def _taken(cut: Node) -> Edges:
+    found = cut.takes if isinstance(cut, CacheEdit) else cut.removes
+    assert found is not None  # noqa: S101 (the caller looks)
+    return found
+
+
+def _left(masks: TokenMasks, edges: Edges, cuts: list[Edges], sink: bool) -> bool:
+    """Whether some edge is left, if every token is a sink, or none is.
+
+    Whether a token belongs to a group depends on no other token, so these two cases are all.
+    """
+    rows, columns = masks.host(parsed_group(edges.rows)), _columns(masks, edges.columns, sink)
+    if not cuts:
+        return bool((rows & masks.layout.reached(columns)).any())
+    met = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
+    lost = torch.stack([_columns(masks, cut.columns, sink) for cut in cuts])
+    # Rows that the same cuts meet lose the same keys, so they are looked at together.
+    for kind in torch.unique(met.flatten(1).T, dim=0):
+        alike = rows & (met == kind[:, None, None]).all(0)
+        if (alike & masks.layout.reached(columns & ~lost[kind].any(0))).any():
+            return True
+    return False
+
+
+def _columns(masks: TokenMasks, group: str, sink: bool) -> Bool[Tensor, "batch token"]:
+    parsed = parsed_group(group)
+    if "sink" not in parsed.words:
+        return masks.host(parsed)
+    return masks.layout.mask(parsed, sink=torch.full_like(masks.layout.roles, sink))
 
 
 def _by_head(cuts: tuple[Edges, ...]) -> set[tuple[Edges, ...]]:
