@@ -124,6 +124,7 @@ ON_CUT_EDGES = {
     | AddScores("image", 3.0, rows="generated"),
     "in the heads that are cut": vi.Knockout("image -> generated", heads=(0, 2))
     | AddScores("image", 3.0, rows="generated", heads=(2,)),
+    "all attention to the image": vi.Knockout("image -> query generated") | vi.VAR(),
     "keys that come after": vi.Knockout("query -> query")
     | AddScores("query", 3.0, rows="image query"),
 }
@@ -148,6 +149,7 @@ BESIDE_A_CUT = {
     | AddScores("image", 3.0, rows="generated"),
     "the row before the first token": CUT | AddScores("image", 3.0, rows="query"),
     "sinks outside the cut": CUT | AddScores("sink", 3.0, rows="generated"),
+    "queries of a cut of generated rows": CUT | vi.VAR(rho=0.2),
     "sinks that are cut": vi.Knockout("sink & image -> generated")
     | AddScores("image", 3.0, rows="generated"),
     "written over after the cut": CUT

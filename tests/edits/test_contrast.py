@@ -324,6 +324,33 @@ def test_what_cannot_be_spoiled_is_refused(lmm):
         Contrast("noise").spoiled(torch.zeros(7, 5), [1, 1])
 
 
+RAW = "user : left <image> right <image> what is this ? assistant :"
+OTHER = "user : compare <image> to this <image> count assistant :"
+
+
+@pytest.mark.parametrize("image", [None, "none"])
+def test_another_question_takes_the_form_of_the_encoding(image, lmm, eager):
+    pictures = [tiny.picture(0), tiny.picture(1)]
+    encoding, edit = lmm.encode(pictures, RAW, chat=False), Contrast(image, prompt=OTHER, beta=0.0)
+    text = OTHER.replace("<image>", "") if image else OTHER
+    spoiled = dict(
+        lmm.processor(text=[text], images=None if image else pictures, return_tensors="pt")
+    )
+    wanted, logits = by_hand(eager, encoding.inputs, spoiled, edit, N)
+    run = lmm.generate(encoding, graph=edit, max_new_tokens=N)
+    assert torch.equal(run.generated, wanted)
+    close(run.logits, logits)
+    in_chat = lmm.encode([] if image else pictures, text).inputs
+    assert in_chat["input_ids"].shape != spoiled["input_ids"].shape
+
+
+def test_another_raw_question_says_where_the_pictures_go(lmm):
+    encoding = lmm.encode([tiny.picture(0), tiny.picture(1)], RAW, chat=False)
+    for prompt in ("count", "count <image>"):
+        with pytest.raises(vi.InputError, match=r"chat=False.*<image> for each of the 2"):
+            lmm.run(encoding, graph=Contrast(prompt=prompt))
+
+
 def test_a_kept_context_is_refused(lmm):
     spec = vi.CompressedContext(1.0)
     context = lmm.compress(*tiny.PROMPTS["one image"], spec, max_new_tokens=3)

@@ -11,7 +11,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp.session import Job
 
-GRAPH = vi.Knockout("image -> query generated") | vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
+GRAPH = vi.Knockout("image -> query generated", ":2") | vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
 MASS = vi.probes.SegmentMass()
 PICTURE, PROMPT = tiny.PROMPTS["one image"]
 
@@ -138,6 +138,24 @@ def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tmp_path):
         Job.load(tmp_path / "none.json")
     with pytest.raises(vi.InputError, match="a session is for a server"):
         tiny.lmm().session(False)
+
+
+def test_a_session_refuses_what_it_cannot_ask_for(lmm, loopback):
+    session, here = lmm.session(loopback.server()), tiny.lmm()
+    context = here.compress(PICTURE, PROMPT, vi.CompressedContext(0.5), max_new_tokens=2)
+    with pytest.raises(vi.CapabilityError, match=r"goes on from a context; ask\(\) it"):
+        session.run(context.encode("count"))
+    with pytest.raises(vi.CapabilityError, match="ask with the whole prompt"):
+        session.generate(context.encode("count"), max_new_tokens=2)
+    for given, why in (
+        ({"seed": 1, "do_sample": True}, "run it here"),
+        ({"seed": None}, "run it here"),
+        ({"remote": True}, r"lmm.session\(remote"),
+        ({"allow_large": True}, r"lmm.session\(remote"),
+    ):
+        with pytest.raises(vi.CapabilityError, match=why):
+            session.generate(PICTURE, PROMPT, max_new_tokens=2, **given)
+    assert session.requests == []
 
 
 def test_a_local_model_runs_there_too(loopback, tiny_dir):

@@ -44,7 +44,9 @@ class Contrast(Edit):
     **Arguments:**
 
     - `image`: `"noise"` for VCD's diffused picture, `"none"` for no picture.
-    - `prompt`: another question for the second pass, for every sample of a batch.
+    - `prompt`: another question for the second pass, for every sample of a batch. It is put into
+        the chat format if the encoding's own was; with `chat=False` it is taken as it is, with
+        `<image>` for each picture that the second pass sees.
     - `prefix`: words before the whole prompt, as a system prompt: ICD's disturbance.
     - `alpha`: how much of the difference is added; 0 changes nothing but for `beta`.
     - `beta`: the adaptive plausibility constraint, 0 to 1; 0 is none.
