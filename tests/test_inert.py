@@ -153,7 +153,7 @@ BESIDE_A_CUT = {
     "sinks that are cut": vi.Knockout("sink & image -> generated")
     | AddScores("image", 3.0, rows="generated"),
     "written over after the cut": CUT
-    | vi.Fn("attn.hook_attn_scores", lambda scores, hook: scores.clamp_min(-5.0))
+    | vi.Fn("attn.hook_attn_scores", lambda scores, hook: scores.clamp_min(-5.0))  # noqa: ARG005 (TL's call)
     | AddScores("image", 3.0, rows="generated"),
 }
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from .edits import Contrast
-from .encoding import Encoding
+from .encoding import IMAGE, Encoding
 from .engine import Beside
 from .errors import CapabilityError
 from .graph import CacheEdit, EditGraph, Node, Probe
@@ -65,8 +65,10 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
 def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     pictures, texts = list(map(list, encoding.pictures)), encoding.prompts
     if node.prompt:
-        texts = lmm.encode(pictures, [node.prompt] * len(texts)).prompts
+        texts = (node.prompt,) * len(texts)
+    if node.prompt and encoding.chat:
+        texts = lmm.encode(pictures, list(texts)).prompts
     shown = [[] for _ in pictures] if node.image == "none" else pictures
-    words = (lmm.wrapped.family.word, lmm.wrapped.family.marker)
+    words = (IMAGE, lmm.wrapped.family.word, lmm.wrapped.family.marker)
     begin = lmm.processor.tokenizer.bos_token
     return lmm.encode(shown, [node.reworded(text, words, begin) for text in texts], chat=False)

@@ -33,6 +33,7 @@ class Encoding:
     - `batched`: whether prompts were given as a list.
     - `past`: what was read before, where a question goes on from it; `inputs` and `tokens` cover
         both.
+    - `chat`: whether prompts were put into the chat format.
     """
 
     inputs: Mapping[str, Tensor]
@@ -41,6 +42,7 @@ class Encoding:
     prompts: tuple[str, ...]
     batched: bool
     past: Past | None = None
+    chat: bool = True
 
     def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
         """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
@@ -130,14 +132,17 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
     found = own.count(family.marker)
+    if not chat and found != n_images:
+        raise InputError(
+            f"with chat=False the prompt must hold {IMAGE} for each of the {n_images} pictures, "
+            f"and it has {found}"
+        )
     if found and found != n_images:
         raise InputError(
             f"the prompt has {found} {IMAGE} for {n_images} pictures; write one for each, or "
             "none to put the pictures first"
         )
     if not chat:
-        if n_images and not found:
-            raise InputError(f"with chat=False the prompt must hold {IMAGE} for each picture")
         return _locate(family, own, *_raw_content(family, own))
     frame = _chat(processor, family, 0 if found else n_images)
     begin = frame.find(_SENTINEL)
@@ -215,7 +220,7 @@ def encode(
     layout = lay_out(config, processor, family, inputs, rendered, pictures)
     texts = tuple(r.text for r in rendered)
     taken = {name: x for name, x in inputs.items() if name not in UNUSED and isinstance(x, Tensor)}
-    return Encoding(taken, layout, tuple(map(tuple, pictures)), texts, batched)
+    return Encoding(taken, layout, tuple(map(tuple, pictures)), texts, batched, chat=chat)
 
 
 OFFSETS = "offset_mapping"

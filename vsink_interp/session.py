@@ -10,11 +10,19 @@ from PIL import Image
 
 from .encoding import Encoding
 from .engine import Hosted, Outcome, Request, Server, compile_run, read_back
-from .errors import ResultError
+from .errors import CapabilityError, ResultError
 from .graph import EditGraph, Graphlike, as_graph
 from .results import Run, layout_from, layout_parts
 from .runs import Asked, carry_out
 from .sinkdims import SinkDims
+
+_SESSION = "it is said once for all runs, in lmm.session(remote, allow_large=...)"
+REFUSED = {
+    "seed": "it sets the random numbers here, and a server has its own; run it here",
+    "remote": _SESSION,
+    "allow_large": _SESSION,
+}
+"""What `LMM.generate` takes and a session's does not, and why."""
 
 
 @final
@@ -117,8 +125,11 @@ class Session:
         self._sinks: SinkDims | None = None
 
     def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> int:
-        """Ask for a forward pass, as `LMM.run`; its place in `runs`."""
-        return self._add(Asked(self.lmm._encoding(image, prompt), as_graph(graph)))
+        """Ask for a forward pass, as `LMM.run`; its place in `runs`.
+
+        **Raises:** as `LMM.run`.
+        """
+        return self._add(Asked(self.lmm._whole(image, prompt), as_graph(graph)))
 
     def generate(
         self,
@@ -129,8 +140,18 @@ class Session:
         max_new_tokens: int | None = None,
         **hf_kwargs: Any,
     ) -> int:
-        """Ask for an answer, as `LMM.generate`; its place in `runs`."""
+        """Ask for an answer, as `LMM.generate`; its place in `runs`.
+
+        **Raises:** as `LMM.generate`; `CapabilityError` for a seed, a server of its own, and a
+        question that goes on from a context.
+        """
+        for name in hf_kwargs.keys() & REFUSED.keys():
+            raise CapabilityError(f"a session's generate takes no {name}: {REFUSED[name]}")
         encoding = self.lmm._encoding(image, prompt)
+        if encoding.past is not None:
+            raise CapabilityError(
+                "a context is not sent to a server; ask with the whole prompt, or ask() it here"
+            )
         return self._add(Asked(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs))
 
     def _add(self, asked: Asked) -> int:

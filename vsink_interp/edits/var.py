@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes, freeze
+from ..graph import Edges, Edit, Sizes, freeze
 from ..hooks import Layers, check_layers, resolve_layers
 from ..kernels import redistribute, redistribution_terms
 from ..site import Site
@@ -16,6 +16,7 @@ from ..tokens import TokenLayout
 
 _SINKS_FROM = {"paper": "online", "released-code": "prefill"}
 """Each mode, and where its sinks come from."""
+_ROWS = "query generated"
 
 
 @final
@@ -79,7 +80,12 @@ class VAR(Edit):
     @property
     @override
     def targets(self) -> tuple[str, bool] | None:
-        return "query generated", False
+        return _ROWS, False
+
+    @property
+    @override
+    def acts_on(self) -> tuple[Edges, ...]:
+        return (Edges(_ROWS, "image"),)
 
     @override
     def fit(self, sizes: Sizes) -> None:
@@ -105,7 +111,7 @@ class VAR(Edit):
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         tokens.check_group("image")
-        tokens.check_reach("image", "query generated", generates=generates)
+        tokens.check_reach("image", _ROWS, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
@@ -113,7 +119,7 @@ class VAR(Edit):
         if self.needs_new_phi and not site.prefill:
             site.sink_rows(self.tau, into=terms[:, 4, site.first_row :])
         moved = self.p if self.mode == "paper" else 1 - self.p
-        return redistribute(value, terms, moved, site.rows("query generated"))
+        return redistribute(value, terms, moved, site.rows(_ROWS))
 
     def _terms(self, whole: Site) -> Float[Tensor, "batch term key"]:
         sink = whole.sinks(self.tau)
