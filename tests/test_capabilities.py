@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPVisionConfig, Qwen2Config
 from typer.testing import CliRunner
 
 import vsink_interp as vi
 from tests import tiny
+from vsink_interp import capabilities
+from vsink_interp.capabilities import check
 from vsink_interp.cli import app
 from vsink_interp.families import FAMILIES, REFUSED, Tap
-from vsink_interp.families.tiny import build
+from vsink_interp.families.tiny import build, like
 
 NAMES = [family.name for family in FAMILIES if family.tiny]
 
@@ -44,7 +47,7 @@ def test_a_hook_point_that_is_read_nowhere_the_model_looks_is_not_offered():
     model.model.language_model.layers[0].unused = torch.nn.Identity()
     wrong = {**vi.LMM(model, processor).wrapped.family.block}
     wrong["mlp.hook_pre"] = Tap("unused", "output")
-    lmm = vi.LMM(model, processor, family=replace(right, block=wrong))
+    lmm = vi.LMM(model, processor, family=replace(right, block=wrong), check=False)
     hook = "blocks.{layer}.mlp.hook_pre"
     assert hook in lmm.hooks
     assert not lmm.capabilities.passed
@@ -52,6 +55,80 @@ def test_a_hook_point_that_is_read_nowhere_the_model_looks_is_not_offered():
     assert hook not in lmm.hooks
     with pytest.raises(vi.CapabilityError, match=r"does not offer 'blocks.{layer}.mlp.hook_pre'"):
         lmm.run(lmm.encode(tiny.picture(), "count"), graph=vi.probes.Activation("mlp.hook_pre", 0))
+
+
+def plain_tiny(name, text=None):
+    form = next(family for family in FAMILIES if family.name == name)
+    config, processor = form.tiny()
+    if text is not None:
+        config = like(config, text, type(config.vision_config))
+    return form, build(config), processor
+
+
+def checked(monkeypatch):
+    """Which models the self-check is made of, from now on."""
+    seen = []
+
+    def watched(lmm):
+        seen.append(lmm)
+        return check(lmm)
+
+    capabilities._failed_in_small.cache_clear()
+    monkeypatch.setattr(capabilities, "check", watched)
+    return seen
+
+
+def test_at_load_a_tiny_model_of_the_same_classes_is_tried_once(monkeypatch):
+    seen = checked(monkeypatch)
+    _, model, processor = plain_tiny("LLaVA-1.5")
+    first, second = vi.LMM(model, processor), vi.LMM(model, processor)
+    (small,) = seen
+    assert small.hf_model is not model
+    assert type(small.hf_model) is type(model)
+    assert first.hooks == second.hooks == small.hooks
+    vi.LMM(model, processor, check=False)
+    vi.LMM.tiny("Qwen2-VL")
+    assert len(seen) == 1
+
+
+def test_at_load_the_language_model_is_of_the_same_class_too(monkeypatch):
+    seen = checked(monkeypatch)
+    _, model, processor = plain_tiny("LLaVA-1.5", text=Qwen2Config)
+    vi.LMM(model, processor)
+    assert type(seen[0].hf_model.model.language_model) is type(model.model.language_model)
+    assert type(seen[0].hf_model.model.language_model).__name__ == "Qwen2Model"
+    config = CLIPVisionConfig()
+    model.config.vision_config = replace_class(config)
+    vi.LMM(model, processor)
+    assert len(seen) == 1, "no tiny model of this vision side is known"
+
+
+def replace_class(config):
+    config.__class__ = type("OtherVisionConfig", (CLIPVisionConfig,), {})
+    return config
+
+
+def test_what_fails_at_load_is_not_offered():
+    form, model, processor = plain_tiny("LLaVA-1.5")
+    block = {**vi.LMM(model, processor).wrapped.family.block}
+    block["mlp.hook_pre"] = Tap("mlp.gate_proj", "output", heads="head", shape="b h q d")
+    lmm = vi.LMM(model, processor, family=replace(form, block=block))
+    assert "blocks.{layer}.mlp.hook_pre" not in lmm.hooks
+    assert "blocks.{layer}.mlp.hook_post" in lmm.hooks
+    encoding = lmm.encode(tiny.picture(), "count")
+    with pytest.raises(vi.CapabilityError, match=r"does not offer .*mlp.hook_pre.*read: "):
+        lmm.run(encoding, graph=vi.probes.Activation("mlp.hook_pre", 0))
+
+
+def test_a_model_whose_plain_run_differs_is_refused_at_load(monkeypatch):
+    checked(monkeypatch)
+    wrong = capabilities.check
+    monkeypatch.setattr(capabilities, "check", lambda lmm: replace(wrong(lmm), exact=False))
+    _, model, processor = plain_tiny("LLaVA-1.5")
+    with pytest.raises(vi.CapabilityError, match="without edits does not give the logits"):
+        vi.LMM(model, processor)
+    assert vi.LMM(model, processor, check=False).hooks
+    capabilities._failed_in_small.cache_clear()
 
 
 def unknown_llava():

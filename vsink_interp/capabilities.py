@@ -5,8 +5,9 @@ axes of the hook table; overwriting must change the logits, in the prefill and a
 step alone. What fails is not offered any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, final
 
@@ -16,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from .edits import Fn
+from .errors import CapabilityError
+from .families import Family
+from .families.tiny import build, like
 from .hooks import HOOKS, HookPoint
 from .probes import Activation
 
@@ -123,6 +127,46 @@ def check(lmm: Any) -> Capabilities:
         torch.equal(lmm.run(encoding).logits, plain),
         tuple(_try(lmm, point, encoding, plain, answer) for point in HOOKS),
     )
+
+
+def failed_in_small(make: Callable[..., Any], family: Family, config: Any) -> Mapping[str, str]:
+    """The hook points that fail on a tiny random model of a model's classes, and how.
+
+    Takes about a second, once per process. Nothing is known, and nothing fails, where the family
+    has no tiny model with this vision side.
+
+    **Arguments:**
+
+    - `make`: makes an `LMM` of a model and a processor.
+    - `config`: the configuration of the model in question.
+
+    **Raises:** `CapabilityError` if a run without edits does not give the logits of transformers.
+    """
+    attention = "eager" if config._attn_implementation == "eager" else "sdpa"
+    text, vision = (
+        type(part) for part in (config.get_text_config(), getattr(config, "vision_config", None))
+    )
+    return _failed_in_small(make, family, text, vision, attention)
+
+
+@cache
+def _failed_in_small(
+    make: Callable[..., Any], family: Family, text: type, vision: type, attention: str
+) -> Mapping[str, str]:
+    if family.tiny is None:
+        return {}
+    config, processor = family.tiny()
+    config = like(config, text, vision)
+    if config is None:
+        return {}
+    found = check(make(build(config, attention), processor, family=family, check=False))
+    if not found.exact:
+        raise CapabilityError(
+            f"with transformers {found.transformers} a run of {found.model} without edits does not "
+            "give the logits of transformers, so that no edit could be trusted; take a version "
+            "that vsink_interp supports, or pass check=False to look into it"
+        )
+    return found.failed
 
 
 def _try(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor) -> Capability:

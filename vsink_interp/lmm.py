@@ -8,7 +8,7 @@ from typing import Any, final, overload
 import torch
 from torch import Tensor
 
-from .capabilities import Capabilities, check
+from .capabilities import Capabilities, check as check_all, failed_in_small
 from .compress import CompressedContext
 from .context import Context, describe
 from .encoding import Encoding, encode, gather
@@ -43,16 +43,19 @@ class LMM:
         `find_sink_dims`: half a dozen forward passes more.
 
     - `family`: the form of its family, if it is none of `vsink_interp.families`.
+    - `check`: try every hook point on a tiny random model of the same classes, once per process
+        and in about a second; what fails there is not offered here. `capabilities` tries them on
+        this model.
 
     **Attributes:**
 
     - `name`: what runs and reports call the model; the last part of where it came from.
 
     A model of no known family is looked at: where its layout has the usual names it works, says
-    `inferred` when it is printed, and offers what passes `capabilities`.
+    `inferred` when it is printed, and offers what passes `capabilities`, whatever `check` says.
 
     **Raises:** `CapabilityError` for a model whose layout cannot be inferred, with what was looked
-    for and where.
+    for and where; or if a run without edits differs from transformers' own.
     """
 
     def __init__(
@@ -62,13 +65,15 @@ class LMM:
         *,
         sinks: SinkDims | None = None,
         family: Family | None = None,
+        check: bool = True,
     ) -> None:
         if hf_model.training and _drops(hf_model):
             raise CapabilityError(
                 "the model is in training mode and drops activations at random; call "
                 "hf_model.eval() first"
             )
-        self.wrapped = Wrapped(hf_model, processor, family or family_of(hf_model, processor))
+        form = family or family_of(hf_model, processor)
+        self.wrapped = Wrapped(hf_model, processor, form)
         self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self.place = Place(self.wrapped)
@@ -76,12 +81,14 @@ class LMM:
         self._report: SinkReport | None = None
         if sinks is not None:
             self.sinks = sinks
-        if self.wrapped.family.inferred and hf_model.device.type != "meta":
+        if form.inferred and not self.wrapped.weightless:
             _ = self.capabilities
+        elif check and not form.inferred:
+            self.wrapped.failed |= failed_in_small(LMM, form, hf_model.config)
 
     @classmethod
     def from_pretrained(
-        cls, repo_or_dir: str | Path, *, remote: Where = None, **hf_kwargs: Any
+        cls, repo_or_dir: str | Path, *, remote: Where = None, check: bool = True, **hf_kwargs: Any
     ) -> "LMM":
         """Load a model and its processor as transformers does.
 
@@ -93,6 +100,7 @@ class LMM:
         - `repo_or_dir`: a repository of the Hub, or a folder.
         - `remote`: open the structure alone, without weights, and run everything on this server
             unless told otherwise.
+        - `check`: the self-check at load, as in `LMM`.
         - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
         """
         from transformers import AutoModelForImageTextToText
@@ -102,13 +110,12 @@ class LMM:
         processor = load_processor(repo_or_dir, **shared)
         if remote:
             hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
-            lmm = cls(hosted.nnsight._module.eval(), processor)
+            lmm = cls(hosted.nnsight._module.eval(), processor, check=check)
             lmm.place = Place(lmm.wrapped, remote)
             lmm.place.hosted = hosted
             return lmm
-        return cls(
-            AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval(), processor
-        )
+        model = AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval()
+        return cls(model, processor, check=check)
 
     @classmethod
     def toy(cls) -> "LMM":
@@ -131,7 +138,7 @@ class LMM:
         if family not in known:
             raise NotationError(unknown("family", family, known))
         config, processor = known[family]()
-        lmm = cls(build(config, attention), processor)
+        lmm = cls(build(config, attention), processor, check=False)
         lmm.name = f"tiny {family}"
         return lmm
 
@@ -145,7 +152,7 @@ class LMM:
         """
         if self._capabilities is None:
             self.place.require_here("a check of every hook point", "open it with its weights")
-            self._capabilities = check(self)
+            self._capabilities = check_all(self)
             self.wrapped.failed |= self._capabilities.failed
         return self._capabilities
 

@@ -122,7 +122,7 @@ def tiled(picture: Any, rows: int, columns: int, side: int) -> tuple[View, ...]:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """Where a family of models keeps its parts, and how it turns pictures into tokens.
 

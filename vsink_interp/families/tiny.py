@@ -70,6 +70,19 @@ def tokenizer(*special: str, bos: bool = True, **named: Any) -> Any:
     return made
 
 
+def like(config: Any, text: type, vision: type) -> Any | None:
+    """A family's tiny configuration, around a language model of another class.
+
+    None where the vision side is of another class: nothing tiny is known for it.
+    """
+    if type(getattr(config, "vision_config", None)) is not vision:
+        return None
+    own = config.get_text_config()
+    if type(own) is not text:
+        config.text_config = fill(text, **{**TEXT, "vocab_size": own.vocab_size})
+    return config
+
+
 def fill(kind: Any, *parts: Any, **fields: Any) -> Any:
     """A configuration or processor of a class; its fields vary with the version of transformers."""
     return kind(*parts, **fields)
