@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny
 from vsink_interp.engine import Server
+from vsink_interp.families import FAMILIES
 from vsink_interp.toy import weights_dir
 
 SCRIPT = Path(__file__).with_name("server.py")
@@ -21,7 +22,7 @@ class Loopback:
     """The server process: started, killed and started again by its number."""
 
     def __init__(self, folder, hosted, key=None):
-        self.folder = folder
+        self.folder, self.hosted = folder, hosted
         self.env = os.environ | {"LOOPBACK_HOSTED": os.pathsep.join(map(str, hosted))}
         self.env.pop("LOOPBACK_KEY", None)
         if key:
@@ -94,8 +95,15 @@ def untrusted(request):
 
 
 @pytest.fixture(scope="session")
-def loopback(tmp_path_factory, tiny_dir):
-    """A server that hosts the tiny LLaVA and the toy LMM."""
+def zoo(tmp_path_factory):
+    """Where the tiny model of every family lies once a test has saved it, by the family's name."""
+    root = tmp_path_factory.mktemp("zoo")
+    return {family.name: root / family.name.replace(" ", "-") for family in FAMILIES if family.tiny}
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory, tiny_dir, zoo):
+    """A server that hosts the tiny LLaVA, the toy LMM, and tiny models of the other families."""
     if Real.host:
         from nnsight.schema.request import RequestModel  # not before beartype: it cannot follow
 
@@ -104,6 +112,7 @@ def loopback(tmp_path_factory, tiny_dir):
                 patch.setattr(RequestModel, "metadata", untrusted)
             yield Real()
         return
-    found = Loopback(tmp_path_factory.mktemp("loopback"), [tiny_dir, weights_dir])
+    hosted = [tiny_dir, weights_dir, *zoo.values()]
+    found = Loopback(tmp_path_factory.mktemp("loopback"), hosted)
     yield found.start()
     found.kill()

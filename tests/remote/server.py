@@ -41,6 +41,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.tracing.globals import BLOCKS, SOURCES
 from nnsight.tracing.tracer import _saves, dec, inc
 from tornado.web import Application, HTTPError, RequestHandler
+from transformers import AutoProcessor, AutoTokenizer
 
 torch.set_num_threads(1)
 STATE = Path(sys.argv[1])
@@ -65,13 +66,24 @@ def say(job, status, description="", data=None):
     RESPONSES[job] = {"id": job, "status": status, "description": description, "data": data}
 
 
+def preprocessors(repo):
+    """What the pipeline is given: it runs on encoded inputs, so words alone do where torchvision,
+    which many processors want for videos, is not installed."""
+    tokenizer = AutoTokenizer.from_pretrained(repo)
+    try:
+        processor = AutoProcessor.from_pretrained(repo)
+    except (ImportError, OSError, ValueError):
+        processor = tokenizer
+    return {"processor": processor, "tokenizer": tokenizer}
+
+
 def model_for(key):
     repo = json.loads(key.split(":", 1)[1])["repo_id"]
     if repo not in HOSTED:
         raise LookupError(f"Model {repo} is not deployed here and cannot be.")
     if key not in MODELS:
         _ID_CACHE[repo] = repo
-        MODELS[key] = Remotable.from_model_key(key, dispatch=True)
+        MODELS[key] = Remotable.from_model_key(key, dispatch=True, **preprocessors(repo))
         MODELS[key]._module.requires_grad_(False)
     return MODELS[key]
 

@@ -21,7 +21,7 @@ def test_status_compares_versions(loopback):
     loopback.fault("versions")
     found = json.loads(ask("status", "--host", loopback.host, "--json").stdout)
     (loopback.folder / "fault").unlink()
-    assert found["deployments"] == 2
+    assert found["deployments"] == len(loopback.hosted) > 2
     assert found["transformers"].startswith("4.40.0, here 5.")
     assert "here" not in found["nnsight"]
 

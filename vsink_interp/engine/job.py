@@ -4,10 +4,14 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, final
 
+from torch import Tensor
+
 from ..errors import CapabilityError
+from ..families import Tap
 from ..graph import Edit, Node
-from ..hooks import HookPoint, find_hook, forward_order
+from ..hooks import HookPoint, find_hook
 from .execute import RESID_PRE
+from .masks import prompt_mask, window
 from .program import Pass, Programs
 from .progress import Progress, overlap
 from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, _blocks as row_blocks
@@ -17,6 +21,9 @@ RESID_POST = "blocks.{layer}.hook_resid_post"
 RESID_MID = "blocks.{layer}.hook_resid_mid"
 LOGITS = find_hook("unembed.hook_out")
 Place = tuple[str, int | None]
+BEFORE_ATTENTION = ("hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v")
+SHAPES = ("", "b q (h d)", "b q h d", "b h q d", "q d")
+"""How modules may hold values, as `Tap.shape` writes it; `shipped.shown` turns them."""
 
 
 @final
@@ -38,9 +45,12 @@ class Compiler:
         self.ops = dict(ops)
         self.n_new = n_new
         self.programs = Programs(wrapped, progress, n_new)
+        self.inputs: Mapping[str, Any] = {}
+        self.exact = False
 
     def job(self, inputs: Mapping[str, Any], generate: Mapping[str, Any] | None) -> dict[str, Any]:
         """The job: everything that the server needs for this run, but the kernels."""
+        self.inputs = inputs
         stops = [self._stop(place) for place in self._places(generates=generate is not None)]
         real = self.progress.masks.layout.mask("all")
         rows = self.n_new or self.programs.prefill.n_rows
@@ -50,6 +60,7 @@ class Compiler:
             "generate": None if generate is None else dict(generate),
             "prompt": self.programs.prefill.n_rows,
             "padding": None if bool(real.all()) else real,
+            "exact": self.exact,
             "stops": stops,
             "programs": self.programs.made,
             "constants": self.programs.constants.tensors,
@@ -73,9 +84,18 @@ class Compiler:
         early = generates and encodes_early(self.wrapped)
 
         def order(place: Place) -> tuple[bool, Any]:
-            return not (early and place[0].startswith("vision")), forward_order(*place)
+            return not (early and place[0].startswith("vision")), self._order(*place)
 
         return sorted(places, key=order)
+
+    def _order(self, template: str, layer: int | None) -> tuple[int, int, Any]:
+        """As the family says; inside attention comes after its queries, keys and values."""
+        stack, block, place = self.wrapped.family.forward_order(template, layer)
+        if not find_hook(template).computed or self.wrapped.family.block is None:
+            return stack, block, place
+        names = list(self.wrapped.family.block)
+        before = [names.index(name) for name in names if name in BEFORE_ATTENTION]
+        return stack, block, max(before) + 0.5
 
     def _stop(self, place: Place) -> dict[str, Any]:
         template, layer = place
@@ -101,6 +121,7 @@ class Compiler:
             "path": tap.module,
             "side": tap.side,
             "heads": self.wrapped.n_heads[tap.heads] if tap.heads else None,
+            "shape": _shape(tap),
             "layer": layer,
             "dims": list(sinks.dims) if phi and sinks else [],
             "new_phi": new_phi,
@@ -117,25 +138,21 @@ class Compiler:
 
     def _attention(self, layer: int) -> dict[str, Any]:
         path = f"{self.wrapped.family.layers}.{layer}.self_attn"
-        kind, sight = self.wrapped.kinds[layer], self.progress.masks.layout.sight
-        if kind != "full_attention" or sight != "causal":
-            raise CapabilityError(
-                f"block {layer} cannot be looked into remotely: its mask ({kind}, {sight}) would "
-                "have to be read on the server beside the cache, and behind a sandbox that writes "
-                "back a copy of it; probe residuals there, or run it locally"
-            )
-        scaling = self.wrapped.layers[layer].self_attn.scaling
+        mask = prompt_mask(self.wrapped, layer, self.inputs, self.progress.masks.layout)
+        self.exact |= mask is not None
+        scaling, decode = self.wrapped.layers[layer].self_attn.scaling, self.programs.decode
         return {
             "kind": "attention",
             "path": path,
             "layer": layer,
             "ops": self.ops,
             "scaling": float(scaling),
-            "prefill": self._explicit(layer, self.programs.prefill),
-            "decode": self._explicit(layer, self.programs.decode) if self.programs.decode else None,
+            "window": window(self.wrapped, layer),
+            "prefill": self._explicit(layer, self.programs.prefill, mask),
+            "decode": self._explicit(layer, decode, None) if decode else None,
         }
 
-    def _explicit(self, layer: int, kind: Pass) -> dict[str, Any]:
+    def _explicit(self, layer: int, kind: Pass, mask: Tensor | None) -> dict[str, Any]:
         at = {
             p: self.progress.plan.at(p.template, layer) for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
         }
@@ -149,7 +166,10 @@ class Compiler:
         batch, heads = self.progress.masks.layout.batch, self.wrapped.n_heads["head"]
         whole = any(node.whole for _, node in numbered)
         blocks = [
-            self._block(layer, at, kind, block, rows, overlap(block, edited))
+            {
+                **self._block(layer, at, kind, block, rows, overlap(block, edited)),
+                "mask": None if mask is None else self._constant(mask, block, rows),
+            }
             for block in row_blocks(needed, batch * heads * rows.stop, whole)
             if block
         ]
@@ -160,6 +180,11 @@ class Compiler:
             "blocks": blocks,
             "z": self.programs.calls(at[Z], Z, layer, kind),
         }
+
+    def _constant(self, mask: Tensor, block: range, rows: range) -> int:
+        """The mask of a block of rows among the constants."""
+        start, stop = block.start - rows.start, block.stop - rows.start
+        return self.programs.constants.add(mask[..., start:stop, :])
 
     def span(self, nodes: Iterable[Node], rows: range) -> range:
         """The smallest span of rows that holds all that these nodes act on."""
@@ -186,6 +211,19 @@ class Compiler:
             "scores": self.programs.calls(at[SCORES], SCORES, layer, kind, (start, stop)),
             "pattern": self.programs.calls(at[PATTERN], PATTERN, layer, kind, (start, stop)),
         }
+
+
+def _shape(tap: Tap) -> str:
+    """How a module holds a value.
+
+    **Raises:** `CapabilityError` for a way that is not known on a server.
+    """
+    if tap.held not in SHAPES:
+        raise CapabilityError(
+            f"{tap.module} cannot be reached remotely: it holds its value as {tap.held!r}, and a "
+            f"server knows {', '.join(map(repr, SHAPES))}"
+        )
+    return tap.held
 
 
 def encodes_early(wrapped: Wrapped) -> bool:

@@ -152,6 +152,10 @@ def _sendable(generate: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+SENT_BACK = ("pieces", "blind", "lost", "logits", "ids")
+"""What of a run's state comes back."""
+
+
 def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) -> None:
     """Send runs as one job, and do not wait for it."""
     sent = functions()
@@ -172,7 +176,7 @@ def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) ->
                             forward(model, job, state)
                     with tracer.invoke():
                         state["ids"] = tracer.result.cpu()
-            found.append({name: state[name] for name in ("pieces", "blind", "logits", "ids")})
+            found.append({name: state[name] for name in SENT_BACK})
 
 
 def read_back(state: Mapping[str, Any]) -> Callable[..., Outcome]:
@@ -191,7 +195,10 @@ def read_back(state: Mapping[str, Any]) -> Callable[..., Outcome]:
         progress = Progress(plan, TokenMasks(layout, CPU), sinks)
         for layer, flag in state["blind"]:
             progress.see_blind(layer, flag)
+        for layer, flag in state["lost"]:
+            progress.see_lost(layer, flag)
         progress.refuse_blind()
+        progress.refuse_lost()
         for number, layer, first, value in state["pieces"]:
             progress.pieces.setdefault(number, {}).setdefault(layer, []).append((first, value))
         if generate is None:

@@ -70,7 +70,7 @@ class Server:
             )
         self.patience = patience
         self.watch: Watch = watch or tell
-        self._compared = False
+        self._theirs: dict[str, str] = {}
 
     @property
     def job(self) -> "Later":
@@ -85,7 +85,7 @@ class Server:
         not fit; `RemoteError` if the server refuses; `UnreachableError` if there is none.
         """
         self._weigh(requests, allow_large=allow_large)
-        self._compare()
+        self._compare(exact=any(request.job["exact"] for request in requests))
         backend = Submitting(
             hosted.key, host=self.host, env=hosted.nnsight._remoteable_get_env(), blocking=False
         )
@@ -119,23 +119,34 @@ class Server:
             "place of run for the last row's logits alone), or say allow_large=True"
         )
 
-    def _compare(self) -> None:
-        """Refuse a server whose versions do not fit ours; asked once."""
-        if self._compared:
-            return
-        theirs = self._get("/env").json()["packages"]
+    def _compare(self, *, exact: bool) -> None:
+        """Refuse a server whose versions do not fit ours; asked once.
+
+        `exact` is for masks that transformers made here: those of another version may differ.
+        """
+        first, self._theirs = not self._theirs, self._theirs or self._packages()
         for name in MATCHING:
-            ours, their = version(name), str(theirs.get(name))
+            ours, their = version(name), self._theirs[name]
             if ours == their:
                 continue
             parts = 2 if name == "nnsight" else 1
             if ours.split(".")[:parts] != their.split(".")[:parts]:
-                raise CapabilityError(
-                    f"{self.host} runs {name} {their} and this is {name} {ours}, which do not fit; "
-                    f"install {name}=={their} here"
-                )
-            self.watch(f"{self.host} runs {name} {their}, this is {ours}")
-        self._compared = True
+                why = "which do not fit"
+            elif exact and name == "transformers":
+                why = "and masks of windows and pictures are made here for blocks looked into there"
+            elif first:
+                self.watch(f"{self.host} runs {name} {their}, this is {ours}")
+                continue
+            else:
+                continue
+            raise CapabilityError(
+                f"{self.host} runs {name} {their} and this is {name} {ours}, {why}; install "
+                f"{name}=={their} here"
+            )
+
+    def _packages(self) -> dict[str, str]:
+        theirs = self._get("/env").json()["packages"]
+        return {name: str(theirs.get(name)) for name in (*MATCHING, "torch")}
 
     def wait(self, job: str) -> list[Mapping[str, Any]]:
         """What a job brought back, waiting for it.
@@ -236,8 +247,7 @@ class Server:
 
     def packages(self) -> dict[str, tuple[str, str]]:
         """Our version and the server's, of the packages that have to fit."""
-        theirs = self._get("/env").json()["packages"]
-        return {name: (version(name), str(theirs.get(name))) for name in (*MATCHING, "torch")}
+        return {name: (version(name), their) for name, their in self._packages().items()}
 
 
 @final

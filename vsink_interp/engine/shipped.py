@@ -19,6 +19,7 @@ def new_state() -> dict[str, Any]:
         "resid": {},
         "pieces": [],
         "blind": [],
+        "lost": [],
         "logits": [],
         "ids": None,
     }
@@ -47,7 +48,7 @@ def tap(
     whole = raw
     if side == "first output":
         raw = raw[0]
-    value = raw.unflatten(-1, (stop["heads"], -1)) if stop["heads"] else raw
+    value = shown(raw, stop)
     if side == "head results":
         weight = head_weight(envoy.weight, stop["heads"])
         value = job["kernels"]["head_result"](value, weight)
@@ -60,14 +61,14 @@ def tap(
             state["resid"][stop["layer"]] = new - value
             envoy.input = new
         elif side == "input":
-            envoy.input = new.flatten(-2) if stop["heads"] else new
+            envoy.input = held(new, stop)
         elif side == "first output":
             envoy.output = (new, *whole[1:])
         elif side == "head results":
             bias = envoy.bias
             envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
         else:
-            envoy.output = new.flatten(-2) if stop["heads"] else new
+            envoy.output = held(new, stop)
     if stop["dims"] and (state["length"] == job["prompt"] or stop["new_phi"]):
         phi = job["kernels"]["sink_value"](new, stop["dims"])
         known = state["phi"].get(stop["layer"])
@@ -76,6 +77,24 @@ def tap(
         new = capped(new, job)
         rows = new if job["generate"] is None else new[:, -1:].float()
         state["logits"].append(rows.detach().cpu())
+
+
+def shown(value: Tensor, stop: dict[str, Any]) -> Tensor:
+    """What a module holds, in the axes of its hook point."""
+    if stop["shape"] == "b q (h d)":
+        return value.unflatten(-1, (stop["heads"], -1))
+    if stop["shape"] == "b h q d":
+        return value.transpose(1, 2)
+    return value[None] if stop["shape"] == "q d" else value
+
+
+def held(value: Tensor, stop: dict[str, Any]) -> Tensor:
+    """The other way round."""
+    if stop["shape"] == "b q (h d)":
+        return value.flatten(-2)
+    if stop["shape"] == "b h q d":
+        return value.transpose(1, 2)
+    return value[0] if stop["shape"] == "q d" else value
 
 
 def attention(
@@ -92,7 +111,7 @@ def attention(
         query = getattr(source, stop["ops"]["rotary"]).output[0]
         key, value = getattr(source, stop["ops"]["cache"]).output
         query = turned(job, state, phase["rot_q"], query, stop["layer"])
-        key = turned(job, state, phase["rot_k"], key, stop["layer"])
+        key = turned(job, state, phase["rot_k"], key, stop["layer"], state["length"])
     output = getattr(source, stop["ops"]["call"]).output
     z, changed = output[0], False
     for block in phase["blocks"]:
@@ -119,28 +138,57 @@ def rows_of(
     value: Tensor,
 ) -> Tensor:
     """The pattern of a block of rows after its nodes."""
-    kernels, layer, n_keys = job["kernels"], stop["layer"], key.shape[2]
-    scores = kernels["attention_scores"](
-        query[:, :, block["start"] : block["stop"]], key, stop["scaling"]
-    )
-    mask = None
-    first = n_keys - query.shape[2] + block["start"]
-    positions = torch.arange(first, n_keys - query.shape[2] + block["stop"], device=scores.device)
-    if job["padding"] is not None:
-        real = job["padding"].to(scores.device)[:, None, None, :n_keys]
-        keys = torch.arange(n_keys, device=scores.device)
-        mask = (keys <= positions[:, None]) & real & real[..., positions].transpose(2, 3)
+    kernels, layer = job["kernels"], stop["layer"]
+    # A window has dropped its first keys; nodes see all tokens.
+    gone = state["length"] - key.shape[2]
+    first = state["length"] - query.shape[2]
+    rows = slice(block["start"], block["stop"])
+    scores = kernels["attention_scores"](query[:, :, rows], key, stop["scaling"])
+    scores = in_front(scores, -1, gone, -torch.inf)
+    positions = torch.arange(first + block["start"], first + block["stop"], device=scores.device)
+    mask = seen(job, stop, block, positions, scores.shape[-1])
     scores = kernels["add_mask"](scores, mask, positions)
     extras = {}
     if block["values"]:
         weight = model.get(stop["path"] + ".o_proj").weight
-        extras = {"value": value, "weight": head_weight(weight, query.shape[1])}
+        whole = in_front(value, 2, gone, 0.0)
+        extras = {"value": whole, "weight": head_weight(weight, query.shape[1])}
     if block["scores"]:
         before = blind(scores)
         scores, _ = visit(job, state, block["scores"], scores, layer, extras)
         state["blind"].append([layer, (blind(scores) & ~before).any().cpu()])
     pattern = kernels["softmax"](scores, mask)
-    return visit(job, state, block["pattern"], pattern, layer, extras)[0]
+    pattern, _ = visit(job, state, block["pattern"], pattern, layer, extras)
+    if gone:
+        state["lost"].append([layer, (pattern[..., :gone] != 0).any().cpu()])
+    return pattern[..., gone:]
+
+
+def seen(
+    job: dict[str, Any], stop: dict[str, Any], block: dict[str, Any], rows: Tensor, n_keys: int
+) -> Tensor | None:
+    """Which keys these rows may attend to, as `add_mask` takes it; None for all before them."""
+    if block["mask"] is not None:
+        return job["constants"][block["mask"]].to(rows.device)
+    if job["padding"] is None and stop["window"] is None:
+        return None
+    keys = torch.arange(n_keys, device=rows.device)
+    mask = keys <= rows[:, None]
+    if stop["window"] is not None:
+        mask = mask & (keys > rows[:, None] - stop["window"])
+    if job["padding"] is None:
+        return mask
+    real = job["padding"].to(rows.device)[:, None, None, :n_keys]
+    return mask & real & real[..., rows].transpose(2, 3)
+
+
+def in_front(value: Tensor, dim: int, count: int, fill: float) -> Tensor:
+    """A value with this many places in front along one axis."""
+    if not count:
+        return value
+    shape = [*value.shape]
+    shape[dim] = count
+    return torch.cat([value.new_full(shape, fill), value], dim)
 
 
 def blind(scores: Tensor) -> Tensor:
@@ -149,12 +197,19 @@ def blind(scores: Tensor) -> Tensor:
 
 
 def turned(
-    job: dict[str, Any], state: dict[str, Any], calls: list[Any], value: Tensor, layer: int
+    job: dict[str, Any],
+    state: dict[str, Any],
+    calls: list[Any],
+    value: Tensor,
+    layer: int,
+    length: int = 0,
 ) -> Tensor:
-    """Queries or keys after the nodes, which see heads behind tokens."""
+    """Queries or keys after the nodes, which see heads behind tokens, and keys of all tokens."""
     if not calls:
         return value
-    return visit(job, state, calls, value.transpose(1, 2).clone(), layer, {})[0].transpose(1, 2)
+    gone = max(length - value.shape[2], 0)
+    whole = in_front(value.transpose(1, 2), 1, gone, torch.nan).clone()
+    return visit(job, state, calls, whole, layer, {})[0][:, gone:].transpose(1, 2)
 
 
 def head_weight(weight: Tensor, n_heads: int) -> Tensor:

@@ -1,0 +1,82 @@
+"""Every family on a server: the same graphs give what they give here, over prompt and answer."""
+
+from functools import cache
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests.families.test_families import SINKS, TINY, batch, lmm, readers
+from tests.nodes import apart, real
+from tests.remote.conftest import Real
+from vsink_interp import probes
+
+pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
+SAME = 1e-5
+MASS = probes.SegmentMass()
+N_NEW = 3
+
+
+@cache
+def graphs(name):
+    """Edits with a probe of what they do, and every value that the family can show."""
+    width = lmm(name).d_model
+    return {
+        "untouched": MASS,
+        "VAR": vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05) | MASS,
+        "Knockout": vi.Knockout("image -> query generated", "1:") | MASS,
+        "Steer": vi.edits.Steer((1.0, -1.0) * (width // 2), "1:3") | MASS,
+        "lenses": probes.LogitLens() | probes.TokenProbability("query generated", tokens=(7, 9)),
+        "residuals": probes.Resid(at="pre") | probes.Resid(at="post") | probes.SinkValue(),
+        "hook points": vi.EditGraph(*readers(lmm(name)).values()),
+    }
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def family(request, zoo):
+    """A family's name, and its tiny model without weights."""
+    name, folder = request.param, zoo[request.param]
+    _, processor = TINY[name].tiny()
+    lmm(name).hf_model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # That a processor comes back from a folder is tested in families/test_processing.py.
+        patch.setattr("vsink_interp.lmm.load_processor", lambda *_, **__: processor)
+        found = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
+    found.sinks = SINKS
+    return name, found
+
+
+@pytest.fixture(scope="module")
+def there(family, loopback):
+    """The runs of one round trip."""
+    name, remote = family
+    with remote.session(loopback.server(), allow_large=True) as session:
+        for graph in graphs(name).values():
+            session.run(batch(name)[1], graph=graph)
+            session.generate(batch(name)[1], graph=graph, max_new_tokens=N_NEW)
+    return session.runs
+
+
+def same(one, other, keep):
+    assert torch.equal(one.ids, other.ids) and one.text == other.text
+    assert apart(one.logits[keep], other.logits[keep]) < SAME
+    assert one.records.keys() == other.records.keys()
+    for probe, record in one.records.items():
+        found = other.records[probe]
+        assert (found.axes, dict(found.coords)) == (record.axes, dict(record.coords))
+        torch.testing.assert_close(
+            found.values.float(), record.values.float(), atol=SAME, rtol=SAME, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_family_runs_there_as_here(family, there, number):
+    name, remote = family
+    assert remote.wrapped.weightless
+    graph, encoding = list(graphs(name).values())[number], batch(name)[1]
+    same(lmm(name).run(encoding, graph=graph), there[2 * number], real(encoding))
+    answer = there[2 * number + 1]
+    same(lmm(name).generate(encoding, graph=graph, max_new_tokens=N_NEW), answer, ...)
+    if isinstance(graph, vi.EditGraph) and any(isinstance(node, vi.Edit) for node in graph):
+        assert apart(answer.logits, there[1].logits) > 0.01, "the edit does nothing"

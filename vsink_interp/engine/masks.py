@@ -1,0 +1,54 @@
+"""What rows of the prompt may attend to, where that is more or less than all before them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformers.masking_utils import create_masks_for_generate
+
+from ..errors import CapabilityError
+from ..tokens import TokenLayout
+from .wrapped import Wrapped
+
+
+def prompt_mask(
+    wrapped: Wrapped, layer: int, inputs: Mapping[str, Any], layout: TokenLayout
+) -> Bool[Tensor, "some 1 query key"] | None:
+    """The mask of a block over the prompt, as transformers makes it; None for a causal one.
+
+    On a server it lies beside the cache, where reading it would copy the cache: it is made here, by
+    the same functions, from the encoded inputs.
+
+    **Raises:** `CapabilityError` if transformers makes none of this kind.
+    """
+    kind = wrapped.kinds[layer]
+    if kind == "full_attention" and layout.sight == "causal":
+        return None
+    ids = inputs["input_ids"]
+    make = getattr(wrapped.hf_model, "create_masks_for_generate", create_masks_for_generate)
+    made = make(
+        config=wrapped.hf_model.config,
+        inputs_embeds=torch.empty(*ids.shape, 0),
+        attention_mask=inputs["attention_mask"],
+        past_key_values=None,
+        position_ids=None,
+        is_first_iteration=True,
+        **{name: inputs.get(name) for name in ("token_type_ids", "mm_token_type_ids")},
+    )
+    mask = made.get(kind, kind) if isinstance(made, Mapping) else made
+    if mask is None:  # a window that is wider than the prompt
+        return None
+    if not isinstance(mask, Tensor):
+        raise CapabilityError(
+            f"block {layer} cannot be looked into remotely: transformers makes no mask for its "
+            f"attention ({kind}, {layout.sight}); probe residuals there, or run it locally"
+        )
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def window(wrapped: Wrapped, layer: int) -> int | None:
+    """How many tokens a row of a block sees, itself included; None for all."""
+    sliding = wrapped.kinds[layer] == "sliding_attention"
+    return int(wrapped.config.sliding_window) if sliding else None
