@@ -3,7 +3,8 @@
 `python server.py STATE_FOLDER`: binds a free port of 127.0.0.1, writes it to `STATE_FOLDER/port`,
 and serves until it is killed. It unpickles and runs what it receives, as NDIF does. What it should
 do wrong is a file in the folder: `fault` names a stage at which the process kills itself (`queued`,
-`running`), `cut` (half a result, once), `hold` (wait for the file to go before a job runs).
+`running`), `cut` (half a result, once), `versions` or `older` (it says that its transformers is of
+another kind); `hold` is a file of its own: jobs wait for it to go.
 """
 # ruff: noqa: E402 (the finder below comes before anything else is imported)
 
@@ -171,6 +172,8 @@ class Env(Handler):
         env = get_local_env()
         if fault("versions"):
             env["packages"]["transformers"] = "4.40.0"
+        if fault("older"):
+            env["packages"]["transformers"] = "5.0.0"
         self.finish(env)
 
 

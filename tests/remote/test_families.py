@@ -10,6 +10,8 @@ from tests.families.test_families import SINKS, TINY, batch, lmm, readers
 from tests.nodes import apart, real
 from tests.remote.conftest import Real
 from vsink_interp import probes
+from vsink_interp.engine.job import held_as
+from vsink_interp.families import Tap
 
 pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
 SAME = 1e-5
@@ -80,3 +82,23 @@ def test_a_family_runs_there_as_here(family, there, number):
     same(lmm(name).generate(encoding, graph=graph, max_new_tokens=N_NEW), answer, ...)
     if isinstance(graph, vi.EditGraph) and any(isinstance(node, vi.Edit) for node in graph):
         assert apart(answer.logits, there[1].logits) > 0.01, "the edit does nothing"
+
+
+@pytest.mark.parametrize("family", ["Gemma 3", "PaliGemma"], indirect=True)
+def test_masks_made_here_need_the_version_there(family, loopback):
+    name, remote = family
+    before, lines = loopback.jobs, []
+    server = loopback.server(watch=lines.append)
+    loopback.fault("older")
+    with pytest.raises(vi.CapabilityError, match=r"transformers 5\.0\.0 .*image blocks"):
+        remote.run(batch(name)[1], graph=MASS, remote=server)
+    assert loopback.jobs == before
+    remote.run(batch(name)[1], graph=probes.SinkValue(), remote=server.job)
+    (loopback.folder / "fault").unlink()
+    assert any("runs transformers 5.0.0" in line for line in lines)
+
+
+def test_a_module_that_holds_its_value_another_way_is_refused():
+    assert held_as(Tap("m", "output", shape="q d")) == "q d"
+    with pytest.raises(vi.CapabilityError, match=r"m cannot be reached remotely: .*'q b d'"):
+        held_as(Tap("m", "output", shape="q b d"))

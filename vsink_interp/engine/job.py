@@ -121,7 +121,7 @@ class Compiler:
             "path": tap.module,
             "side": tap.side,
             "heads": self.wrapped.n_heads[tap.heads] if tap.heads else None,
-            "shape": _shape(tap),
+            "shape": held_as(tap),
             "layer": layer,
             "dims": list(sinks.dims) if phi and sinks else [],
             "new_phi": new_phi,
@@ -213,7 +213,7 @@ class Compiler:
         }
 
 
-def _shape(tap: Tap) -> str:
+def held_as(tap: Tap) -> str:
     """How a module holds a value.
 
     **Raises:** `CapabilityError` for a way that is not known on a server.

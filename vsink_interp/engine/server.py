@@ -129,20 +129,13 @@ class Server:
             ours, their = version(name), self._theirs[name]
             if ours == their:
                 continue
-            parts = 2 if name == "nnsight" else 1
-            if ours.split(".")[:parts] != their.split(".")[:parts]:
-                why = "which do not fit"
-            elif exact and name == "transformers":
-                why = "and masks of windows and pictures are made here for blocks looked into there"
-            elif first:
+            if why := _misfit(name, ours, their, exact=exact):
+                raise CapabilityError(
+                    f"{self.host} runs {name} {their} and this is {name} {ours}, {why}; install "
+                    f"{name}=={their} here"
+                )
+            if first:
                 self.watch(f"{self.host} runs {name} {their}, this is {ours}")
-                continue
-            else:
-                continue
-            raise CapabilityError(
-                f"{self.host} runs {name} {their} and this is {name} {ours}, {why}; install "
-                f"{name}=={their} here"
-            )
 
     def _packages(self) -> dict[str, str]:
         theirs = self._get("/env").json()["packages"]
@@ -256,6 +249,16 @@ class Later:
     """A server that a run is sent to and not waited for; what `Server.job` gives."""
 
     server: Server
+
+
+def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:
+    """Why two versions of a package do not fit; empty if they do."""
+    parts = 2 if name == "nnsight" else 1
+    if ours.split(".")[:parts] != theirs.split(".")[:parts]:
+        return "which do not fit"
+    if exact and name == "transformers":
+        return "and what attention with windows or image blocks sees is worked out here"
+    return ""
 
 
 def _explained(description: str) -> str:
