@@ -96,9 +96,13 @@ def untrusted(request):
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Where the tiny model of every family lies once a test has saved it, by the family's name."""
+    """Where tiny models of the families and in half precision lie once a test has saved them."""
     root = tmp_path_factory.mktemp("zoo")
-    return {family.name: root / family.name.replace(" ", "-") for family in FAMILIES if family.tiny}
+    names = [family.name for family in FAMILIES if family.tiny] + [
+        "torch.bfloat16",
+        "torch.float16",
+    ]
+    return {name: root / name.replace(" ", "-") for name in names}
 
 
 @pytest.fixture(scope="session")
