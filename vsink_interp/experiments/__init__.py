@@ -1,6 +1,11 @@
 """Published figures as functions of a model and some cases. One figure or table a file."""
 
-from .answers import AnswerWord as AnswerWord, answer_words as answer_words, answers as answers
+from .answers import (
+    AnswerWord as AnswerWord,
+    answer_words as answer_words,
+    answers as answers,
+    naming_rows as naming_rows,
+)
 from .cases import Cases as Cases
 from .compressed import (
     CompressedAnswers as CompressedAnswers,
@@ -26,6 +31,8 @@ from .knockout_sweep import (
     KnockoutSweep as KnockoutSweep,
     knockout_sweep as knockout_sweep,
 )
+from .localisation import Localisation as Localisation, localisation as localisation
+from .located import Located as Located
 from .logit_attribution import LogitParts as LogitParts, logit_attribution as logit_attribution
 from .overlays import WordMaps as WordMaps, with_answer as with_answer, word_maps as word_maps
 from .patching import PatchSweep as PatchSweep, patching as patching

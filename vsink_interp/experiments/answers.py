@@ -1,7 +1,9 @@
 """Answers: their rows, their words, and many of them at once."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -50,12 +52,8 @@ class AnswerWord:
 
 def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
     """The words of an answer; punctuation and special tokens are left out."""
-    tokenizer, ids = lmm.processor.tokenizer, run.generated[sample].tolist()
     words: list[tuple[str, list[int]]] = []
-    before = ""
-    for row in range(int(answer_mask(run)[sample].sum())):
-        whole = tokenizer.decode(ids[: row + 1], skip_special_tokens=True)
-        piece, before = whole[len(before) :], whole
+    for row, piece in enumerate(_pieces(lmm, run, sample)):
         if not any(letter.isalnum() for letter in piece):
             continue
         if words and piece[0].isalnum() and row - 1 in words[-1][1]:
@@ -63,3 +61,37 @@ def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
         else:
             words.append((piece.strip(), [row]))
     return tuple(AnswerWord(text, tuple(rows)) for text, rows in words)
+
+
+def naming_rows(lmm: LMM, run: Run, words: str, sample: int = 0) -> tuple[int, ...]:
+    """The answer rows (0 is the first) that predict the tokens of some words of an answer.
+
+    **Arguments:**
+
+    - `words`: as they stand in the answer, in upper or lower case. Whole words: "ox" is not in
+        "box". The first place counts where there are several.
+
+    **Returns:** no row where the answer does not have the words.
+    """
+    pieces = _pieces(lmm, run, sample)
+    found = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", "".join(pieces), re.IGNORECASE)
+    if found is None:
+        return ()
+    starts = [len("".join(pieces[:row])) for row in range(len(pieces) + 1)]
+    return tuple(
+        row
+        for row, (start, stop) in enumerate(pairwise(starts))
+        if start < found.end() and found.start() < stop
+    )
+
+
+def _pieces(lmm: LMM, run: Run, sample: int) -> list[str]:
+    """What each token of an answer adds to its text."""
+    tokenizer, ids = lmm.processor.tokenizer, run.generated[sample].tolist()
+    pieces: list[str] = []
+    before = ""
+    for row in range(int(answer_mask(run)[sample].sum())):
+        whole = tokenizer.decode(ids[: row + 1], skip_special_tokens=True)
+        pieces.append(whole[len(before) :])
+        before = whole
+    return pieces

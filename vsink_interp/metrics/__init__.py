@@ -1,5 +1,13 @@
-"""Scores of answers. Pure functions of texts and objects, no model."""
+"""Scores of answers and maps. Pure functions of texts, objects and arrays, no model."""
 
+from .localisation import (
+    Canvas as Canvas,
+    axis_weights as axis_weights,
+    chance as chance,
+    dilated as dilated,
+    distance_to as distance_to,
+    wilson as wilson,
+)
 from .objects import (
     FUNCTION_WORDS as FUNCTION_WORDS,
     ObjectScore as ObjectScore,

@@ -11,6 +11,7 @@ from .lens import (
     logit_attribution as logit_attribution,
     word_lens as word_lens,
 )
+from .localisation import localisation as localisation
 from .overlay import overlay as overlay
 from .overview import overview as overview
 from .patching import patching as patching

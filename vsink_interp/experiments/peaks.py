@@ -1,0 +1,190 @@
+"""Where attention peaks in a picture while an answer names what is there."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Final, Literal, TypeAlias, final, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..edits import Knockout
+from ..errors import InputError, NotationError, unknown
+from ..graph import EditGraph
+from ..lmm import LMM
+from ..metrics import Canvas
+from ..metrics.localisation import Point, Upsample, Views
+from ..probes import AttentionMaps, SinkValue
+from ..results import Run
+from .answers import naming_rows
+from .located import Located
+from .log import digest
+
+Keys: TypeAlias = Literal["image", "image & ~sink"]
+"""Which image tokens count: all, or all but the visual sinks of the block."""
+
+KEYS: Final[tuple[Keys, ...]] = get_args(Keys)
+
+NamingRow: TypeAlias = Literal["predicts", "token"]
+"""Whose row is the attention of a token: the one whose output it is, or its own."""
+
+DIRECT: Final = Knockout("image -> generated")
+"""What the name of an object that needs direct access to the image does not survive."""
+
+
+@final
+@dataclass(frozen=True)
+class Way:
+    """How peaks are found: all that they depend on, beside model and objects.
+
+    **Attributes:**
+
+    - `keys`, `row`, `only_direct`, `max_new_tokens`: as `localisation` takes them.
+    - `graph`: edits that act meanwhile.
+    - `layers`: the blocks.
+    - `upsample`, `views`: how attention is laid over the picture.
+
+    **Raises:** `NotationError` listing the legal keys and rows.
+    """
+
+    keys: tuple[str, ...]
+    layers: tuple[int, ...]
+    row: str = "predicts"
+    _: KW_ONLY
+    graph: EditGraph
+    upsample: Upsample
+    views: Views
+    only_direct: bool
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        for key in self.keys or ("",):
+            if key not in KEYS:
+                raise NotationError(unknown("group of keys here", key, KEYS))
+        if self.row not in get_args(NamingRow):
+            raise NotationError(unknown("row", self.row, get_args(NamingRow)))
+
+    @property
+    def without_sinks(self) -> bool:
+        """Whether the sinks must be known."""
+        return "image & ~sink" in self.keys
+
+    @property
+    def maps(self) -> AttentionMaps:
+        """The probe of attention."""
+        return AttentionMaps(layers=self.layers)
+
+    @property
+    def phi(self) -> SinkValue:
+        """The probe of sinks."""
+        return SinkValue("image", self.layers)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One picture with one prompt, and every object asked about there.
+
+    **Attributes:**
+
+    - `places`: which of all objects they are.
+    - `objects`: the objects.
+    - `canvas`: the picture, with the pixels that each image token covers.
+    """
+
+    places: tuple[int, ...]
+    objects: tuple[Located, ...]
+    canvas: Canvas
+
+
+def grouped(lmm: LMM, located: Sequence[Located], way: Way) -> list[Asked]:
+    """The objects by picture and prompt, in the order in which these first come."""
+    if not located:
+        raise InputError("localisation needs at least one Located object")
+    groups: dict[str, list[int]] = {}
+    for place, one in enumerate(located):
+        groups.setdefault(digest([(one.picture, one.prompt)]), []).append(place)
+    found = []
+    for places in groups.values():
+        first = located[places[0]]
+        span = lmm.encode(first.picture, first.prompt).tokens.images[0][0]
+        canvas = Canvas(span, first.picture.size, way.upsample, way.views)
+        found.append(Asked(tuple(places), tuple(located[place] for place in places), canvas))
+    return found
+
+
+def measure(lmm: LMM, asked: Sequence[Asked], way: Way) -> list[dict[str, Any]]:
+    """Of each picture the answer, the peaks of the objects that it names, and what a cut hides.
+
+    An object is direct if it is not named once the generated tokens cannot see the image.
+    """
+    graph = way.graph | way.maps
+    run = _answer(lmm, asked, graph | way.phi if way.without_sinks else graph, way)
+    cut = _answer(lmm, asked, way.graph | DIRECT, way) if way.only_direct else None
+    return [
+        {
+            "answer": run.text[sample],
+            "cut": None if cut is None else cut.text[sample],
+            "peaks": _peaks(lmm, run, sample, one, way),
+            "direct": [
+                cut is not None and not naming_rows(lmm, cut, thing.words, sample)
+                for thing in one.objects
+            ],
+        }
+        for sample, one in enumerate(asked)
+    ]
+
+
+def _answer(lmm: LMM, asked: Sequence[Asked], graph: EditGraph, way: Way) -> Run:
+    pictures = [one.objects[0].picture for one in asked]
+    prompts = [one.objects[0].prompt for one in asked]
+    return lmm.generate(pictures, prompts, graph, max_new_tokens=way.max_new_tokens)
+
+
+def _map(
+    lmm: LMM, run: Run, sample: int, thing: Located, way: Way
+) -> Float[np.ndarray, "layer token"] | None:
+    """Attention of the rows that name an object to each image token; None if it is not named."""
+    record, later = run[way.maps], way.row == "token"
+    known = {position: i for i, position in enumerate(record.labels("query"))}
+    named = naming_rows(lmm, run, thing.words, sample)
+    positions = [run.answer_rows[row] + later for row in named]
+    wanted = [known[position] for position in positions if position in known]
+    if not wanted:
+        return None
+    size = run.tokens.images[sample][0].size
+    return record.values[:, sample, wanted, :size].double().mean(1).numpy()
+
+
+def _sinks(lmm: LMM, run: Run, sample: int, way: Way) -> Bool[np.ndarray, "layer token"] | None:
+    if not way.without_sinks:
+        return None
+    record = run[way.phi]
+    known = {position: i for i, position in enumerate(record.labels("query"))}
+    image = run.tokens.mask("image")[sample].nonzero().flatten().tolist()
+    phi = record.values[:, sample, [known[position] for position in image]]
+    return (phi >= lmm.sinks.tau).numpy()
+
+
+def _peaks(
+    lmm: LMM, run: Run, sample: int, asked: Asked, way: Way
+) -> list[dict[str, list[Point | None]] | None]:
+    """Of each object the peak at each block under each of the keys; None if it is not named."""
+    sinks = _sinks(lmm, run, sample, way)
+    found: list[dict[str, list[Point | None]] | None] = []
+    for thing in asked.objects:
+        maps = _map(lmm, run, sample, thing, way)
+        if maps is None:
+            found.append(None)
+            continue
+        kept = {"image": maps, "image & ~sink": maps if sinks is None else maps * ~sinks}
+        found.append({key: [asked.canvas.peak(row) for row in kept[key]] for key in way.keys})
+    return found
+
+
+def setting(lmm: LMM, asked: Sequence[Asked], way: Way) -> str:
+    """What a log of peaks is about."""
+    shown = digest(
+        (one.objects[0].picture, (one.objects[0].prompt, [thing.words for thing in one.objects]))
+        for one in asked
+    )
+    return f"{lmm}; {len(asked)} pictures {shown}; {way!r}"

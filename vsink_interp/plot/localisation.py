@@ -1,0 +1,99 @@
+"""Whether words look at their objects, over the blocks (Kaduri et al. 2025, fig. 6 and 7)."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..experiments import Localisation
+from ..metrics import dilated
+from .style import COLOURS, MUTED, layer_ticks, new_figure, tidy
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+_STYLES = {
+    "image": (COLOURS["image"], "o", "all image tokens"),
+    "image & ~sink": (COLOURS["sink"], "^", "without visual sinks"),
+}
+_OUTLINE = "#FFFFFF"
+
+
+def localisation(
+    found: Localisation, *, objects: tuple[int, ...] | None = None, layer: int | None = None
+) -> "matplotlib.figure.Figure":
+    """The hit rate over the blocks with its interval, beside chance; and some objects with peaks.
+
+    In a picture the solid line is the object's mask, the dashed one what counts as a hit.
+
+    **Arguments:**
+
+    - `objects`: which objects to show, by their place in `found.located`; by default the first of
+        each of four pictures, none for `()`.
+    - `layer`: the block whose peaks they show; by default the one where keys differ most, or where
+        the rate is highest if there is one group of keys.
+    """
+    shown = _first_of_pictures(found) if objects is None else objects
+    at = _telling_layer(found) if layer is None else layer
+    figure = new_figure(5.2 + 2.1 * (len(shown) + 1) // 2, 3.6)
+    if not shown:
+        _rates(figure.subplots(), found)
+        return figure
+    left, right = figure.subfigures(1, 2, width_ratios=(5.2, 2.1 * ((len(shown) + 1) // 2)))
+    _rates(left.subplots(), found)
+    panels = right.subplots(2, (len(shown) + 1) // 2, squeeze=False).flatten()
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    for axes, place in zip(panels, shown, strict=False):
+        _object(axes, found, place, at)
+    right.supxlabel(f"peaks at block {at}; dashed: within the tolerance", fontsize=8.5)
+    return figure
+
+
+def _first_of_pictures(found: Localisation, most: int = 4) -> tuple[int, ...]:
+    first: dict[bytes, int] = {}
+    for place, one in enumerate(found.located):
+        first.setdefault(one.picture.tobytes(), place)
+    return tuple(first.values())[:most]
+
+
+def _telling_layer(found: Localisation) -> int:
+    apart = found.rate.max(0) - found.rate.min(0)
+    return found.layers[int(apart.argmax())] if apart.any() else found.best
+
+
+def _rates(axes: "matplotlib.axes.Axes", found: Localisation) -> None:
+    low, high = found.interval
+    for i, key in enumerate(found.keys):
+        colour, marker, label = _STYLES[key]
+        axes.plot(
+            found.layers, found.rate[i], color=colour, marker=marker, markersize=4.5, label=label
+        )
+        axes.fill_between(found.layers, low[i], high[i], color=colour, alpha=0.13, linewidth=0)
+    axes.axhline(found.chance, color=MUTED, linestyle="--", linewidth=1)
+    axes.annotate(
+        f"chance {found.chance:.2f}", (1, found.chance), (-2, 3), textcoords="offset points",
+        xycoords=("axes fraction", "data"), ha="right", fontsize=8.5, color=MUTED,
+    )  # fmt: skip
+    axes.set_ylim(-0.02, 1.04)
+    layer_ticks(axes, max(found.layers) + 1)
+    tidy(axes, "block", f"share of {len(found.located)} objects hit")
+    axes.legend(fontsize=8.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+
+
+def _object(axes: "matplotlib.axes.Axes", found: Localisation, place: int, layer: int) -> None:
+    """One picture, with the outline of an object and the peaks of the words that name it."""
+    one = found.located[place]
+    axes.imshow(np.asarray(one.picture))
+    wide = dilated(one.mask, float(found.tolerances[place]))
+    for mask, line in ((one.mask, "-"), (wide, "--")):
+        if not mask.all():
+            axes.contour(mask, levels=[0.5], colors=_OUTLINE, linewidths=1.1, linestyles=line)
+    for i, key in enumerate(found.keys):
+        x, y = found.peaks[i, found.layers.index(layer), place]
+        if x >= 0:
+            colour, marker, _ = _STYLES[key]
+            axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=_OUTLINE)
+    axes.set_title(one.words, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
