@@ -199,5 +199,9 @@ def test_weights_of_an_axis_sum_to_one_inside():
 
 def test_unknown_words_are_refused():
     span = ImageSpan((2, 2), (0.0, 0.0, 4.0, 4.0))
-    with pytest.raises((vi.NotationError, TypeError), match="upsample|bicubic"):
-        Canvas(span, (4, 4), "bicubic")
+    for wrong, words in (
+        ({"upsample": "bicubic"}, "bilinear, nearest"),
+        ({"views": "tiles"}, "all, whole"),
+    ):
+        with pytest.raises(vi.NotationError, match=words):
+            Canvas(span, (4, 4), **wrong)

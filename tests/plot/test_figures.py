@@ -151,3 +151,36 @@ plot.png(plot.style.new_figure(1, 1))
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def located(sunk):
+    return ex.localisation(sunk, ex.Located.scenes(3), max_new_tokens=40)
+
+
+def test_localisation_draws_rates_chance_and_peaks(located):
+    figure = plot.localisation(located, layer=6)
+    opened(figure)
+    rates, *pictures = figure.axes
+    for line, rate in zip(rates.lines, located.rate, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), rate)
+    assert rates.lines[-1].get_ydata()[0] == located.chance
+    assert len(pictures) == 3
+    first = [one.words for one in located.located].index(pictures[1].get_title())
+    assert located.located[first].picture.tobytes() != located.located[0].picture.tobytes()
+    drawn = [tuple(line.get_xydata()[0]) for line in pictures[1].lines]
+    assert drawn == [tuple(peak) for peak in located.peaks[:, 6, first]]
+    assert len(set(drawn)) == 2
+    assert len(pictures[1].collections) == 2
+
+
+def test_localisation_may_show_no_picture_and_one_group_of_keys(sunk, located):
+    opened(plot.localisation(located, objects=()))
+    one = ex.localisation(sunk, located.located[:1], keys="image", layers=(3,))
+    figure = plot.localisation(one)
+    opened(figure)
+    assert len(figure.axes) == 2
+    with pytest.raises(vi.ResultError, match="no block 5"):
+        plot.localisation(one, layer=5)
+    with pytest.raises(vi.ResultError, match="object 1"):
+        plot.localisation(one, objects=(1,))

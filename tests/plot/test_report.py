@@ -91,6 +91,7 @@ def test_a_model_without_sinks_still_gets_a_report(sunk, monkeypatch):
     html = plot.report(short(plot.Study.of_scenes(sunk, scenes=1)))
     assert html.count("This figure could not be made here: no sink dimension found") == 5
     assert 'id="knockout"' in html
+    assert "share of objects hit over the blocks" in html
     assert "object F1 against the first block cut" in html
 
 
@@ -105,6 +106,7 @@ def test_a_picture_of_one_s_own(sunk, tmp_path):
     assert "<b>this" not in html
     assert "object F1 against the uncut answer, uncut 1.000" in html
     assert "That the answer is right." in html
+    assert "nobody said where the objects lie" in html
 
 
 WATCH = """<script>

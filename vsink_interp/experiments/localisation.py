@@ -19,11 +19,10 @@ from ..graph import Graphlike, as_graph
 from ..hooks import Layers, resolve_layers
 from ..lmm import LMM
 from ..metrics import Canvas, chance, distance_to, wilson
-from ..metrics.localisation import Upsample, Views
 from ..results import Recorded
 from .located import Located
 from .log import SweepLog, Tick
-from .peaks import DIRECT, KEYS, Asked, NamingRow, Way, grouped, measure, setting
+from .peaks import DIRECT, KEYS, Asked, Way, grouped, measure, setting
 
 
 @final
@@ -145,10 +144,10 @@ def localisation(
     *,
     layers: Layers = ":",
     keys: str | Sequence[str] = KEYS,
-    row: NamingRow = "predicts",
+    row: str = "predicts",
     tolerance: float | int | None = None,
-    upsample: Upsample = "bilinear",
-    views: Views = "all",
+    upsample: str = "bilinear",
+    views: str = "all",
     only_direct: bool = False,
     graph: Graphlike = None,
     max_new_tokens: int = 64,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Final, Literal, TypeAlias, final, get_args
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,19 +12,17 @@ from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph
 from ..lmm import LMM
 from ..metrics import Canvas
-from ..metrics.localisation import Point, Upsample, Views
+from ..metrics.localisation import Point
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from .answers import naming_rows
 from .located import Located
 from .log import digest
 
-Keys: TypeAlias = Literal["image", "image & ~sink"]
+KEYS: Final = ("image", "image & ~sink")
 """Which image tokens count: all, or all but the visual sinks of the block."""
 
-KEYS: Final[tuple[Keys, ...]] = get_args(Keys)
-
-NamingRow: TypeAlias = Literal["predicts", "token"]
+NAMING_ROWS: Final = ("predicts", "token")
 """Whose row is the attention of a token: the one whose output it is, or its own."""
 
 DIRECT: Final = Knockout("image -> generated")
@@ -51,8 +49,8 @@ class Way:
     row: str = "predicts"
     _: KW_ONLY
     graph: EditGraph
-    upsample: Upsample
-    views: Views
+    upsample: str
+    views: str
     only_direct: bool
     max_new_tokens: int
 
@@ -60,8 +58,8 @@ class Way:
         for key in self.keys or ("",):
             if key not in KEYS:
                 raise NotationError(unknown("group of keys here", key, KEYS))
-        if self.row not in get_args(NamingRow):
-            raise NotationError(unknown("row", self.row, get_args(NamingRow)))
+        if self.row not in NAMING_ROWS:
+            raise NotationError(unknown("row", self.row, NAMING_ROWS))
 
     @property
     def without_sinks(self) -> bool:
@@ -187,4 +185,6 @@ def setting(lmm: LMM, asked: Sequence[Asked], way: Way) -> str:
         (one.objects[0].picture, (one.objects[0].prompt, [thing.words for thing in one.objects]))
         for one in asked
     )
-    return f"{lmm}; {len(asked)} pictures {shown}; {way!r}"
+    asks = way.without_sinks or any(node.needs_sinks for node in way.graph)
+    sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if asks else ""
+    return f"{lmm}{sinks}; {len(asked)} pictures {shown}; {way!r}"

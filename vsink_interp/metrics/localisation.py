@@ -8,7 +8,7 @@ in pixels of the picture, between middles of pixels.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias, final, get_args
+from typing import Final, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from ..errors import LayoutError, NotationError, unknown
 from ..spans import Box, ImageSpan
 
-Upsample: TypeAlias = Literal["bilinear", "nearest"]
+UPSAMPLE: Final = ("bilinear", "nearest")
 """How the values of patches become values of pixels."""
 
-Views: TypeAlias = Literal["all", "whole"]
+VIEWS: Final = ("all", "whole")
 """Which views of a picture count: all of them, or the one that shows the whole picture."""
 
 Point: TypeAlias = tuple[int, int]
@@ -29,7 +29,7 @@ Z_95: Final = 1.959963984540054
 
 
 def axis_weights(
-    pixels: int, start: float | int, stop: float | int, cells: int, upsample: Upsample
+    pixels: int, start: float | int, stop: float | int, cells: int, upsample: str
 ) -> Float[np.ndarray, "pixel cell"]:
     """What each cell of a row of cells gives to each pixel of a side of the picture.
 
@@ -71,13 +71,13 @@ class Canvas:
 
     span: ImageSpan
     size: tuple[int, int]
-    upsample: Upsample = "bilinear"
-    views: Views = "all"
+    upsample: str = "bilinear"
+    views: str = "all"
 
     def __post_init__(self) -> None:
         for what, word, known in (
-            ("upsample", self.upsample, get_args(Upsample)),
-            ("views", self.views, get_args(Views)),
+            ("upsample", self.upsample, UPSAMPLE),
+            ("views", self.views, VIEWS),
         ):
             if word not in known:
                 raise NotationError(unknown(what, word, known))
@@ -162,7 +162,7 @@ class Canvas:
 
 @lru_cache(maxsize=64)
 def _weights(
-    box: Box, grid: tuple[int, int], size: tuple[int, int], upsample: Upsample
+    box: Box, grid: tuple[int, int], size: tuple[int, int], upsample: str
 ) -> tuple[Float[np.ndarray, "height row"], Float[np.ndarray, "width column"]]:
     left, top, right, bottom = box
     return (

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import ResultError
 from ..experiments import Localisation
 from ..metrics import dilated
 from .style import COLOURS, MUTED, layer_ticks, new_figure, tidy
@@ -32,22 +33,31 @@ def localisation(
         each of four pictures, none for `()`.
     - `layer`: the block whose peaks they show; by default the one where keys differ most, or where
         the rate is highest if there is one group of keys.
+
+    **Raises:** `ResultError` for an object or block that was not measured.
     """
     shown = _first_of_pictures(found) if objects is None else objects
     at = _telling_layer(found) if layer is None else layer
-    figure = new_figure(5.2 + 2.1 * (len(shown) + 1) // 2, 3.6)
-    if not shown:
-        _rates(figure.subplots(), found)
-        return figure
-    left, right = figure.subfigures(1, 2, width_ratios=(5.2, 2.1 * ((len(shown) + 1) // 2)))
-    _rates(left.subplots(), found)
-    panels = right.subplots(2, (len(shown) + 1) // 2, squeeze=False).flatten()
-    for axes in panels[len(shown) :]:
-        axes.set_axis_off()
-    for axes, place in zip(panels, shown, strict=False):
+    _check(found, shown, at)
+    columns = (len(shown) + 1) // 2
+    figure = new_figure(5.2 + 1.75 * columns, 3.6)
+    grid = figure.add_gridspec(2, 1 + columns, width_ratios=[5.2] + [1.75] * columns)
+    _rates(figure.add_subplot(grid[:, 0]), found)
+    for i, place in enumerate(shown):
+        axes = figure.add_subplot(grid[i // columns, 1 + i % columns])
         _object(axes, found, place, at)
-    right.supxlabel(f"peaks at block {at}; dashed: within the tolerance", fontsize=8.5)
+        if i >= len(shown) - columns:
+            axes.set_xlabel(f"peaks at block {at}", fontsize=8.5)
     return figure
+
+
+def _check(found: Localisation, objects: tuple[int, ...], layer: int) -> None:
+    if layer not in found.layers:
+        raise ResultError(f"there is no block {layer} here; measured were {found.layers}")
+    for place in objects:
+        if not 0 <= place < len(found.located):
+            last = len(found.located) - 1
+            raise ResultError(f"there is no object {place} here; they are 0 to {last}")
 
 
 def _first_of_pictures(found: Localisation, most: int = 4) -> tuple[int, ...]:
@@ -72,7 +82,7 @@ def _rates(axes: "matplotlib.axes.Axes", found: Localisation) -> None:
         axes.fill_between(found.layers, low[i], high[i], color=colour, alpha=0.13, linewidth=0)
     axes.axhline(found.chance, color=MUTED, linestyle="--", linewidth=1)
     axes.annotate(
-        f"chance {found.chance:.2f}", (1, found.chance), (-2, 3), textcoords="offset points",
+        f"chance {found.chance:.2f}", (1, found.chance), (-2, -11), textcoords="offset points",
         xycoords=("axes fraction", "data"), ha="right", fontsize=8.5, color=MUTED,
     )  # fmt: skip
     axes.set_ylim(-0.02, 1.04)
@@ -93,7 +103,7 @@ def _object(axes: "matplotlib.axes.Axes", found: Localisation, place: int, layer
         x, y = found.peaks[i, found.layers.index(layer), place]
         if x >= 0:
             colour, marker, _ = _STYLES[key]
-            axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=_OUTLINE)
+            axes.plot(x, y, marker, color=colour, markersize=6, markeredgecolor=_OUTLINE)
     axes.set_title(one.words, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])

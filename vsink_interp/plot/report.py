@@ -9,7 +9,7 @@ from typing import Final, final
 
 from ..errors import VsinkError
 from ..experiments.log import Tick
-from .about_flow import by_segment, knockout, query_only
+from .about_flow import by_segment, knockout, located, query_only
 from .about_input import scene_and_answer, strengths, token_layout
 from .about_sinks import (
     ablation,
@@ -59,6 +59,7 @@ CHAPTERS: Final = (
     Chapter("segments", "Attention by segment", f"{KADURI}, fig. 1", still(by_segment), 2),
     Chapter("knockout", "Knockout from block l on", f"{KADURI}, fig. 2f", knockout, 20),
     Chapter("query-only", "Query-token-only generation", f"{KADURI}, fig. 2", still(query_only)),
+    Chapter("located", "Does a word look at its object?", f"{KADURI}, fig. 6, 7", located, 2),
 )
 """The sections of the report, in order."""
 
@@ -77,6 +78,8 @@ TOY_LIMITS: Final = (
     "patches, and drew idle attention towards them; both losses were off at the end. See its card.",
     "That a model reads its picture in these blocks. Training of the toy LMM closed the first and "
     "last blocks to the picture in most turns, which puts the step of the knockout curves between.",
+    "That attention finds objects unasked. Early in training of the toy LMM a loss told two heads "
+    "of blocks 3 and 4 where to look; it was off at the end.",
 )
 
 

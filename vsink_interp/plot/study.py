@@ -6,7 +6,7 @@ from typing import final
 
 from PIL.Image import Image
 
-from ..experiments import Cases, WordMaps, word_maps
+from ..experiments import Cases, Located, WordMaps, word_maps
 from ..lmm import LMM
 from ..pictures import Picture, as_picture
 from ..results import Run
@@ -25,6 +25,7 @@ class Study:
     - `picture`, `prompt`: looked at closely.
     - `cases`: averaged over.
     - `truth`: what is really in the picture, in words; empty where nobody knows.
+    - `located`: objects of which somebody knows where they lie, in these or other pictures.
     """
 
     lmm: LMM
@@ -32,12 +33,17 @@ class Study:
     prompt: str
     cases: Cases
     truth: str = ""
+    located: tuple[Located, ...] = ()
 
     @classmethod
     def of_scenes(cls, lmm: LMM, *, scenes: int = 50, seed: int = 0) -> "Study":
-        """The toy scene of a seed, and as many scenes as told from that seed on."""
-        shown = scene(seed)
-        return cls(lmm, shown.image, DESCRIBE, Cases.scenes(scenes, seed), shown.caption)
+        """The toy scene of a seed, and as many scenes as told from that seed on.
+
+        Objects are located in the first dozen of these.
+        """
+        shown, cases = scene(seed), Cases.scenes(scenes, seed)
+        located = Located.scenes(min(scenes, 12), seed)
+        return cls(lmm, shown.image, DESCRIBE, cases, shown.caption, located)
 
     @classmethod
     def of_picture(
