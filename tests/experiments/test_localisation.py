@@ -85,7 +85,9 @@ def test_the_whole_number_from_plain_transformers(sunk, located, found, answered
         assert (judged.hits[0] != judged.hits[1]).any()
     np.testing.assert_array_equal(found.tolerances, 8.0)
     assert found.rate.max() > 3 * found.chance > 0
-    assert found.about == f"{place} objects ({place} named of {place}); within 8.0 pixels"
+    assert found.about == (
+        f"{place} objects in 3 pictures ({place} named of {place}); within 8.0 pixels"
+    )
 
 
 def tiny_located(model, mask):

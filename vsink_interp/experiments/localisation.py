@@ -135,7 +135,8 @@ class Localisation:
             parts.append(f"{self.direct} of these gone under {DIRECT.flow!r} cut")
         least, most = self.tolerances.min(), self.tolerances.max()
         pixels = f"{least:.1f}" if least == most else f"{least:.1f} to {most:.1f}"
-        return f"{len(self.located)} objects ({', '.join(parts)}); within {pixels} pixels"
+        count = f"{len(self.located)} objects in {len(set(self.canvases))} pictures"
+        return f"{count} ({', '.join(parts)}); within {pixels} pixels"
 
 
 def localisation(
