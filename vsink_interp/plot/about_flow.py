@@ -118,9 +118,9 @@ def located(study: Study, tick: Tick) -> str:
         + setting(
             f"{escape(found.about)}; bands are Wilson's 95 % intervals, chance "
             f"{found.chance:.3f} is the hit rate of random pixels. In the pictures the solid line "
-            "is the object's mask, the dashed one what counts as a hit. Mean over heads and over the "
-            "tokens of a name, upsampled bilinearly. The paper takes objects that vanish from the "
-            "answer when <code>image -&gt; generated</code> is cut; here all count that are named."
+            "is the object's mask, the dashed one what counts as a hit. Mean over heads and over "
+            "the tokens of a name, upsampled bilinearly. The paper takes objects that vanish from "
+            "the answer when <code>image -&gt; generated</code> is cut; here all named ones count."
         )
     )
 
