@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vsink_interp import LMM
-from vsink_interp.capabilities import Capabilities
+from vsink_interp.capabilities import Capabilities, Capability
 from vsink_interp.families import FAMILIES, REFUSED, Family
 
 PAGE = Path(__file__).with_name("families.md")
@@ -30,7 +30,8 @@ SIGHT = {
     "prefix": "the whole prompt; an answer, what came before",
 }
 TAIL = """
-`yes`: read and written wherever it occurs. `(1)`: {why}.
+`yes`: read and written wherever it occurs. `some`: so in the blocks that have a pattern, which
+`lmm.blocks_with("attn.hook_pattern")` names; a node that names others is refused. `(1)`: {why}.
 
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
@@ -39,6 +40,10 @@ prompt; a cut that leaves a window nothing is refused.
 
 **DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first blocks, at
 image tokens: there `hook_resid_pre` of a block is not `hook_resid_post` of the one before it.
+
+**Linear attention** (Qwen3.5, three of four blocks) has a state in place of keys, and no pattern:
+edits inside attention act in the other blocks. What is cut there still flows through the linear
+ones. Heads are gated after the pattern weighs the values; `attn.hook_z` lies behind the gate.
 
 **A model of no known family** is looked at when it is opened. Where its parts have the usual names
 it works, prints as *inferred*, is checked at once, and its image tokens have no place in the
@@ -60,6 +65,14 @@ def about(family: Family) -> str:
     return f"| {family.name} | {kinds} | `{family.layers}` | {SIGHT[family.sight]} |"
 
 
+def cell(one: Capability, check: Capabilities) -> str:
+    """One hook point of one family."""
+    if not one.works:
+        return "(1)"
+    depth = max(other.blocks for other in check.hooks if other.hook.startswith("blocks."))
+    return "some" if one.hook.startswith("blocks.") and one.blocks < depth else "yes"
+
+
 def page(checks: list[Capabilities]) -> str:
     """The whole page."""
     forms = {family.name: family for family in FAMILIES}
@@ -69,7 +82,7 @@ def page(checks: list[Capabilities]) -> str:
     lines += ["", f"| hook point | {names} |", "|---|" + "---|" * len(checks)]
     reasons = []
     for row in zip(*(check.hooks for check in checks), strict=True):
-        cells = ["yes" if one.works else "(1)" for one in row]
+        cells = [cell(one, check) for one, check in zip(row, checks, strict=True)]
         reasons += [one.reason for one in row if not one.works]
         lines.append(f"| `{row[0].hook}` | {' | '.join(cells)} |")
     refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())

@@ -45,7 +45,7 @@ def test_a_hook_point_that_is_read_nowhere_the_model_looks_is_not_offered():
     right = next(f for f in FAMILIES if f.name == "LLaVA-NeXT")
     model = build(config)
     model.model.language_model.layers[0].unused = torch.nn.Identity()
-    wrong = {**vi.LMM(model, processor).wrapped.family.block}
+    wrong = {**vi.LMM(model, processor).wrapped.family.blocks[0]}
     wrong["mlp.hook_pre"] = Tap("unused", "output")
     lmm = vi.LMM(model, processor, family=replace(right, block=wrong), check=False)
     hook = "blocks.{layer}.mlp.hook_pre"

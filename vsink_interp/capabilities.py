@@ -172,39 +172,48 @@ def _failed_in_small(
 def _try(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor) -> Capability:
     if why := lmm.wrapped.refusal(point):
         return Capability(point.template, reason=why)
-    depths = {None: 1, "blocks": lmm.n_layers}
-    depth = depths.get(point.stack, lmm.wrapped.n_vision_layers)
-    fine = [at for at in range(depth) if not lmm.wrapped.refusal(point, at)]
-    layer = None if point.stack is None else fine[0]
-    at = {} if layer is None else {"layers": layer}
+    fine = (None,) if point.stack is None else lmm.wrapped.offering(point)
+    layer = fine[0]
     hook = point.name if point.stack == "blocks" else point.template
 
-    def acts(steps: str) -> bool:
+    def acts(steps: str, at: dict[str, Any]) -> bool:
         edit = Fn(hook, _overwrite(steps), **at)
         if steps == "decode":
             changed = lmm.generate(encoding, graph=edit, max_new_tokens=2).logits
             return not torch.equal(changed[:, 1], answer[:, 1])
         return not torch.equal(lmm.run(encoding, graph=edit).logits, plain)
 
-    tests: dict[str, Callable[[], bool]] = {
-        "read": lambda: _reads(lmm, Activation(hook, **at), encoding, plain),
-        "write": lambda: acts("all"),
+    tests: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "read": lambda at: _reads(lmm, Activation(hook, **at), encoding, plain),
+        "write": lambda at: acts("all", at),
     }
     if "decode" in point.phases:
-        tests["decode"] = lambda: acts("decode")
+        tests["decode"] = lambda at: acts("decode", at)
+    places = _one_of_each_kind(lmm, point, fine)
     found: dict[str, Any] = {"decode": None}
     reasons = []
     for name, test in tests.items():
         try:
-            found[name] = test()
+            found[name] = all(map(test, places))
         except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
             found[name] = False
             reasons.append(f"{name}: {str(error).splitlines()[0][:160]}")
         else:
             reasons += [] if found[name] else [f"{name} has no effect or changes the model"]
     return Capability(
-        point.template, block=layer, blocks=depth and len(fine), **found, reason="; ".join(reasons)
+        point.template, block=layer, blocks=len(fine), **found, reason="; ".join(reasons)
     )
+
+
+def _one_of_each_kind(
+    lmm: Any, point: HookPoint, fine: tuple[int | None, ...]
+) -> list[dict[str, Any]]:
+    """The first block of every kind of attention that offers a hook point, as arguments."""
+    if point.stack is None:
+        return [{}]
+    kinds = lmm.wrapped.kinds if point.stack == "blocks" else [""] * len(fine)
+    firsts = {kinds[at]: at for at in reversed(fine) if at is not None}
+    return [{"layers": at} for at in sorted(firsts.values())]
 
 
 def _overwrite(steps: str) -> Callable[..., Tensor]:

@@ -9,6 +9,7 @@ from .encoding import IMAGE, Encoding
 from .engine import Beside
 from .errors import CapabilityError
 from .graph import CacheEdit, EditGraph, Node, Probe
+from .hooks import find_hook
 from .plan import Plan
 
 
@@ -32,22 +33,28 @@ def second_passes(
             answer = encoding.inputs["input_ids"][:, encoding.tokens.prompt_length :]
             if node.rewords and answer.shape[1]:
                 other = other.with_answer(answer)
-            edits = EditGraph(*_followed(node, planned)) if node.edited else None
+            edits = EditGraph(*_followed(lmm, node, planned)) if node.edited else None
             its_plan = plan(edits, other, generates=n_new > 1) if edits else None
             layout = other.tokens.extend(n_new)
             found[number] = Beside(other.inputs, layout, its_plan, answer.shape[1] + 1)
     return found
 
 
-def _followed(node: Contrast, planned: Plan) -> list[Node]:
+def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
     """The edits that act in the second pass too."""
-    edits = [n for n in planned.graph if not isinstance(n, Contrast | Probe)]
-    if outside := [n for n in edits if not (n.point.computed or isinstance(n, CacheEdit))]:
+    edits = {i: n for i, n in enumerate(planned.graph) if not isinstance(n, Contrast | Probe)}
+    reached = {i for i, n in edits.items() if isinstance(n, CacheEdit)} | {
+        number
+        for (template, layer), nodes in planned.places.items()
+        for number, _ in nodes
+        if lmm.wrapped.computes(find_hook(template), layer)
+    }
+    if outside := [n for i, n in edits.items() if i not in reached]:
         raise CapabilityError(
             f"{node!r} lets edits act in the second pass, which reaches those inside attention "
             f"and of the cache only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
         )
-    return edits
+    return [*edits.values()]
 
 
 def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:

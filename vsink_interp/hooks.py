@@ -135,7 +135,7 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "attn.hook_z",
         "batch query head d_head",
-        "pattern-weighted values of each head",
+        "pattern-weighted values of each head, behind the gate of heads where there is one",
         computed=True,
     ),
     _row(

@@ -17,7 +17,7 @@ from .errors import CapabilityError, InputError, NotationError, unknown
 from .families import FAMILIES, Family, family_of, load_processor
 from .generation import options, seeded
 from .graph import Graphlike, Sizes, as_graph
-from .hooks import parse_hook
+from .hooks import find_hook, parse_hook
 from .place import AsJob, Place, Where, refuse_job
 from .results import Run
 from .runs import Asked, carry_out
@@ -195,6 +195,28 @@ class LMM:
     def hooks(self) -> tuple[str, ...]:
         """The hook points that this model offers, with `{layer}` for the block."""
         return self.wrapped.advertised
+
+    def blocks_with(self, hook: str) -> tuple[int, ...]:
+        """The blocks that offer a hook point, to be given as `layers`.
+
+        ```python
+        vi.Knockout("image -> query", lmm.blocks_with("attn.hook_pattern"))
+        ```
+
+        All of them but in models that mix kinds of attention, such as Qwen3.5.
+
+        **Arguments:**
+
+        - `hook`: its name without the block; for vision blocks the full template.
+
+        **Raises:** `NotationError` for an unknown name, or one outside the blocks;
+        `CapabilityError` if no block offers it.
+        """
+        point = find_hook(hook)
+        if point.stack is None:
+            raise NotationError(f"{hook!r} lies outside the blocks")
+        self.wrapped.require(point)
+        return self.wrapped.offering(point)
 
     def __repr__(self) -> str:
         return (
@@ -508,7 +530,7 @@ class LMM:
         self.wrapped.require(point, layer)
         if not inside_trace():
             raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
-        if point.computed:
+        if self.wrapped.computes(point, layer):
             return self.wrapped.points[layer or 0][point.name].output  # ty: ignore[invalid-attribute-access]
         tap = self.wrapped.family.tap(point.template, layer)
         if tap.side == "head results":

@@ -131,6 +131,8 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
     for node in graph:
         if encoding.past is not None:
             _refuse_after(node)
+        if node.needs_values and (why := lmm.wrapped.gating):
+            raise CapabilityError(f"{node!r}: {why}")
         node.fit(lmm.sizes)
         if "vision" in node.point.template and not any(encoding.pictures):
             raise LayoutError(f"{node!r} acts on the vision side, and this prompt has no picture")

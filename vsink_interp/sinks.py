@@ -16,7 +16,7 @@ from .edits.fn import HookContext
 from .errors import CapabilityError
 from .graph import Graphlike
 from .kernels import normalised, sink_value
-from .probes import Resid, SegmentMass
+from .probes import AttentionMaps, Resid
 from .results import Run
 from .sinkdims import SinkDims
 
@@ -31,11 +31,10 @@ PAPER_TAU, PAPER_WIDTH = 20.0, 4096
 
 @runtime_checkable
 class Runs(Protocol):
-    """What discovery needs of a model: its depth, and one forward pass with a graph."""
+    """What discovery needs of a model: its blocks, and one forward pass with a graph."""
 
-    @property
-    def n_layers(self) -> int:
-        """How many decoder blocks it has."""
+    def blocks_with(self, hook: str) -> tuple[int, ...]:
+        """The blocks that offer a hook point."""
         ...
 
     def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> Run:
@@ -169,7 +168,9 @@ def find_sink_dims(
 
     **Raises:** `CapabilityError` if no dimension is that large.
     """
-    layers = tuple(sorted({round(lmm.n_layers * part) for part in (0.25, 0.4, 0.55, 0.7)}))
+    at = lmm.blocks_with(AttentionMaps.hook)
+    places = {min(round(len(at) * part), len(at) - 1) for part in (0.25, 0.4, 0.55, 0.7)}
+    layers = tuple(at[place] for place in sorted(places))
     asked = [(None, prompt) for prompt in prompts]
     asked += [(picture, prompts[0]) for picture in (pictures or (_plain_picture(),))]
     graph = Resid(layers=layers, at="pre")
@@ -213,11 +214,10 @@ def _causal_check(
         changed[:, 0, list(dims)] = 0
         return changed
 
-    mass = SegmentMass(layers=layers, groups=("bos",))
-    edit = Fn("hook_resid_pre", clamp, layers=layers)
-    before = lmm.run(*asked, mass)[mass].values.mean()
-    after = lmm.run(*asked, edit | mass)[mass].values.mean()
-    return float(before), float(after)
+    # By place, not by segment: some families write no BOS, and have a first token all the same.
+    maps, edit = AttentionMaps(layers=layers), Fn("hook_resid_pre", clamp, layers=layers)
+    before, after = (lmm.run(*asked, graph)[maps].values[..., 0] for graph in (maps, edit | maps))
+    return float(before.mean()), float(after.mean())
 
 
 def _plain_picture() -> Image.Image:

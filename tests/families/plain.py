@@ -66,7 +66,8 @@ def cut(hf_model, rows, columns, layers):
 def redistributed(hf_model, image, text_rows, real, dims, tau, **shares):
     """VAR of the paper, row by row in numpy, inside transformers' own eager attention."""
     blocks = decoder_blocks(hf_model)
-    module = sys.modules[type(blocks[0].self_attn).__module__]
+    inner = [getattr(block, "self_attn", None) for block in blocks]
+    module = sys.modules[type(next(filter(None, inner))).__module__]
     own = module.eager_attention_forward
     entered = {}
 
@@ -79,7 +80,7 @@ def redistributed(hf_model, image, text_rows, real, dims, tau, **shares):
         return hook
 
     def attention(attending, query, key, value, attention_mask, scaling, **kwargs):
-        layer = next((i for i, b in enumerate(blocks) if b.self_attn is attending), None)
+        layer = next((i for i, one in enumerate(inner) if one is attending), None)
         z, weights = own(attending, query, key, value, attention_mask, scaling=scaling, **kwargs)
         if layer is None or layer == len(blocks) - 1:
             return z, weights

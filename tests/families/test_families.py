@@ -79,8 +79,26 @@ def apart(one, other):
 def readers(model):
     """A probe of every hook point that a model offers at every block of its stack."""
     points = [p for p in vi.HOOKS if p.template in model.hooks]
-    names = [p.name if p.stack == "blocks" else p.template for p in points]
-    return {name: vi.probes.Activation(name) for name in names}
+    heads = attending(model)
+    return {
+        name: vi.probes.Activation(name, heads if name.startswith("attn.") else ":")
+        for name in (p.name if p.stack == "blocks" else p.template for p in points)
+    }
+
+
+def kinds(model):
+    return getattr(model.wrapped.config, "layer_types", None) or ["full_attention"] * 4
+
+
+def attending(model):
+    """The blocks that have a pattern."""
+    known = ("full_attention", "sliding_attention")
+    return tuple(i for i, kind in enumerate(kinds(model)) if kind in known)
+
+
+def full_blocks(model):
+    """The blocks that attend to everything; of the others some keep a window of keys."""
+    return tuple(i for i, kind in enumerate(kinds(model)) if kind == "full_attention")
 
 
 # What edits nothing changes no bit, and what is read is what transformers computes.
@@ -160,7 +178,8 @@ def test_probes_change_no_bit_in_half_precision(name, dtype):
 def test_a_batch_equals_its_samples_one_by_one(name):
     model = lmm(name)
     chosen, together = batch(name)
-    edit = vi.edits.AddScores("query", 1.5, layers="1:")
+    layers = tuple(layer for layer in attending(model) if layer)
+    edit = vi.edits.AddScores("query", 1.5, layers=layers)
     both_runs = model.generate(together, graph=edit, max_new_tokens=4)
     for sample, prompt in enumerate(chosen):
         alone = model.generate(encoded(name, prompt), graph=edit, max_new_tokens=4)
@@ -254,22 +273,17 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
     after = torch.arange(ids.shape[1]) > image.int().argmax(1)[:, None]
     rows = torch.cat([encoding.tokens.mask("query"), ~new], 1)
     assert (rows[:, : ids.shape[1]] & after).any()
-    with plain.cut(reference, rows, columns, range(1, 4)):
+    layers = tuple(layer for layer in attending(lmm(name)) if layer)
+    with plain.cut(reference, rows, columns, layers):
         theirs = reference.generate(
             **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
         )
     untouched = reference.generate(**encoding.inputs, max_new_tokens=6)
-    edit = vi.Knockout("image -> query generated", "1:")
+    edit = vi.Knockout("image -> query generated", layers)
     run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
     assert not torch.equal(theirs.sequences, untouched), "the cut does nothing"
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
-
-
-def full_blocks(model):
-    """The blocks that attend to everything; the others keep a window of keys."""
-    kinds = getattr(model.wrapped.config, "layer_types", None) or ["full_attention"] * 4
-    return tuple(i for i, kind in enumerate(kinds) if kind == "full_attention")
 
 
 @both
@@ -336,7 +350,8 @@ def test_var_equals_the_paper_inside_transformers_eager_attention(name, attentio
         theirs = reference.generate(
             **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
         )
-    edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05)
+    layers = tuple(layer for layer in attending(lmm(name)) if layer < 3)
+    edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05, layers=layers)
     run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
     plain_run = lmm(name, attention).generate(encoding, max_new_tokens=6)
     assert apart(run.logits[:, 0], plain_run.logits[:, 0]) > 0.01, "VAR does nothing"

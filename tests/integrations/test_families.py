@@ -14,8 +14,10 @@ DELEGATED = {"Qwen2.5-VL", "Qwen3-VL"}
 """Families whose attention TransformerLens leaves to transformers, reading a copy beside it."""
 WHOLE_TOWER = {"Mistral 3"}
 """Families whose vision encoder has no blocks there."""
-NORMED = {"Gemma 3", "Qwen3-VL"}
+NORMED = {"Gemma 3", "Qwen3-VL", "Qwen3.5"}
 """Families with a norm of queries and keys: our hook_q is behind it, theirs before it."""
+LINEAR = "linear_attn.hook_out"
+"""Their name of what linear attention adds."""
 ABSENT = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_result")
 """What it has no hook point for there."""
 
@@ -38,6 +40,8 @@ def theirs_of(cache, family, name, shape):
     if family in NORMED and name.endswith((".hook_q", ".hook_k")):
         found = cache[f"{name[:-6]}{name[-1]}_norm.hook_out"]
         return found if found.shape == shape else found.transpose(1, 2)
+    if name.endswith("hook_attn_out") and name.replace("hook_attn_out", LINEAR) in cache.cache_dict:
+        name = name.replace("hook_attn_out", LINEAR)
     spelled = name.replace("vision_encoder.blocks", "vision_encoder.encoder_layers")
     found = cache.cache_dict.get(spelled, cache.cache_dict.get(name))
     return found[None] if found is not None and packed(name, found) else found

@@ -48,7 +48,12 @@ class AttentionBinding:
         self.base_name: str = self.config._attn_implementation
         plan = progress.plan if progress else None
         self.nodes: list[dict[str, Numbered]] = [
-            {point.name: plan.at(point.template, layer) if plan else () for point in COMPUTED}
+            {
+                point.name: plan.at(point.template, layer)
+                if plan and wrapped.computes(point, layer)
+                else ()
+                for point in COMPUTED
+            }
             for layer in range(wrapped.n_layers)
         ]
         self._inverted: tuple[Tensor, Tensor] | None = None

@@ -128,7 +128,7 @@ def refuse_odd(wrapped: Wrapped, layers: Iterable[int]) -> None:
             + (f"none can be dropped; name other blocks, layers={plain}; or " if plain else "")
             + "cut the flow instead, as in Knockout('image -> generated')"
         )
-    name = wrapped.layers[0].self_attn.config._attn_implementation
+    name = wrapped.attention_config._attn_implementation
     if name not in ("sdpa", "eager"):
         raise CapabilityError(
             f"keys are dropped with attention 'sdpa' or 'eager', not {name!r}; load the model with "

@@ -75,7 +75,9 @@ class Compiler:
     def _places(self, *, generates: bool) -> list[Place]:
         plan = self.progress.plan
         places = {
-            (ROT_Q.template, layer) if find_hook(template).computed else (template, layer)
+            (ROT_Q.template, layer)
+            if self.wrapped.computes(find_hook(template), layer)
+            else (template, layer)
             for template, layer in plan.places
         }
         places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
@@ -99,7 +101,7 @@ class Compiler:
 
     def _stop(self, place: Place) -> dict[str, Any]:
         template, layer = place
-        if find_hook(template).computed:
+        if self.wrapped.computes(find_hook(template), layer):
             assert layer is not None  # noqa: S101 (they lie in blocks)
             return self._attention(layer)
         return self._tap(find_hook(template), layer)
@@ -154,7 +156,8 @@ class Compiler:
 
     def _explicit(self, layer: int, kind: Pass, mask: Tensor | None) -> dict[str, Any]:
         at = {
-            p: self.progress.plan.at(p.template, layer) for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
+            p: self.progress.plan.at(p.template, layer) if self.wrapped.computes(p, layer) else ()
+            for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
         }
         rows = kind.rows(kind.n_keys[0])
         numbered = (*at[SCORES], *at[PATTERN])

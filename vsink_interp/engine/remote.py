@@ -25,6 +25,7 @@ from .execute import Outcome
 from .job import Compiler
 from .plain import functions
 from .progress import Progress
+from .rows import PATTERN
 from .wrapped import Wrapped
 
 TASK = "image-text-to-text"
@@ -111,7 +112,7 @@ def compile_run(
         )
     given = None if generate is None else _sendable(generate)
     progress = Progress(plan, TokenMasks(layout, CPU), sinks)
-    ops = hosted.ops(f"{wrapped.family.layers}.0.self_attn")
+    ops = hosted.ops(f"{wrapped.family.layers}.{wrapped.offering(PATTERN)[0]}.self_attn")
     compiler = Compiler(wrapped, progress, ops, given["max_new_tokens"] if given else None)
     plain = {name: value.detach().cpu() for name, value in inputs.items()}
     job = compiler.job(plain, given)

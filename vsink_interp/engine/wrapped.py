@@ -9,7 +9,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from ..families import Family, block_of
+from ..families import Family, block_of, gates_heads
 from ..hooks import HOOKS, HookPoint
 
 ATTENDING = frozenset({"full_attention", "sliding_attention"})
@@ -29,10 +29,13 @@ class Wrapped:
     def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:
         self.hf_model = hf_model
         self.processor = processor
-        first = hf_model.get_submodule(family.layers)[0]
-        kind = hf_model.config.get_text_config().model_type
+        self.config = hf_model.config.get_text_config()
+        self.layers = hf_model.get_submodule(family.layers)
+        kind = self.config.model_type
         self.failed: dict[str, str] = {}
-        self.family = replace(family, block=family.block or block_of(kind, first))
+        self.family = replace(
+            family, blocks=tuple(family.block or block_of(kind, block) for block in self.layers)
+        )
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
         self.nnsight = TransformersModel(
@@ -42,8 +45,6 @@ class Wrapped:
             tokenizer=getattr(processor, "tokenizer", None),
             **({} if spread else {"device": hf_model.device}),
         )
-        self.config = hf_model.config.get_text_config()
-        self.layers = hf_model.get_submodule(family.layers)
         self.n_layers = len(self.layers)
         self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
         self.kinds = layer_kinds(self.config, self.layers)
@@ -87,6 +88,26 @@ class Wrapped:
                 return block.self_attn.config
         return self.config
 
+    @property
+    def gating(self) -> str:
+        """Why what a head adds is not given by its pattern, values and weights; empty if it is."""
+        if not any(gates_heads(block) for block in self.layers):
+            return ""
+        return (
+            f"{type(self.hf_model).__name__} gates its heads after the pattern weighs the values, "
+            "so pattern, values and output weights do not say what a head adds; attn.hook_result "
+            "does"
+        )
+
+    def computes(self, point: HookPoint, layer: int | None) -> bool:
+        """Whether a hook point lies inside the attention computation of a block, in no module."""
+        return point.computed and (layer is None or point.name not in self.family.blocks[layer])
+
+    def offering(self, point: HookPoint) -> tuple[int, ...]:
+        """The blocks that offer a hook point."""
+        depth = self.n_layers if point.stack == "blocks" else self.n_vision_layers
+        return tuple(at for at in range(depth) if not self.refusal(point, at))
+
     def refusal(self, point: HookPoint, layer: int | None = None) -> str:
         """Why a hook point is not offered, at one block or at any; empty if it is."""
         if why := self.family.refused.get(point.template) or self.failed.get(point.template):
@@ -98,8 +119,12 @@ class Wrapped:
         return "" if not all(reasons) else reasons[0] if reasons else "it has no such blocks"
 
     def _lack(self, point: HookPoint, layer: int | None) -> str:
-        if point.computed:
-            return self._unseen(self.kinds[layer or 0])
+        kind = self.kinds[layer or 0]
+        if point.name.startswith("attn.") and kind not in ATTENDING:
+            return f"{kind.replace('_', ' ')} has no queries, keys and patterns of this kind"
+        if self.computes(point, layer):
+            capped = getattr(self.config, "attn_logit_softcapping", None)
+            return "its attention caps scores softly, which is not supported yet" * bool(capped)
         try:
             self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
         except KeyError:
@@ -107,12 +132,6 @@ class Wrapped:
         except AttributeError as error:
             return f"there is no such module: {error}"
         return ""
-
-    def _unseen(self, kind: str) -> str:
-        """Why the inside of an attention of this kind is out of reach."""
-        if getattr(self.config, "attn_logit_softcapping", None):
-            return "its attention caps scores softly, which is not supported yet"
-        return "" if kind in ATTENDING else f"{kind.replace('_', ' ')} has no pattern of this kind"
 
     def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""
@@ -147,10 +166,8 @@ class Wrapped:
         name = f"{type(self.hf_model).__name__} does not offer {point.template!r}"
         if self.refusal(point):
             raise CapabilityError(f"{name}: {why}; it offers: {', '.join(self.advertised)}")
-        fine = [at for at in range(self.n_layers) if not self.refusal(point, at)]
-        raise CapabilityError(
-            f"{name} at block {layer}: {why}; it does at layers={','.join(map(str, fine))!r}"
-        )
+        fine = ",".join(map(str, self.offering(point)))
+        raise CapabilityError(f"{name} at block {layer}: {why}; it does at layers={fine!r}")
 
 
 def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from ..tokens import ImageSpan
 from .depth import middle_layers
 
 FEATURES, PROJECTED = (Activation(f"vision_projector.hook_{side}") for side in ("in", "out"))
-ENTERING, MAPS, VALUE = Resid("image", 0, at="pre"), AttentionMaps(), SinkValue("image")
+ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
 
 
 @final
@@ -47,7 +47,8 @@ class VisionSinks:
     - `tau`, `dims`: the language model's threshold and sink dimensions: phi is about these.
     - `language_dims`: coordinates that hold a tenth of the squared norm of every V-sink in the
         language model, at each of the middle blocks.
-    - `attention`: of the text rows to each token at each block, mean over heads and rows, 0 to 1.
+    - `attention`: of the text rows to each token at each block, mean over heads and rows, 0 to 1;
+        NaN at blocks without a pattern.
     - `phi_without`: phi when the V-sinks enter as the mean of the other image tokens.
     - `layers`: the middle blocks, which the counts are about.
     """
@@ -86,13 +87,16 @@ class VisionSinks:
     def correlation(self) -> float:
         """Of the norm in the encoder with attention in the middle blocks, over patches."""
         patch = ~np.isnan(self.norm)
-        attention = self.attention[list(self.layers)].mean(0)[patch]
-        return float(np.corrcoef(self.norm[patch], attention)[0, 1])
+        return float(np.corrcoef(self.norm[patch], self.inner_attention[patch])[0, 1])
+
+    @property
+    def inner_attention(self) -> Float[np.ndarray, " token"]:
+        """Of the text rows to each token, mean over the middle blocks that have a pattern."""
+        return np.nanmean(self.attention[list(self.layers)], 0)
 
     def share(self, tokens: Bool[np.ndarray, " token"]) -> float:
         """The share of the attention to the image that some tokens get at the middle blocks."""
-        attention = self.attention[list(self.layers)].mean(0)
-        return float(attention[tokens].sum() / attention.sum())
+        return float(self.inner_attention[tokens].sum() / self.inner_attention.sum())
 
     def __str__(self) -> str:
         """The counts, in one line."""
@@ -130,7 +134,8 @@ def vision_sinks(
     """
     encoding, edits = lmm.encode(picture, prompt), as_graph(graph)
     stream = Resid("image", at="pre")
-    run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | MAPS | stream)
+    maps = AttentionMaps(layers=lmm.blocks_with(AttentionMaps.hook))
+    run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
     image = run.tokens.mask("image[0]")[0].nonzero().flatten()
     features = _features(lmm, run, run[ENTERING].values[0, 0])
     norms = features.norm(dim=-1).amax(-1)
@@ -151,7 +156,7 @@ def vision_sinks(
         sinks.tau,
         sinks.dims,
         _dims(resid.flatten(0, 1)),
-        _attention(run).numpy(),
+        _attention(run, maps, lmm.n_layers),
         without.numpy(),
         layers,
     )
@@ -202,9 +207,12 @@ def _dims(rows: Float[Tensor, "row width"], share: float = 0.1) -> tuple[int, ..
     return tuple((held >= share).nonzero().flatten().tolist())
 
 
-def _attention(run: Run) -> Float[Tensor, "layer token"]:
-    rows = run.counted_rows(MAPS, "query")[0]
-    return run[MAPS].values[:, 0, rows].float().mean(1)
+def _attention(run: Run, maps: AttentionMaps, n_layers: int) -> Float[np.ndarray, "layer token"]:
+    record, rows = run[maps], run.counted_rows(maps, "query")[0]
+    found = record.values[:, 0, rows].float().mean(1)
+    whole = np.full((n_layers, found.shape[1]), np.nan, dtype=np.float32)
+    whole[list(record.labels("layer"))] = found.numpy()
+    return whole
 
 
 def _without(

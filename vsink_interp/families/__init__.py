@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import CapabilityError
 from .base import Block as Block, Family as Family, Tap as Tap
-from .decoders import block_of as block_of
+from .decoders import block_of as block_of, gates_heads as gates_heads
 from .infer import infer as infer
 from .llava import LLAVA as LLAVA
 from .processing import load_processor as load_processor
@@ -24,10 +24,6 @@ def _families() -> tuple[Family, ...]:
 REFUSED: Mapping[str, str] = {
     "mllama": "image features enter through cross-attention and hold no place in the prompt, so "
     "image tokens, their sinks and VAR are not defined",
-    "qwen3_5": "three of four blocks are linear attention, and its heads are gated after the "
-    "pattern weighs the values, so hook_z and what is computed from it would mean something else",
-    "qwen3_5_moe": "three of four blocks are linear attention, and its heads are gated after the "
-    "pattern weighs the values, so hook_z and what is computed from it would mean something else",
     "llava_llama": "VILA has no class in transformers: its code comes with its weights",
 }
 """Model types that are refused, and why."""

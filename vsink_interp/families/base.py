@@ -135,6 +135,7 @@ class Family:
     - `projected`: how the projector holds its values, as `Tap.shape`.
     - `block`, `vision_block`: the taps of one block; a hook point that is left out is refused. The
         decoder's are told by its language model if they are not given: `decoders.block_of`.
+    - `blocks`: the taps of every decoder block, filled in when a model is opened.
     - `refused`: hook points that the family cannot offer, and why.
     - `sight`: what a row sees besides the tokens before it.
     - `spans`: `(hf_config, processor, pictures, inputs)` to one `ImageSpan` per picture; `inputs`
@@ -163,6 +164,7 @@ class Family:
     head: str = "lm_head"
     projected: str = ""
     block: Block | None = None
+    blocks: tuple[Block, ...] = ()
     vision_block: Block = field(default_factory=lambda: CLIP_BLOCK)
     refused: Mapping[str, str] = field(default_factory=dict)
     sight: Sight = "causal"
@@ -200,9 +202,9 @@ class Family:
         """As `hooks.forward_order`, with the taps of a decoder block in this family's own order."""
         first, block, place = forward_order(template, layer)
         name = template.removeprefix("blocks.{layer}.")
-        if self.block is None or name not in self.block:
+        if not template.startswith("blocks.") or name not in self.blocks[block]:
             return first, block, place
-        return first, block, list(self.block).index(name)
+        return first, block, list(self.blocks[block]).index(name)
 
     def tap(self, template: str, layer: int | None) -> Tap:
         """The tap of a hook point at a block, with its path from the model.
@@ -214,8 +216,7 @@ class Family:
             inner = self.vision_block[template.removeprefix("vision_encoder.blocks.{layer}.")]
             prefix = f"{self.vision_layers}.{layer}"
         elif template.startswith("blocks."):
-            assert self.block is not None  # noqa: S101 (`with_block` filled it in)
-            inner = self.block[template.removeprefix("blocks.{layer}.")]
+            inner = self.blocks[layer or 0][template.removeprefix("blocks.{layer}.")]
             prefix = f"{self.layers}.{layer}"
         else:
             return self.outside[template]

@@ -1,8 +1,9 @@
 """Decoder blocks by the language model that they belong to: families share language models."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from .base import GEMMA3_BLOCK, LLAMA_BLOCK, QWEN3_BLOCK, Block
+from .base import GEMMA3_BLOCK, LLAMA_BLOCK, QWEN3_BLOCK, Block, Tap
 
 NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
 AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
@@ -10,6 +11,8 @@ AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 BY_MODEL_TYPE: dict[str, Block] = {
     "gemma3_text": GEMMA3_BLOCK,
     "qwen3": QWEN3_BLOCK,
+    "qwen3_5_moe_text": QWEN3_BLOCK,
+    "qwen3_5_text": QWEN3_BLOCK,
     "qwen3_moe": QWEN3_BLOCK,
     "qwen3_vl_text": QWEN3_BLOCK,
     "qwen3_vl_moe_text": QWEN3_BLOCK,
@@ -20,13 +23,36 @@ def block_of(model_type: str, block: Any) -> Block:
     """The taps of a decoder block, told by the type of its language model and by its norms.
 
     Where a block has norms that its type does not explain, the hook points that they would put
-    elsewhere are left out, never guessed.
+    elsewhere are left out, never guessed. A block of linear attention has no heads to name; where a
+    gate stands behind the heads, they are read behind it, as TransformerLens does.
     """
     known = dict(BY_MODEL_TYPE.get(model_type, LLAMA_BLOCK))
+    if hasattr(block, "linear_attn"):
+        outside = {name: tap for name, tap in known.items() if not name.startswith("attn.")}
+        return outside | {"hook_attn_out": Tap("linear_attn", "output")}
     if hasattr(block, "pre_feedforward_layernorm"):
         known |= {name: GEMMA3_BLOCK[name] for name in AROUND}
+    if gates_heads(block):
+        known = dict(_behind_the_gate(known))
     attention = getattr(block, "self_attn", None)
     if hasattr(attention, "q_norm") and model_type not in BY_MODEL_TYPE:
         for name in NORMED_QUERIES:
             known.pop(name)
     return known
+
+
+def _behind_the_gate(known: Block) -> Iterator[tuple[str, Tap]]:
+    for name, tap in known.items():
+        if name == "attn.hook_result":
+            yield "attn.hook_z", Tap("self_attn.o_proj", "input", heads="head")
+        yield name, tap
+
+
+def gates_heads(block: Any) -> bool:
+    """Whether attention multiplies its heads by a gate before the output projection: a second half
+    of what makes the queries (Qwen3.5).
+    """
+    attention: Any = getattr(block, "self_attn", None)
+    if not hasattr(attention, "q_proj") or not hasattr(attention, "o_proj"):
+        return False
+    return attention.q_proj.out_features == 2 * attention.o_proj.in_features

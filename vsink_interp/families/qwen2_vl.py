@@ -36,6 +36,7 @@ TOWER = {
 def tiny_kind(kind: str, vision: Mapping[str, Any], **text: Any) -> tuple[Any, Any]:
     """A tiny model of a kind, such as `Qwen2_5_VL`: its tower, and what is its decoder's own."""
     import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     from .processing import without_video
     from .tiny import TEXT, fill, tokenizer
@@ -44,7 +45,6 @@ def tiny_kind(kind: str, vision: Mapping[str, Any], **text: Any) -> tuple[Any, A
     patch = vision["patch_size"]
     pixels = {"shortest_edge": (4 * patch) ** 2, "longest_edge": 16 * (2 * patch) ** 2}
     images = fill(transformers.Qwen2VLImageProcessorPil, size=pixels, patch_size=patch)
-    processor = without_video(getattr(transformers, f"{kind}Processor"))(images, words)
     config = getattr(transformers, f"{kind}Config")(
         text_config={**TEXT, "vocab_size": len(words), "rope_parameters": {**MROPE}, **text},
         vision_config=dict(vision),
@@ -53,7 +53,8 @@ def tiny_kind(kind: str, vision: Mapping[str, Any], **text: Any) -> tuple[Any, A
         vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
     )
-    return config, processor
+    official = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[config.model_type]))
+    return config, without_video(official)(images, words)
 
 
 def tiny_2() -> tuple[Any, Any]:

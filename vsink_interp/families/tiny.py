@@ -99,6 +99,7 @@ def build(
 
     source = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for weight in model.parameters():

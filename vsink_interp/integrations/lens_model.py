@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import CapabilityError
+from ..hooks import HookPoint, find_hook
 from ..lmm import LMM
 from ..readout import Readout
 
@@ -117,13 +119,42 @@ class Output:
         return self.b_O
 
 
+@final
+class UnsplitAttention:
+    """Attention without heads, which has no output weights to be split by them.
+
+    **Arguments:**
+
+    - `d_model`: the width of the residual stream.
+    - `why`: what is told to whoever asks for them.
+    """
+
+    def __init__(self, d_model: int, why: str) -> None:
+        self._why = why
+        self.b_O = torch.zeros(d_model)
+
+    @property
+    def W_O(self) -> Tensor:  # noqa: N802 (TransformerLens's name)
+        """Refused.
+
+        **Raises:** `CapabilityError` with the reason.
+        """
+        raise CapabilityError(self._why)
+
+
+HEADS, HIDDEN = find_hook("attn.hook_result"), find_hook("mlp.hook_post")
+
+
 def _block(lmm: LMM, layer: int) -> Any:
-    family = lmm.wrapped.family
-    attention, mlp = (
-        lmm.hf_model.get_submodule(family.tap(f"blocks.{{layer}}.{name}", layer).module)
-        for name in ("attn.hook_result", "mlp.hook_post")
-    )
-    return SimpleNamespace(attn=Output(attention, lmm.n_heads), mlp=Output(mlp, 1))
+    mlp = Output(_module(lmm, HIDDEN, layer), 1)
+    if why := lmm.wrapped.refusal(HEADS, layer):
+        return SimpleNamespace(attn=UnsplitAttention(lmm.d_model, why), mlp=mlp)
+    return SimpleNamespace(attn=Output(_module(lmm, HEADS, layer), lmm.n_heads), mlp=mlp)
+
+
+def _module(lmm: LMM, point: HookPoint, layer: int) -> nn.Linear:
+    path = lmm.wrapped.family.tap(point.template, layer).module
+    return lmm.hf_model.get_submodule(path)
 
 
 def _config(lmm: LMM, readout: Readout) -> Any:

@@ -42,7 +42,7 @@ def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
     **Raises:** `NotationError` for an unknown name, `ResultError` if no name passes the filter.
     """
     if names_filter is None:
-        return EditGraph(*(Activation(name) for name in DEFAULT_NAMES))
+        return EditGraph(*(_wherever(lmm, name) for name in DEFAULT_NAMES))
     wanted = list(_chosen(lmm, names_filter))
     if not wanted:
         raise ResultError(f"no hook point passes names_filter; there are: {', '.join(lmm.hooks)}")
@@ -51,6 +51,13 @@ def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
         relative = point.name if point.stack in ("blocks", None) else point.template
         layers.setdefault(relative, []).extend([] if layer is None else [layer])
     return EditGraph(*(Activation(name, tuple(at) or ":") for name, at in layers.items()))
+
+
+def _wherever(lmm: LMM, name: str) -> Activation:
+    """A probe of a hook point in every block that offers it."""
+    point = find_hook(name)
+    blocks = lmm.wrapped.offering(point) if point.stack else ()
+    return Activation(name, blocks if 0 < len(blocks) < lmm.n_layers else ":")
 
 
 def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
@@ -63,10 +70,9 @@ def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
 
 
 def _all_names(lmm: LMM) -> Iterator[str]:
-    depths = {None: 0, "blocks": lmm.n_layers, "vision_encoder.blocks": lmm.wrapped.n_vision_layers}
-    for template in lmm.hooks:
-        point = find_hook(template)
-        yield from (point.at(layer) for layer in range(depths[point.stack] or 1))
+    for point in map(find_hook, lmm.hooks):
+        blocks = (None,) if point.stack is None else lmm.wrapped.offering(point)
+        yield from map(point.at, blocks)
 
 
 def run_with_cache(

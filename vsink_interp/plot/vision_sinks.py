@@ -28,7 +28,7 @@ def vision_sinks(found: VisionSinks) -> "matplotlib.figure.Figure":
         "L-sink that comes from a V-sink": found.from_vision,
     }
     _boxes(left, found, kinds)
-    attention = found.attention[list(found.layers)].mean(0)
+    attention = found.inner_attention
     plain = ~(found.v_sink | found.l_sink)
     right.scatter(found.norm[plain], attention[plain], s=12, color=MUTED, label="other patches")
     for (name, chosen), width in zip(kinds.items(), (46, 20, 20), strict=True):
