@@ -110,7 +110,7 @@ def replace_class(config):
 
 def test_what_fails_at_load_is_not_offered():
     form, model, processor = plain_tiny("LLaVA-1.5")
-    block = {**vi.LMM(model, processor).wrapped.family.block}
+    block = {**vi.LMM(model, processor).wrapped.family.blocks[0]}
     block["mlp.hook_pre"] = Tap("mlp.gate_proj", "output", heads="head", shape="b h q d")
     lmm = vi.LMM(model, processor, family=replace(form, block=block))
     assert "blocks.{layer}.mlp.hook_pre" not in lmm.hooks
