@@ -62,13 +62,19 @@ class Group:
     @property
     def grows(self) -> bool:
         """Whether generated tokens may belong to it."""
-        return any(all(map(_may_be_generated, terms)) for terms in self.unions)
+        return self.takes_generated(sink=True) or self.takes_generated(sink=False)
 
+    @property
+    def grows_by_sinks(self) -> bool:
+        """Whether it depends on the sinks among generated tokens which of them belong to it."""
+        return self.takes_generated(sink=True) != self.takes_generated(sink=False)
 
-def _may_be_generated(term: Term) -> bool:
-    if term.word in ("generated", "all"):
-        return not term.negated
-    return term.negated or term.word == "sink"
+    def takes_generated(self, *, sink: bool) -> bool:
+        """Whether generated tokens belong to it that are sinks, or that are none."""
+        true = {"generated", "all", *(["sink"] if sink else [])}
+        return any(
+            all((term.word in true) != term.negated for term in terms) for terms in self.unions
+        )
 
 
 @final
@@ -119,8 +125,7 @@ def parse_group(text: str) -> Group:
 
 def grows_by_sinks(text: str) -> bool:
     """Whether which generated tokens belong to a group depends on which of them are sinks."""
-    group = parse_group(text)
-    return "sink" in group.words and group.grows
+    return parse_group(text).grows_by_sinks
 
 
 def parse_flow(text: str) -> Flow:

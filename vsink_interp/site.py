@@ -136,6 +136,25 @@ class Site:
             self.constants[key] = compute(whole)
         return self.constants[key]
 
+    def grown(
+        self,
+        key: Any,
+        compute: "Callable[[Site], Tensor]",
+        renew: "Callable[[Tensor], None]",
+    ) -> Tensor:
+        """As `once`, for what decode steps add to.
+
+        **Arguments:**
+
+        - `renew`: writes what new tokens bring, in a decode step after the one that computed it.
+        """
+        known = self.constants.get(key)
+        if known is None:
+            return self.once(key, compute)
+        if not self.prefill:
+            renew(known)
+        return known
+
     def _threshold(self, tau: float | None) -> float:
         threshold = self.tau if tau is None else tau
         if not self.phis or threshold is None:
@@ -155,22 +174,43 @@ class Site:
         found = (phi >= threshold) & real
         return torch.nn.functional.pad(found, (0, self.n_keys - phi.shape[1]))
 
-    def sink_rows(self, tau: float | None, into: Float[Tensor, "batch query"]) -> None:
+    def sink_rows(
+        self, tau: float | None, into: Float[Tensor, "batch query"], *, flipped: bool = False
+    ) -> None:
         """Write one where a row at hand is a sink and zero where not, in a decode step.
+
+        **Arguments:**
+
+        - `flipped`: write one where it is none.
 
         **Raises:** `LayoutError` if the node did not declare `needs_new_phi`.
         """
         threshold = self._threshold(tau)
         torch.ge(self.phis[-1][:, -self.n_rows :], threshold, out=into)
+        if flipped:
+            into.logical_not_()
 
     def keys(self, group: str) -> Bool[Tensor, "batch key"]:
         """Which of the tokens that can be attended to belong to a group."""
         parsed = parsed_group(group)
         if "sink" not in parsed.words:
             return self.masks.device_mask(parsed)[:, : self.n_keys]
-        if parsed.grows:
-            return self._keys_by_sinks(parsed)
-        return self.once(parsed, lambda whole: whole._keys_by_sinks(parsed))[:, : self.n_keys]
+        if not parsed.grows_by_sinks:
+            found = self.once(parsed, lambda whole: whole._keys_by_sinks(parsed))
+            return found[:, : self.n_keys]
+
+        def renew(known: Tensor) -> None:
+            # All generated tokens, for a hook function may not have asked in every step.
+            phi, start = self.phi, self.layout.prompt_length
+            assert phi is not None  # noqa: S101 (it was there when `known` was computed)
+            new = known[:, start : self.n_keys]
+            torch.ge(phi[:, start:], self._threshold(None), out=new)
+            if parsed.takes_generated(sink=False):
+                new.logical_not_()
+
+        return self.grown(parsed, lambda whole: whole._keys_by_sinks(parsed), renew)[
+            :, : self.n_keys
+        ]
 
     def _keys_by_sinks(self, group: Group) -> Bool[Tensor, "batch key"]:
         return self.masks.on_device.first(self.n_keys).mask(group, sink=self.sinks())

@@ -56,10 +56,10 @@ def released(pattern, threshold, beta):
 def kernel(pattern, threshold, beta):
     length = pattern.shape[-1]
     real = torch.ones(1, length, dtype=torch.bool)
-    spared = torch.arange(length)[None] == 0
-    heads = torch.ones(pattern.shape[0], dtype=torch.bool)
+    bounds = torch.full((1, len(pattern), length), threshold, dtype=torch.float64)
+    bounds[..., 0] = torch.inf
     value = torch.from_numpy(pattern)[None]
-    got = kernels.calibrate(value, real, torch.arange(length), spared, real, heads, threshold, beta)
+    got = kernels.calibrate(value, bounds, beta, None, real, torch.arange(length))
     return got[0].numpy()
 
 

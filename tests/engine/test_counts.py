@@ -15,6 +15,8 @@ from vsink_interp import edits
 SHORT, LONG = 4, 8
 FOUND_ONLINE = 14
 """Two norms, their scale and ratio, and a comparison for the new token are five operations more."""
+NEW_SINKS = 5
+"""So is it for other edits that ask whether the new token is a sink."""
 
 CASES = {
     "knockout": (vi.Knockout("image -> query generated"), 4, 4),
@@ -28,6 +30,15 @@ CASES = {
     "var, released code": (vi.VAR(rho=0.8, mode="released-code"), 2, 10),
     "var, sinks found online": (vi.VAR(rho=0.2), 3, FOUND_ONLINE),
     "steering": (edits.Steer((0.1,) * tiny.WIDTH), 4, 2),
+    "mass moved": (edits.Redistribute("bos", "image", 0.5), 4, 8),
+    "mass moved in heads": (edits.Redistribute("sink & image", "bos", 0.5, heads=(0, 2)), 4, 8),
+    "mass moved from new sinks": (edits.Redistribute("sink", "image", 0.5), 4, 8 + NEW_SINKS),
+    "knockout of new sinks": (vi.Knockout("sink -> query generated"), 4, 6 + NEW_SINKS + 1),
+    "calibration": (edits.ACT(0.06, rows="prompt generated", layers=":"), 4, 11),
+    "calibration of heads": (edits.ACT(0.06, rows="generated", layers=":", heads=(0,)), 4, 11),
+    "contribution": (vi.probes.Contribution(), 4, 15),
+    "attribution": (vi.probes.LogitAttribution(direction=(0.5, -0.5) * (tiny.WIDTH // 2)), 4, 10),
+    "scores": (edits.ScaleScores("image", 1.5, by="size", heads=(0, 3)), 4, 10),
     "empty graph": (vi.EditGraph(), 4, 0),
 }
 """The graph, how many blocks it edits, and the most operations per block and step."""

@@ -4,7 +4,14 @@ import numpy as np
 import torch
 
 from tests.engine.counting import Counting
-from vsink_interp.kernels import contribution, group_mass, head_result, non_sink_ratio, output_gram
+from vsink_interp.kernels import (
+    contribution,
+    group_mass,
+    head_result,
+    non_sink_ratio,
+    output_gram,
+    value_norms,
+)
 
 B, H, KV, Q, K, D, M = 2, 4, 2, 3, 7, 5, 6
 
@@ -48,7 +55,7 @@ def test_the_ratio_of_a_row_that_sees_no_image_is_nan():
 def test_contribution_by_loop():
     pattern = rows()
     value, weight = torch.randn(B, KV, K, D).double(), torch.randn(H, D, M).double()
-    got = contribution(pattern, value, output_gram(weight))
+    got = contribution(pattern, value_norms(value, output_gram(weight)))
     assert got.shape == (B, Q, K)
     for b, q, k in np.ndindex(B, Q, K):
         norms = [
@@ -62,7 +69,7 @@ def test_contribution_in_half_precision_is_that_of_the_rounded_numbers():
     pattern = rows().float()
     value, weight = torch.randn(B, KV, K, D).half(), torch.randn(H, D, M).half()
     value[0, 1, 3] = 0
-    got = contribution(pattern, value, output_gram(weight))
+    got = contribution(pattern, value_norms(value, output_gram(weight)))
     shared = value.double().repeat_interleave(H // KV, 1)
     added = torch.einsum("bhqk,bhkd,hdm->bhqkm", pattern.double(), shared, weight.double())
     assert got.dtype == torch.float32
@@ -73,7 +80,7 @@ def test_contribution_makes_nothing_as_wide_as_the_model_per_key():
     """As wide as a model: 40 keys of 2 heads that write 512 numbers each."""
     gram = output_gram(torch.randn(2, 4, 512))
     with Counting() as made:
-        contribution(torch.rand(1, 2, 3, 40), torch.randn(1, 1, 40, 4), gram)
+        contribution(torch.rand(1, 2, 3, 40), value_norms(torch.randn(1, 1, 40, 4), gram))
     assert 0 < made.largest <= 2 * 40 * 4
 
 

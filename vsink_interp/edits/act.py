@@ -1,8 +1,11 @@
 """ACT: the attention calibration of Yu et al. (2024), arXiv 2406.15765."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, final
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -71,15 +74,15 @@ class ACT(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        real = site.keys("all")
-        first = real & (real.cumsum(-1) == 1)
-        return calibrate(
-            value,
-            site.queries("prompt"),
-            site.positions,
-            first | ~real,
-            site.queries(self.rows),
-            heads_at(site, self.heads, value.shape[1]),
-            self.threshold,
-            self.beta,
-        )
+        bounds = site.once(self, partial(self._bounds, value.shape[1]))[..., : site.n_keys]
+        rows = site.rows(self.rows)
+        if not site.prefill:
+            return calibrate(value, bounds, self.beta, rows)
+        return calibrate(value, bounds, self.beta, rows, site.queries("prompt"), site.positions)
+
+    def _bounds(self, n_heads: int, whole: Site) -> Float[Tensor, "batch head key"]:
+        """Beyond which mean attention a key is a sink: never for the first token of a sample."""
+        real = whole.keys("all")
+        spared = (real.cumsum(-1) <= 1)[:, None]  # the padding before it has no attention
+        heads = heads_at(whole, self.heads, n_heads)[:, None]
+        return torch.where(heads, torch.where(spared, torch.inf, self.threshold), -torch.inf)

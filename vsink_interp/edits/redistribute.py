@@ -1,8 +1,11 @@
 """Move attention from one group of keys to another."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -66,6 +69,27 @@ class Redistribute(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = heads_at(site, self.heads, value.shape[1])
-        rows = site.queries(self.rows)
-        return move_mass(value, site.keys(self.source), site.keys(self.target), rows, self.p, heads)
+        terms = site.grown(self, self._terms, partial(self._renew, site))[..., : site.n_keys]
+        least = 1e-37
+        if self.heads is not None:
+            least = site.once(("least", self.heads), partial(self._least, value.shape[1]))
+        return move_mass(value, terms, self.p, site.rows(self.rows), least)
+
+    def _terms(self, whole: Site) -> Float[Tensor, "batch term key"]:
+        source = whole.keys(self.source)
+        return torch.stack([source, whole.keys(self.target) & ~source], 1).float()
+
+    def _renew(self, site: Site, terms: Float[Tensor, "batch term key"]) -> None:
+        """Write whether a new token gives or takes, where that depends on its being a sink."""
+        source, target = parse_group(self.source), parse_group(self.target)
+        gives = {sink: source.takes_generated(sink=sink) for sink in (True, False)}
+        takes = {s: target.takes_generated(sink=s) and not gives[s] for s in (True, False)}
+        for term, belongs in enumerate((gives, takes)):
+            if belongs[True] != belongs[False]:
+                new = terms[:, term, site.first_row : site.n_keys]
+                site.sink_rows(None, new, flipped=belongs[False])
+
+    def _least(self, n_heads: int, whole: Site) -> Float[Tensor, "head 1"]:
+        """The least that a row gives the target; in heads that are not meant, no share will do."""
+        heads = heads_at(whole, self.heads, n_heads)
+        return torch.where(heads, 1e-37, torch.inf)[:, None]

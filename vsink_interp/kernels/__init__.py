@@ -10,7 +10,11 @@ from .attend import (
     attention_scores as attention_scores,
     softmax as softmax,
 )
-from .attribution import attributed as attributed
+from .attribution import (
+    attributed as attributed,
+    output_along as output_along,
+    value_along as value_along,
+)
 from .calibration import calibrate as calibrate
 from .contrast import contrast as contrast, diffuse as diffuse
 from .masks import cut as cut, cut_tokens as cut_tokens, random_like as random_like
@@ -20,6 +24,7 @@ from .measure import (
     head_result as head_result,
     non_sink_ratio as non_sink_ratio,
     output_gram as output_gram,
+    value_norms as value_norms,
 )
 from .patterns import copy_head as copy_head, move_mass as move_mass
 from .redistribution import (

@@ -36,19 +36,25 @@ def output_gram(weight: Tensor) -> Tensor:
     return exact @ exact.transpose(1, 2)
 
 
-def contribution(pattern: Tensor, value: Tensor, gram: Tensor) -> Tensor:
+def value_norms(value: Tensor, gram: Tensor) -> Tensor:
+    """The norm of what each head would write of each key: ``v W_O``.
+
+    ``value`` is batch kv_head key d_head, ``gram`` that of `output_gram`; the result is batch head
+    key. The norm of ``v W`` is the root of ``v W W^T v^T``: nothing as wide as the model is made.
+    """
+    batch, groups, keys, width = value.shape
+    columns = value.to(gram.dtype).permute(1, 3, 0, 2).flatten(2)
+    turned = gram.reshape(groups, -1, width) @ columns
+    squares = (turned.view(groups, -1, *columns.shape[1:]) * columns[:, None]).sum(2)
+    return squares.clamp_min(0).sqrt().view(-1, batch, keys).transpose(0, 1)
+
+
+def contribution(pattern: Tensor, norms: Tensor) -> Tensor:
     """How much each key adds to each row: the norm of ``alpha x W_OV``, averaged over heads.
 
-    ``pattern`` is batch head query key, ``value`` batch kv_head key d_head, ``gram`` that of
-    `output_gram`; the result is batch query key. The norm of ``v W`` is the root of
-    ``v W W^T v^T``: nothing as wide as the model is made per key. Kang et al. (2025), figure 3c.
+    ``pattern`` is batch head query key, ``norms`` that of `value_norms`; the result is batch query
+    key. Kang et al. (2025), figure 3c.
     """
-    groups = value.shape[1]
-    grouped = gram.view(groups, gram.shape[0] // groups, *gram.shape[1:])
-    exact = value.to(gram.dtype)
-    turned = torch.einsum("bgkd,ghde->bghke", exact, grouped)
-    squares = (turned * exact[:, :, None]).sum(-1)
-    norms = squares.clamp_min(0).sqrt().flatten(1, 2)
     return (pattern * norms[:, :, None]).mean(1)
 
 

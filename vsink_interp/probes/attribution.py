@@ -11,10 +11,10 @@ from typing_extensions import override
 from ..errors import NotationError
 from ..graph import Probe, Sizes, freeze
 from ..hooks import Layers
-from ..kernels import attributed
+from ..kernels import attributed, output_along, value_along
 from ..segments import SEGMENTS
 from ..site import Site
-from .rows import GroupProbe, RowProbe
+from .rows import GroupProbe, RowProbe, grown_with_values
 
 RESIDUAL = (
     "hook_embed hook_resid_pre hook_resid_mid hook_resid_post hook_attn_out hook_mlp_out"
@@ -79,9 +79,15 @@ class LogitAttribution(GroupProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        extras = site.extras
-        direction = torch.tensor(self.direction, device=value.device)
-        return attributed(value, extras["value"], extras["weight"], direction, self.columns(site))
+        toward = site.once((self, "toward"), self._toward)
+        along = grown_with_values(site, (self, "along"), lambda v: value_along(v, toward))
+        if self.needs_new_phi:
+            return attributed(value, along, self.columns(site))
+        return attributed(value, along, site.once(self, self.columns)[:, : site.n_keys])
+
+    def _toward(self, whole: Site) -> Float[Tensor, "head d_head"]:
+        weight = whole.extras["weight"]
+        return output_along(weight, torch.tensor(self.direction, device=weight.device))
 
 
 @final
@@ -127,4 +133,5 @@ class Projection(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return value.float() @ torch.tensor(self.direction, device=value.device)
+        direction = site.once(self, lambda _: torch.tensor(self.direction, device=value.device))
+        return value.float() @ direction

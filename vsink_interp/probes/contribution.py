@@ -6,9 +6,9 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from ..kernels import contribution, output_gram
+from ..kernels import contribution, output_gram, value_norms
 from ..site import Site
-from .rows import RowProbe
+from .rows import RowProbe, grown_with_values
 
 
 @final
@@ -30,5 +30,6 @@ class Contribution(RowProbe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        gram = site.once(self, lambda whole: output_gram(whole.extras["weight"]))
-        return contribution(value, site.extras["value"], gram)
+        gram = site.once((self, "gram"), lambda whole: output_gram(whole.extras["weight"]))
+        norms = grown_with_values(site, self, lambda values: value_norms(values, gram))
+        return contribution(value, norms)

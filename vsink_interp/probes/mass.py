@@ -8,7 +8,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..kernels import group_mass, non_sink_ratio
-from ..segments import grows_by_sinks
 from ..site import Site
 from ..tokens import TokenLayout
 from .rows import GroupProbe, RowProbe
@@ -33,11 +32,6 @@ class SegmentMass(GroupProbe):
     @override
     def sums_keys(self) -> bool:
         return True
-
-    @property
-    @override
-    def needs_new_phi(self) -> bool:
-        return any(grows_by_sinks(group) for group in self.groups)
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:

@@ -1,17 +1,18 @@
 """What probes of query rows share: which rows they read, and by which groups of keys."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Probe, freeze
 from ..hooks import Layers, check_layers
-from ..segments import SEGMENTS, parse_group
+from ..segments import SEGMENTS, grows_by_sinks, parse_group
 from ..site import Site
 from ..tokens import TokenLayout
 
@@ -44,6 +45,27 @@ class RowProbe(Probe):
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
         tokens.check_group(self.rows, generates=generates)
+
+
+def grown_with_values(
+    site: Site, key: Any, read: Callable[[Float[Tensor, "batch kv_head key d_head"]], Tensor]
+) -> Float[Tensor, "batch head key"]:
+    """What `read` makes of the value of every key; a decode step reads that of the new one alone.
+
+    **Arguments:**
+
+    - `key`: as `Site.once` takes it.
+    """
+    values = site.extras["value"]
+
+    def of_all(whole: Site) -> Float[Tensor, "batch head key"]:
+        return torch.nn.functional.pad(read(values), (0, whole.n_keys - values.shape[2]))
+
+    def renew(known: Float[Tensor, "batch head key"]) -> None:
+        # Values stay in the cache as they are; keys that left it have no attention.
+        known[..., site.first_row : site.n_keys] = read(values[:, :, site.first_row :])
+
+    return site.grown(key, of_all, renew)[..., : site.n_keys]
 
 
 @dataclass(frozen=True)
@@ -81,6 +103,11 @@ class GroupProbe(RowProbe):
     @override
     def needs_phi(self) -> bool:
         return any("sink" in parse_group(group).words for group in self.groups)
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return any(grows_by_sinks(group) for group in self.groups)
 
     def columns(self, site: Site) -> Bool[Tensor, "batch key segment"]:
         """Which keys are of each group."""
