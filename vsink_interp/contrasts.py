@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from .edits import Contrast
 from .encoding import IMAGE, Encoding
 from .engine import Beside
@@ -63,10 +67,30 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     if node.image != "noise":
         return other
     n_pictures = [len(row) for row in encoding.pictures]
+    pixels = other.inputs["pixel_values"]
     grids = other.inputs.get("image_grid_thw")  # where pixels come as a list of patches
     sizes = None if grids is None else grids.prod(-1).tolist()
-    pixels = node.spoiled(other.inputs["pixel_values"], n_pictures, sizes)
-    return replace(other, inputs={**other.inputs, "pixel_values": pixels})
+    if lmm.wrapped.family.tiles_by_prompt:
+        counts = [[len(span.parts) for span in row] for row in other.tokens.images]
+        new = _spoiled_tiles(node, pixels, counts)
+    else:
+        new = node.spoiled(pixels, n_pictures, sizes)
+    return replace(other, inputs={**other.inputs, "pixel_values": new})
+
+
+def _spoiled_tiles(
+    node: Contrast, pixels: Float[Tensor, "batch tile channel y x"], counts: list[list[int]]
+) -> Float[Tensor, "batch tile channel y x"]:
+    """Noise in the tiles of each picture, given how many each has of a prompt.
+
+    The model tells the empty tiles behind them by their zeros, so these get none.
+    """
+    lengths = [sum(each) for each in counts]
+    real = torch.cat([row[:n] for row, n in zip(pixels, lengths, strict=True)])
+    sizes = [n for each in counts for n in each]
+    found = node.spoiled(real, [len(each) for each in counts], sizes)
+    new = zip(found.split(lengths), pixels, lengths, strict=True)
+    return torch.stack([torch.cat([part, row[n:]]) for part, row, n in new])
 
 
 def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:

@@ -141,6 +141,8 @@ class Family:
     - `spans`: `(hf_config, processor, pictures, inputs)` to one `ImageSpan` per picture; `inputs`
         is what the processor made of the whole batch.
     - `nested`: whether the processor takes one list of pictures per prompt.
+    - `tiles_by_prompt`: whether pixels come as one row per prompt, the views of all its pictures in
+        turn and empty ones behind them.
     - `marker`: the token that the processor replaces by an image.
     - `placeholder`: the text that stands for an image in a prompt, marker included; the marker
         alone by default.
@@ -169,6 +171,7 @@ class Family:
     refused: Mapping[str, str] = field(default_factory=dict)
     sight: Sight = "causal"
     nested: bool = False
+    tiles_by_prompt: bool = False
     marker: str = "<image>"
     placeholder: str = ""
     suffix: str = ""

@@ -63,6 +63,7 @@ IDEFICS3 = Family(
     projector="model.connector",
     spans=split_spans,
     nested=True,
+    tiles_by_prompt=True,
     suffix=FAKE,
     template="User: {content}<end_of_utterance>\nAssistant:",
     role_markers=("User:", "<end_of_utterance>\n", "Assistant:"),
