@@ -31,7 +31,7 @@ SIGHT = {
 }
 TAIL = """
 `yes`: read and written wherever it occurs. `some`: so in the blocks that have a pattern, which
-`lmm.blocks_with("attn.hook_pattern")` names; a node that names others is refused. `(1)`: {why}.
+`lmm.blocks_with("attn.hook_pattern")` names; a node that names others is refused. {why}.
 
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
@@ -65,10 +65,10 @@ def about(family: Family) -> str:
     return f"| {family.name} | {kinds} | `{family.layers}` | {SIGHT[family.sight]} |"
 
 
-def cell(one: Capability, check: Capabilities) -> str:
+def cell(one: Capability, check: Capabilities, reasons: list[str]) -> str:
     """One hook point of one family."""
     if not one.works:
-        return "(1)"
+        return f"({reasons.index(one.reason) + 1})"
     depth = max(other.blocks for other in check.hooks if other.hook.startswith("blocks."))
     return "some" if one.hook.startswith("blocks.") and one.blocks < depth else "yes"
 
@@ -80,13 +80,13 @@ def page(checks: list[Capabilities]) -> str:
     lines += [about(forms[check.family]) for check in checks]
     names = " | ".join(check.family for check in checks)
     lines += ["", f"| hook point | {names} |", "|---|" + "---|" * len(checks)]
-    reasons = []
-    for row in zip(*(check.hooks for check in checks), strict=True):
-        cells = [cell(one, check) for one, check in zip(row, checks, strict=True)]
-        reasons += [one.reason for one in row if not one.works]
+    rows = list(zip(*(check.hooks for check in checks), strict=True))
+    reasons = list(dict.fromkeys(one.reason for row in rows for one in row if not one.works))
+    for row in rows:
+        cells = [cell(one, check, reasons) for one, check in zip(row, checks, strict=True)]
         lines.append(f"| `{row[0].hook}` | {' | '.join(cells)} |")
     refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())
-    why = "; ".join(dict.fromkeys(reasons))
+    why = "; ".join(f"`({number})`: {reason}" for number, reason in enumerate(reasons, 1))
     return HEAD + "\n".join(lines) + "\n" + TAIL.format(refused=refused, why=why)
 
 

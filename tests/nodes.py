@@ -31,8 +31,11 @@ def loudest(mlp_out, site) -> Float[Tensor, "batch d_model"]:
     return mlp_out.abs().amax(1)
 
 
-HOOKS = [point.name if point.stack == "blocks" else point.template for point in vi.HOOKS]
-"""The hook points as `Fn` and `Activation` name them."""
+NORMED = ("attn.q_norm.hook_out", "attn.k_norm.hook_out")
+"""Hook points that LLaMA's blocks lack: `families/test_norms.py` has them."""
+POINTS = [point for point in vi.HOOKS if point.name not in NORMED]
+HOOKS = [point.name if point.stack == "blocks" else point.template for point in POINTS]
+"""The hook points of the tiny LLaVA, as `Fn` and `Activation` name them."""
 
 VISION = [name for name in HOOKS if name.startswith("vision")]
 

@@ -12,12 +12,13 @@ from transformers import CLIPVisionConfig, Qwen2Config
 from typer.testing import CliRunner
 
 import vsink_interp as vi
-from tests import tiny
+from tests import nodes, tiny
 from vsink_interp import capabilities
 from vsink_interp.capabilities import check
 from vsink_interp.cli import app
 from vsink_interp.families import FAMILIES, REFUSED, Tap
 from vsink_interp.families.tiny import build, like
+from vsink_interp.hooks import find_hook
 
 NAMES = [family.name for family in FAMILIES if family.tiny]
 
@@ -34,7 +35,9 @@ def test_every_family_does_what_it_offers(name):
     assert found.passed, str(found)
     assert found.family == name
     assert {one.hook for one in found.hooks if one.works} == set(lmm.hooks)
-    assert len(lmm.hooks) >= len(vi.HOOKS) - 2
+    normed = name in ("Gemma 3", "Qwen3-VL", "Qwen3.5")
+    assert normed == set(nodes.NORMED).issubset({find_hook(hook).name for hook in lmm.hooks})
+    assert len(lmm.hooks) >= len(nodes.POINTS) - 2 + 2 * normed
     assert all(one.reason for one in found.hooks if not one.works)
     assert found is lmm.capabilities
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import vsink_interp as vi
-from tests import tiny
+from tests import nodes, tiny
 from vsink_interp.hooks import (
     CACHE,
     HOOKS,
@@ -113,5 +113,8 @@ def test_a_block_beyond_the_model_is_refused_with_its_number(layers):
         resolve_layers(layers, 8)
 
 
-def test_the_tiny_llava_offers_every_hook_point():
-    assert tiny.lmm().hooks == tuple(point.template for point in HOOKS)
+def test_the_tiny_llava_offers_every_hook_point_but_norms_that_it_lacks():
+    assert tiny.lmm().hooks == tuple(p.template for p in HOOKS if p.name not in nodes.NORMED)
+    for name in nodes.NORMED:
+        with pytest.raises(vi.CapabilityError, match=f"does not offer .*{name}"):
+            tiny.lmm().run(tiny.encode(), graph=vi.probes.Activation(name))

@@ -100,12 +100,22 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "attn.hook_q",
         "batch query head d_head",
-        "queries before the rotary embedding, after their norm where there is one",
+        "queries as they are projected: before their norm, where there is one",
+    ),
+    _row(
+        "attn.q_norm.hook_out",
+        "batch query head d_head",
+        "queries behind their norm, before the rotary embedding",
     ),
     _row(
         "attn.hook_k",
         "batch query kv_head d_head",
-        "keys before the rotary embedding, after their norm where there is one",
+        "keys as they are projected: before their norm, where there is one",
+    ),
+    _row(
+        "attn.k_norm.hook_out",
+        "batch query kv_head d_head",
+        "keys behind their norm, before the rotary embedding",
     ),
     _row("attn.hook_v", "batch query kv_head d_head", "values"),
     _row(

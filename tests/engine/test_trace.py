@@ -9,7 +9,7 @@ from tests.nodes import apart
 from vsink_interp import probes
 
 ATTENTIONS = ("sdpa", "eager")
-TRACED = [point for point in vi.HOOKS if point.name != "attn.hook_result"]
+TRACED = [point for point in nodes.POINTS if point.name != "attn.hook_result"]
 NAMES = [point.at(None if point.stack is None else 1) for point in TRACED]
 
 

@@ -42,7 +42,7 @@ class SandwichedBlock:
 def test_norms_that_are_not_known_are_not_guessed():
     assert "attn.hook_q" in block_of("llama", object())
     assert "attn.hook_q" not in block_of("llama", NormedBlock())
-    assert block_of("qwen3", NormedBlock())["attn.hook_q"].module == "self_attn.q_norm"
+    assert block_of("qwen3", NormedBlock())["attn.hook_q"].module == "self_attn.q_proj"
     assert block_of("gemma2", SandwichedBlock())["hook_attn_out"].module == (
         "post_attention_layernorm"
     )

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests import tiny
+from tests import nodes, tiny
 from vsink_interp.families.llava import clip_box, llava_spans
-from vsink_interp.hooks import HOOKS
 
 
 @pytest.mark.parametrize("size", [(42, 42), (126, 63), (63, 126), (90, 84)])
@@ -36,6 +35,6 @@ def test_taps_name_modules_of_the_model():
     assert family.tap("blocks.{layer}.attn.hook_q", 2).module == (
         "model.language_model.layers.2.self_attn.q_proj"
     )
-    for point in HOOKS:
+    for point in nodes.POINTS:
         if not point.computed:
             model.get_submodule(family.tap(point.template, 0).module)

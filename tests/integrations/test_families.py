@@ -1,8 +1,11 @@
 """Names, shapes and values of every family that TransformerLens opens, against its own."""
 
+import warnings
+
 import pytest
 import torch
 
+import vsink_interp as vi
 from tests import nodes
 from tests.families.test_families import TINY, encoded, lmm
 from tests.integrations.conftest import boot, cached
@@ -14,8 +17,10 @@ DELEGATED = {"Qwen2.5-VL", "Qwen3-VL"}
 """Families whose attention TransformerLens leaves to transformers, reading a copy beside it."""
 WHOLE_TOWER = {"Mistral 3"}
 """Families whose vision encoder has no blocks there."""
-NORMED = {"Gemma 3", "Qwen3-VL", "Qwen3.5"}
-"""Families with a norm of queries and keys: our hook_q is behind it, theirs before it."""
+HEADS_FIRST = {"Gemma 3", "Qwen3.5"}
+"""Families where they show queries and keys behind their norm with heads in front of tokens."""
+GATED = {"Qwen3.5"}
+"""Families whose queries come with a gate beside them: hook_q of theirs holds both."""
 LINEAR = "linear_attn.hook_out"
 """Their name of what linear attention adds."""
 ABSENT = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_result")
@@ -35,11 +40,14 @@ def test_which_families_it_opens(name):
     assert (kind in factory.SUPPORTED_ARCHITECTURES) == (name in OPENED)
 
 
-def theirs_of(cache, family, name, shape):
+def theirs_of(cache, family, name):
     """Their entry of one of our names; None if there is none."""
-    if family in NORMED and name.endswith((".hook_q", ".hook_k")):
-        found = cache[f"{name[:-6]}{name[-1]}_norm.hook_out"]
-        return found if found.shape == shape else found.transpose(1, 2)
+    if family in HEADS_FIRST and "_norm." in name:
+        return cache[name].transpose(1, 2)
+    if family in GATED and name.endswith("attn.hook_q"):
+        found = cache[name.replace("hook_q", "q_norm.hook_in")].transpose(1, 2)
+        assert cache[name].numel() == 2 * found.numel()
+        return found
     if name.endswith("hook_attn_out") and name.replace("hook_attn_out", LINEAR) in cache.cache_dict:
         name = name.replace("hook_attn_out", LINEAR)
     spelled = name.replace("vision_encoder.blocks", "vision_encoder.encoder_layers")
@@ -67,7 +75,7 @@ def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
     _, ours = integrations.run_with_cache(model, encoded(name, "one"), names_filter=bool)
     compared = 0
     for key, mine in ours.cache_dict.items():
-        other = theirs_of(theirs, name, key, mine.shape)
+        other = theirs_of(theirs, name, key)
         if key == "hook_embed":
             continue  # ours is what enters block 0
         if name in WHOLE_TOWER and key.startswith("vision_encoder.blocks"):
@@ -103,3 +111,26 @@ def test_parts_of_every_family_sum_to_its_logits(name):
         assert float((parts - logits[..., 7])[image].abs().max()) > tolerance, "DeepStack"
         parts, logits = parts[~image], logits[~image]
     assert nodes.apart(parts, logits[..., 7]) < tolerance
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_q", "attn.hook_k"])
+@pytest.mark.parametrize("name", ["Gemma 3", "Qwen3-VL"])
+def test_a_hook_function_before_the_norm_acts_as_theirs(name, hook, tmp_path):
+    pytest.importorskip("transformer_lens")
+    config, processor = TINY[name].tiny()
+    hf_model = build(config, "eager", torch.float32)
+    saved = processor if hasattr(processor, "save_pretrained") else processor.tokenizer
+    bridge, given = boot(hf_model, tmp_path, saved), dict(encoded(name, "one").inputs)
+
+    def turn(value, hook):
+        del hook
+        return torch.cat([3.0 * value[:, :, :1].roll(1, -1), value[:, :, 1:]], 2)
+
+    ids = given.pop("input_ids")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = bridge.run_with_hooks(ids, fwd_hooks=[(f"blocks.1.{hook}", turn)], **given)
+    model, edit = lmm(name, "eager"), vi.Fn(hook, turn, layers=1)
+    run = model.run(encoded(name, "one"), graph=edit)
+    assert nodes.apart(run.logits, model.run(encoded(name, "one")).logits) > 1e-3
+    assert nodes.apart(run.logits, theirs) < TOLERANCE

@@ -89,6 +89,15 @@ def tiny_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def unseen_dir(tmp_path_factory):
+    """The same once more, for a server on which no test has looked into it."""
+    folder = tmp_path_factory.mktemp("unseen-llava")
+    tiny.hf_model().save_pretrained(folder)
+    tiny.processor().save_pretrained(folder)
+    return folder
+
+
 def untrusted(request):
     """A request's envelope, marked for the sandbox: without keys every request is trusted."""
     return json.dumps(request.model_dump() | {"trusted": False})
@@ -106,7 +115,7 @@ def zoo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def loopback(tmp_path_factory, tiny_dir, zoo):
+def loopback(tmp_path_factory, tiny_dir, unseen_dir, zoo):
     """A server that hosts the tiny LLaVA, the toy LMM, and tiny models of the other families."""
     if Real.host:
         from nnsight.schema.request import RequestModel  # not before beartype: it cannot follow
@@ -116,7 +125,7 @@ def loopback(tmp_path_factory, tiny_dir, zoo):
                 patch.setattr(RequestModel, "metadata", untrusted)
             yield Real()
         return
-    hosted = [tiny_dir, weights_dir, *zoo.values()]
+    hosted = [tiny_dir, unseen_dir, weights_dir, *zoo.values()]
     found = Loopback(tmp_path_factory.mktemp("loopback"), hosted)
     yield found.start()
     found.kill()

@@ -21,7 +21,6 @@ RESID_POST = "blocks.{layer}.hook_resid_post"
 RESID_MID = "blocks.{layer}.hook_resid_mid"
 LOGITS = find_hook("unembed.hook_out")
 Place = tuple[str, int | None]
-BEFORE_ATTENTION = ("hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v")
 SHAPES = ("", "b q (h d)", "b q h d", "b h q d", "q d")
 """How modules may hold values, as `Tap.shape` writes it; `shipped.shown` turns them."""
 
@@ -84,20 +83,12 @@ class Compiler:
         places |= {(RESID_POST, layer) for template, layer in places if template == RESID_MID}
         places.add((LOGITS.template, None))
         early = generates and encodes_early(self.wrapped)
+        in_order = self.wrapped.family.forward_order
 
         def order(place: Place) -> tuple[bool, Any]:
-            return not (early and place[0].startswith("vision")), self._order(*place)
+            return not (early and place[0].startswith("vision")), in_order(*place)
 
         return sorted(places, key=order)
-
-    def _order(self, template: str, layer: int | None) -> tuple[int, int, Any]:
-        """As the family says; inside attention comes after its queries, keys and values."""
-        stack, block, place = self.wrapped.family.forward_order(template, layer)
-        if not find_hook(template).computed or self.wrapped.family.block is None:
-            return stack, block, place
-        names = list(self.wrapped.family.block)
-        before = [names.index(name) for name in names if name in BEFORE_ATTENTION]
-        return stack, block, max(before) + 0.5
 
     def _stop(self, place: Place) -> dict[str, Any]:
         template, layer = place

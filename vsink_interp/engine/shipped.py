@@ -32,6 +32,10 @@ def forward(model: Any, job: dict[str, Any], state: dict[str, Any]) -> None:
     state["length"] += 1 if state["length"] else job["prompt"]
     for stop in job["stops"]:
         if stop["kind"] == "attention":
+            # Asked for when its module runs already, as behind a stop at v, it comes too late.
+            _ = model.get(stop["path"]).source
+    for stop in job["stops"]:
+        if stop["kind"] == "attention":
             if stop[phase] is not None:
                 attention(model, job, state, stop, stop[phase])
         elif stop[phase] is not None:

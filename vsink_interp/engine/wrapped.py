@@ -128,7 +128,7 @@ class Wrapped:
         try:
             self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
         except KeyError:
-            return "no module of this family holds it"
+            return "this family has no such module"
         except AttributeError as error:
             return f"there is no such module: {error}"
         return ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, final
 
-from ..hooks import forward_order
+from ..hooks import ORDER, forward_order
 from ..spans import Box, ImageSpan, View
 from ..tokens import Sight
 
@@ -64,17 +64,23 @@ LLAMA_BLOCK: Block = {
 """A decoder block built like LLaMA's: LLaMA, Vicuna, Mistral, Qwen2."""
 
 QWEN3_BLOCK: Block = {
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
+    "attn.q_norm.hook_out": Tap("self_attn.q_norm", "output", heads="head", shape="b q h d"),
+    "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
+    "attn.k_norm.hook_out": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b q h d"),
     **LLAMA_BLOCK,
-    "attn.hook_q": Tap("self_attn.q_norm", "output", heads="head", shape="b q h d"),
-    "attn.hook_k": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b q h d"),
 }
-"""A decoder block with norms of queries and keys before the heads are moved forward: Qwen3."""
+"""A decoder block with norms of queries and keys before the heads are moved forward: Qwen3.
+Queries are normed before keys are there, and keys before values."""
 
 GEMMA3_BLOCK: Block = {
     "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
+    "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
     "attn.hook_v": Tap("self_attn.v_proj", "output", heads="kv_head"),
-    "attn.hook_q": Tap("self_attn.q_norm", "output", heads="head", shape="b h q d"),
-    "attn.hook_k": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b h q d"),
+    "attn.q_norm.hook_out": Tap("self_attn.q_norm", "output", heads="head", shape="b h q d"),
+    "attn.k_norm.hook_out": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b h q d"),
     "attn.hook_result": Tap("self_attn.o_proj", "head results", heads="head"),
     "hook_attn_out": Tap("post_attention_layernorm", "output"),
     "hook_resid_mid": Tap("pre_feedforward_layernorm", "residual input"),
@@ -207,7 +213,10 @@ class Family:
         name = template.removeprefix("blocks.{layer}.")
         if not template.startswith("blocks.") or name not in self.blocks[block]:
             return first, block, place
-        return first, block, list(self.blocks[block]).index(name)
+        # They change places among themselves; what is computed inside attention keeps its own.
+        names = list(self.blocks[block])
+        places = sorted(ORDER[f"blocks.{{layer}}.{tap}"] for tap in names)
+        return first, block, places[names.index(name)]
 
     def tap(self, template: str, layer: int | None) -> Tap:
         """The tap of a hook point at a block, with its path from the model.

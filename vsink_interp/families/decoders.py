@@ -22,9 +22,9 @@ BY_MODEL_TYPE: dict[str, Block] = {
 def block_of(model_type: str, block: Any) -> Block:
     """The taps of a decoder block, told by the type of its language model and by its norms.
 
-    Where a block has norms that its type does not explain, the hook points that they would put
-    elsewhere are left out, never guessed. A block of linear attention has no heads to name; where a
-    gate stands behind the heads, they are read behind it, as TransformerLens does.
+    Where a block has norms that its type does not explain, the hook points beside them are left
+    out, never guessed. A block of linear attention has no heads to name; where a gate stands behind
+    the heads, they are read behind it, as TransformerLens does.
     """
     known = dict(BY_MODEL_TYPE.get(model_type, LLAMA_BLOCK))
     if hasattr(block, "linear_attn"):
@@ -45,7 +45,10 @@ def _behind_the_gate(known: Block) -> Iterator[tuple[str, Tap]]:
     for name, tap in known.items():
         if name == "attn.hook_result":
             yield "attn.hook_z", Tap("self_attn.o_proj", "input", heads="head")
-        yield name, tap
+        if name == "attn.hook_q":  # `q_proj` makes the gate as well
+            yield name, Tap("self_attn.q_norm", "input", heads="head", shape="b q h d")
+        else:
+            yield name, tap
 
 
 def gates_heads(block: Any) -> bool:
