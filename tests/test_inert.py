@@ -7,6 +7,7 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import GenerationConfig
 
 import vsink_interp as vi
 from tests import tiny
@@ -215,6 +216,30 @@ def test_what_a_run_cannot_bring_back_is_refused(option):
 def test_a_generating_trace_refuses_what_generate_refuses():
     with pytest.raises(vi.CapabilityError, match="num_beams"):
         tiny.lmm().trace(tiny.encode(), max_new_tokens=2, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    "option", [{"do_sample": True}, {"temperature": 0.5}, {"streamer": None}, {"seed": 1}], ids=str
+)
+def test_a_trace_of_one_pass_takes_nothing_of_generating(option):
+    with pytest.raises(vi.InputError, match=f"{next(iter(option))}: for generating"):
+        tiny.lmm().trace(tiny.encode(), **option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 3}, {"min_p": 0.1}, {"typical_p": 0.5}],
+    ids=str,
+)
+def test_what_shapes_samples_is_refused_where_none_are_drawn(option):
+    lmm, given = tiny.lmm(), {"max_new_tokens": 2, **option}
+    for more in ({}, {"do_sample": False}, {"generation_config": GenerationConfig(pad_token_id=0)}):
+        with pytest.raises(vi.InputError, match=f"{next(iter(option))}=.*add do_sample=True"):
+            lmm.generate(tiny.encode(), **given, **more)
+    lmm.generate(tiny.encode(), **given, do_sample=True, seed=0)
+    plain = lmm.generate(tiny.encode(), max_new_tokens=2)
+    nothing = {"temperature": 0.0, "top_p": 1.0, "top_k": None}
+    assert torch.equal(lmm.generate(tiny.encode(), max_new_tokens=2, **nothing).ids, plain.ids)
 
 
 def make(group: str) -> vi.Probe:

@@ -56,7 +56,9 @@ ImageOption = Annotated[
     Path | None, typer.Option("--image", help="A picture; a toy scene by default.")
 ]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="What to ask about it.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Which toy scene, where no --image.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Which toy scene, where no --image; 0 by default.")
+]
 TokensOption = Annotated[int, typer.Option("--max-new-tokens", help="The longest answer.", min=1)]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="Blocks, counted from 0: ':', '12:', '4:20', '0,3,7'.")
@@ -69,11 +71,11 @@ ScenesOption = Annotated[
 
 @app.command()
 def demo(
-    out: OutOption = Path("report.html"), scenes: ScenesOption = 50, seed: SeedOption = 0
+    out: OutOption = Path("report.html"), scenes: ScenesOption = 50, seed: SeedOption = None
 ) -> None:
     """Write the report on the toy LMM: one HTML file that needs no network."""
     _check_folder(out)
-    _write_report(Study.of_scenes(_open_model(None), scenes=scenes, seed=seed), out)
+    _write_report(Study.of_scenes(_open_model(None), scenes=scenes, seed=seed or 0), out)
 
 
 @app.command()
@@ -96,7 +98,7 @@ def generate(
     model: ModelOption = None,
     image: ImageOption = None,
     prompt: PromptOption = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     max_new_tokens: TokensOption = 64,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,7 +114,7 @@ def detect(
     model: ModelOption = None,
     image: ImageOption = None,
     prompt: PromptOption = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the sink dimensions of a model, and the sinks of a picture, block by block."""
@@ -143,7 +145,7 @@ def var(
     model: ModelOption = None,
     image: ImageOption = None,
     prompt: PromptOption = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     p: Annotated[float, typer.Option("--p", help="The share of a sink's attention moved.")] = 0.6,
     rho: Annotated[float, typer.Option("--rho", help="The least non-sink ratio of a head.")] = 0.5,
     mode: Annotated[Mode, typer.Option("--mode", help="Whose algorithm.")] = Mode.paper,
@@ -163,7 +165,7 @@ def knockout(
     model: ModelOption = None,
     image: ImageOption = None,
     prompt: PromptOption = None,
-    seed: SeedOption = 0,
+    seed: SeedOption = None,
     layers: LayersOption = ":",
     scenes: Annotated[
         int, typer.Option("--scenes", help="Sweep over the first block cut, on toy scenes.")
@@ -171,18 +173,21 @@ def knockout(
     rows: Annotated[
         Path | None, typer.Option("--rows", help="A JSONL file that a sweep can go on from.")
     ] = None,
-    max_new_tokens: TokensOption = 64,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="The longest answer; 64.", min=1)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer with a flow cut, or sweep over the first block cut (Kaduri et al. 2025)."""
     edit = Knockout(flow, layers)
-    _refuse_mixed(scenes, image=image, prompt=prompt, rows=rows, layers=layers)
+    of_an_answer = {"image": image, "prompt": prompt, "max-new-tokens": max_new_tokens}
+    _refuse_mixed(scenes, rows, {**of_an_answer, "layers": None if layers == ":" else layers})
     lmm = _open_model(model)
     if scenes:
-        _show(_sweep(lmm, flow, scenes, seed, rows), as_json)
+        _show(_sweep(lmm, flow, scenes, seed or 0, rows), as_json)
     else:
         picture, asked = _input(image, prompt, seed)
-        _compare(lmm, picture, asked, edit, max_new_tokens, as_json)
+        _compare(lmm, picture, asked, edit, max_new_tokens or 64, as_json)
 
 
 @app.command(name="check-model")
@@ -213,14 +218,11 @@ def _families(name: str) -> list[str]:
     return known if name == "all" else [name]
 
 
-def _refuse_mixed(
-    scenes: int, *, image: Path | None, prompt: str | None, rows: Path | None, layers: str
-) -> None:
+def _refuse_mixed(scenes: int, rows: Path | None, of_an_answer: dict[str, Any]) -> None:
     """A sweep over toy scenes and an answer about one picture have options of their own."""
-    if scenes and (image is not None or prompt is not None or layers != ":"):
+    if scenes and (given := [f"--{name}" for name, x in of_an_answer.items() if x is not None]):
         raise InputError(
-            "--scenes sweeps the first block cut over toy scenes; leave --image, --prompt and "
-            "--layers away"
+            f"--scenes sweeps the first block cut over toy scenes; leave {', '.join(given)} away"
         )
     if rows is not None and not scenes:
         raise InputError("--rows keeps the answers of a sweep; give --scenes as well")
@@ -268,8 +270,10 @@ def _compare(
     _show(found, as_json)
 
 
-def _input(image: Path | None, prompt: str | None, seed: int) -> tuple[Image, str]:
-    picture = scene(seed).image if image is None else as_picture(str(image))
+def _input(image: Path | None, prompt: str | None, seed: int | None) -> tuple[Image, str]:
+    if image is not None and seed is not None:
+        raise InputError("--seed chooses a toy scene, and --image is a picture: leave one away")
+    picture = scene(seed or 0).image if image is None else as_picture(str(image))
     return picture, prompt or DESCRIBE
 
 

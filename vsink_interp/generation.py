@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from inspect import signature
 from reprlib import repr as shorten
 from typing import Any
 
@@ -19,6 +20,7 @@ _ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
 _BEAMS = "beam search reorders the cache under the edits"
 _ELSEWHERE = "transformers fetches its program from the network; write it as a logits processor"
 _RECORDED = "a Run has no place for it; probes.Pattern, Resid and Logits record it"
+_OUTPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache")
 _ENCODED = "the encoding holds what the model reads"
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "num_beams": ((None, 1), _BEAMS),
@@ -61,6 +63,18 @@ REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 """As `REFUSED`, for arguments of the call; what a model's own configuration says is overruled."""
 
+SAMPLING: Mapping[str, tuple[Any, ...]] = {
+    "temperature": (None, 0, 1),
+    "top_k": (None, 0, 50),
+    "top_p": (None, 1),
+    "top_h": (None,),
+    "min_p": (None, 0),
+    "typical_p": (None, 1),
+    "epsilon_cutoff": (None, 0),
+    "eta_cutoff": (None, 0),
+}
+"""What transformers leaves aside in a greedy answer, and the values that ask for nothing."""
+
 
 def _configuration(hf_model: Any, given: Mapping[str, Any]) -> Any:
     """What `model.generate` goes by: a configuration given along, filled up from the model's."""
@@ -80,9 +94,10 @@ def options(
     """What `model.generate` is given: greedy unless told otherwise.
 
     **Raises:** `CapabilityError` for what a run cannot do, with the values that are fine;
-    `InputError` for less than one new token.
+    `InputError` for less than one new token, or what shapes samples where none are drawn.
     """
     config = _configuration(hf_model, hf_kwargs)
+    _refuse_unsampled(config, hf_kwargs)
     for name in (*REFUSED, *REFUSED_ARGUMENTS):
         fine, why = REFUSED.get(name) or REFUSED_ARGUMENTS[name]
         wanted = hf_kwargs.get(name, getattr(config, name, None) if name in REFUSED else None)
@@ -96,6 +111,31 @@ def options(
         **hf_kwargs,
         "max_new_tokens": _longest(max_new_tokens, hf_kwargs.get("generation_config")),
     }
+
+
+def _refuse_unsampled(config: Any, given: Mapping[str, Any]) -> None:
+    own = given.get("generation_config")
+    samples = given.get("do_sample", own is not None and config.do_sample)
+    for name, nothing in SAMPLING.items() if not samples else ():
+        if given.get(name) not in nothing:
+            raise InputError(
+                f"{name}={given[name]} is for sampling, and the answer is greedy: add "
+                "do_sample=True"
+            )
+
+
+def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what is for generating where a model is called once: transformers would not say so.
+
+    **Raises:** `InputError` naming it.
+    """
+    generates = {*vars(hf_model.generation_config), *signature(hf_model.generate).parameters}
+    read = {*signature(hf_model.forward).parameters, *_OUTPUTS}
+    if unread := sorted(given.keys() & (generates | {"seed"}) - read):
+        raise InputError(
+            f"{', '.join(unread)}: for generating, and this is one forward pass; give "
+            "max_new_tokens as well, or leave it away"
+        )
 
 
 def _stop_strings(config: Any, given: Mapping[str, Any]) -> Any:

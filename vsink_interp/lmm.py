@@ -15,7 +15,7 @@ from .encoding import Encoding, encode, gather
 from .engine import AttentionBinding, Hosted, Wrapped, inside_trace, read
 from .errors import CapabilityError, InputError, NotationError, unknown
 from .families import FAMILIES, Family, family_of, load_processor
-from .generation import options, seeded
+from .generation import options, refuse_unread, seeded
 from .graph import Graphlike, Sizes, as_graph
 from .hooks import find_hook, parse_hook
 from .place import AsJob, Place, Where, refuse_job
@@ -500,7 +500,7 @@ class LMM:
             told otherwise, and they are for `model.generate`.
 
         **Raises:** `CapabilityError` for beam search and assisted decoding, and for a model that
-        runs on a server.
+        runs on a server; `InputError` for options of generating without `max_new_tokens`.
         """
         self.place.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
         encoding = self._whole(image, prompt)
@@ -510,6 +510,8 @@ class LMM:
             call = self.hf_model.generate
             length = hf_kwargs.pop("max_new_tokens")
             hf_kwargs = options(self.hf_model, self.processor.tokenizer, length, hf_kwargs)
+        else:
+            refuse_unread(self.hf_model, hf_kwargs)
 
         def driver(**inputs: Any) -> Any:
             with binding.armed():
