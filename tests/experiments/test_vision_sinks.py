@@ -94,6 +94,8 @@ def test_a_norm_of_ones_own():
     assert (found.threshold, tokens(found.v_sink)) == (59.0, [V_PATCH])
     with pytest.raises(vi.LayoutError, match="every image token is a V-sink"):
         ex.vision_sinks(wired(0.0), PICTURE, PROMPT, norm=0.0)
+    with pytest.raises(vi.InputError, match="give one"):
+        ex.vision_sinks(wired(0.0), PICTURE, PROMPT, norm=59.0, ratio=3.0)
 
 
 def test_attention_is_that_of_the_text_rows():

@@ -71,6 +71,20 @@ def test_overlay_says_what_is_missing(sunk, maps):
         plot.overlay(run)
     with pytest.raises(vi.ResultError, match="zebra"):
         plot.overlay(maps, words=["zebra"])
+    with pytest.raises(vi.ResultError, match="zebra"):
+        plot.overlay(maps, words=[0, "zebra"])
+    mapped = sunk.run(vi.toy.scene(0).image, "what is this?", vi.probes.AttentionMaps("query"))
+    with pytest.raises(vi.ResultError, match="SinkValue"):
+        plot.overlay(mapped, tau=sunk.sinks.tau)
+
+
+def test_what_a_figure_would_leave_aside_is_refused(sunk, maps):
+    for given in ({"picture": vi.toy.scene(0).image}, {"tau": 5.0}):
+        with pytest.raises(vi.InputError, match="leave picture and tau away"):
+            plot.overlay(maps, **given)
+    found = ex.token_strengths(sunk, vi.toy.scene(0).image, "what is this?")
+    with pytest.raises(vi.InputError, match="leave values away"):
+        plot.token_strengths(found, [1.0] * len(found.words))
 
 
 def test_spectrum_marks_the_dimensions(sunk):

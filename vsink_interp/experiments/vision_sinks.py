@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..edits import Fn
 from ..encoding import Encoding
-from ..errors import CapabilityError, LayoutError
+from ..errors import CapabilityError, InputError, LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
 from ..lmm import LMM
@@ -114,7 +114,7 @@ def vision_sinks(
     picture: Picture,
     prompt: str,
     *,
-    ratio: float = 2.0,
+    ratio: float | None = None,
     norm: float | None = None,
     graph: Graphlike = None,
 ) -> VisionSinks:
@@ -125,13 +125,16 @@ def vision_sinks(
 
     **Arguments:**
 
-    - `ratio`: a V-sink's norm is at least this many times the median norm of the picture's patches.
-    - `norm`: or at least this; Luo et al. (2025) take 100 for CLIP ViT-L/14.
+    - `ratio`: a V-sink's norm is at least this many times the median norm of the picture's
+        patches; 2 by default.
+    - `norm`: or, instead, at least this; Luo et al. (2025) take 100 for CLIP ViT-L/14.
     - `graph`: edits that act meanwhile, in both runs.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, or if its projector mixes
-    patches so that none belongs to one token.
+    patches so that none belongs to one token; `InputError` for both a ratio and a norm.
     """
+    if ratio is not None and norm is not None:
+        raise InputError(f"ratio={ratio} and norm={norm} both say what a V-sink is: give one")
     encoding, edits = lmm.encode(picture, prompt), as_graph(graph)
     stream = Resid("image", at="pre")
     maps = AttentionMaps(layers=lmm.blocks_with(AttentionMaps.hook))
@@ -139,7 +142,8 @@ def vision_sinks(
     image = run.tokens.mask("image[0]")[0].nonzero().flatten()
     features = _features(lmm, run, run[ENTERING].values[0, 0])
     norms = features.norm(dim=-1).amax(-1)
-    least = ratio * float(norms.nanmedian()) if norm is None else norm
+    times = 2.0 if ratio is None else ratio
+    least = times * float(norms.nanmedian()) if norm is None else norm
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
     resid = run[stream].values[list(layers), 0][:, found]

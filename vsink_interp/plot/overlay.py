@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import ImageEnhance
 
-from ..errors import ResultError
+from ..errors import InputError, ResultError
 from ..experiments import WordMaps
 from ..metrics import FUNCTION_WORDS
 from ..pictures import Picture, as_picture
@@ -64,8 +64,12 @@ def overlay(
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
         `probes.SinkValue`.
 
-    **Raises:** `ResultError` if the run has no maps, or the answer has none of the words.
+    **Raises:** `ResultError` if the run has no maps, or not the phi that `tau` asks for, or the
+    answer lacks one of the words; `InputError` for a picture or tau beside word maps, which hold
+    their own.
     """
+    if not isinstance(source, Run) and (picture is not None or tau is not None):
+        raise InputError("word maps hold their picture and their sinks: leave picture and tau away")
     heat = _of_run(source, picture, tau) if isinstance(source, Run) else heat_of(source)
     chosen = _chosen(heat.words, words, most)
     changed = len(heat.rows) == 2
@@ -188,7 +192,8 @@ def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
     values = values[[known.index(row) for row in rows]] if rows else values.mean(0, keepdim=True)
     layers = record.labels("layer")
     sinks = _sinks(run, span, tau, layers)
-    note = f"mean over heads, {_layers(layers)}; {_boxed(sinks)}"
+    told = "" if tau is None else f"; {_boxed(sinks)}"
+    note = f"mean over heads, {_layers(layers)}{told}"
     shown = None if picture is None else as_picture(picture)
     drawn = list(span.tokens_of())
     maps = ((run.model, values[:, drawn].numpy()),)
@@ -203,8 +208,10 @@ def _sinks(
     run: Run, span: ImageSpan, tau: float | None, layers: tuple[int, ...]
 ) -> Bool[np.ndarray, " patch"]:
     probe = _recorded(run, SinkValue)
-    if probe is None or tau is None:
+    if tau is None:
         return np.zeros(span.size, dtype=bool)
+    if probe is None:
+        raise ResultError(f"tau={tau} boxes sinks by phi: record probes.SinkValue() as well")
     record = run[probe]
     image = run.tokens.mask("image")[0].nonzero().flatten().tolist()[: span.size]
     known, blocks = list(record.labels("query")), list(record.labels("layer"))
@@ -220,6 +227,8 @@ def telling(words: tuple[str, ...]) -> list[int]:
 
 def _chosen(words: tuple[str, ...], wanted: Sequence[str | int] | None, most: int) -> list[int]:
     if wanted is not None:
+        if lacking := [w for w in wanted if w not in words and w not in range(len(words))]:
+            raise ResultError(f"{lacking} of words= is not in the answer: {' '.join(words)}")
         found = [i for i, word in enumerate(words) if word in wanted or i in wanted]
     else:
         found = telling(words)[:most]

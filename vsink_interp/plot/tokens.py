@@ -36,6 +36,8 @@ def token_strengths(
     **Raises:** `InputError` if tokens and values do not match, or are too many to draw.
     """
     if isinstance(tokens, TokenStrengths):
+        if values is not None:
+            raise InputError("TokenStrengths hold their values: leave values away")
         return token_strengths(tokens.words, [float(v) for v in tokens.attention])
     if values is None or len(values) != len(tokens):
         raise InputError(f"{len(tokens)} tokens need as many values; got {len(values or ())}")
