@@ -3,8 +3,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 import vsink_interp as vi
 from vsink_interp import experiments as ex
+from vsink_interp.toy.scenes import PATCH
 
 PICTURE = Path(__file__).parent / "assets" / "localisation.png"
 SCENES, FIRST = 200, 20000
@@ -18,6 +21,8 @@ def main() -> None:
     own = ex.localisation(lmm, located, row="token", keys="image")
     for found in (every, every.within(0), direct, own):
         print(found, end="\n\n")
+    moved = np.hypot(*np.moveaxis(every.peaks[0] - every.peaks[1], -1, 0)) > PATCH / 2
+    print("peaks on a sink, by block:", moved.mean(-1).round(2))
     PICTURE.write_bytes(vi.plot.png(vi.plot.localisation(every)))
 
 
