@@ -11,7 +11,7 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from tests.families.test_families import PROMPTS, every_family, lmm as family_lmm
+from tests.families.test_families import PROMPTS, attending, every_family, lmm as family_lmm
 from vsink_interp import experiments as ex
 from vsink_interp.experiments import Located
 
@@ -430,13 +430,15 @@ def test_in_every_family_the_peak_is_in_the_strongest_patch(name):
     """By the family's own map from tokens to pixels, on the view that shows the whole picture."""
     model = family_lmm(name)
     picture, prompt = PROMPTS["wide"]
-    run = model.generate(picture, prompt, vi.probes.AttentionMaps(), max_new_tokens=4)
+    probe = vi.probes.AttentionMaps(layers=attending(model))
+    run = model.generate(picture, prompt, probe, max_new_tokens=4)
     word = run.words[0][run.tokens.prompt_length + 1].strip()
     mask = np.zeros(picture.size[::-1], bool)
     mask[5:10, 20:40] = True
     found = ex.localisation(
         model,
         [Located(picture, prompt, word, mask)],
+        layers=attending(model),
         keys="image",
         views="whole",
         upsample="nearest",
@@ -444,13 +446,13 @@ def test_in_every_family_the_peak_is_in_the_strongest_patch(name):
     )
     rows = [run.answer_rows[i] for i in ex.naming_rows(model, run, word)]
     assert rows
-    record, span = run[vi.probes.AttentionMaps()], run.tokens.images[0][0]
+    record, span = run[probe], run.tokens.images[0][0]
     places = [record.labels("query").index(row) for row in rows]
     maps = record.values[:, 0, places].mean(1)
     whole = [token for token in span.tokens_of() if _in_picture(span.patch_box(token), picture)]
     peaked = maps[:, whole].amax(1) > maps[:, whole].amin(1)
     assert peaked.any()
-    for layer in range(model.n_layers):
+    for layer in range(len(found.layers)):
         x, y = map(int, found.peaks[0, layer, 0])
         if not peaked[layer]:  # Gemma's window has left the picture behind
             assert (x, y) == (-1, -1)
