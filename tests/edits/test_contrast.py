@@ -307,6 +307,8 @@ def test_an_error_in_the_second_pass_leaves_nothing_behind():
         (lambda: Contrast("noise", alpha=float("inf")), "at least 0"),
         (lambda: Contrast("noise", beta=1.5), "share from 0 to 1"),
         (lambda: Contrast("noise", step=1000), "0 to 999"),
+        (lambda: Contrast("none", step=100), "belong to the noise"),
+        (lambda: Contrast(prefix=PREFIX, seed=1), "belong to the noise"),
     ],
 )
 def test_what_cannot_be_read_is_refused_where_it_is_written(make, why):

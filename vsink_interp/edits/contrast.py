@@ -57,9 +57,10 @@ class Contrast(Edit):
     - `edited`: let the graph's edits act in the second pass too; inside attention
         and of the cache only.
 
-    **Raises:** `NotationError` if nothing is spoiled, or a number lies outside its range. When run:
-    `LayoutError` without a picture to spoil; `CapabilityError` for pixels that cannot be
-    told apart by picture, and where `edited` meets an edit outside attention.
+    **Raises:** `NotationError` if nothing is spoiled, a number lies outside its range, or a step
+    or seed comes without noise. When run: `LayoutError` without a picture to spoil;
+    `CapabilityError` for pixels that cannot be told apart by picture, and where `edited` meets an
+    edit outside attention.
     """
 
     hook: ClassVar[str] = "unembed.hook_out"
@@ -89,6 +90,8 @@ class Contrast(Edit):
             )
         if not 0 <= self.step < N_STEPS:
             raise NotationError(f"step is one of 0 to {N_STEPS - 1}; got {self.step}")
+        if self.image != "noise" and (self.step, self.seed) != (Contrast.step, Contrast.seed):
+            raise NotationError("step and seed belong to the noise; say image='noise' as well")
 
     @property
     def rewords(self) -> bool:
