@@ -18,6 +18,7 @@ FLOORS = (
     {"contrasts"},
     {"runs"},
     {"context", "place", "session"},
+    {"opened"},
     {"lmm"},
     {"readout"},
     {"dataset", "experiments", "integrations"},
@@ -34,7 +35,7 @@ HOMES = {
     "nnsight": {"engine"},
     "pandas": {"results"},
     "transformer_lens": {"integrations"},
-    "transformers": {"engine", "families", "lmm", "toy"},
+    "transformers": {"engine", "families", "opened", "toy"},
     "typer": {"cli", "cli_catalogue", "cli_remote", "terminal"},
     "xarray": {"results"},
 }

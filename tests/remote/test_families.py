@@ -43,7 +43,7 @@ def family(request, zoo):
     processor.tokenizer.save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
         # That a processor comes back from a folder is tested in families/test_processing.py.
-        patch.setattr("vsink_interp.lmm.load_processor", lambda *_, **__: processor)
+        patch.setattr("vsink_interp.opened.load_processor", lambda *_, **__: processor)
         found = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
     found.sinks = SINKS
     return name, found

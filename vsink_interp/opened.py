@@ -1,0 +1,197 @@
+"""A model that is open: where it came from, its sizes, its sinks, and the hook points it offers."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .capabilities import Capabilities, check as check_all, failed_in_small
+from .engine import Hosted, Wrapped
+from .errors import CapabilityError, NotationError, unknown
+from .families import FAMILIES, Family, family_of, load_processor
+from .graph import Sizes
+from .hooks import find_hook
+from .place import Place, Where, refuse_job
+
+HUB_OPTIONS = frozenset(
+    "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
+)
+"""What `from_pretrained` hands to the processor as well."""
+
+
+OpenedT = TypeVar("OpenedT", bound="Opened")
+
+
+class Opened:
+    """What a model is and offers, without what is done with it: the lower half of `LMM`."""
+
+    def __init__(
+        self,
+        hf_model: Any,
+        processor: Any,
+        *,
+        family: Family | None = None,
+        check: bool = True,
+    ) -> None:
+        if hf_model.training and _drops(hf_model):
+            raise CapabilityError(
+                "the model is in training mode and drops activations at random; call "
+                "hf_model.eval() first"
+            )
+        form = family or family_of(hf_model, processor)
+        self.wrapped = Wrapped(hf_model, processor, form)
+        self._capabilities: Capabilities | None = None
+        self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
+        self.place = Place(self.wrapped)
+        if form.inferred and not self.wrapped.weightless:
+            _ = self.capabilities
+        elif check and not form.inferred:
+            self.wrapped.failed |= failed_in_small(type(self), form, hf_model.config)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[OpenedT],
+        repo_or_dir: str | Path,
+        *,
+        remote: Where = None,
+        check: bool = True,
+        **hf_kwargs: Any,
+    ) -> OpenedT:
+        """Load a model and its processor as transformers does.
+
+        Where the processor needs torchvision for videos and it is not installed, it is loaded
+        without its video part.
+
+        **Arguments:**
+
+        - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `remote`: open the structure alone, without weights, and run everything on this server
+            unless told otherwise.
+        - `check`: the self-check at load, as in `LMM`.
+        - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
+        """
+        from transformers import AutoModelForImageTextToText
+
+        refuse_job(remote)
+        shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
+        processor = load_processor(repo_or_dir, **shared)
+        if remote:
+            hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
+            lmm = cls(hosted.nnsight._module.eval(), processor, check=check)
+            lmm.place = Place(lmm.wrapped, remote)
+            lmm.place.hosted = hosted
+            return lmm
+        model = AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval()
+        return cls(model, processor, check=check)
+
+    @classmethod
+    def toy(cls: type[OpenedT]) -> OpenedT:
+        """The small trained LLaVA that comes with the package: offline, a few MB."""
+        from .toy import weights_dir
+
+        lmm = cls.from_pretrained(weights_dir)
+        lmm.name = "toy"
+        return lmm
+
+    @classmethod
+    def tiny(cls: type[OpenedT], family: str, attention: str = "sdpa") -> OpenedT:
+        """A tiny random model of a family, for tests: offline, in a second.
+
+        **Raises:** `NotationError` listing the families.
+        """
+        from .families.tiny import build
+
+        known = {form.name: form.tiny for form in FAMILIES if form.tiny}
+        if family not in known:
+            raise NotationError(unknown("family", family, known))
+        config, processor = known[family]()
+        lmm = cls(build(config, attention), processor, check=False)
+        lmm.name = f"tiny {family}"
+        return lmm
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do, tried hook point by hook point on first use; it prints.
+
+        Hook points that fail are not offered from then on.
+
+        **Raises:** `CapabilityError` for a model that runs on a server.
+        """
+        if self._capabilities is None:
+            self.place.require_here("a check of every hook point", "open it with its weights")
+            self._capabilities = check_all(self)
+            self.wrapped.failed |= self._capabilities.failed
+        return self._capabilities
+
+    @property
+    def hf_model(self) -> Any:
+        """The transformers model."""
+        return self.wrapped.hf_model
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor."""
+        return self.wrapped.processor
+
+    @property
+    def nnsight(self) -> Any:
+        """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
+        return self.wrapped.nnsight
+
+    @property
+    def n_layers(self) -> int:
+        """How many decoder blocks."""
+        return self.wrapped.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """How many query heads a block has."""
+        return self.wrapped.n_heads["head"]
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.wrapped.config.hidden_size
+
+    @property
+    def sizes(self) -> Sizes:
+        """Blocks, heads and width, as edits check them."""
+        return Sizes(self.n_layers, self.n_heads, self.d_model)
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hook points that this model offers, with `{layer}` for the block."""
+        return self.wrapped.advertised
+
+    def blocks_with(self, hook: str) -> tuple[int, ...]:
+        """The blocks that offer a hook point, to be given as `layers`.
+
+        ```python
+        vi.Knockout("image -> query", lmm.blocks_with("attn.hook_pattern"))
+        ```
+
+        All of them but in models that mix kinds of attention, such as Qwen3.5.
+
+        **Arguments:**
+
+        - `hook`: its name without the block; for vision blocks the full template.
+
+        **Raises:** `NotationError` for an unknown name, or one outside the blocks;
+        `CapabilityError` if no block offers it.
+        """
+        point = find_hook(hook)
+        if point.stack is None:
+            raise NotationError(f"{hook!r} lies outside the blocks")
+        self.wrapped.require(point)
+        return self.wrapped.offering(point)
+
+    def __repr__(self) -> str:
+        return (
+            f"LMM({self.name}, family={self.wrapped.family.name}, layers={self.n_layers}, "
+            f"heads={self.n_heads}, d_model={self.d_model})"
+        )
+
+
+def _drops(hf_model: Any) -> bool:
+    rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]
+    return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))
