@@ -119,3 +119,12 @@ def test_what_cannot_run_there_says_so_before_anything_is_sent(name, lmm, loopba
     with pytest.raises(vi.CapabilityError, match=CANNOT[name]):
         lmm.run(encoding, graph=GRAPHS[name], remote=loopback.server(), allow_large=True)
     assert loopback.jobs == before
+
+
+def test_an_answer_of_one_token(lmm, loopback, encoding):
+    """Without a decode step there is nothing to stop at after the prompt."""
+    graph = vi.Knockout("image -> query") | vi.probes.SegmentMass()
+    there = lmm.generate(encoding, graph=graph, max_new_tokens=1, remote=loopback.server())
+    here = tiny.lmm().generate(encoding, graph=graph, max_new_tokens=1)
+    assert torch.equal(here.ids, there.ids) and apart(here.logits, there.logits) < SAME
+    same_records(here, there)

@@ -171,9 +171,11 @@ def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) ->
                 with model.trace(**job["inputs"], use_cache=True):
                     forward(model, job, state)
             else:
+                # Bounded: where no decode step stops, an open loop would never end.
+                n_new = job["generate"]["max_new_tokens"]
                 with model.generate(**job["generate"]) as tracer:
                     with tracer.invoke(**job["inputs"]):
-                        for _ in tracer.iter[:]:
+                        for _ in tracer.iter[:n_new]:
                             forward(model, job, state)
                     with tracer.invoke():
                         state["ids"] = tracer.result.cpu()
