@@ -17,6 +17,7 @@ from .progress import Progress, overlap
 from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, _blocks as row_blocks
 from .wrapped import Wrapped
 
+FIRST_NORM = "input_layernorm"
 RESID_POST = "blocks.{layer}.hook_resid_post"
 RESID_MID = "blocks.{layer}.hook_resid_mid"
 LOGITS = find_hook("unembed.hook_out")
@@ -80,7 +81,8 @@ class Compiler:
             for template, layer in plan.places
         }
         places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
-        places |= {(RESID_POST, layer) for template, layer in places if template == RESID_MID}
+        held = {(template, layer) for template, layer in places if self._holds(template, layer)}
+        places |= {(later, layer) for _, layer in held for later in (RESID_MID, RESID_POST)}
         places.add((LOGITS.template, None))
         early = generates and encodes_early(self.wrapped)
         in_order = self.wrapped.family.forward_order
@@ -90,6 +92,11 @@ class Compiler:
 
         return sorted(places, key=order)
 
+    def _holds(self, template: str, layer: int | None) -> bool:
+        """Whether an edit changes the residual beside a norm: the rest of the block has to know."""
+        nodes = self.progress.plan.at(template, layer)
+        return template in (RESID_PRE, RESID_MID) and any(isinstance(n, Edit) for _, n in nodes)
+
     def _stop(self, place: Place) -> dict[str, Any]:
         template, layer = place
         if self.wrapped.computes(find_hook(template), layer):
@@ -98,7 +105,7 @@ class Compiler:
         return self._tap(find_hook(template), layer)
 
     def _tap(self, point: HookPoint, layer: int | None) -> dict[str, Any]:
-        tap = self.wrapped.family.tap(point.template, layer)
+        tap = self._safe(point, layer)
         nodes = self.progress.plan.at(point.template, layer)
         sinks = self.progress.sinks
         plan, enters = self.progress.plan, point.template == RESID_PRE
@@ -119,10 +126,26 @@ class Compiler:
             "dims": list(sinks.dims) if phi and sinks else [],
             "new_phi": new_phi,
             "logits": point is LOGITS,
-            "settles": point.template == RESID_POST,
+            "settles": point.template in (RESID_MID, RESID_POST),
             "prefill": programs.calls(nodes, point, layer, self._head_pass(point)),
             "decode": programs.calls(nodes, point, layer, programs.decode) if decodes else None,
         }
+
+    def _safe(self, point: HookPoint, layer: int | None) -> Tap:
+        """The tap of a hook point; for what enters a block, the norm that it enters first.
+
+        The inputs of the block itself hold the cache, of which a sandbox would write back a copy.
+        """
+        if point.template != RESID_PRE:
+            return self.wrapped.family.tap(point.template, layer)
+        assert layer is not None  # noqa: S101 (it lies in blocks)
+        if not hasattr(self.wrapped.layers[layer], FIRST_NORM):
+            raise CapabilityError(
+                f"{point.at(layer)} cannot be read remotely: this family's block has no "
+                f"{FIRST_NORM}, and the block's own inputs hold the cache; use hook_resid_post of "
+                "the block before"
+            )
+        return Tap(f"{self.wrapped.family.layers}.{layer}.{FIRST_NORM}", "residual input")
 
     def _head_pass(self, point: HookPoint) -> Pass:
         # Generation computes the logits of the last prompt row alone.

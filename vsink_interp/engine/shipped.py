@@ -17,6 +17,7 @@ def new_state() -> dict[str, Any]:
         "length": 0,
         "phi": {},
         "resid": {},
+        "weights": {},
         "pieces": [],
         "blind": [],
         "lost": [],
@@ -54,22 +55,21 @@ def tap(
         raw = raw[0]
     value = shown(raw, stop)
     if side == "head results":
-        weight = head_weight(envoy.weight, stop["heads"])
-        value = job["kernels"]["head_result"](value, weight)
+        weight, bias = projection(envoy, stop["path"], raw, state)
+        value = job["kernels"]["head_result"](value, head_weight(weight, stop["heads"]))
     old = state["resid"].pop(stop["layer"], None) if stop["settles"] else None
-    new = value if old is None else value + old
+    new = value if old is None else (value.float() + old).to(value.dtype)
     new, changed = visit(job, state, calls, new, stop["layer"], {})
     if changed or old is not None:
         if side == "residual input":
             # The branch beside the norm has the old value: what is missing is added at the end.
-            state["resid"][stop["layer"]] = new - value
+            state["resid"][stop["layer"]] = new.float() - value.float()
             envoy.input = new
         elif side == "input":
             envoy.input = held(new, stop)
         elif side == "first output":
             envoy.output = (new, *whole[1:])
         elif side == "head results":
-            bias = envoy.bias
             envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
         else:
             envoy.output = held(new, stop)
@@ -154,7 +154,8 @@ def rows_of(
     scores = kernels["add_mask"](scores, mask, positions)
     extras = {}
     if block["values"]:
-        weight = model.get(stop["path"] + ".o_proj").weight
+        path = stop["path"] + ".o_proj"
+        weight, _ = projection(model.get(path), path, value, state)
         whole = in_front(value, 2, gone, 0.0)
         extras = {"value": whole, "weight": head_weight(weight, query.shape[1])}
     if block["scores"]:
@@ -216,6 +217,20 @@ def turned(
     return visit(job, state, calls, whole, layer, {})[0][:, gone:].transpose(1, 2)
 
 
+def projection(
+    envoy: Any, path: str, like: Tensor, state: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear module; in a sandbox its answers to unit vectors, asked once."""
+    if not envoy.weight.is_meta:
+        return envoy.weight, envoy.bias
+    if path not in state["weights"]:
+        unit = torch.eye(envoy.weight.shape[1], dtype=like.dtype, device=like.device)
+        bias = None if envoy.bias is None else envoy(unit[:1] * 0)[0]
+        answers = envoy(unit) if bias is None else envoy(unit) - bias
+        state["weights"][path] = (answers.T, bias)
+    return state["weights"][path]
+
+
 def head_weight(weight: Tensor, n_heads: int) -> Tensor:
     """The output projection split by head: head d_head d_model."""
     return weight.unflatten(1, (n_heads, -1)).permute(1, 2, 0)
@@ -244,6 +259,7 @@ def visit(
         inputs = {"value": given.float(), "phi": phi}
         for name, extra in extras.items():
             inputs["attention " + name] = extra.float()
+        state["dtype"] = given.dtype
         result = play(job, job["programs"][call["program"]], inputs, state)
         if call["edit"]:
             value, changed = result.to(given.dtype), True
@@ -291,7 +307,7 @@ def found(name: str, job: dict[str, Any], state: dict[str, Any]) -> Any:
 def unembed(resid: Tensor, job: dict[str, Any], state: dict[str, Any]) -> Tensor:
     """The logits of residual vectors, by the model's final norm and unembedding."""
     norm, head = (state["model"].get(job["unembed"][part]) for part in ("norm", "head"))
-    return capped(head(norm(resid.to(head.weight.dtype))).float(), job)
+    return capped(head(norm(resid.to(state["dtype"]))).float(), job)
 
 
 def capped(logits: Tensor, job: dict[str, Any]) -> Tensor:

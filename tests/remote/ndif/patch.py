@@ -69,6 +69,4 @@ change(
 )
 HUB = "        from huggingface_hub import HfApi\n\n        try:\n            info = HfApi()"
 LOCAL = "        from pathlib import Path\n\n        if Path(repo_id).is_dir():\n"
-change(
-    ROOT / "nnsight/modeling/huggingface.py", {HUB: f"{LOCAL}            return None\n\n{HUB}"}
-)
+change(ROOT / "nnsight/modeling/huggingface.py", {HUB: f"{LOCAL}            return None\n\n{HUB}"})
