@@ -61,7 +61,7 @@ def weigh(lmm, graph, n_new):
     began = time.perf_counter()
     session.generate(tiny.picture(), "what is this ?", graph, max_new_tokens=n_new)
     compiled = time.perf_counter() - began
-    hosted: Hosted = lmm._at_server()
+    hosted: Hosted = lmm.place.hosted
     backend = Submitting(hosted.key, host="http://127.0.0.1:1", env={}, blocking=False)
 
     def stop(*_):
