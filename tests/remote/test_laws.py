@@ -1,11 +1,13 @@
 """One graph, two places: what a server gives is what the local binding gives."""
 
+import inspect
+
 import pytest
 import torch
 
 import vsink_interp as vi
 from tests import tiny
-from tests.nodes import EDITS, PROBES, apart, real
+from tests.nodes import ACTIVATIONS, EDITS, PROBES, apart, real
 from vsink_interp.engine.server import Submitting
 from vsink_interp.kernels import cut
 
@@ -128,3 +130,18 @@ def test_an_answer_of_one_token(lmm, loopback, encoding):
     here = tiny.lmm().generate(encoding, graph=graph, max_new_tokens=1)
     assert torch.equal(here.ids, there.ids) and apart(here.logits, there.logits) < SAME
     same_records(here, there)
+
+
+def test_no_input_is_read_of_a_module_that_holds_the_cache(lmm, encoding):
+    """A sandbox would write back a copy of it, and what is kept later would be lost."""
+    graph = EDITS["paper"] | EDITS["hook_resid_pre"]
+    for probe in ACTIVATIONS.values():
+        graph |= probe
+    session = lmm.session("http://127.0.0.1:1")
+    session.generate(encoding, graph=graph, max_new_tokens=3)
+    stops = [stop for stop in session.requests[0].job["stops"] if stop["kind"] == "tap"]
+    read = {stop["path"] for stop in stops if "input" in stop["side"]}
+    assert len(read) > 8
+    for path in read:
+        module = lmm.hf_model.get_submodule(path)
+        assert "past_key_values" not in inspect.signature(module.forward).parameters

@@ -262,11 +262,10 @@ def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:
 
 
 def _explained(description: str) -> str:
-    """The last line of a traceback first, then the traceback."""
+    """The reason first, then all of it: it comes before the server's traceback, or ends it."""
     lines = [line for line in description.strip().splitlines() if line.strip()]
-    return (
-        f"the job failed on the server: {lines[-1] if lines else 'no reason given'}\n{description}"
-    )
+    reason = lines[-1 if lines[0].startswith("Traceback") else 0] if lines else "no reason given"
+    return f"the job failed on the server: {reason}\n{description}"
 
 
 def _bytes(size: int | float) -> str:

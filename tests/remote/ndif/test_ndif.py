@@ -25,9 +25,9 @@ def test_the_mode_is_the_one_that_is_meant(lmm, loopback):
     backend.display.enabled = False
     model = hosted.nnsight
     with model.trace(**inputs, backend=backend):
-        found = [model.lm_head.weight.is_meta].save()  # noqa: F841 (read on the server)
+        found = [{"meta": model.lm_head.weight.is_meta}].save()  # noqa: F841 (read on the server)
         model.lm_head.output  # noqa: B018 (a trace has to read something)
-    assert loopback.server().wait(backend.job_id) == [not Real.trusted]
+    assert loopback.server().wait(backend.job_id) == [{"meta": not Real.trusted}]
 
 
 def test_a_model_that_the_server_cannot_find(loopback, tiny_dir, tmp_path):
@@ -36,7 +36,7 @@ def test_a_model_that_the_server_cannot_find(loopback, tiny_dir, tmp_path):
     other = vi.LMM.from_pretrained(folder, remote=loopback.server())
     encoding = other.encode(PICTURE, PROMPT)
     shutil.rmtree(folder)
-    with pytest.raises(vi.RemoteError, match=r"the job failed on the server: .*deploy"):
+    with pytest.raises(vi.RemoteError, match=r"the job failed on the server: Could not deploy"):
         other.generate(encoding, max_new_tokens=2)
 
 
