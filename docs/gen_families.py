@@ -28,9 +28,10 @@ SIGHT = {
     "causal": "what came before",
     "image blocks": "what came before, and all of its own image",
     "prefix": "the whole prompt; an answer, what came before",
+    "cross-attention": "what came before; pictures, which are no tokens, in blocks of their own",
 }
 TAIL = """
-`yes`: read and written wherever it occurs. `some`: so in the blocks that have a pattern, which
+`yes`: read and written wherever it occurs. `some`: so in some blocks, which
 `lmm.blocks_with("attn.hook_pattern")` names; a node that names others is refused. {why}.
 
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
@@ -44,6 +45,13 @@ image tokens: there `hook_resid_pre` of a block is not `hook_resid_post` of the 
 **Linear attention** (Qwen3.5, three of four blocks) has a state in place of keys, and no pattern:
 edits inside attention act in the other blocks. What is cut there still flows through the linear
 ones. Heads are gated after the pattern weighs the values; `attn.hook_z` lies behind the gate.
+
+**Cross-attention** (Mllama) reads the pictures in some blocks; they are no tokens of the prompt, so
+a group `image` is refused with this reason, and with it VAR, maps and knockouts of image tokens.
+The other blocks attend to the prompt, BOS sinks included, and are edited like any model's. In
+blocks of cross-attention there are the residual stream and the MLP's hidden layer; without a
+picture they are passed over, and a node there is refused. Every prompt of a batch has the same
+number of pictures.
 
 **A model of no known family** is looked at when it is opened. Where its parts have the usual names
 it works, prints as *inferred*, is checked at once, and its image tokens have no place in the

@@ -54,6 +54,9 @@ class Encoding:
             for name, x in self.inputs.items()
             if name.endswith("token_type_ids") and x.shape == ids.shape
         }
+        if (crossed := self.inputs.get("cross_attention_mask")) is not None:
+            more = crossed[:, -1:].expand(-1, answer.shape[1], -1, -1)
+            longer["cross_attention_mask"] = torch.cat([crossed, more], 1)
         longer["input_ids"] = torch.cat([ids, answer], 1)
         longer["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], 1)
         layout = self.tokens.extend(answer.shape[1])
@@ -132,6 +135,8 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
     found = own.count(family.marker)
+    if not chat and not own.startswith(family.opening):
+        raise InputError(f"with chat=False the prompt must begin with {family.opening!r}")
     if not chat and found != n_images:
         raise InputError(
             f"with chat=False the prompt must hold {IMAGE} for each of the {n_images} pictures, "
@@ -233,6 +238,12 @@ def process(
 ) -> Mapping[str, Any]:
     """What the processor makes of a left-padded batch, the place of each token in its text too."""
     flat = [picture for images in pictures for picture in images]
+    if family.sight == "cross-attention" and len({len(images) for images in pictures}) > 1:
+        raise InputError(
+            "prompts with different numbers of pictures in one batch: the pictures are filled up, "
+            "and rows before a picture attend to the filling as well, so answers would depend on "
+            "the batch; run them one by one"
+        )
     begin = processor.tokenizer.bos_token
     return processor(
         text=texts,
@@ -293,8 +304,9 @@ class _Row:
 
     def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
         """Segment code, image number, role and separator of each token."""
-        patches = self._patches(config.image_token_id)
-        expanded = self._expanded(family, patches)
+        tokenless = family.sight == "cross-attention"
+        patches = {} if tokenless else self._patches(config.image_token_id)
+        expanded = [*self.text.markers] if tokenless else self._expanded(family, patches)
         text, found = self.text, []
         for token, (id_, (begin, end)) in enumerate(zip(self.ids, self.offsets, strict=True)):
             image, raw = self._raw(begin, expanded)

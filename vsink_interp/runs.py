@@ -137,7 +137,22 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
         if "vision" in node.point.template and not any(encoding.pictures):
             raise LayoutError(f"{node!r} acts on the vision side, and this prompt has no picture")
         node.check(encoding.tokens, generates=generates)
+    if not any(encoding.pictures):
+        _refuse_skipped(lmm, planned)
     return planned
+
+
+def _refuse_skipped(lmm: Any, planned: Plan) -> None:
+    """Refuse nodes in blocks that a model passes over without a picture."""
+    kinds = lmm.wrapped.kinds
+    fine = ",".join(str(at) for at, kind in enumerate(kinds) if kind != "cross_attention")
+    for (template, layer), nodes in planned.places.items():
+        decoder = find_hook(template).stack == "blocks" and layer is not None
+        if decoder and kinds[layer] == "cross_attention":
+            raise LayoutError(
+                f"{nodes[0][1]!r} acts on block {layer}, cross-attention, which this model passes "
+                f"over without a picture; name others, layers={fine!r}"
+            )
 
 
 def _refuse_after(node: Node) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
 from .catalogue import CatalogueEntry, published
 from .edits import Fn
@@ -16,9 +17,11 @@ from .edits.fn import HookContext
 from .errors import CapabilityError
 from .graph import Graphlike
 from .kernels import normalised, sink_value
-from .probes import AttentionMaps, Resid
+from .probes import Resid
+from .probes.rows import RowProbe
 from .results import Run
 from .sinkdims import SinkDims
+from .site import Site
 
 PROMPTS = (
     "Describe the image.",
@@ -168,7 +171,7 @@ def find_sink_dims(
 
     **Raises:** `CapabilityError` if no dimension is that large.
     """
-    at = lmm.blocks_with(AttentionMaps.hook)
+    at = lmm.blocks_with(FirstTokenMass.hook)
     places = {min(round(len(at) * part), len(at) - 1) for part in (0.25, 0.4, 0.55, 0.7)}
     layers = tuple(at[place] for place in sorted(places))
     asked = [(None, prompt) for prompt in prompts]
@@ -214,10 +217,26 @@ def _causal_check(
         changed[:, 0, list(dims)] = 0
         return changed
 
-    # By place, not by segment: some families write no BOS, and have a first token all the same.
-    maps, edit = AttentionMaps(layers=layers), Fn("hook_resid_pre", clamp, layers=layers)
-    before, after = (lmm.run(*asked, graph)[maps].values[..., 0] for graph in (maps, edit | maps))
+    mass, edit = FirstTokenMass(layers=layers), Fn("hook_resid_pre", clamp, layers=layers)
+    before, after = (lmm.run(*asked, graph)[mass].values for graph in (mass, edit | mass))
     return float(before.mean()), float(after.mean())
+
+
+@final
+@dataclass(frozen=True)
+class FirstTokenMass(RowProbe):
+    """The share of each row's attention that the first token gets: `[layer batch head query]`.
+
+    By place, not by segment: some families write no BOS, and have a first token all the same.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query")
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        del site
+        return value[..., 0]
 
 
 def _plain_picture() -> Image.Image:

@@ -17,9 +17,15 @@ CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
 """The number that stands for a segment in `TokenLayout.segments`; padding is 0."""
 
 
-Sight: TypeAlias = Literal["causal", "image blocks", "prefix"]
-"""What a row may attend to besides what came before it: nothing, the rest of its own image, or
-the whole prompt."""
+Sight: TypeAlias = Literal["causal", "image blocks", "prefix", "cross-attention"]
+"""What a row may attend to besides what came before it: nothing, the rest of its own image, the
+whole prompt, or pictures that are no tokens."""
+
+
+UNSEEN = (
+    ". This model reads pictures through cross-attention: their features are no tokens of the "
+    "prompt, so flows, sinks and maps of image tokens are not defined here"
+)
 
 
 @final
@@ -146,6 +152,7 @@ class TokenLayout:
             if not self.has(term):
                 raise LayoutError(
                     f"{str(parsed)!r}: this prompt has no {term} token; it is: {self._line(0)}"
+                    + UNSEEN * (self.sight == "cross-attention" and term.word == "image")
                 )
         may_come = set() if layout.length > self.prompt_length else {"generated"}
         for terms in parsed.unions:

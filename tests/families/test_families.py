@@ -13,6 +13,8 @@ from vsink_interp.families import FAMILIES
 from vsink_interp.families.tiny import build
 
 TINY = {family.name: family for family in FAMILIES if family.tiny}
+SHOWN = {name: family for name, family in TINY.items() if family.sight != "cross-attention"}
+"""Families whose pictures are tokens of the prompt."""
 NEAR = 5e-5
 SINKS = vi.SinkDims((3, 17), 1.6, source="planted")
 ATTENTIONS = ("sdpa", "eager")
@@ -20,6 +22,17 @@ ATTENTIONS = ("sdpa", "eager")
 
 def every_family(test):
     return pytest.mark.parametrize("name", TINY)(test)
+
+
+def every_family_with_image_tokens(test):
+    return pytest.mark.parametrize("name", SHOWN)(test)
+
+
+def source(name):
+    """A group of tokens that everything after it reads, and the id of its tokens."""
+    if name in SHOWN:
+        return "image", lmm(name).hf_model.config.image_token_id
+    return "bos", lmm(name).processor.tokenizer.bos_token_id
 
 
 def both(test):
@@ -58,7 +71,8 @@ def encoded(name, prompt):
 
 @cache
 def batch(name):
-    chosen = [prompt for prompt in ("wide", "two", "text", "one") if prompt in prompts(name)]
+    mixed = ("wide", "two", "text", "one") if name in SHOWN else ("wide", "one")
+    chosen = [prompt for prompt in mixed if prompt in prompts(name)]
     images, texts = zip(*(PROMPTS[prompt] for prompt in chosen), strict=True)
     return chosen, lmm(name).encode(list(images), list(texts))
 
@@ -79,15 +93,19 @@ def apart(one, other):
 def readers(model):
     """A probe of every hook point that a model offers at every block of its stack."""
     points = [p for p in vi.HOOKS if p.template in model.hooks]
-    heads = attending(model)
+    inside = ("attn.", "hook_attn_out", "hook_mlp_out")
+    inside = inside if "cross_attention" in kinds(model) else inside[:1]
     return {
-        name: vi.probes.Activation(name, heads if name.startswith("attn.") else ":")
+        name: vi.probes.Activation(name, attending(model) if name.startswith(inside) else ":")
         for name in (p.name if p.stack == "blocks" else p.template for p in points)
     }
 
 
 def kinds(model):
-    return getattr(model.wrapped.config, "layer_types", None) or ["full_attention"] * 4
+    config = model.wrapped.config
+    crossed = getattr(config, "cross_attention_layers", ())
+    plain = ["cross_attention" if at in crossed else "full_attention" for at in range(4)]
+    return getattr(config, "layer_types", None) or plain
 
 
 def attending(model):
@@ -135,7 +153,9 @@ def test_what_is_read_is_what_transformers_returns(name, attention):
     patterns = run[probes["attn.hook_pattern"]].values
     torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns[..., 0]))
     if attention == "eager":
-        assert torch.equal(patterns, torch.stack(theirs.attentions))
+        own = theirs.attentions  # of blocks of cross-attention as well, where there are some
+        own = [own[at] for at in attending(model)] if len(own) == model.n_layers else own
+        assert torch.equal(patterns, torch.stack(own))
 
 
 @every_family
@@ -144,8 +164,11 @@ def test_the_parts_of_a_block_add_up(name):
     model, encoding = lmm(name), encoded(name, "one")
     run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
 
+    blocks = list(run[readers(model)["hook_mlp_out"]].labels("layer"))
+
     def value(hook):
-        return run[readers(model)[hook]].values
+        record = run[readers(model)[hook]]
+        return record.values[[record.labels("layer").index(at) for at in blocks]]
 
     mid = value("hook_resid_pre") + value("hook_attn_out")
     torch.testing.assert_close(value("hook_resid_mid"), mid, atol=1e-5, rtol=1e-4)
@@ -190,7 +213,7 @@ def test_a_batch_equals_its_samples_one_by_one(name):
 # Tokens.
 
 
-@every_family
+@every_family_with_image_tokens
 def test_image_tokens_are_those_that_get_image_features(name):
     model, (chosen, encoding) = lmm(name), batch(name)
     layout = encoding.tokens
@@ -215,7 +238,7 @@ def test_words_of_the_prompt_are_found(name):
 
 
 @pytest.mark.parametrize("prompt", ["one", "wide", "high"])
-@every_family
+@every_family_with_image_tokens
 def test_a_painted_patch_changes_its_own_token(name, prompt):
     """Paint the middle of a token's box, in a tower without attention: its features change, and
     no other's but in views that show the same place."""
@@ -267,10 +290,11 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
     _, encoding = batch(name)
     reference = lmm(name, "eager").hf_model
     ids = encoding.inputs["input_ids"]
-    image = ids == reference.config.image_token_id
+    group, number = source(name)
+    cut = ids == number
     new = torch.zeros(len(ids), 6, dtype=torch.bool)
-    columns = torch.cat([image, new], 1)
-    after = torch.arange(ids.shape[1]) > image.int().argmax(1)[:, None]
+    columns = torch.cat([cut, new], 1)
+    after = torch.arange(ids.shape[1]) > cut.int().argmax(1)[:, None]
     rows = torch.cat([encoding.tokens.mask("query"), ~new], 1)
     assert (rows[:, : ids.shape[1]] & after).any()
     layers = tuple(layer for layer in attending(lmm(name)) if layer)
@@ -279,7 +303,7 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
             **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
         )
     untouched = reference.generate(**encoding.inputs, max_new_tokens=6)
-    edit = vi.Knockout("image -> query generated", layers)
+    edit = vi.Knockout(f"{group} -> query generated", layers)
     run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
     assert not torch.equal(theirs.sequences, untouched), "the cut does nothing"
     assert torch.equal(run.ids, theirs.sequences)
@@ -294,19 +318,20 @@ def test_dropped_keys_equal_a_cut_in_transformers_own_mask(name, attention):
     ids, full = encoding.inputs["input_ids"], full_blocks(model)
     new = torch.ones(len(ids), 18, dtype=torch.bool)
     rows = torch.cat([torch.zeros_like(ids).bool(), new], 1)
-    columns = torch.cat([ids == reference.config.image_token_id, ~new], 1)
+    group, number = source(name)
+    columns = torch.cat([ids == number, ~new], 1)
     options = {"max_new_tokens": 18, "return_dict_in_generate": True, "output_logits": True}
     with plain.cut(reference, rows, columns, full):
         theirs = reference.generate(**encoding.inputs, **options)
     untouched = reference.generate(**encoding.inputs, **options)
-    run = model.generate(encoding, graph=vi.DropKeys("image", full), max_new_tokens=18)
+    run = model.generate(encoding, graph=vi.DropKeys(group, full), max_new_tokens=18)
     uncut = torch.stack(untouched.logits, 1)
     assert apart(uncut, torch.stack(theirs.logits, 1)) > 0.01, "the cut does nothing"
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
     if len(full) < model.n_layers:
         with pytest.raises(vi.CapabilityError, match="name other blocks"):
-            model.generate(encoding, graph=vi.DropKeys("image"), max_new_tokens=3)
+            model.generate(encoding, graph=vi.DropKeys(group), max_new_tokens=3)
 
 
 @both
@@ -320,7 +345,8 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
     )
     spec, question = vi.CompressedContext(1.0), "is the red disc on the left ?"
     if len(full_blocks(model)) < model.n_layers or "token_type_ids" in encoding.inputs:
-        with pytest.raises(vi.CapabilityError, match=r"cut the flow|has not been verified"):
+        unfit = r"cut the flow|has not been verified|through cross-attention"
+        with pytest.raises((vi.CapabilityError, vi.LayoutError), match=unfit):
             model.compress(encoding, None, spec, max_new_tokens=3)
         return
     context = model.compress(encoding, None, spec, max_new_tokens=3)
@@ -339,7 +365,7 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
 
 
 @both
-@every_family
+@every_family_with_image_tokens
 def test_var_equals_the_paper_inside_transformers_eager_attention(name, attention):
     encoding = encoded(name, "two")
     reference = lmm(name, "eager").hf_model

@@ -5,11 +5,16 @@ import pytest
 import torch
 
 import vsink_interp as vi
-from tests.families.test_families import PROMPTS, TINY, encoded, lmm, logits
+from tests.families.test_families import PROMPTS, SHOWN, TINY, encoded, lmm, logits
 from vsink_interp import experiments as ex, probes
 
 every_family = pytest.mark.parametrize("name", TINY)
-NO_SUM_OF_HEADS = {"Gemma 3": "not the sum of its heads", "Qwen3.5": "linear attention has no"}
+with_image_tokens = pytest.mark.parametrize("name", SHOWN)
+NO_SUM_OF_HEADS = {
+    "Gemma 3": "not the sum of its heads",
+    "Mllama": "cross attention has no",
+    "Qwen3.5": "linear attention has no",
+}
 
 
 @every_family
@@ -23,7 +28,7 @@ def test_the_lens_at_the_last_block_is_the_model_s_prediction(name):
     assert float((run[probe].values[0, ..., 0, 1] - best.values).abs().max()) < 1e-4
 
 
-@every_family
+@with_image_tokens
 def test_words_stand_on_the_grid_of_the_whole_picture(name):
     lens = ex.image_lens(lmm(name), *PROMPTS["wide"], top_k=2)
     assert lens.probability.shape[1] == lens.span.grid[0] * lens.span.grid[1]
@@ -45,7 +50,7 @@ def test_parts_sum_to_the_logit_or_the_family_is_refused(name):
     assert parts.elsewhere == pytest.approx(0, abs=1e-3 * max(1, abs(want))), name
 
 
-@every_family
+@with_image_tokens
 def test_norms_of_the_encoder_belong_to_tokens_or_the_family_is_refused(name):
     try:
         found = ex.vision_sinks(lmm(name), *PROMPTS["one"], ratio=1.5)

@@ -7,7 +7,7 @@ import torch
 
 import vsink_interp as vi
 from tests import nodes
-from tests.families.test_families import TINY, encoded, lmm
+from tests.families.test_families import SHOWN, TINY, encoded, lmm
 from tests.integrations.conftest import boot, cached
 from vsink_interp import integrations
 from vsink_interp.families.tiny import build
@@ -27,7 +27,7 @@ ABSENT = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_result")
 """What it has no hook point for there."""
 
 
-UNOPENED = {"InternVL", "PaliGemma", "Qwen2-VL", "SmolVLM"}
+UNOPENED = {"InternVL", "Mllama", "PaliGemma", "Qwen2-VL", "SmolVLM"}
 """Families that it has no adapter for."""
 OPENED = [name for name in TINY if name not in UNOPENED]
 
@@ -98,7 +98,7 @@ def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
     assert compared > 40
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SHOWN)
 def test_parts_of_every_family_sum_to_its_logits(name):
     """Families whose streams are more than attention and MLPs (DeepStack) are told by the test."""
     pytest.importorskip("transformer_lens")

@@ -22,7 +22,7 @@ from ..errors import CapabilityError
 from .kept import Kept, Window
 from .progress import Progress
 from .rows import Numbered, RowProgram
-from .wrapped import COMPUTED, Wrapped
+from .wrapped import ATTENDING, COMPUTED, Wrapped
 
 _names = count()
 READ = (sdpa_mask, eager_mask)
@@ -102,6 +102,10 @@ class AttentionBinding:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
+        if self.wrapped.kinds[layer] not in ATTENDING:  # keys of pictures, to which no node comes
+            return self.base(module)(
+                module, query, key, value, attention_mask, scaling=scaling, **kwargs
+            )
         kept = self._kept(layer, query.shape[2], key.shape[2])
         narrow = kept.mask(attention_mask, key.shape[2]) if kept else attention_mask
         base = partial(self.base(module), module, attention_mask=narrow, scaling=scaling)

@@ -21,7 +21,7 @@ from ..hooks import CACHE
 from ..past import Past
 from .kept import Kept
 from .progress import Progress
-from .wrapped import Wrapped
+from .wrapped import ATTENDING, Wrapped
 
 
 @final
@@ -121,10 +121,16 @@ def refuse_odd(wrapped: Wrapped, layers: Iterable[int]) -> None:
     **Raises:** `CapabilityError` naming a block, and what would work.
     """
     cache = DynamicCache(config=wrapped.config)
-    plain = tuple(i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer)
+    plain = tuple(
+        i
+        for i, layer in enumerate(cache.layers)
+        if type(layer) is DynamicLayer and wrapped.kinds[i] in ATTENDING
+    )
     for layer in set(layers) - set(plain):
+        crossed = wrapped.kinds[layer] == "cross_attention"
+        kept = "the keys of pictures" if crossed else f"its keys in a {_class(cache, layer)}"
         raise CapabilityError(
-            f"block {layer} keeps its keys in a {type(cache.layers[layer]).__name__}, from which "
+            f"block {layer} keeps {kept}, from which "
             + (f"none can be dropped; name other blocks, layers={plain}; or " if plain else "")
             + "cut the flow instead, as in Knockout('image -> generated')"
         )
@@ -134,6 +140,10 @@ def refuse_odd(wrapped: Wrapped, layers: Iterable[int]) -> None:
             f"keys are dropped with attention 'sdpa' or 'eager', not {name!r}; load the model with "
             "attn_implementation='sdpa'"
         )
+
+
+def _class(cache: DynamicCache, layer: int) -> str:
+    return type(cache.layers[layer]).__name__
 
 
 def past_of(wrapped: Wrapped, cache: DynamicCache, kept: Bool[Tensor, "layer token"]) -> Past:

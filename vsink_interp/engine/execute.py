@@ -54,8 +54,7 @@ class _Stop:
 def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
     places = {(hook, at) for hook, at in plan.places if not wrapped.computes(find_hook(hook), at)}
     places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
-    # `generate` may encode pictures before all else; a forward pass embeds the text first.
-    early = generates and bool(getattr(wrapped.hf_model, "_supports_mm_encoder_outputs", bool)())
+    early = wrapped.encodes_first(generates=generates)
 
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
         return not (early and place[0].startswith("vision")), wrapped.family.forward_order(*place)

@@ -84,7 +84,7 @@ class Compiler:
         held = {(template, layer) for template, layer in places if self._holds(template, layer)}
         places |= {(later, layer) for _, layer in held for later in (RESID_MID, RESID_POST)}
         places.add((LOGITS.template, None))
-        early = generates and encodes_early(self.wrapped)
+        early = self.wrapped.encodes_first(generates=generates)
         in_order = self.wrapped.family.forward_order
 
         def order(place: Place) -> tuple[bool, Any]:
@@ -241,11 +241,6 @@ def held_as(tap: Tap) -> str:
             f"server knows {', '.join(map(repr, SHAPES))}"
         )
     return tap.held
-
-
-def encodes_early(wrapped: Wrapped) -> bool:
-    """Whether generation encodes the pictures before it embeds the text."""
-    return bool(getattr(wrapped.hf_model, "_supports_mm_encoder_outputs", bool)())
 
 
 def keeps_last_logits(wrapped: Wrapped) -> bool:

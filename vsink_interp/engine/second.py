@@ -81,7 +81,9 @@ class SecondPass:
             # Not by calling the model: hooks on it are for the first pass.
             output = model.forward(**feed, return_dict=True)
         self.logits = output.logits
-        self._carried = model._update_model_kwargs_for_generation(output, carried)
+        self._carried = model._update_model_kwargs_for_generation(
+            output, carried, is_encoder_decoder=False
+        )
 
     @contextmanager
     def _aside(self) -> Generator[None]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from einops import rearrange
+from einops import parse_shape, rearrange
 from greenlet import getcurrent
 from torch import Tensor, nn
 
@@ -44,7 +44,11 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
         bias = envoy._module.bias
         envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
     else:
-        flat = rearrange(new, f"{tap.shown} -> {tap.held}") if tap.held else new
+        flat = new
+        if tap.held:
+            raw = envoy.output if tap.side == "output" else envoy.input
+            sizes = parse_shape(raw, tap.held) if "(" in tap.shown else {}
+            flat = rearrange(new, f"{tap.shown} -> {tap.held}", **sizes)
         if tap.side == "output":
             envoy.output = flat
         else:

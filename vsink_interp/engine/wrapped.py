@@ -128,10 +128,22 @@ class Wrapped:
         try:
             self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
         except KeyError:
-            return "this family has no such module"
+            odd = point.stack == "blocks" and kind not in ATTENDING
+            whose = f"a block with {kind.replace('_', ' ')}" if odd else "this family"
+            return f"{whose} has no such module"
         except AttributeError as error:
             return f"there is no such module: {error}"
         return ""
+
+    def encodes_first(self, *, generates: bool) -> bool:
+        """Whether pictures are encoded before the text is embedded.
+
+        `generate` may do so before all else; a forward pass embeds the text first, unless its
+        pictures are no tokens.
+        """
+        if self.family.sight == "cross-attention":
+            return True
+        return generates and bool(getattr(self.hf_model, "_supports_mm_encoder_outputs", bool)())
 
     def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""

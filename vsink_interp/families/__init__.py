@@ -22,8 +22,6 @@ def _families() -> tuple[Family, ...]:
 
 
 REFUSED: Mapping[str, str] = {
-    "mllama": "image features enter through cross-attention and hold no place in the prompt, so "
-    "image tokens, their sinks and VAR are not defined",
     "llava_llama": "VILA has no class in transformers: its code comes with its weights",
 }
 """Model types that are refused, and why."""

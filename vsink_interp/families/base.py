@@ -26,7 +26,8 @@ class Tap:
     - `heads`: the kind of heads, where the value has some.
     - `shape`: how the module holds the value, as einops writes it: `b` batch, `q` query or patch,
         `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
-        pictures are packed into one long row of patches.
+        pictures are packed into one long row of patches, `"b i t q d"` where the pictures of a
+        sample (`i`) and their tiles (`t`) have axes of their own.
     """
 
     module: str
@@ -42,8 +43,11 @@ class Tap:
     @property
     def shown(self) -> str:
         """How the hook point shows it."""
-        return "b q h d" if self.heads else self.shape and "1 q d"
+        return "b q h d" if self.heads else PICTURES.get(self.shape, "")
 
+
+PICTURES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d"}
+"""How the vision side holds pictures, and how hook points show them: picture patch d."""
 
 Block: TypeAlias = Mapping[str, Tap]
 """The taps of one block by the name of their hook point, in the order in which a pass comes by."""
@@ -154,6 +158,7 @@ class Family:
         alone by default.
     - `suffix`: the text that the processor writes after the last token of an image.
     - `closing`: the text that it writes after the last image of a prompt.
+    - `opening`: what every prompt begins with; the processor would write it in an unknown place.
     - `template`: the prompt where the processor has no chat template, with `{content}` in it.
     - `role_markers`: words that the template puts around content.
     - `text_alone`: whether it takes a prompt without a picture.
@@ -182,6 +187,7 @@ class Family:
     placeholder: str = ""
     suffix: str = ""
     closing: str = ""
+    opening: str = ""
     text_alone: bool = True
     tiny: Tiny | None = None
     inferred: bool = False

@@ -6,6 +6,8 @@ from typing import Any
 from .base import GEMMA3_BLOCK, LLAMA_BLOCK, QWEN3_BLOCK, Block, Tap
 
 NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
+SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
+"""What no module of a cross-attention block holds: gates stand behind attention and MLP."""
 AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 
 BY_MODEL_TYPE: dict[str, Block] = {
@@ -23,10 +25,13 @@ def block_of(model_type: str, block: Any) -> Block:
     """The taps of a decoder block, told by the type of its language model and by its norms.
 
     Where a block has norms that its type does not explain, the hook points beside them are left
-    out, never guessed. A block of linear attention has no heads to name; where a gate stands behind
-    the heads, they are read behind it, as TransformerLens does.
+    out, never guessed. A block of cross-attention has the keys of pictures, and one of linear
+    attention has no heads to name; where a gate stands behind the heads, they are read behind it,
+    as TransformerLens does.
     """
     known = dict(BY_MODEL_TYPE.get(model_type, LLAMA_BLOCK))
+    if hasattr(block, "cross_attn"):
+        return {name: tap for name, tap in known.items() if not name.startswith(SCALED)}
     if hasattr(block, "linear_attn"):
         outside = {name: tap for name, tap in known.items() if not name.startswith("attn.")}
         return outside | {"hook_attn_out": Tap("linear_attn", "output")}
