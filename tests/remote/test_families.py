@@ -6,7 +6,16 @@ import pytest
 import torch
 
 import vsink_interp as vi
-from tests.families.test_families import SINKS, TINY, batch, lmm, readers
+from tests.families.test_families import (
+    SHOWN,
+    SINKS,
+    TINY,
+    attending,
+    batch,
+    lmm,
+    readers,
+    source,
+)
 from tests.nodes import apart, real
 from tests.remote.conftest import Real
 from vsink_interp import probes
@@ -22,15 +31,22 @@ N_NEW = 3
 @cache
 def graphs(name):
     """Edits with a probe of what they do, and every value that the family can show."""
-    width = lmm(name).d_model
+    width, heads = lmm(name).d_model, attending(lmm(name))
+    mass, inner = probes.SegmentMass(layers=heads), tuple(at for at in heads if at < 3)
+    scaled = vi.edits.ScaleScores("bos", 3.0, layers=inner)
+    var = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05, layers=inner)
+    flow, read = f"{source(name)[0]} -> query generated", readers(lmm(name))
+    if name not in SHOWN:  # it holds pictures and tiles apart, which no server knows
+        read = {hook: probe for hook, probe in read.items() if "projector" not in hook}
     return {
-        "untouched": MASS,
-        "VAR": vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05) | MASS,
-        "Knockout": vi.Knockout("image -> query generated", "1:") | MASS,
-        "Steer": vi.edits.Steer((1.0, -1.0) * (width // 2), "1:3") | MASS,
-        "lenses": probes.LogitLens() | probes.TokenProbability("query generated", tokens=(7, 9)),
+        "untouched": mass,
+        "VAR": (var if name in SHOWN else scaled) | mass,
+        "Knockout": vi.Knockout(flow, tuple(at for at in heads if at)) | mass,
+        "Steer": vi.edits.Steer((1.0, -1.0) * (width // 2), "1:3") | mass,
+        "lenses": probes.LogitLens("image" if name in SHOWN else "query")
+        | probes.TokenProbability("query generated", tokens=(7, 9)),
         "residuals": probes.Resid(at="pre") | probes.Resid(at="post") | probes.SinkValue(),
-        "hook points": vi.EditGraph(*readers(lmm(name)).values()),
+        "hook points": vi.EditGraph(*read.values()),
     }
 
 

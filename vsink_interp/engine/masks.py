@@ -24,7 +24,7 @@ def prompt_mask(
     **Raises:** `CapabilityError` if transformers makes none of this kind.
     """
     kind = wrapped.kinds[layer]
-    if kind == "full_attention" and layout.sight == "causal":
+    if kind == "full_attention" and layout.sight in ("causal", "cross-attention"):
         return None
     ids = inputs["input_ids"]
     make = getattr(wrapped.hf_model, "create_masks_for_generate", create_masks_for_generate)
