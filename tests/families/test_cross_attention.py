@@ -44,7 +44,7 @@ def test_blocks_of_cross_attention_are_refused_by_name_where_nothing_is_defined(
             vi.CapabilityError, match=r"block \d: cross attention has.*layers='0,2'"
         ):
             model.run(encoding, graph=node)
-    with pytest.raises(vi.CapabilityError, match=r"block with cross attention has no such module.*'0,2'"):
+    with pytest.raises(vi.CapabilityError, match=r"cross attention has no such module.*'0,2'"):
         model.run(encoding, graph=Fn("hook_attn_out", none))
     assert model.blocks_with("hook_resid_mid") == (0, 1, 2, 3)
 
