@@ -183,6 +183,13 @@ CACHE = HookPoint(
 """Where `DropKeys` acts: no hook point of the forward pass, but the cache between two of them."""
 
 ORDER: dict[str, int] = {point.template: i for i, point in enumerate((*HOOKS, CACHE))}
+_BY_NAME: dict[str, HookPoint] = {
+    name: point
+    for point in reversed(HOOKS)
+    for name in (point.template, point.name)
+    if name == point.template or point.stack != _TOWER
+}
+_FIRST: dict[Stack | None, int] = {point.stack: i for i, point in reversed([*enumerate(HOOKS)])}
 
 
 def forward_order(template: str, layer: int | None) -> tuple[int, int, int]:
@@ -190,9 +197,7 @@ def forward_order(template: str, layer: int | None) -> tuple[int, int, int]:
     order = ORDER[template]
     if layer is None:
         return order, 0, 0
-    stack = next(point for point in HOOKS if point.template == template).stack
-    first = next(i for i, point in enumerate(HOOKS) if point.stack == stack)
-    return first, layer, order
+    return _FIRST[find_hook(template).stack], layer, order
 
 
 _BLOCK = re.compile(r"^(?P<stack>blocks|vision_encoder\.blocks)\.(?P<layer>\d+)\.(?P<name>.+)$")
@@ -203,9 +208,8 @@ def find_hook(name: str) -> HookPoint:
 
     **Raises:** `NotationError` listing the legal names.
     """
-    for point in HOOKS:
-        if name == point.template or (name == point.name and point.stack != _TOWER):
-            return point
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     legal = [point.name if point.stack == "blocks" else point.template for point in HOOKS]
     raise NotationError(unknown("hook point", name, legal))
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -22,40 +23,60 @@ SCRIPT = Path(__file__).with_name("server.py")
 NOT_THERE = "brought about on a server of our own alone"
 
 
+@cache
+def nursery():
+    """The process that servers are forked from."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nursery_ends():
+    yield
+    if nursery.cache_info().currsize:
+        nursery().communicate()
+
+
 class Loopback:
     """The server process: started, killed and started again by its number."""
 
     def __init__(self, folder, hosted, key=None):
-        self.folder, self.hosted = folder, hosted
-        self.env = os.environ | {"LOOPBACK_HOSTED": os.pathsep.join(map(str, hosted))}
-        self.env.pop("LOOPBACK_KEY", None)
-        if key:
-            self.env["LOOPBACK_KEY"] = key
-        self.process = None
+        self.folder, self.hosted, self.key = folder, hosted, key
+        self.number = None
 
     def start(self):
         if Real.host:
             pytest.skip(NOT_THERE)
         (self.folder / "ready").unlink(missing_ok=True)
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(self.folder)],
-                env=self.env,
-                stderr=log,
-                stdout=log,
-            )
+        words = [str(self.folder), [str(path) for path in self.hosted], self.key]
+        nursery().stdin.write(json.dumps(words) + "\n")
+        nursery().stdin.flush()
+        self.number = int(nursery().stdout.readline())
         until = time.monotonic() + 120
         while not (self.folder / "ready").exists():
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            assert self.alive, (self.folder / "log").read_text()[-3000:]
             assert time.monotonic() < until, "the server does not start"
-            time.sleep(0.05)
+            time.sleep(0.01)
         return self
 
+    @property
+    def alive(self):
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill(self):
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
+        if self.alive:
+            os.kill(self.number, signal.SIGKILL)
+        self.wait()
+
+    def wait(self):
+        """Until it is dead."""
+        while self.alive:
+            time.sleep(0.01)
 
     @property
     def host(self):

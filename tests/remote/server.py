@@ -1,10 +1,12 @@
 """A server on loopback that speaks nnsight 0.8.1's protocol, without this package.
 
-`python server.py STATE_FOLDER`: binds a free port of 127.0.0.1, writes it to `STATE_FOLDER/port`,
-and serves until it is killed. It unpickles and runs what it receives, as NDIF does. What it should
-do wrong is a file in the folder: `fault` names a stage at which the process kills itself (`queued`,
-`running`), `cut` (half a result, once), `versions` or `older` (it says that its transformers is of
-another kind); `hold` is a file of its own: jobs wait for it to go.
+`python server.py` reads lines of JSON, `[state folder, hosted, key]`, and for each forks a server
+and writes its number: importing torch and transformers takes longer than most tests. A server binds
+a free port of 127.0.0.1, writes it to `port` in its folder, and serves until it is killed. It
+unpickles and runs what it receives, as NDIF does. What it should do wrong is a file in the folder:
+`fault` names a stage at which the process kills itself (`queued`, `running`), `cut` (half a result,
+once), `versions` or `older` (it says that its transformers is of another kind); `hold` is a file of
+its own: jobs wait for it to go.
 """
 # ruff: noqa: E402 (the finder below comes before anything else is imported)
 
@@ -45,16 +47,16 @@ from tornado.web import Application, HTTPError, RequestHandler
 from transformers import AutoProcessor, AutoTokenizer
 
 torch.set_num_threads(1)
-STATE = Path(sys.argv[1])
-KEY, HOSTED = os.environ.get("LOOPBACK_KEY"), os.environ["LOOPBACK_HOSTED"].split(os.pathsep)
+SETTING = {}
 MODELS, RESPONSES, RESULTS = {}, {}, {}
 WORKER = ThreadPoolExecutor(1)
 
 
 def fault(name, *, once=False):
-    found = (STATE / "fault").exists() and (STATE / "fault").read_text() == name
+    path = SETTING["state"] / "fault"
+    found = path.exists() and path.read_text() == name
     if found and once:
-        (STATE / "fault").unlink()
+        path.unlink()
     return found
 
 
@@ -80,7 +82,7 @@ def preprocessors(repo):
 
 def model_for(key):
     repo = json.loads(key.split(":", 1)[1])["repo_id"]
-    if repo not in HOSTED:
+    if repo not in SETTING["hosted"]:
         raise LookupError(f"Model {repo} is not deployed here and cannot be.")
     if key not in MODELS:
         _ID_CACHE[repo] = repo
@@ -116,7 +118,7 @@ def execute(request, blob):
 
 def work(job, request, blob, url):
     die_if("queued")
-    while (STATE / "hold").exists():
+    while (SETTING["state"] / "hold").exists():
         time.sleep(0.02)
     say(job, "RUNNING", "Your job has started running.")
     die_if("running")
@@ -129,7 +131,8 @@ def work(job, request, blob, url):
 
 class Handler(RequestHandler):
     def prepare(self):
-        if KEY and self.request.headers.get("ndif-api-key") != KEY and self.request.path != "/env":
+        key = SETTING["key"]
+        if key and self.request.headers.get("ndif-api-key") != key and self.request.path != "/env":
             raise HTTPError(401)
 
     def write_error(self, status_code, **_):
@@ -141,7 +144,7 @@ class Request(Handler):
     def post(self):
         request = RequestModel.model_validate_json(self.get_body_argument("data"))
         job = os.urandom(8).hex()
-        (STATE / "jobs").open("a").write(job + "\n")
+        (SETTING["state"] / "jobs").open("a").write(job + "\n")
         say(job, "QUEUED", "Your job is number 1 in the queue.")
         self.finish(RESPONSES[job] | {"status": "RECEIVED", "description": "Received."})
         url = f"http://{self.request.host}/result/{job}"
@@ -187,7 +190,7 @@ class Status(Handler):
                 "deployment_level": "HOT",
                 "application_state": "RUNNING",
             }
-            for i, repo in enumerate(HOSTED)
+            for i, repo in enumerate(SETTING["hosted"])
         }
         self.finish({"deployments": hosted})
 
@@ -197,14 +200,36 @@ async def serve():
         ("/request", Request), (r"/response/(\w+)", Response), (r"/result/(\w+)", Result),
         ("/env", Env), ("/status", Status),
     ]  # fmt: skip
-    port = int((STATE / "port").read_text()) if (STATE / "port").exists() else 0
+    known = SETTING["state"] / "port"
+    port = int(known.read_text()) if known.exists() else 0
     server = Application(routes).listen(port, "127.0.0.1")
     bound = next(iter(server._sockets.values())).getsockname()[1]
-    (STATE / "port.new").write_text(str(bound))
-    (STATE / "port.new").rename(STATE / "port")
-    (STATE / "ready").write_text(str(os.getpid()))
+    (SETTING["state"] / "port.new").write_text(str(bound))
+    (SETTING["state"] / "port.new").rename(known)
+    (SETTING["state"] / "ready").write_text(str(os.getpid()))
     await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def become(state, hosted, key):
+    """What a forked process does: it is a server from now on."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    log = os.open(f"{state}/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    SETTING.update(state=Path(state), hosted=hosted, key=key)
     asyncio.run(serve())
+
+
+def main():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are gone at once
+    for line in sys.stdin:
+        number = os.fork()
+        if not number:
+            become(*json.loads(line))
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -73,7 +73,7 @@ def test_a_job_that_a_new_server_does_not_know(lmm, mortal):
     session = lmm.session(server)
     session.generate(PICTURE, PROMPT, max_new_tokens=2)
     job = session.submit()
-    mortal.process.wait()
+    mortal.wait()
     mortal.start()
     with pytest.raises(vi.UnreachableError, match="does not know this job"):
         job.collect(lmm)

@@ -175,14 +175,13 @@ def refusal(what: str, origin: str, name: str) -> CapabilityError:
 def _origin() -> str:
     """The line that called torch: a kernel's, an edit's, or one that the user wrote."""
     frame: Any = sys._getframe(1)
-    while frame is not None and _is_inner(frame):
+    while frame is not None:
+        file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        inner = file == __file__ or file.startswith("<")
+        if not inner and name.split(".", maxsplit=1)[0] not in _LIBRARIES:
+            return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
-
-
-def _is_inner(frame: Any) -> bool:
-    name, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
-    return file.startswith("<") or file == __file__ or name.split(".", maxsplit=1)[0] in _LIBRARIES
+    return "?"
 
 
 def _places(index: Any) -> Any:

@@ -33,6 +33,7 @@ class Wrapped:
         self.layers = hf_model.get_submodule(family.layers)
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
+        self._lacking: dict[tuple[HookPoint, int | None], str] = {}
         self.family = replace(
             family, blocks=tuple(family.block or block_of(kind, block) for block in self.layers)
         )
@@ -115,8 +116,14 @@ class Wrapped:
         depths = {None: 1, "blocks": self.n_layers}
         depth = depths.get(point.stack, self.n_vision_layers)
         blocks = range(depth) if layer is None else (layer,)
-        reasons = [self._lack(point, None if point.stack is None else at) for at in blocks]
+        reasons = [self._known_lack(point, None if point.stack is None else at) for at in blocks]
         return "" if not all(reasons) else reasons[0] if reasons else "it has no such blocks"
+
+    def _known_lack(self, point: HookPoint, layer: int | None) -> str:
+        """Asked for every run, and the same as long as the model is."""
+        if (point, layer) not in self._lacking:
+            self._lacking[point, layer] = self._lack(point, layer)
+        return self._lacking[point, layer]
 
     def _lack(self, point: HookPoint, layer: int | None) -> str:
         kind = self.kinds[layer or 0]
