@@ -8,6 +8,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import vsink_interp as vi
 from tests import tiny
@@ -15,6 +16,7 @@ from tests.remote.conftest import Loopback
 from vsink_interp.engine import Hosted, Server
 from vsink_interp.engine.remote import send
 from vsink_interp.engine.server import Submitting
+from vsink_interp.families import FAMILIES
 from vsink_interp.toy import weights_dir
 
 GRAPHS = {
@@ -24,6 +26,8 @@ GRAPHS = {
     "VAR, SegmentMass, SinkValue": vi.VAR() | vi.probes.SegmentMass() | vi.probes.SinkValue(),
     "AttentionMaps": vi.probes.AttentionMaps(),
 }
+
+FORMS = {form.name: form for form in FAMILIES}
 
 
 def silent(line):
@@ -51,15 +55,36 @@ def large(folder):
     processor = tiny.processor()
     processor.image_processor.size = {"shortest_edge": 336}
     processor.image_processor.crop_size = {"height": 336, "width": 336}
-    processor.save_pretrained(folder)
-    return folder
+    return processor
+
+
+def large_qwen(folder):
+    """The structure of Qwen2-VL-7B, with the tiny tokenizer."""
+    config, processor = FORMS["Qwen2-VL"].tiny()
+    sizes = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    }
+    config.text_config.update({**sizes, "layer_types": ["full_attention"] * 28})
+    config.text_config.rope_parameters["mrope_section"] = [16, 24, 24]
+    config.vision_config.update({"hidden_size": 3584, "depth": 32, "embed_dim": 1280})
+    config.architectures = ["Qwen2VLForConditionalGeneration"]
+    config.save_pretrained(folder)
+    processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+    return processor
 
 
 def weigh(lmm, graph, n_new):
-    """Seconds to compile, bytes to send, bytes that come back at most."""
+    """Seconds to compile, bytes to send, bytes that come back at most; with 576 image tokens."""
     session = lmm.session(Server("http://127.0.0.1:1", watch=silent))
     began = time.perf_counter()
-    session.generate(tiny.picture(), "what is this ?", graph, max_new_tokens=n_new)
+    session.generate(
+        tiny.picture().resize((672, 672)), "what is this ?", graph, max_new_tokens=n_new
+    )
     compiled = time.perf_counter() - began
     hosted: Hosted = lmm.place.hosted
     backend = Submitting(hosted.key, host="http://127.0.0.1:1", env={}, blocking=False)
@@ -75,14 +100,23 @@ def weigh(lmm, graph, n_new):
 
 
 def main():
-    print("| graph, LLaVA-1.5-7B's sizes, 32 new tokens | compiled in | sent | back, at most |")
+    print("| graph at 7B sizes, 32 new tokens | compiled in | sent | back, at most |")
     print("|---|--:|--:|--:|")
-    with tempfile.TemporaryDirectory() as folder:
-        lmm = vi.LMM.from_pretrained(large(Path(folder)), remote="http://127.0.0.1:1")
-        lmm.sinks = vi.SinkDims((1415, 2533), 20.0)
-        for name, graph in GRAPHS.items():
-            compiled, sent, back = weigh(lmm, graph, 32)
-            print(f"| {name} | {compiled:.2f} s | {sent / 1e3:.0f} kB | {back / 1e6:.1f} MB |")
+    for name, make in (("LLaVA-1.5", large), ("Qwen2-VL", large_qwen)):
+        with tempfile.TemporaryDirectory() as folder:
+            processor = make(Path(folder))
+            with patch("vsink_interp.lmm.load_processor", return_value=processor):
+                lmm = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
+            lmm.sinks = vi.SinkDims((1415, 2533), 20.0)
+            for graph_name, graph in GRAPHS.items():
+                compiled, sent, back = weigh(lmm, graph, 32)
+                row = f"{compiled:.2f} s | {sent / 1e3:.0f} kB | {back / 1e6:.1f} MB"
+                print(f"| {name}: {graph_name} | {row} |")
+    with_loopback()
+
+
+def with_loopback():
+    """Seconds of a call here and over a server on loopback."""
     with tempfile.TemporaryDirectory() as folder:
         server = Loopback(Path(folder), [weights_dir]).start()
         try:

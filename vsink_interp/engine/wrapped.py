@@ -126,8 +126,8 @@ class Wrapped:
         return self._lacking[point, layer]
 
     def _lack(self, point: HookPoint, layer: int | None) -> str:
-        kind = self.kinds[layer or 0]
-        if point.name.startswith("attn.") and kind not in ATTENDING:
+        kind = self.kinds[layer or 0] if point.name.startswith("attn.") else ""
+        if kind and kind not in ATTENDING:
             return f"{kind.replace('_', ' ')} has no queries, keys and patterns of this kind"
         if self.computes(point, layer):
             capped = getattr(self.config, "attn_logit_softcapping", None)
