@@ -73,6 +73,7 @@ class Server:
         self.patience = patience
         self.watch: Watch = watch or tell
         self._theirs: dict[str, str] = {}
+        self._told: set[str] = set()
 
     @property
     def job(self) -> "Later":
@@ -122,11 +123,11 @@ class Server:
         )
 
     def _compare(self, *, exact: bool) -> None:
-        """Refuse a server whose versions do not fit ours; asked once.
+        """Refuse a server whose versions do not fit ours, and tell once of those that differ.
 
         `exact` is for masks that transformers made here: those of another version may differ.
         """
-        first, self._theirs = not self._theirs, self._theirs or self._packages()
+        self._theirs = self._theirs or self._packages()
         for name in MATCHING:
             ours, their = version(name), self._theirs[name]
             if ours == their:
@@ -136,7 +137,8 @@ class Server:
                     f"{self.host} runs {name} {their} and this is {name} {ours}, {why}; install "
                     f"{name}=={their} here"
                 )
-            if first:
+            if name not in self._told:
+                self._told.add(name)
                 self.watch(f"{self.host} runs {name} {their}, this is {ours}")
 
     def _packages(self) -> dict[str, str]:
