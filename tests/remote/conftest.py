@@ -18,8 +18,6 @@ from vsink_interp.families import FAMILIES
 from vsink_interp.toy import weights_dir
 
 SCRIPT = Path(__file__).with_name("server.py")
-
-
 NOT_THERE = "brought about on a server of our own alone"
 
 
@@ -62,6 +60,8 @@ class Loopback:
 
     @property
     def alive(self):
+        if self.number is None:
+            return False
         try:
             os.kill(self.number, 0)
         except ProcessLookupError:
