@@ -11,7 +11,12 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from tests.families.test_families import PROMPTS, attending, every_family, lmm as family_lmm
+from tests.families.test_families import (
+    PROMPTS,
+    attending,
+    every_family_with_image_tokens,
+    lmm as family_lmm,
+)
 from vsink_interp import experiments as ex
 from vsink_interp.experiments import Located
 
@@ -425,7 +430,7 @@ def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
     assert ex.localisation(sunk, located[:1], keys="image").peaks.shape == (1, 8, 1, 2)
 
 
-@every_family
+@every_family_with_image_tokens
 def test_in_every_family_the_peak_is_in_the_strongest_patch(name):
     """By the family's own map from tokens to pixels, on the view that shows the whole picture."""
     model = family_lmm(name)
