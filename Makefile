@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks tl ndif
+.PHONY: help setup demo test check docs bench notebooks tl oldest ndif
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -62,10 +62,18 @@ bench: $(VENV)/.core ## what edits and probes cost, against the plain model; int
 	$(BIN)/python benchmarks/attention.py --json benchmarks/figures.json --write
 
 # An environment of its own: transformer-lens brings 43 packages, and .venv stays what users have.
-tl: ## the tests against transformer-lens itself, in .venv-tl
+tl: ## the tests against transformer-lens itself and torchvision's processors, in .venv-tl
 	@$(MAKE) --no-print-directory VENV=.venv-tl .venv-tl/.tl
-	$(call say,"Running the tests against transformer-lens (offline, and without pip).")
+	$(call say,"Running the tests against transformer-lens and torchvision (offline, and without pip).")
 	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-tl/bin/pytest tests/integrations $(PYTEST_ARGS)
+
+# What depends on transformers most, at the lower end of the range that pyproject.toml states.
+OLDEST := tests/test_lmm.py tests/test_generation.py tests/test_capabilities.py tests/families tests/engine
+oldest: ## families, engine and generation on the oldest transformers, in .venv-oldest
+	@$(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt \
+		.venv-oldest/.test
+	$(call say,"Running the tests on the oldest transformers (offline).")
+	HF_HUB_OFFLINE=1 .venv-oldest/bin/pytest $(OLDEST) $(WORKERS) $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.dev ## rebuild notebooks/*.ipynb from their .py, and run them
 	$(call say,"Rebuilding and running the notebooks.")
@@ -101,8 +109,12 @@ $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) install -qq -c $(CONSTRAINTS) --group dev
 	@touch $@
 
+$(VENV)/.test: $(VENV)/.core
+	@$(PIP) install -qq -c $(CONSTRAINTS) --group test
+	@touch $@
+
 $(VENV)/.tl: $(VENV)/.core
 	$(call say,"Installing transformer-lens. Without torchvision it would install one by itself.")
-	@$(PIP) install -qq -c $(CONSTRAINTS) --group test -e '.[tl]'
+	@$(PIP) install -qq -c $(CONSTRAINTS) --group test -e '.[tl]' 'num2words>=0.5'
 	@$(PIP) install -qq --no-deps 'torchvision==0.28.*'
 	@touch $@
