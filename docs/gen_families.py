@@ -65,10 +65,10 @@ picture. [Add a family](adding-a-family.md) to give it one.
 torchvision. Where it is not installed, `LMM.from_pretrained` uses the official class with its image
 processor and tokenizer alone: prompts and pictures are its own code, videos are not supported.
 
-`make tl` compares such a processor with the official one beside torchvision, family by family, on three
-pictures of other shapes. Token ids, masks and grids are equal. So are pixels where a picture needs no
-resizing; else they differ by up to 12 of 255 levels of brightness at single pixels and 0.04 on average,
-for PIL and torchvision resize with kernels of their own.
+`make tl` compares such a processor with the official one beside torchvision, family by family, on
+three pictures of other shapes. Token ids, masks and grids are equal. So are pixels where a picture
+needs no resizing; else they differ by up to 12 of 255 levels of brightness at single pixels and by
+0.04 on average, for PIL and torchvision resize with kernels of their own.
 """
 
 

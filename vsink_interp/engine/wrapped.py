@@ -145,12 +145,14 @@ class Wrapped:
     def encodes_first(self, *, generates: bool) -> bool:
         """Whether pictures are encoded before the text is embedded.
 
-        `generate` may do so before all else; a forward pass embeds the text first, unless its
-        pictures are no tokens.
+        `generate` does so before all else for a model that says that it takes pictures, and
+        encodings of them; a forward pass embeds the text first, unless its pictures are no tokens.
         """
         if self.family.sight == "cross-attention":
             return True
-        return generates and bool(getattr(self.hf_model, "_supports_mm_encoder_outputs", bool)())
+        takes = not {"image", "video"}.isdisjoint(getattr(self.hf_model, "input_modalities", ()))
+        supports = getattr(self.hf_model, "_supports_mm_encoder_outputs", bool)
+        return generates and takes and bool(supports())
 
     def envoy(self, path: str) -> Any:
         """nnsight's envoy of a module path."""
