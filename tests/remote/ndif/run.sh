@@ -25,7 +25,12 @@ fi
 "$NDIF/bin/python" $HERE/patch.py "$(SITE "$NDIF/bin/python")"
 
 WORK=$(mktemp -d -t ndif.XXXX) # Ray makes sockets in it: the path must be short
-ours() { grep -lazF "HOME=$WORK/home" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3; }
+STARTED=()
+ours() { # redis overwrites its environment: it is known by the number it was given
+  local id
+  for id in "${STARTED[@]}"; do [ ! -e "/proc/$id" ] || echo "$id"; done
+  grep -lazF "HOME=$WORK/home" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3
+}
 finish() {
   local signal id
   for signal in TERM TERM KILL; do # gunicorn ends its workers at the first, itself at the second
@@ -41,6 +46,7 @@ launch() { # name command...
   shift
   # Not from here: this package must not be found on the server.
   (cd "$WORK" && unset PYTHONPATH && exec env HOME="$WORK/home" TMPDIR="$WORK" "$@") >"$WORK/$name.log" 2>&1 &
+  STARTED+=($!)
 }
 until_true() { # seconds command...: wait for it
   local until=$((SECONDS + $1))
