@@ -177,16 +177,19 @@ class LMM(Opened):
         asked = Asked(self._whole(image, prompt), as_graph(graph))
         return carry_out(self, asked, self.place.executor(remote, allow_large=allow_large))
 
-    def session(self, remote: Where = True, *, allow_large: bool = False) -> Session:
+    def session(self, remote: Where = None, *, allow_large: bool = False) -> Session:
         """Collect several runs, and send them to a server as one request.
 
         **Arguments:**
 
-        - `remote`, `allow_large`: as `run` takes them.
+        - `remote`, `allow_large`: as `run` takes them; nnsight's configured server for a model that
+            was opened with none.
 
         **Raises:** `InputError` without a server.
         """
         server = self.place.server(remote)
+        if remote is None:
+            server = server or self.place.server(True)
         if server is None:
             raise InputError("a session is for a server: session(remote=True), or an address")
         return Session(self, server, self.place.hosted, allow_large=allow_large)

@@ -131,11 +131,15 @@ def test_a_job_is_refused_where_there_is_none_to_give(lmm, loopback, tiny_dir, t
     assert loopback.jobs == before
 
 
-def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tmp_path):
+def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tiny_dir, tmp_path):
     with pytest.raises(vi.ResultError, match="nothing to send"):
         lmm.session(loopback.server()).submit()
     with pytest.raises(vi.ResultError, match="holds no job"):
         Job.load(tmp_path / "none.json")
+    address = "http://127.0.0.1:1"
+    opened = vi.LMM.from_pretrained(tiny_dir, remote=address)
+    assert opened.session().server.host == address
+    assert lmm.session().server.host != address
     with pytest.raises(vi.InputError, match="a session is for a server"):
         tiny.lmm().session(False)
 
