@@ -105,7 +105,7 @@ def main():
     for name, make in (("LLaVA-1.5", large), ("Qwen2-VL", large_qwen)):
         with tempfile.TemporaryDirectory() as folder:
             processor = make(Path(folder))
-            with patch("vsink_interp.lmm.load_processor", return_value=processor):
+            with patch("vsink_interp.opened.load_processor", return_value=processor):
                 lmm = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
             lmm.sinks = vi.SinkDims((1415, 2533), 20.0)
             for graph_name, graph in GRAPHS.items():
