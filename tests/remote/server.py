@@ -5,8 +5,8 @@ and writes its number: importing torch and transformers takes longer than most t
 a free port of 127.0.0.1, writes it to `port` in its folder, and serves until it is killed. It
 unpickles and runs what it receives, as NDIF does. What it should do wrong is a file in the folder:
 `fault` names a stage at which the process kills itself (`queued`, `running`), `cut` (half a result,
-once), `versions` or `older` (it says that its transformers is of another kind); `hold` is a file of
-its own: jobs wait for it to go.
+once), `versions` or `older` (it says that its transformers is of another kind), `autocast` (it runs
+jobs of half-precision models under autocast); `hold` is a file of its own: jobs wait for it to go.
 """
 # ruff: noqa: E402 (the finder below comes before anything else is imported)
 
@@ -100,8 +100,12 @@ def execute(request, blob):
             blob, model._remoteable_persistent_objects(), compress=request.compress
         )
         inc()
+        dtype = next(model._module.parameters()).dtype
+        half = dtype if dtype in (torch.float16, torch.bfloat16) else None
         try:
-            tracer.execute(tracer.info.code)
+            # As NDIF does on its GPUs, where torch.matmul of fp32 is then no longer fp32.
+            with torch.autocast("cpu", half, enabled=bool(half) and fault("autocast")):
+                tracer.execute(tracer.info.code)
             found = {k: v for k, v in tracer.info.frame.f_locals.items() if id(v) in _saves()}
         finally:
             dec()

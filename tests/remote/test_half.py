@@ -98,3 +98,17 @@ def test_an_answer_is_the_one_here(there, here, exact):
     runs = [lmm.generate(encoding(), graph=edit, max_new_tokens=N_NEW) for lmm in (here, exact)]
     assert torch.equal(there["answer"].ids, runs[0].ids) and torch.equal(runs[0].ids, runs[1].ids)
     assert no_worse(there["answer"].logits, *(run.logits for run in runs)) > 0
+
+
+def test_autocast_on_the_server_leaves_what_nodes_compute_in_fp32(folder, loopback):
+    """Shares of a row sum to one, and edits move no mass: to fp32's rounding, not to half precision's."""
+    probe = vi.probes.SegmentMass()
+    graph = vi.VAR(rho=0.2) | probe
+    remote = opened(folder, remote=loopback.server())
+    try:
+        loopback.fault("autocast")
+        run = remote.run(encoding(), graph=graph)
+    finally:
+        loopback.fault("")
+    sums = run[probe].values.sum(-1)
+    assert nodes.apart(sums, torch.ones_like(sums)) < 1e-5

@@ -260,7 +260,9 @@ def visit(
         for name, extra in extras.items():
             inputs["attention " + name] = extra.float()
         state["dtype"] = given.dtype
-        result = play(job, job["programs"][call["program"]], inputs, state)
+        # NDIF runs jobs of half-precision models under autocast, which would round it again.
+        with torch.autocast(value.device.type, enabled=False):
+            result = play(job, job["programs"][call["program"]], inputs, state)
         if call["edit"]:
             value, changed = result.to(given.dtype), True
         else:
