@@ -101,7 +101,7 @@ def test_an_answer_is_the_one_here(there, here, exact):
 
 
 def test_autocast_on_the_server_leaves_what_nodes_compute_in_fp32(folder, loopback):
-    """Shares of a row sum to one, and edits move no mass: to fp32's rounding, not to half precision's."""
+    """Shares of a row sum to one, as closely as fp32 rounds and not as the model's precision."""
     probe = vi.probes.SegmentMass()
     graph = vi.VAR(rho=0.2) | probe
     remote = opened(folder, remote=loopback.server())
