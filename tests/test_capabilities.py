@@ -196,3 +196,15 @@ def test_the_page_of_families_is_fresh():
     spec.loader.exec_module(gen_families)
     fresh = gen_families.page([opened(name).capabilities for name in NAMES])
     assert gen_families.PAGE.read_text() == fresh, "run: python docs/gen_families.py"
+
+
+def test_a_vision_tower_may_be_deeper_than_the_decoder():
+    """Qwen2-VL-7B has 32 vision blocks and 28 of its decoder."""
+    config, processor = next(f for f in FAMILIES if f.name == "Qwen2-VL").tiny()
+    config.vision_config.depth = config.get_text_config().num_hidden_layers + 2
+    lmm = vi.LMM(build(config), processor, check=False)
+    last = config.vision_config.depth - 1
+    probe = vi.probes.Activation("vision_encoder.blocks.{layer}.hook_resid_post", last)
+    assert lmm.run(tiny.picture(), "count", graph=probe)[probe].values.std() > 0
+    with pytest.raises(vi.NotationError, match=f"0 to {last}"):
+        lmm.run(tiny.picture(), "count", graph=vi.probes.Activation(probe.hook, last + 1))
