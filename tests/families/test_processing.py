@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor
+from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2VLProcessor
 
 import vsink_interp as vi
 from tests.families.test_families import lmm, picture
@@ -38,6 +38,28 @@ def test_a_saved_model_opens_without_torchvision(name, official, tmp_path):
     for key, value in here.inputs.items():
         assert torch.equal(value, there.inputs[key]), key
     assert torch.equal(made.run(here).logits, opened.run(there).logits)
+
+
+@without_torchvision
+@pytest.mark.parametrize("name", ["InternVL", "LLaVA-OneVision", "Qwen2-VL", "Qwen3-VL"])
+def test_a_processor_that_was_saved_without_torchvision_opens_again(name, tmp_path):
+    made = lmm(name)
+    made.processor.save_pretrained(tmp_path)
+    made.hf_model.config.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="video processor"):
+        AutoProcessor.from_pretrained(tmp_path)
+    again = load_processor(tmp_path)
+    text, pictures = [made.wrapped.family.word + " count"], [picture(0, (150, 90))]
+    there, here = (
+        it(text=text, images=pictures, return_tensors="pt") for it in (again, made.processor)
+    )
+    assert torch.equal(there["input_ids"], here["input_ids"])
+    assert torch.equal(there["pixel_values"], here["pixel_values"])
+
+
+def test_a_folder_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        load_processor(tmp_path / "nowhere")
 
 
 def test_the_code_that_writes_placeholders_is_the_official_one():

@@ -72,12 +72,15 @@ def load_processor(repo_or_dir: str | Path, **shared: Any) -> Any:
 
     try:
         return AutoProcessor.from_pretrained(repo_or_dir, **shared)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
+        # A folder saved where torchvision is missing has no file for the video processor.
+        if isinstance(error, OSError) and "video processor" not in str(error):
+            raise
         try:
             return without_video(_official(repo_or_dir, **shared)).from_pretrained(
                 repo_or_dir, **shared
             )
-        except (ImportError, AttributeError, KeyError, TypeError, ValueError):
+        except (ImportError, OSError, AttributeError, KeyError, TypeError, ValueError):
             raise CapabilityError(
                 f"the processor of {str(repo_or_dir)!r} needs a package that is not installed: "
                 f"{str(error).strip().splitlines()[0]} pip install 'vsink-interp[vision]'"
