@@ -6,7 +6,9 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.heads import MASS, RATIO, image_centric, rank_heads
+from vsink_interp.heads import head_probes, image_centric, rank_heads
+
+RATIO, MASS = vi.HEAD_PROBES.nodes
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,22 @@ def test_image_centric_needs_both():
 def test_a_run_without_the_probes_is_refused():
     with pytest.raises(vi.ResultError, match="no record of NonSinkRatio"):
         rank_heads(tiny.lmm().run(tiny.encode()))
+    apart = vi.probes.NonSinkRatio() | vi.probes.SegmentMass(groups=("image",), layers=1)
+    with pytest.raises(vi.ResultError, match="at the same blocks"):
+        rank_heads(tiny.lmm().run(tiny.encode(), graph=apart))
+
+
+def test_no_run_at_all_is_refused():
+    with pytest.raises(vi.InputError, match="rank_heads needs a run"):
+        rank_heads()
+
+
+def test_heads_of_some_blocks_are_those_of_all(run):
+    some = tiny.lmm().generate(tiny.encode(), graph=head_probes((1, 3)), max_new_tokens=3)
+    found, whole = rank_heads(some), rank_heads(run)
+    assert found.layers == (1, 3)
+    for name in ("ratio", "mass", "selected"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name)[[1, 3]])
+    assert {layer for layer, _, _ in found.top(100)} == {1, 3}
+    with pytest.raises(vi.ResultError, match="no record of NonSinkRatio"):
+        rank_heads(run, some)

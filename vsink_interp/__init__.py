@@ -35,7 +35,12 @@ from .errors import (
     VsinkError as VsinkError,
 )
 from .graph import Edit as Edit, EditGraph as EditGraph, Probe as Probe
-from .heads import HEAD_PROBES as HEAD_PROBES, HeadRanking as HeadRanking, rank_heads as rank_heads
+from .heads import (
+    HEAD_PROBES as HEAD_PROBES,
+    HeadRanking as HeadRanking,
+    head_probes as head_probes,
+    rank_heads as rank_heads,
+)
 from .hooks import HOOKS as HOOKS, HookPoint as HookPoint
 from .lmm import LMM as LMM
 from .probes import probe as probe

@@ -7,13 +7,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .errors import InputError, ResultError
+from .graph import EditGraph
+from .hooks import Layers
 from .probes import NonSinkRatio, SegmentMass
 from .results import Run
 
-RATIO = NonSinkRatio()
-MASS = SegmentMass(groups=("image",))
-HEAD_PROBES = RATIO | MASS
-"""Run this graph and give the run to `rank_heads`."""
+
+def head_probes(layers: Layers = ":") -> EditGraph:
+    """What `rank_heads` reads: run this graph and give it the run.
+
+    **Arguments:**
+
+    - `layers`: the blocks; `lmm.blocks_with("attn.hook_pattern")` in a model that mixes kinds of
+        attention.
+    """
+    return NonSinkRatio(layers=layers) | SegmentMass(groups=("image",), layers=layers)
+
+
+HEAD_PROBES = head_probes()
+"""The same at every block."""
 
 
 @final
@@ -26,11 +39,13 @@ class HeadRanking:
     - `ratio`: mean of r over rows; NaN for a head that never looks at the image.
     - `mass`: mean share of attention on the image, 0 to 1.
     - `selected`: the share of rows on which the head is image-centric, 0 to 1.
+    - `layers`: the blocks.
     """
 
     ratio: Float[Tensor, "layer head"]
     mass: Float[Tensor, "layer head"]
     selected: Float[Tensor, "layer head"]
+    layers: tuple[int, ...]
 
     def top(self, n: int) -> list[tuple[int, int, float]]:
         """The `n` heads of highest ratio among those ever image-centric: layer, head, ratio."""
@@ -38,7 +53,7 @@ class HeadRanking:
         order = score.flatten().argsort(descending=True)[:n].tolist()
         width = score.shape[1]
         return [
-            (i // width, i % width, float(score.flatten()[i]))
+            (self.layers[i // width], i % width, float(score.flatten()[i]))
             for i in order
             if score.flatten()[i] >= 0
         ]
@@ -58,21 +73,41 @@ def image_centric(
 
 
 def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
-    """Rank the heads over all query and generated rows of runs that recorded `HEAD_PROBES`.
+    """Rank the heads over all query and generated rows of runs that recorded `head_probes`.
 
     Rows count once: padding and what follows the end of a shorter answer are left out.
 
-    **Raises:** `ResultError` if a run lacks those probes.
+    **Raises:** `InputError` without a run; `ResultError` if a run lacks those probes, or has them
+    at other blocks than the first.
     """
-    parts = [_rows(run) for run in runs]
+    if not runs:
+        raise InputError("rank_heads needs a run: lmm.generate(image, prompt, HEAD_PROBES)")
+    probes = _probes(runs[0])
+    parts = [_rows(run, *probes) for run in runs]
     ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
-    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1))
+    layers = runs[0][probes[0]].labels("layer")
+    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1), layers)
 
 
-def _rows(run: Run) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
+def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
+    """The two probes of a run, at whatever blocks they are."""
+    for ratio in run.graph:
+        if isinstance(ratio, NonSinkRatio):
+            pair = head_probes(ratio.layers).nodes
+            if all(node in run.graph.nodes for node in pair):
+                return ratio, SegmentMass(groups=("image",), layers=ratio.layers)
+    raise ResultError(
+        "no record of NonSinkRatio and SegmentMass(groups=('image',)) at the same blocks; run the "
+        "model with HEAD_PROBES, or with head_probes(layers)"
+    )
+
+
+def _rows(
+    run: Run, ratio: NonSinkRatio, mass: SegmentMass
+) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
     """Ratio and mass of the rows that count, of all samples one after another."""
-    rows = run.counted_rows(RATIO, "query generated")
-    ratio = run[RATIO].values.float().transpose(1, 2)[:, :, rows]
-    mass = run[MASS].values[..., 0].float().transpose(1, 2)[:, :, rows]
-    return ratio, mass
+    rows = run.counted_rows(ratio, "query generated")
+    ratios = run[ratio].values.float().transpose(1, 2)[:, :, rows]
+    masses = run[mass].values[..., 0].float().transpose(1, 2)[:, :, rows]
+    return ratios, masses

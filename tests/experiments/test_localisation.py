@@ -302,9 +302,11 @@ def test_tiles_are_laid_over_the_whole_picture(tiles, views):
     span = encoding.tokens.images[0][0]
     assert len(span.parts) == 2
     probe = vi.probes.Pattern()
-    pattern = model.run(ex.with_answer(encoding, run), graph=probe)[probe].values
+    pattern = model.run(encoding.with_answer(run.generated), graph=probe)[probe].values
     rows = [run.answer_rows[i] for i in at]
-    labels = list(model.run(ex.with_answer(encoding, run), graph=probe)[probe].labels("query"))
+    labels = list(
+        model.run(encoding.with_answer(run.generated), graph=probe)[probe].labels("query")
+    )
     image = run.tokens.mask("image")[0].nonzero().flatten()
     for layer in range(model.n_layers):
         values = pattern[layer, 0][:, [labels.index(row) for row in rows]].mean((0, 1))

@@ -45,7 +45,7 @@ def test_an_answer_fed_back_has_the_rows_of_generation(sunk, cases):
     graph = vi.VAR(rho=0.0) | probe
     encoding = sunk.encode(cases.pictures[2], cases.prompts[2])
     run = sunk.generate(encoding, graph=graph, max_new_tokens=12)
-    again = sunk.run(ex.with_answer(encoding, run), graph=graph)
+    again = sunk.run(encoding.with_answer(run.generated), graph=graph)
     rows = run[probe].values.shape[2]
     torch.testing.assert_close(again[probe].values[:, :, :rows], run[probe].values)
 

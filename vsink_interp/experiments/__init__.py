@@ -17,6 +17,7 @@ from .contributions import Contributions as Contributions, contributions as cont
 from .depth import (
     map_layers as map_layers,
     middle_layers as middle_layers,
+    pattern_layers as pattern_layers,
     sweep_layers as sweep_layers,
 )
 from .image_heads import image_heads as image_heads
@@ -34,7 +35,7 @@ from .knockout_sweep import (
 from .localisation import Localisation as Localisation, localisation as localisation
 from .located import Located as Located
 from .logit_attribution import LogitParts as LogitParts, logit_attribution as logit_attribution
-from .overlays import WordMaps as WordMaps, with_answer as with_answer, word_maps as word_maps
+from .overlays import WordMaps as WordMaps, word_maps as word_maps
 from .patching import PatchSweep as PatchSweep, patching as patching
 from .phi import SinkValues as SinkValues, sink_values as sink_values
 from .query_only import QueryOnly as QueryOnly, query_only as query_only

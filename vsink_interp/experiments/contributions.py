@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..graph import as_graph
 from ..lmm import LMM
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..probes.maps import image_positions
 from ..results import Run
 from .answers import runs
 from .cases import Cases
-from .depth import middle_layers
+from .depth import middle_layers, with_pattern
 from .phi import rows_mean
-
-NORM, MAPS, VALUE = Contribution(), AttentionMaps(), SinkValue()
 
 
 @final
@@ -49,26 +48,35 @@ def contributions(
 ) -> Contributions:
     """How much a visual sink is attended to, and how little it adds, beside other image tokens.
 
-    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    **Arguments:**
+
+    - `layers`: the blocks; the middle ones that have a pattern by default.
+
+    **Raises:** `CapabilityError` if the model has no sink dimensions, or gates its heads.
     """
-    chosen = middle_layers(lmm.n_layers) if layers is None else layers
-    found = runs(lmm, cases, NORM | MAPS | VALUE)
-    parts = [_measure(run, chosen, lmm.sinks.tau) for run in found]
+    chosen = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    probes = Contribution(layers=chosen), AttentionMaps(layers=chosen), SinkValue(layers=chosen)
+    parts = [_measure(run, *probes, lmm.sinks.tau) for run in runs(lmm, cases, as_graph(probes))]
     attention, norm, sink = (torch.cat(part) for part in zip(*parts, strict=True))
     return Contributions(
         _split(attention, sink), _split(norm, sink), int(sink.sum()), chosen, cases.about
     )
 
 
-def _measure(run: Run, layers: tuple[int, ...], tau: float) -> tuple[Tensor, ...]:
-    at = list(layers)
-    places = image_positions(run.tokens.mask("image")).expand(len(layers), -1, -1)
-    attention = rows_mean(run[MAPS].values[at].float(), run.counted_rows(MAPS, "query generated"))
-    norm = rows_mean(
-        run[NORM].values[at].float(), run.counted_rows(NORM, "query generated")
-    ).gather(2, places)
-    sink = run[VALUE].values[at].gather(2, places) >= tau
-    return attention.flatten(), norm.flatten(), sink.flatten()
+def _measure(
+    run: Run, norm: Contribution, maps: AttentionMaps, value: SinkValue, tau: float
+) -> tuple[Tensor, ...]:
+    phi = run[value].values
+    places = image_positions(run.tokens.mask("image")).expand(len(phi), -1, -1)
+    attention = _received(run, maps)
+    added = _received(run, norm).gather(2, places)
+    sink = phi.gather(2, places) >= tau
+    return attention.flatten(), added.flatten(), sink.flatten()
+
+
+def _received(run: Run, probe: Contribution | AttentionMaps) -> Float[Tensor, "layer batch key"]:
+    """Of each key, on average over the text rows."""
+    return rows_mean(run[probe].values.float(), run.counted_rows(probe, "query generated"))
 
 
 def _split(values: Tensor, sink: Tensor) -> Float[np.ndarray, "2"]:

@@ -1,9 +1,10 @@
 """Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
 
-from ..heads import HEAD_PROBES, HeadRanking, rank_heads
+from ..heads import HeadRanking, head_probes, rank_heads
 from ..lmm import LMM
 from .answers import runs
 from .cases import Cases
+from .depth import pattern_layers
 
 
 def image_heads(
@@ -15,6 +16,9 @@ def image_heads(
 ) -> HeadRanking:
     """Every head's mean visual non-sink ratio and image mass, over all rows of all answered cases.
 
+    Blocks without a pattern have no heads to rank.
+
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
-    return rank_heads(*runs(lmm, cases, HEAD_PROBES), rho=rho, min_image_mass=min_image_mass)
+    found = runs(lmm, cases, head_probes(pattern_layers(lmm)))
+    return rank_heads(*found, rho=rho, min_image_mass=min_image_mass)

@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from ..edits import Knockout
 from ..lmm import LMM
+from ..probes import Pattern
 from .answers import answers
 from .cases import Cases
-from .depth import sweep_layers
+from .depth import pattern_layers, sweep_layers
 from .log import SweepLog, Tick, digest
 
 FLOWS: Final = ("image -> generated", "image -> query", "image -> query generated")
@@ -66,24 +67,24 @@ def knockout_sweep(
     """Cut each flow from each block on, and score the answers.
 
     Scores are against the true objects where the cases have them, else against the uncut answer,
-    as in the paper.
+    as in the paper. Blocks without a pattern cannot be cut, and still let the image through.
 
     **Arguments:**
 
-    - `flows`, `layers`: what to cut, from where on; every block of a shallow model, ten evenly
-        spread ones of a deep model by default.
+    - `flows`, `layers`: what to cut, from where on; by default every block that has a pattern in
+        a shallow model, ten evenly spread ones in a deep model.
     - `rows`: a JSONL file that takes every answer as it comes; a sweep that was cut short goes on
         from there.
     - `tick`: told after every generation of all cases.
 
     **Raises:** `ResultError` if `rows` belongs to another sweep.
     """
-    chosen = tuple(sweep_layers(lmm.n_layers) if layers is None else layers)
+    chosen = _starts(lmm) if layers is None else tuple(layers)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     log: SweepLog[list[str]] = SweepLog(rows, _setting(lmm, cases))
     told: list[list[str]] = []
     for done, step in enumerate(steps, 1):
-        graph = None if step is None else Knockout(step[0], f"{step[1]}:")
+        graph = None if step is None else Knockout(step[0], pattern_layers(lmm, f"{step[1]}:"))
         name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
         if graph is not None and graph.needs_sinks:
             name += f", {lmm.sinks}"
@@ -99,6 +100,11 @@ def knockout_sweep(
     return KnockoutSweep(
         f1, np.array(baseline), tuple(flows), chosen, lmm.n_layers, reference, cases.about
     )
+
+
+def _starts(lmm: LMM) -> tuple[int, ...]:
+    blocks = lmm.blocks_with(Pattern.hook)
+    return tuple(blocks[i] for i in sweep_layers(len(blocks)))
 
 
 def _setting(lmm: LMM, cases: Cases) -> str:

@@ -19,6 +19,7 @@ from ..graph import Graphlike, as_graph
 from ..hooks import Layers, resolve_layers
 from ..lmm import LMM
 from ..metrics import Canvas, chance, distance_to, wilson
+from ..probes import Pattern
 from ..results import Recorded
 from .located import Located
 from .log import SweepLog, Tick
@@ -143,7 +144,7 @@ def localisation(
     lmm: LMM,
     located: Sequence[Located],
     *,
-    layers: Layers = ":",
+    layers: Layers | None = None,
     keys: str | Sequence[str] = KEYS,
     row: str = "predicts",
     tolerance: float | int | None = None,
@@ -166,7 +167,7 @@ def localisation(
     **Arguments:**
 
     - `located`: the objects; those with the same picture and prompt share an answer.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the blocks, counted from 0; all that have a pattern by default.
     - `keys`: `"image"`, `"image & ~sink"`, by default both side by side. Without sinks, attention
         to the visual sinks of a block counts as 0 there.
     - `row`: `"predicts"` takes the row whose output is the token, as everywhere here and as the
@@ -195,7 +196,7 @@ def localisation(
         raise InputError(f"batch_size={batch_size}: at least one picture is answered at a time")
     way = Way(
         (keys,) if isinstance(keys, str) else tuple(keys),
-        resolve_layers(layers, lmm.n_layers),
+        lmm.blocks_with(Pattern.hook) if layers is None else resolve_layers(layers, lmm.n_layers),
         row,
         graph=as_graph(graph),
         upsample=upsample,

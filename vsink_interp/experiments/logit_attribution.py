@@ -89,9 +89,11 @@ def logit_attribution(
     - `graph`: edits that act meanwhile.
 
     **Raises:** `CapabilityError` if the final norm is no RMS norm, or if what attention adds is not
-    the sum over its heads (a norm behind attention, as in Gemma 3); `InputError` for a word of
+    the sum over its heads (a norm behind attention, as in Gemma 3), or some blocks have no heads
+    (Mllama, Qwen3.5); `InputError` for a word of
     several tokens, or a row that is not there.
     """
+    _refuse_mixed(lmm)
     encoding, read = lmm.encode(picture, prompt), readout(lmm)
     edits, place = as_graph(graph), _place(encoding, row)
     if token is None:
@@ -164,6 +166,16 @@ def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Ten
         bias = lmm.hf_model.get_submodule(path).bias
         found.append(torch.zeros(()) if bias is None else bias.detach().float().cpu() @ direction)
     return torch.stack(found)
+
+
+def _refuse_mixed(lmm: LMM) -> None:
+    """Whatever layers are named: a logit is a sum over all blocks."""
+    blocks = lmm.blocks_with(LogitAttribution.hook)
+    if len(blocks) < lmm.n_layers:
+        raise CapabilityError(
+            f"{lmm.name}: blocks {blocks} alone have heads with a pattern, and a logit is a sum "
+            "over all blocks, so it cannot be split by head; probes.Projection splits it by block"
+        )
 
 
 def _refuse_other_sums(lmm: LMM, whole: Tensor, parts: Tensor) -> None:

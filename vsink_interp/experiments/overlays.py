@@ -1,16 +1,14 @@
 """Attention of each word of an answer to the image, before and after VAR (Kang et al., fig. 1)."""
 
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL.Image import Image
-from torch import Tensor
 
 from ..edits import VAR
-from ..encoding import Encoding
 from ..errors import LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..lmm import LMM
@@ -18,10 +16,10 @@ from ..pictures import Picture
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from ..spans import ImageSpan
-from .answers import answer_values, answer_words
-from .depth import map_layers
+from .answers import AnswerWord, answer_values, answer_words
+from .depth import map_layers, pattern_layers, with_pattern
 
-MAPS, VALUE = AttentionMaps(), SinkValue("image")
+VALUE = SinkValue("image")
 
 
 @final
@@ -35,8 +33,8 @@ class WordMaps:
     - `span`: its grid of image tokens, and the part of the picture that they cover.
     - `words`: the words of the answer.
     - `by_layer`, `edited_by_layer`: attention without and with the edit, 0 to 1: mean over heads
-        and the rows of the word, at every block. Both are of the same words: the answer without
-        the edit is fed back.
+        and the rows of the word, at every block; NaN at blocks without a pattern. Both are of the
+        same words: the answer without the edit is fed back.
     - `sinks_by_layer`: which patches are sinks entering each block.
     - `layers`: the blocks that `before`, `after` and `sinks` are about; `at` chooses others.
     - `answer`, `edited_answer`: what the model says without and with the edit.
@@ -76,7 +74,7 @@ class WordMaps:
     @property
     def most_changed(self) -> int:
         """The block at which the edit moves the most attention."""
-        return int(np.abs(self.edited_by_layer - self.by_layer).sum((1, 2)).argmax())
+        return int(np.nansum(np.abs(self.edited_by_layer - self.by_layer), (1, 2)).argmax())
 
 
 def word_maps(
@@ -93,33 +91,30 @@ def word_maps(
     **Arguments:**
 
     - `graph`: the edit.
-    - `layers`: the blocks to average over; 10 to 12 of 32, scaled to the model, by default.
+    - `layers`: the blocks to average over; 10 to 12 of 32, scaled to the model, by default, and
+        those of them that have a pattern.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, `LayoutError` if the answer
     has no words.
     """
-    edit = as_graph(VAR() if graph is None else graph)
-    at = map_layers(lmm.n_layers) if layers is None else layers
+    edit = as_graph(_var(lmm) if graph is None else graph)
+    maps = AttentionMaps(layers=pattern_layers(lmm))
+    at = with_pattern(lmm, map_layers(lmm.n_layers)) if layers is None else layers
     encoding = lmm.encode(picture, prompt)
-    run = lmm.generate(encoding, graph=MAPS | VALUE, max_new_tokens=max_new_tokens)
+    run = lmm.generate(encoding, graph=maps | VALUE, max_new_tokens=max_new_tokens)
     edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
-    again = lmm.run(with_answer(encoding, run), graph=edit | MAPS)
+    again = lmm.run(encoding.with_answer(run.generated), graph=edit | maps)
     words = answer_words(lmm, run)
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to look at")
     span = run.tokens.images[0][0]
     sinks = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
-
-    def pooled(source: Run) -> Float[np.ndarray, "layer word patch"]:
-        rows = answer_values(source, MAPS)[:, 0, :, : span.size].float()
-        return torch.stack([rows[:, list(word.rows)].mean(1) for word in words], 1).numpy()
-
     return WordMaps(
         encoding.pictures[0][0],
         span,
         tuple(word.text for word in words),
-        pooled(run),
-        pooled(again),
+        _by_word(run, maps, words, lmm.n_layers),
+        _by_word(again, maps, words, lmm.n_layers),
         sinks.numpy(),
         at,
         _text(run),
@@ -128,14 +123,22 @@ def word_maps(
     )
 
 
-def with_answer(encoding: Encoding, run: Run) -> Encoding:
-    """An encoded prompt with its answer written after it: one pass then gives the answer's rows."""
-    new = run.generated
-    inputs: dict[str, Any] = dict(encoding.inputs)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], new], 1)
-    mask: Tensor = inputs["attention_mask"]
-    inputs["attention_mask"] = torch.cat([mask, mask.new_ones(new.shape)], 1)
-    return replace(encoding, inputs=inputs, tokens=encoding.tokens.extend(new.shape[1]))
+def _var(lmm: LMM) -> VAR:
+    """VAR wherever it acts: in all blocks that have a pattern, but the last of the model."""
+    everywhere = isinstance(pattern_layers(lmm), str)
+    return VAR() if everywhere else VAR(layers=pattern_layers(lmm, ":-1"))
+
+
+def _by_word(
+    run: Run, maps: AttentionMaps, words: tuple[AnswerWord, ...], n_layers: int
+) -> Float[np.ndarray, "layer word patch"]:
+    """Attention of the rows of each word; NaN at blocks without a pattern."""
+    size = run.tokens.images[0][0].size
+    rows = answer_values(run, maps)[:, 0, :, :size].float()
+    whole = np.full((n_layers, len(words), size), np.nan, dtype=np.float32)
+    by_word = torch.stack([rows[:, list(word.rows)].mean(1) for word in words], 1)
+    whole[list(run[maps].labels("layer"))] = by_word.numpy()
+    return whole
 
 
 def _text(run: Run) -> str:

@@ -80,14 +80,15 @@ def patching(
         corrupted one by default.
     - `hook`: a hook point with a row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
     - `segments`: groups of tokens, each patched alone; by default the segments of the prompt.
-    - `layers`: all blocks by default.
+    - `layers`: all blocks that offer the hook point by default.
     - `tick`: told after every run.
 
     **Raises:** `InputError` if both answer the same, so that there is no difference to bring back;
     `LayoutError` if a segment has another length in the other prompt.
     """
     read = readout(lmm)
-    source = lmm.run(*clean, Activation(hook))
+    blocks = lmm.blocks_with(hook) if layers is None else tuple(layers)
+    source = lmm.run(*clean, Activation(hook, layers=blocks))
     encoding = lmm.encode(*corrupted)
     plain = lmm.run(encoding)
     token = int(source.logits[0, -1].argmax()) if token is None else read.token(token)
@@ -105,7 +106,6 @@ def patching(
             "against="
         )
     groups = _present(encoding) if segments is None else tuple(segments)
-    blocks = tuple(range(lmm.n_layers) if layers is None else layers)
     cells = [(layer, group) for layer in blocks for group in groups]
     found = []
     for layer, group in cells:

@@ -1,7 +1,7 @@
 """Where attention peaks in a picture while an answer names what is there."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..metrics.localisation import Point
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from .answers import naming_rows
+from .depth import pattern_layers
 from .located import Located
 from .log import digest
 
@@ -26,7 +27,8 @@ NAMING_ROWS: Final = ("predicts", "token")
 """Whose row is the attention of a token: the one whose output it is, or its own."""
 
 DIRECT: Final = Knockout("image -> generated")
-"""What the name of an object that needs direct access to the image does not survive."""
+"""What the name of an object that needs direct access to the image does not survive; it is cut in
+every block that has a pattern."""
 
 
 @final
@@ -117,7 +119,8 @@ def measure(lmm: LMM, asked: Sequence[Asked], way: Way) -> list[dict[str, Any]]:
     """
     graph = way.graph | way.maps
     run = _answer(lmm, asked, graph | way.phi if way.without_sinks else graph, way)
-    cut = _answer(lmm, asked, way.graph | DIRECT, way) if way.only_direct else None
+    direct = replace(DIRECT, layers=pattern_layers(lmm))
+    cut = _answer(lmm, asked, way.graph | direct, way) if way.only_direct else None
     return [
         {
             "answer": run.text[sample],

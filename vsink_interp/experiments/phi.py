@@ -15,9 +15,7 @@ from ..results import Run
 from ..segments import SEGMENTS
 from .answers import runs
 from .cases import Cases
-from .depth import middle_layers
-
-VALUE, MAPS = SinkValue(), AttentionMaps()
+from .depth import middle_layers, with_pattern
 
 
 @final
@@ -62,25 +60,30 @@ def sink_values(
     *,
     layers: tuple[int, ...] | None = None,
 ) -> SinkValues:
-    """phi of every token of the answered cases, at the middle blocks unless told otherwise.
+    """phi of every token of the answered cases.
+
+    **Arguments:**
+
+    - `layers`: the blocks; the middle ones that have a pattern by default.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
-    chosen = middle_layers(lmm.n_layers) if layers is None else layers
-    parts = [_measure(run, chosen) for run in runs(lmm, cases, VALUE | MAPS)]
+    chosen = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    value, maps = SinkValue(layers=chosen), AttentionMaps(layers=chosen)
+    parts = [_measure(run, value, maps) for run in runs(lmm, cases, value | maps)]
     joined = [np.concatenate(part, -1) for part in zip(*parts, strict=True)]
     return SinkValues(
         *joined, layers=chosen, tau=lmm.sinks.tau, cases=len(cases), about=cases.about
     )
 
 
-def _measure(run: Run, layers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    phi = run[VALUE].values[list(layers)]
-    rows = list(run[VALUE].labels("query"))
+def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> tuple[np.ndarray, ...]:
+    phi = run[value].values
+    rows = list(run[value].labels("query"))
     codes, real = run.tokens.segments[:, rows], run.counted[:, rows]
     places = image_positions(run.tokens.mask("image"))
-    image_phi = phi.gather(2, places.expand(len(layers), -1, -1))
-    attention = rows_mean(run[MAPS].values[list(layers)], run.counted_rows(MAPS, "query generated"))
+    image_phi = phi.gather(2, places.expand(len(phi), -1, -1))
+    attention = rows_mean(run[maps].values, run.counted_rows(maps, "query generated"))
     return (
         phi[:, real].float().numpy(),
         (codes[real] - 1).numpy(),

@@ -10,6 +10,7 @@ from ..edits import Knockout
 from ..lmm import LMM
 from .answers import answers
 from .cases import Cases
+from .depth import pattern_layers
 
 
 @final
@@ -43,12 +44,14 @@ def query_only(
 ) -> QueryOnly:
     """Answer every case twice: as usual, and with generated tokens blind to the image.
 
+    They are in every block that has a pattern; other blocks still let the image through.
+
     **Arguments:**
 
     - `first_token`: blind the row that predicts the first token too; it is a query row, and the
         released code of Kaduri et al. leaves it alone.
     """
-    graph = Knockout("image -> generated", first_token=first_token)
+    graph = Knockout("image -> generated", pattern_layers(lmm), first_token=first_token)
     normal = answers(lmm, cases)
     blind = answers(lmm, cases, graph)
     return QueryOnly(

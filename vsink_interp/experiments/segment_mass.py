@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..hooks import Layers
 from ..lmm import LMM
 from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
@@ -15,6 +16,7 @@ from ..results import Run
 from ..segments import SEGMENTS
 from .answers import answer_mask, answer_values, runs
 from .cases import Cases
+from .depth import pattern_layers
 
 SINK_AWARE = ("bos", "system", "sink & image", "image & ~sink", "query", "generated")
 """Five segments, the image divided into visual sinks and the rest."""
@@ -31,6 +33,7 @@ class SegmentShares:
         0 to 1. The means of a split sum to 1.
     - `count`: the share of the tokens that a row can see which belong to the group, 0 to 1.
     - `groups`: the groups of keys.
+    - `layers`: the blocks.
     - `pairs`: how many pairs there were.
     - `about`: what the cases were.
     """
@@ -39,6 +42,7 @@ class SegmentShares:
     std: Float[np.ndarray, "layer segment"]
     count: Float[np.ndarray, " segment"]
     groups: tuple[str, ...]
+    layers: tuple[int, ...]
     pairs: int
     about: str
 
@@ -48,6 +52,7 @@ def segment_mass(
     cases: Cases,
     *,
     groups: tuple[str, ...] = SEGMENTS,
+    layers: Layers | None = None,
 ) -> SegmentShares:
     """Relative attention of the rows that predict the answer, equation (B-5) of our docs.
 
@@ -55,9 +60,10 @@ def segment_mass(
 
     - `groups`: a split of all tokens: the five segments, `THREE_WAY` (Kaduri et al.'s: image,
         everything else of the prompt, generated), or `SINK_AWARE`.
+    - `layers`: the blocks; all that have a pattern by default.
     """
-    probe = SegmentMass(groups=groups)
-    found = runs(lmm, cases, probe)
+    probe = SegmentMass(groups=groups, layers=pattern_layers(lmm) if layers is None else layers)
+    found = list(runs(lmm, cases, probe))
     parts = [_pairs(run, probe) for run in found]
     shares, counts = torch.cat([s for s, _ in parts], 1), torch.cat([c for _, c in parts])
     return SegmentShares(
@@ -65,6 +71,7 @@ def segment_mass(
         shares.std(1, correction=0).numpy(),
         counts.mean(0).numpy(),
         groups,
+        found[0][probe].labels("layer"),
         shares.shape[1],
         cases.about,
     )

@@ -1,6 +1,6 @@
 """Hiding sinks against hiding as many random image tokens (Kang et al. 2025, fig. 3b)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -11,6 +11,7 @@ from ..graph import EditGraph
 from ..lmm import LMM
 from .answers import answers
 from .cases import Cases
+from .depth import pattern_layers
 
 SINKS = "sink & image"
 
@@ -45,7 +46,7 @@ def sink_ablation(
     """Hide the visual sinks from the text, and as many random image tokens as a control.
 
     The control is drawn anew in every block, and, in a second arm, once for all blocks: a token
-    that is hidden in one block alone can be read in the next.
+    that is hidden in one block alone can be read in the next. Blocks without a pattern hide none.
 
     **Arguments:**
 
@@ -53,11 +54,12 @@ def sink_ablation(
 
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
+    hidden = Ablate(SINKS, layers=pattern_layers(lmm))
     arms = {
         "nothing": EditGraph(),
-        "visual sinks": EditGraph(Ablate(SINKS)),
-        "random, redrawn per block": EditGraph(Ablate(SINKS, control=seed)),
-        "random, the same in all blocks": EditGraph(Ablate(SINKS, control=seed, redraw=False)),
+        "visual sinks": EditGraph(hidden),
+        "random, redrawn per block": EditGraph(replace(hidden, control=seed)),
+        "random, the same in all blocks": EditGraph(replace(hidden, control=seed, redraw=False)),
     }
     told = [answers(lmm, cases, graph) for graph in arms.values()]
     f1 = np.array([cases.f1(texts, told[0]) for texts in told])

@@ -46,11 +46,14 @@ def spectrum(lmm: LMM, picture: Picture, prompt: str, *, layer: int | None = Non
 
     - `layer`: the block whose input is shown; the middle one by default.
 
-    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    **Raises:** `CapabilityError` if the model has no sink dimensions; `LayoutError` if the prompt
+    has no image token.
     """
+    encoding = lmm.encode(picture, prompt)
+    encoding.tokens.check_group("image")
     at = lmm.n_layers // 2 if layer is None else layer
     probe = Resid("all", layers=at, at="pre")
-    run = lmm.run(picture, prompt, probe)
+    run = lmm.run(encoding, graph=probe)
     resid = run[probe].values[0, :1]
     phi = sink_value(resid, lmm.sinks.dims)[0]
     image = run.tokens.mask("image")[0].nonzero().flatten()

@@ -10,7 +10,7 @@ from ..lmm import LMM
 from ..pictures import Picture
 from ..probes import Pattern
 from .answers import answer_mask, answer_values
-from .depth import middle_layers
+from .depth import middle_layers, with_pattern
 
 
 @final
@@ -41,8 +41,13 @@ def token_strengths(
     layers: tuple[int, ...] | None = None,
     max_new_tokens: int = 40,
 ) -> TokenStrengths:
-    """The attention of an answer to the text of its prompt, at the middle blocks by default."""
-    at = middle_layers(lmm.n_layers) if layers is None else layers
+    """The attention of an answer to the text of its prompt.
+
+    **Arguments:**
+
+    - `layers`: the blocks; the middle ones that have a pattern by default.
+    """
+    at = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
     probe = Pattern(layers=at)
     run = lmm.generate(picture, prompt, probe, max_new_tokens=max_new_tokens)
     keep = answer_mask(run)[0]

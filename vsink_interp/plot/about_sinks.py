@@ -4,7 +4,6 @@ from html import escape
 
 import numpy as np
 
-from ..edits import VAR
 from ..experiments import (
     Spectrum,
     WordMaps,
@@ -145,7 +144,7 @@ def words(study: Study) -> str:
                 ("after VAR", maps.edited_answer + (" (the same)" if same else "")),
             ],
         )
-        + setting(f"Edit: <code>{escape(repr(VAR()))}</code>, the paper's mode.")
+        + setting(f"Edit: <code>{escape(repr(maps.graph.nodes[0]))}</code>, the paper's mode.")
     )
 
 
@@ -169,8 +168,8 @@ def ranked_heads(study: Study) -> str:
         (
             f"{layer}.{head}",
             ratio,
-            float(found.mass[layer, head]),
-            float(found.selected[layer, head]),
+            float(found.mass[found.layers.index(layer), head]),
+            float(found.selected[found.layers.index(layer), head]),
         )
         for layer, head, ratio in found.top(found.ratio.numel())
         if layer in inner

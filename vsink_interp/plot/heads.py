@@ -37,7 +37,8 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
     shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for layer, head in zip(*np.nonzero(found.selected.numpy() >= SHOWN), strict=True):
         right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)
-    right.set_yticks(range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12))))
+    rows = range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12)))
+    right.set_yticks(rows, [str(found.layers[row]) for row in rows])
     right.set_xticks(range(0, ratio.shape[1], max(1, -(-ratio.shape[1] // 12))))
     tidy(right, "head", "block")
     right.set_title(f"dot: on {SHOWN:.0%} of rows or more", fontsize=8.5, loc="left")

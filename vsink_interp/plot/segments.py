@@ -22,19 +22,18 @@ def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
     for axes, shares in zip(panels, found, strict=True):
         _panel(axes, shares)
         tidy(axes, "block", "")
-        layer_ticks(axes, shares.mean.shape[0])
+        layer_ticks(axes, max(shares.layers) + 1)
     panels[0].set_ylabel("share of attention (mean over heads)")
     return figure
 
 
 def _panel(axes: "matplotlib.axes.Axes", shares: SegmentShares) -> None:
-    blocks = np.arange(shares.mean.shape[0])
     for i, group in enumerate(shares.groups):
         colour = GROUP_COLOURS.get(group, MUTED)
         mean, std = shares.mean[:, i], shares.std[:, i]
         part = "" if np.isnan(shares.count[i]) else f" ({shares.count[i]:.0%} of tokens)"
         axes.plot(
-            blocks,
+            shares.layers,
             mean,
             color=colour,
             marker="o",
@@ -42,6 +41,6 @@ def _panel(axes: "matplotlib.axes.Axes", shares: SegmentShares) -> None:
             label=NAMES.get(group, group) + part,
         )
         low, high = (mean - std).clip(0, 1), (mean + std).clip(0, 1)
-        axes.fill_between(blocks, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(shares.layers, low, high, color=colour, alpha=0.13, linewidth=0)
     axes.set_ylim(0, 1)
     axes.legend(fontsize=7.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
