@@ -123,6 +123,17 @@ def test_what_fails_at_load_is_not_offered():
         lmm.run(encoding, graph=vi.probes.Activation("mlp.hook_pre", 0))
 
 
+def test_what_failed_at_load_fails_when_the_model_is_asked():
+    """It was offered by the form: `vsink check-model` must not pass over it."""
+    form, model, processor = plain_tiny("LLaVA-1.5")
+    block = {**vi.LMM(model, processor).wrapped.family.blocks[0]}
+    block["mlp.hook_pre"] = Tap("mlp.gate_proj", "output", heads="head", shape="b h q d")
+    lmm = vi.LMM(model, processor, family=replace(form, block=block))
+    assert not lmm.capabilities.passed
+    assert set(lmm.capabilities.failed) == {"blocks.{layer}.mlp.hook_pre"}
+    assert "blocks.{layer}.mlp.hook_pre" not in lmm.hooks
+
+
 def test_a_model_whose_plain_run_differs_is_refused_at_load(monkeypatch):
     checked(monkeypatch)
     wrong = capabilities.check

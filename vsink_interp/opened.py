@@ -119,8 +119,13 @@ class Opened:
         """
         if self._capabilities is None:
             self.place.require_here("a check of every hook point", "open it with its weights")
-            self._capabilities = check_all(self)
-            self.wrapped.failed |= self._capabilities.failed
+            # What failed on a tiny model at load is tried on this one, and fails or not by that.
+            failed, self.wrapped.failed = self.wrapped.failed, {}
+            try:
+                self._capabilities = check_all(self)
+                failed = self._capabilities.failed
+            finally:
+                self.wrapped.failed = failed
         return self._capabilities
 
     @property
