@@ -81,6 +81,7 @@ class Site:
     - `extras`: values and output weights of attention, for nodes that say `needs_values`.
     - `phis`: the sink values of the tokens that entered this block, pass by pass.
     - `constants`: what `once` computed at this block in this run.
+    - `began`: the first token of this pass, of whose rows those at hand may be a part.
     """
 
     hook: HookPoint
@@ -94,6 +95,7 @@ class Site:
     extras: Mapping[str, Any] = field(default_factory=dict)
     phis: list[Tensor] = field(default_factory=list)
     constants: dict[Any, Tensor] = field(default_factory=dict)
+    began: int = 0
 
     @property
     def layout(self) -> TokenLayout:
@@ -107,8 +109,8 @@ class Site:
 
     @property
     def prefill(self) -> bool:
-        """Whether this is the pass over the prompt."""
-        return self.first_row < self.layout.prompt_length
+        """Whether this is the pass over the prompt, and over an answer that is read with it."""
+        return self.began < self.layout.prompt_length
 
     @property
     def phi(self) -> Float[Tensor, "batch seen"] | None:
@@ -203,7 +205,7 @@ class Site:
             # All generated tokens, for a hook function may not have asked in every step.
             phi, start = self.phi, self.layout.prompt_length
             assert phi is not None  # noqa: S101 (it was there when `known` was computed)
-            new = known[:, start : self.n_keys]
+            new = known[:, start : phi.shape[1]]
             torch.ge(phi[:, start:], self._threshold(None), out=new)
             if parsed.takes_generated(sink=False):
                 new.logical_not_()

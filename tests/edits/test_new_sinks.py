@@ -10,7 +10,8 @@ from torch import Tensor
 import vsink_interp as vi
 from tests import tiny
 from tests.nodes import apart
-from vsink_interp.edits import ACT, Redistribute, ScaleScores
+from vsink_interp.edits import ACT, Redistribute, ScaleKeys, ScaleScores
+from vsink_interp.engine import rows as row_program
 from vsink_interp.probes import SegmentMass, SinkValue
 
 N = 8
@@ -24,6 +25,9 @@ EDITS = {
     "both": Redistribute("sink", "image sink generated", 0.8, rows="generated"),
     "scaled": ScaleScores("sink generated & ~sink bos", 3.0, rows="generated"),
     "answer by another name": ScaleScores("~prompt & sink image", 3.0),
+    "keys of sinks": ScaleKeys("sink", 0.3),
+    "keys of what is no sink": ScaleKeys("generated & ~sink", 0.3),
+    "redistributed": vi.VAR(rho=0.2, min_image_mass=0.01),
 }
 
 
@@ -47,6 +51,31 @@ def test_new_sinks_are_found_as_in_one_pass(name):
     assert apart(whole.logits[:, list(run.answer_rows)], run.logits) < 4e-5
     plain = lmm.generate(encoding, max_new_tokens=N)
     assert apart(plain.logits[:, 1:], run.logits[:, 1:]) > 1e-2
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_answer_read_with_its_prompt_may_come_in_blocks(name, monkeypatch):
+    lmm, edit = tiny.lmm(), EDITS[name]
+    encoding = tiny.batch("one image", "short", "two images")
+    words = torch.arange(20, 35).repeat(3, 1)
+    read = again(encoding, torch.cat([encoding.inputs["input_ids"], words], 1))
+    whole = lmm.run(read, graph=edit).logits
+    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 4)
+    assert apart(lmm.run(read, graph=edit).logits, whole) < 1e-5
+
+
+@vi.probe("attn.hook_z")
+def asks_behind(z, site) -> Float[Tensor, "batch"]:
+    return site.keys("sink").sum(-1).to(z)
+
+
+def test_who_else_asks_for_sinks_changes_nothing():
+    """Asked last in the prefill, and in a decode step after the edit."""
+    lmm, encoding = tiny.lmm(), tiny.encode("two images")
+    edit = Redistribute("sink", "image & ~sink", 0.9, rows="generated")
+    runs = [lmm.generate(encoding, graph=g, max_new_tokens=N) for g in (edit, edit | asks_behind)]
+    assert torch.equal(runs[0].logits, runs[1].logits)
 
 
 @vi.probe("attn.hook_pattern")

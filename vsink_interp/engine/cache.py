@@ -201,7 +201,7 @@ def _choose(progress: Progress, layer: int, known: dict[tuple[CacheEdit, ...], K
     if edits in known:
         return known[edits]
     length = progress.masks.layout.prompt_length
-    site = progress.site(CACHE, layer, range(length), length)
+    site = progress.site(CACHE, layer, range(length), length, 0)
     dropped = torch.stack([edit.dropped(site) for edit in edits]).any(0)
     kept = Kept(site.keys("all") & ~dropped)
     if not any(edit.needs_phi for edit in edits):

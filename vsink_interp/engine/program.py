@@ -123,9 +123,10 @@ class Programs:
         tapes: list[Tape] = []
         vision = point.name.startswith("vision") or point.stack == "vision_encoder.blocks"
         for shape_number, n_keys in enumerate(kind.n_keys * 2 if vision else kind.n_keys):
-            first = kind.rows(n_keys).start + offset
+            whole = kind.rows(n_keys)
+            first = whole.start + offset
             rows = range(n_keys) if point is ROT_K else range(first, first + size)
-            tapes.append(self._tape(node, point, layer, rows, n_keys, shape_number))
+            tapes.append(self._tape(node, point, layer, rows, whole, shape_number))
         n_keys = () if vision else kind.n_keys
         try:
             ops = merge([tape.ops for tape in tapes], n_keys, self.constants)
@@ -164,14 +165,14 @@ class Programs:
         point: HookPoint,
         layer: int | None,
         rows: range,
-        n_keys: int,
+        whole: range,
         shape_number: int,
     ) -> Tape:
-        """What a node does at these rows, with this many keys."""
-        sizes = self._sizes(len(rows), n_keys, shape_number)
+        """What a node does at these rows of a pass; `whole` are all of its rows."""
+        sizes = self._sizes(len(rows), whole.stop, shape_number)
 
         def act(recorder: Recorder) -> Tensor:
-            return self._act(node, point, layer, rows, n_keys, sizes, recorder)
+            return self._act(node, point, layer, rows, whole, sizes, recorder)
 
         return record(repr(node), act)
 
@@ -181,11 +182,12 @@ class Programs:
         point: HookPoint,
         layer: int | None,
         rows: range,
-        n_keys: int,
+        whole: range,
         sizes: Mapping[str, int],
         recorder: Recorder,
     ) -> Tensor:
         """Let a node act on slots."""
+        n_keys = whole.stop
         value = recorder.input("value", [sizes[axis] for axis in point.axes])
         phis: list[Tensor] = []
         if layer is not None and node.needs_phi:
@@ -207,6 +209,7 @@ class Programs:
                 **({"unembed": recorder.unembed(sizes["vocab"])} if node.needs_unembed else {}),
             },
             phis=phis,
+            began=whole.start,
         )
         act: Callable[..., Any] = node.apply if isinstance(node, Edit) else node.measure  # ty: ignore[missing-attribute]
         result = act(value, site)

@@ -54,9 +54,10 @@ class Progress:
         layer: int | None,
         rows: range,
         n_keys: int,
+        began: int,
         extras: Mapping[str, Any] | None = None,
     ) -> Site:
-        """The site of a hook point at these rows."""
+        """The site of a hook point at these rows of a pass that began with token `began`."""
         sinks = self.sinks
         return Site(
             point,
@@ -70,6 +71,7 @@ class Progress:
             extras=extras or {},
             phis=self._phis.setdefault(layer, []),
             constants=self._constants.setdefault(layer, {}),
+            began=began,
         )
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
@@ -122,7 +124,7 @@ class Progress:
         """
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
-            site = self.site(point, layer, rows, n_keys, extras)
+            site = self.site(point, layer, rows, n_keys, whole.start, extras)
             return _checked(node, value, node.apply(value, site), site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
@@ -132,7 +134,7 @@ class Progress:
         else:
             value_here = value
         if span:
-            site = self.site(point, layer, span, n_keys, extras)
+            site = self.site(point, layer, span, n_keys, whole.start, extras)
             self._keep(number, site, node.measure(value_here, site))
         return value
 
