@@ -149,6 +149,8 @@ BESIDE_A_CUT = {
     "heads that no cut names": vi.Knockout("image -> generated", heads=(0, 2))
     | AddScores("image", 3.0, rows="generated"),
     "the row before the first token": CUT | AddScores("image", 3.0, rows="query"),
+    "answers that no drop takes": vi.DropKeys("~image")
+    | AddScores("generated", 3.0, rows="generated"),
     "sinks outside the cut": CUT | AddScores("sink", 3.0, rows="generated"),
     "queries of a cut of generated rows": CUT | vi.VAR(rho=0.2),
     "sinks that are cut": vi.Knockout("sink & image -> generated")

@@ -71,7 +71,10 @@ class DropKeys(CacheEdit):
     @property
     @override
     def takes(self) -> Edges:
-        return Edges("generated", self.group)
+        # What is generated later stays, whatever the group is called, as in "~image".
+        unions = parse_group(self.group).unions
+        dropped = (" & ".join(map(str, (*terms, "prompt"))) for terms in unions)
+        return Edges("generated", " ".join(dropped))
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:
