@@ -110,6 +110,17 @@ def test_a_seed_for_a_greedy_answer_is_refused(options):
         tiny.lmm().generate(tiny.encode(), max_new_tokens=3, seed=1, **options)
 
 
+def test_what_the_models_own_configuration_says_of_sampling_is_overruled():
+    lmm = tiny.fresh()
+    greedy = lmm.generate(tiny.encode(), max_new_tokens=N).ids
+    lmm.hf_model.generation_config.do_sample = True
+    for more in ({}, {"generation_config": None}):
+        given = {"max_new_tokens": N, **more}
+        with pytest.raises(vi.InputError, match="seed=1 is for sampling"):
+            lmm.generate(tiny.encode(), seed=1, **given)
+        assert torch.equal(lmm.generate(tiny.encode(), **given).ids, greedy)
+
+
 def test_a_seed_reaches_a_configuration_that_samples():
     config = GenerationConfig(do_sample=True, pad_token_id=0, max_new_tokens=5)
     one, same_again, other = (

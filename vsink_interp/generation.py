@@ -105,7 +105,7 @@ def options(
             raise CapabilityError(f"{name}={shorten(wanted)} is not supported, only {fine}: {why}")
     pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
     return {
-        **({} if "generation_config" in hf_kwargs else {"do_sample": False}),
+        **({"do_sample": False} if hf_kwargs.get("generation_config") is None else {}),
         **({"tokenizer": tokenizer} if _stop_strings(config, hf_kwargs) else {}),
         "pad_token_id": pad,
         **hf_kwargs,
@@ -114,14 +114,18 @@ def options(
 
 
 def _refuse_unsampled(config: Any, given: Mapping[str, Any]) -> None:
-    own = given.get("generation_config")
-    samples = given.get("do_sample", own is not None and config.do_sample)
-    for name, nothing in SAMPLING.items() if not samples else ():
+    for name, nothing in SAMPLING.items() if not _samples(config, given) else ():
         if given.get(name) not in nothing:
             raise InputError(
                 f"{name}={given[name]} is for sampling, and the answer is greedy: add "
                 "do_sample=True"
             )
+
+
+def _samples(config: Any, given: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn; what the model's own configuration says of it is overruled."""
+    own = given.get("generation_config")
+    return bool(given.get("do_sample", own is not None and config.do_sample))
 
 
 def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
@@ -165,8 +169,7 @@ def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generat
     if seed is None:
         yield
         return
-    config = _configuration(hf_model, given)
-    if not given.get("do_sample", config.do_sample):
+    if not _samples(_configuration(hf_model, given), given):
         raise InputError(
             f"seed={seed} is for sampling, and the answer is greedy: add do_sample=True"
         )
