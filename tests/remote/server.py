@@ -2,11 +2,12 @@
 
 `python server.py` reads lines of JSON, `[state folder, hosted, key]`, and for each forks a server
 and writes its number: importing torch and transformers takes longer than most tests. A server binds
-a free port of 127.0.0.1, writes it to `port` in its folder, and serves until it is killed. It
-unpickles and runs what it receives, as NDIF does. What it should do wrong is a file in the folder:
-`fault` names a stage at which the process kills itself (`queued`, `running`), `cut` (half a result,
-once), `versions` or `older` (it says that its transformers is of another kind), `autocast` (it runs
-jobs of half-precision models under autocast); `hold` is a file of its own: jobs wait for it to go.
+a free port of 127.0.0.1, writes it to `port` in its folder, and serves until it is killed, or the
+process that it was forked from is gone. It unpickles and runs what it receives, as NDIF does. What
+it should do wrong is a file in the folder: `fault` names a stage at which the process kills itself
+(`queued`, `running`), `cut` (half a result, once), `versions` or `older` (it says that its
+transformers is of another kind), `autocast` (it runs jobs of half-precision models under autocast);
+`hold` is a file of its own: jobs wait for it to go.
 """
 # ruff: noqa: E402 (the finder below comes before anything else is imported)
 
@@ -211,7 +212,9 @@ async def serve():
     (SETTING["state"] / "port.new").write_text(str(bound))
     (SETTING["state"] / "port.new").rename(known)
     (SETTING["state"] / "ready").write_text(str(os.getpid()))
-    await asyncio.Event().wait()
+    while os.getppid() == SETTING["parent"]:
+        await asyncio.sleep(0.5)
+    os._exit(0)  # a job that waits would hold up `exit`
 
 
 def become(state, hosted, key):
@@ -221,7 +224,7 @@ def become(state, hosted, key):
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    SETTING.update(state=Path(state), hosted=hosted, key=key)
+    SETTING.update(state=Path(state), hosted=hosted, key=key, parent=os.getppid())
     asyncio.run(serve())
 
 

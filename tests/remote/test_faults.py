@@ -1,5 +1,6 @@
 """What goes wrong on the way: a clear error each time, and nothing that is finished is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from tests.remote.conftest import Loopback
+from tests.remote.conftest import SCRIPT, Loopback
 from vsink_interp.dataset import Rows, run_dataset
 from vsink_interp.engine import Server
 from vsink_interp.toy import weights_dir
@@ -211,3 +212,23 @@ def test_a_data_set_survives_the_death_of_client_and_server(mortal, tiny_dir, tm
     with pytest.raises(vi.ResultError, match="theirs: graph"):
         samples = [(tiny.picture(i), f"what is w{i % 9} ?") for i in range(100)]
         run_dataset(lmm, samples, folder=folder, max_new_tokens=2, chunk=10)
+
+
+def test_no_server_outlives_the_tests(tmp_path):
+    """However they ended."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    nursery = subprocess.Popen([sys.executable, str(SCRIPT)], **pipes)
+    server = Loopback(tmp_path, [])
+    try:
+        nursery.stdin.write(json.dumps([str(tmp_path), [], None]) + "\n")
+        nursery.stdin.flush()
+        server.number = int(nursery.stdout.readline())
+        assert server.alive
+        nursery.kill()
+        nursery.communicate()
+        until = time.monotonic() + 20
+        while server.alive and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not server.alive
+    finally:
+        server.kill()
