@@ -111,6 +111,16 @@ def replace_class(config):
     return config
 
 
+def test_values_of_other_sizes_than_their_axes_fail():
+    """Queries that a form takes for keys: as many axes, another number of heads."""
+    form, model, processor = plain_tiny("LLaVA-1.5")
+    block = {**vi.LMM(model, processor, check=False).wrapped.family.blocks[0]}
+    block["attn.hook_k"] = replace(block["attn.hook_q"])
+    lmm = vi.LMM(model, processor, family=replace(form, block=block), check=False)
+    assert "blocks.{layer}.attn.hook_k" in lmm.capabilities.failed
+    assert "blocks.{layer}.attn.hook_q" not in lmm.capabilities.failed
+
+
 def test_what_fails_at_load_is_not_offered():
     form, model, processor = plain_tiny("LLaVA-1.5")
     block = {**vi.LMM(model, processor).wrapped.family.blocks[0]}
@@ -192,6 +202,9 @@ def test_the_command_prints_one_json_object():
     assert found["passed"]
     assert found["family"] == "Gemma 3"
     assert {one["hook"] for one in found["hooks"]} == {point.template for point in vi.HOOKS}
+    tried = [one for one in found["hooks"] if one["blocks"]]
+    assert tried and all(one["read"] and one["write"] and one["prefill"] for one in tried)
+    assert any(one["decode"] for one in tried)
     table = CliRunner().invoke(app, ["check-model", "--tiny", "Gemma 3"]).stdout
     assert "blocks.{layer}.attn.hook_pattern" in table
     wrong = CliRunner().invoke(app, ["check-model", "--tiny", "Gema 3"])

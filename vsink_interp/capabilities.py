@@ -89,8 +89,9 @@ class Capabilities:
         return {one.hook: one.reason for one in self.hooks if one.blocks and not one.works}
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self) | {"passed": self.passed}
+        """As plain values, for JSON; overwriting is tried in the prefill, and again in decode."""
+        hooks = [asdict(one) | {"prefill": one.write} for one in self.hooks]
+        return asdict(self) | {"hooks": hooks, "passed": self.passed}
 
     def __str__(self) -> str:
         about = f"{self.model}, family {self.family}{' (inferred)' if self.inferred else ''}"
@@ -237,4 +238,10 @@ def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
         values.sum(-1), torch.ones(1), atol=1e-2
     ):
         return False
-    return torch.equal(run.logits, plain) and values.ndim == len(record.axes)
+    tokens = run.tokens.length
+    sizes = {"batch": 1, "query": tokens, "key": tokens, "d_model": lmm.d_model}
+    sizes |= lmm.wrapped.n_heads
+    axes = values.ndim == len(record.axes) and all(
+        sizes.get(axis, size) == size for axis, size in zip(record.axes, values.shape, strict=True)
+    )
+    return axes and torch.equal(run.logits, plain)

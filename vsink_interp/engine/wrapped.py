@@ -126,8 +126,8 @@ class Wrapped:
         return self._lacking[point, layer]
 
     def _lack(self, point: HookPoint, layer: int | None) -> str:
-        kind = self.kinds[layer or 0] if point.name.startswith("attn.") else ""
-        if kind and kind not in ATTENDING:
+        kind = self.kinds[layer or 0] if point.stack == "blocks" else ""
+        if point.name.startswith("attn.") and kind not in ATTENDING:
             return f"{kind.replace('_', ' ')} has no queries, keys and patterns of this kind"
         if self.computes(point, layer):
             capped = getattr(self.config, "attn_logit_softcapping", None)
@@ -135,7 +135,7 @@ class Wrapped:
         try:
             self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
         except KeyError:
-            odd = point.stack == "blocks" and kind not in ATTENDING
+            odd = kind and kind not in ATTENDING
             whose = f"a block with {kind.replace('_', ' ')}" if odd else "this family"
             return f"{whose} has no such module"
         except AttributeError as error:
