@@ -11,6 +11,7 @@ from vsink_interp import experiments as ex, probes
 every_family = pytest.mark.parametrize("name", TINY)
 with_image_tokens = pytest.mark.parametrize("name", SHOWN)
 NO_SUM_OF_HEADS = {
+    "GLM-4.1V": "not the sum of its heads",
     "Gemma 3": "not the sum of its heads",
     "Mllama": r"blocks \(0, 2\) alone have heads",
     "Qwen3.5": r"blocks \(1, 3\) alone have heads",
@@ -55,7 +56,7 @@ def test_norms_of_the_encoder_belong_to_tokens_or_the_family_is_refused(name):
     try:
         found = ex.vision_sinks(lmm(name), *PROMPTS["one"], ratio=1.5)
     except vi.CapabilityError as error:
-        assert name in {"Gemma 3", "Idefics3", "Mistral 3", "SmolVLM"}, error
+        assert name in {"GLM-4.1V", "Gemma 3", "Idefics3", "Mistral 3", "SmolVLM"}, error
         assert "patches of its own" in str(error)
         return
     patches = ~np.isnan(found.norm)

@@ -13,9 +13,9 @@ from vsink_interp import integrations
 from vsink_interp.families.tiny import build
 
 TOLERANCE = 5e-5
-DELEGATED = {"Qwen2.5-VL", "Qwen3-VL"}
+DELEGATED = {"GLM-4.1V", "Qwen2.5-VL", "Qwen3-VL"}
 """Families whose attention TransformerLens leaves to transformers, reading a copy beside it."""
-WHOLE_TOWER = {"Mistral 3"}
+WHOLE_TOWER = {"GLM-4.1V", "Mistral 3"}
 """Families whose vision encoder has no blocks there."""
 HEADS_FIRST = {"Gemma 3", "Qwen3.5"}
 """Families where they show queries and keys behind their norm with heads in front of tokens."""

@@ -14,6 +14,7 @@ MEAN, MOST = 0.05, 13.0
 """How far pixels are apart, in levels of brightness from 0 to 255: PIL and torchvision resize by
 kernels of their own, with the largest differences where an edge overshoots."""
 UNSCALED = {
+    "GLM-4.1V": (84, 56),
     "Gemma 3": (56, 56),
     "InternVL": (56, 56),
     "LLaVA-1.5": (42, 42),
