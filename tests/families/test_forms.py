@@ -10,6 +10,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp.families import FAMILIES, block_of
 from vsink_interp.families.infer import counted_spans
+from vsink_interp.families.tiny import build
 from vsink_interp.hooks import HOOKS
 
 
@@ -102,3 +103,15 @@ def test_an_inferred_family_does_not_guess_whose_tokens_are_whose(ids, sizes, gr
             counted_spans(config, None, pictures, inputs)
         return
     assert [span.grid for span in counted_spans(config, None, pictures, inputs)] == grids
+
+
+def test_hook_points_beside_norms_that_are_not_known_are_left_out():
+    """GLM-4 normalises what attention and MLP add; its own form says so, and nothing else does."""
+    form = next(family for family in FAMILIES if family.name == "GLM-4.1V")
+    config, _ = form.tiny()
+    block = build(config).get_submodule(form.layers)[0]
+    found = block_of("glm4v_text", block)
+    assert not {"hook_attn_out", "hook_resid_mid", "hook_mlp_out"} & set(found)
+    assert {"hook_resid_pre", "attn.hook_q", "hook_resid_post"} <= set(found)
+    plain = tiny.hf_model().model.language_model.layers[0]
+    assert "hook_attn_out" in block_of("some_llama", plain)

@@ -9,6 +9,8 @@ NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
 SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
 """What no module of a cross-attention block holds: gates stand behind attention and MLP."""
 AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
+NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+"""What the norms of a block that is built like LLaMA's or Gemma 3's are named after."""
 
 BY_MODEL_TYPE: dict[str, Block] = {
     "gemma3_text": GEMMA3_BLOCK,
@@ -37,6 +39,8 @@ def block_of(model_type: str, block: Any) -> Block:
         return outside | {"hook_attn_out": Tap("linear_attn", "output")}
     if hasattr(block, "pre_feedforward_layernorm"):
         known |= {name: GEMMA3_BLOCK[name] for name in AROUND}
+    if model_type not in BY_MODEL_TYPE and _has_other_norms(block):
+        known = {name: tap for name, tap in known.items() if name not in AROUND}
     if gates_heads(block):
         known = dict(_behind_the_gate(known))
     attention = getattr(block, "self_attn", None)
@@ -44,6 +48,12 @@ def block_of(model_type: str, block: Any) -> Block:
         for name in NORMED_QUERIES:
             known.pop(name)
     return known
+
+
+def _has_other_norms(block: Any) -> bool:
+    """Whether a norm stands where it may change what attention or MLP add (GLM-4)."""
+    names = [name for name in dir(block) if name.endswith("norm")]
+    return any(name.removesuffix("_layernorm") not in NORMS for name in names)
 
 
 def _behind_the_gate(known: Block) -> Iterator[tuple[str, Tap]]:
