@@ -7,6 +7,7 @@ and `~a` the complement. A flow reads `source -> target`: keys read from, rows t
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from .errors import NotationError, unknown
@@ -49,12 +50,20 @@ class Group:
         """The group as it is written."""
         return " ".join(" & ".join(map(str, terms)) for terms in self.unions)
 
+    def __hash__(self) -> int:
+        """That of its terms, computed once: masks are looked up in every block and step."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.unions)
+
     @property
     def terms(self) -> Iterable[Term]:
         """Every term, in order."""
         return (term for terms in self.unions for term in terms)
 
-    @property
+    @cached_property
     def words(self) -> frozenset[str]:
         """The segments and refinements that occur."""
         return frozenset(term.word for term in self.terms)

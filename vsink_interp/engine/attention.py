@@ -7,7 +7,7 @@ node asks for are computed explicitly: scores, mask, score edits, softmax, patte
 """
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import CapabilityError
 from .kept import Kept, Window
 from .progress import Progress
-from .rows import Numbered, RowProgram
+from .rows import Base, Numbered, RowProgram
 from .wrapped import ATTENDING, COMPUTED, Wrapped
 
 _names = count()
@@ -57,6 +57,7 @@ class AttentionBinding:
             for layer in range(wrapped.n_layers)
         ]
         self._inverted: tuple[Tensor, Tensor] | None = None
+        self._bases: dict[str, Base] = {}
 
     @contextmanager
     def armed(self) -> Generator[None]:
@@ -85,10 +86,13 @@ class AttentionBinding:
                 "kernels where they apply, or 'eager'"
             )
 
-    def base(self, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def base(self, module: nn.Module) -> Base:
         """The model's own attention function."""
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        return ALL_ATTENTION_FUNCTIONS.get_interface(self.base_name, eager)
+        home = type(module).__module__
+        if home not in self._bases:
+            eager: Any = getattr(sys.modules[home], "eager_attention_forward", None)
+            self._bases[home] = ALL_ATTENTION_FUNCTIONS.get_interface(self.base_name, eager)
+        return self._bases[home]
 
     def __call__(
         self,
@@ -144,6 +148,8 @@ class AttentionBinding:
         return self._inverted[1]
 
     def _awaited(self, layer: int) -> bool:
+        if self.progress is not None:
+            return False  # its nodes act here; nothing waits at envoys
         parked = self.wrapped.nnsight.interleaver.parked
         return bool(parked) and any(
             f"{envoy.path}.{side}" in parked

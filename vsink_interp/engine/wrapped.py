@@ -1,6 +1,7 @@
 """A Hugging Face model inside nnsight, with its hook points."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -67,7 +68,7 @@ class Wrapped:
         """Whether the model is its structure alone, to be run on a server."""
         return self.hf_model.device.type == "meta"
 
-    @property
+    @cached_property
     def n_heads(self) -> dict[str, int]:
         """How many query heads and key heads a block has."""
         heads = self.config.num_attention_heads
