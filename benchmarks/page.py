@@ -28,7 +28,7 @@ WHAT = {
     "knockout-answer": "`Knockout('image -> query generated')`",
     "var-answer": "`VAR()`",
     "probe-answer": "`SegmentMass()`",
-    "three-answer": "knockout, VAR and masses at once",
+    "three-answer": "knockout from block 4, VAR and masses at once",
 }
 TARGETS = {
     "var-prefill": 1.06,

@@ -15,6 +15,7 @@ import vsink_interp as vi
 STEPS = 16
 VAR = vi.VAR(p=0.6, rho=0.5)
 CUT = vi.Knockout("image -> query generated")
+HALF = vi.Knockout("image -> query generated", "4:")
 MASS = vi.probes.SegmentMass()
 ALL_ROWS = vi.probes.SegmentMass(rows="all")
 OURS = {
@@ -31,7 +32,7 @@ OURS_DECODE = {
     "probe-decode": MASS,
     "dropped-decode": vi.DropKeys("image"),
 }
-ANSWERS = {"empty": None, "var": VAR, "knockout": CUT, "probe": MASS, "three": CUT | VAR | MASS}
+ANSWERS = {"empty": None, "var": VAR, "knockout": CUT, "probe": MASS, "three": HALF | VAR | MASS}
 OTHERS = {"eager": None, "eager-var": vectorised, "released-var": head_loop}
 
 

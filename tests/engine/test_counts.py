@@ -70,7 +70,7 @@ def test_a_decode_step_costs_few_operations_and_no_synchronisation(name, prompts
     extra = (ours.total() - base.total()) / blocks / (LONG - SHORT)
     assert base.total() > 100, "nothing was counted"
     assert extra <= most, ours - base
-    assert (extra > 0) == (graph != vi.EditGraph())
+    assert (ours != base) == (graph != vi.EditGraph()), "nothing was done, or more than asked for"
     assert waits == base_waits
 
 
