@@ -83,14 +83,6 @@ ON_DROPPED_KEYS = {
 }
 
 
-@pytest.mark.parametrize("name", ON_DROPPED_KEYS)
-def test_what_acts_on_dropped_keys_alone_is_refused_by_name(name):
-    graph = ON_DROPPED_KEYS[name]
-    with pytest.raises(vi.LayoutError, match="changes nothing") as refusal:
-        tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=4)
-    assert all(repr(node) in str(refusal.value) for node in graph)
-
-
 ON_OTHERS_TOO = {
     "rows of the prompt": AddScores("image", 3.0),
     "a block that keeps its keys": AddScores("image", 3.0, rows="generated", layers=":2"),
@@ -105,6 +97,17 @@ def test_what_acts_beside_dropped_keys_runs_and_acts(name):
     edited = lmm.generate(tiny.encode(), graph=drop | ON_OTHERS_TOO[name], max_new_tokens=6)
     alone = lmm.generate(tiny.encode(), graph=drop, max_new_tokens=6)
     assert (edited.logits - alone.logits).abs().max() > 1e-4
+
+
+def test_what_is_said_about_a_server_is_refused_without_one(tmp_path):
+    lmm, (picture, prompt) = tiny.lmm(), tiny.PROMPTS["one image"]
+    for ask in (
+        lambda: lmm.run(picture, prompt, allow_large=True),
+        lambda: lmm.generate(picture, prompt, allow_large=True),
+        lambda: vi.run_dataset(lmm, [(picture, prompt)], folder=tmp_path, allow_large=True),
+    ):
+        with pytest.raises(vi.InputError, match="allow_large is about what a server sends"):
+            ask()
 
 
 CUT = vi.Knockout("image -> generated")
@@ -126,14 +129,19 @@ ON_CUT_EDGES = {
     "in the heads that are cut": vi.Knockout("image -> generated", heads=(0, 2))
     | AddScores("image", 3.0, rows="generated", heads=(2,)),
     "all attention to the image": vi.Knockout("image -> query generated") | vi.VAR(),
+    "scaled keys": vi.Knockout("image[0] -> image query generated") | ScaleKeys("image[0]", 3.0),
     "keys that come after": vi.Knockout("query -> query")
     | AddScores("query", 3.0, rows="image query"),
 }
 
 
-@pytest.mark.parametrize("name", ON_CUT_EDGES)
-def test_what_acts_on_cut_edges_alone_is_refused_by_name(name):
-    graph = ON_CUT_EDGES[name]
+INERT = {f"dropped: {name}": graph for name, graph in ON_DROPPED_KEYS.items()}
+INERT |= {f"cut: {name}": graph for name, graph in ON_CUT_EDGES.items()}
+
+
+@pytest.mark.parametrize("name", INERT)
+def test_what_acts_on_dropped_keys_or_cut_edges_alone_is_refused_by_name(name):
+    graph = INERT[name]
     with pytest.raises(vi.LayoutError, match="changes nothing") as refusal:
         tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=4)
     assert all(repr(node) in str(refusal.value) for node in graph)
@@ -141,6 +149,7 @@ def test_what_acts_on_cut_edges_alone_is_refused_by_name(name):
 
 BESIDE_A_CUT = {
     "other rows": CUT | AddScores("image", 3.0),
+    "scaled keys that other rows see": CUT | ScaleKeys("image", 3.0),
     "other keys": CUT | AddScores("system image", 3.0, rows="generated"),
     "other blocks": vi.Knockout("image -> generated", "1:")
     | AddScores("image", 3.0, rows="generated"),

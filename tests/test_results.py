@@ -41,6 +41,10 @@ def test_unknown_axes_and_labels_list_the_known():
         RECORD.mean("hed")
     with pytest.raises(vi.ResultError, match=r"label of query.*choose from: 5, 6, 8, 9"):
         RECORD.at(query=7)
+    with pytest.raises(vi.ResultError, match=r"label of query.*choose from: 5, 6, 8, 9"):
+        RECORD.places("query", (5, 7))
+    assert RECORD.places("query", (8, 5)) == [2, 0]
+    assert RECORD.places("head", (2,)) == [2]
 
 
 def test_tables_hold_every_number_with_its_labels():

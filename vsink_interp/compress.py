@@ -102,7 +102,7 @@ class CompressedContext:
         if self.needs_sinks:
             assert tau is not None  # noqa: S101 (needs_sinks says so)
             record = _last(run, _PHI)
-            rows = [record.labels("query").index(int(place)) for place in image]
+            rows = record.places("query", image.tolist())
             found = found.masked_fill(record.values[:, 0, rows] >= tau, -torch.inf)
         return found
 
@@ -147,5 +147,5 @@ def _last(run: Run, probe: Probe) -> Recorded:
 def _answer_mean(run: Run, probe: Probe) -> Float[Tensor, "layer _"]:
     """The mean of a record over the rows that predict the answer."""
     record = _last(run, probe)
-    rows = [record.labels("query").index(row) for row in run.answer_rows]
+    rows = record.places("query", run.answer_rows)
     return record.values[:, 0, rows].float().mean(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .edits import Contrast
 from .encoding import IMAGE, Encoding
 from .engine import Beside
-from .errors import CapabilityError
+from .errors import CapabilityError, NotationError
 from .graph import CacheEdit, EditGraph, Node, Probe
 from .hooks import find_hook
 from .plan import Plan
@@ -27,7 +27,8 @@ def second_passes(
     - `plan`: from a graph and an encoding to a plan that fits them.
     - `n_new`: how many tokens the run may generate.
 
-    **Raises:** `CapabilityError` if edits outside attention should act in a second pass, or the
+    **Raises:** `NotationError` if edits should act in a second pass and there are none;
+    `CapabilityError` if edits outside attention should act in a second pass, or the
     picture cannot be spoiled.
     """
     found: dict[int, Beside] = {}
@@ -47,6 +48,8 @@ def second_passes(
 def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
     """The edits that act in the second pass too."""
     edits = {i: n for i, n in enumerate(planned.graph) if not isinstance(n, Contrast | Probe)}
+    if not edits:
+        raise NotationError(f"{node!r}: no other edit could act there; leave edited=False")
     reached = {i for i, n in edits.items() if isinstance(n, CacheEdit)} | {
         number
         for (template, layer), nodes in planned.places.items()

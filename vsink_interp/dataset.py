@@ -94,7 +94,10 @@ def _answer(
     allow_large: bool,
 ) -> list[Run]:
     if where is None:
-        return [lmm.generate(*s, graph, max_new_tokens=max_new_tokens) for s in samples]
+        return [
+            lmm.generate(*s, graph, max_new_tokens=max_new_tokens, allow_large=allow_large)
+            for s in samples
+        ]
     session = lmm.session(where, allow_large=allow_large)
     with session:
         for sample in samples:

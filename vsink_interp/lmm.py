@@ -9,12 +9,11 @@ from torch import Tensor
 from .compress import CompressedContext
 from .context import Context, describe
 from .encoding import Encoding, encode, gather
-from .engine import AttentionBinding, inside_trace, read
+from .engine import AttentionBinding, live
 from .errors import CapabilityError, InputError, NotationError
 from .families import Family
 from .generation import options, refuse_unread, seeded
 from .graph import Graphlike, as_graph
-from .hooks import parse_hook
 from .opened import Opened
 from .place import AsJob, Where
 from .results import Run
@@ -168,7 +167,8 @@ class LMM(Opened):
 
         **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
         graph does not fit the prompt or the model, or cannot run remotely; `RemoteError` if the
-        server refuses or fails, `UnreachableError` if it does not answer.
+        server refuses or fails, `UnreachableError` if it does not answer; `InputError` for
+        `allow_large` without a server.
         """
         if server := self.place.later(remote):
             session = self.session(server, allow_large=allow_large)
@@ -370,22 +370,7 @@ class LMM(Opened):
         **Raises:** `NotationError` for an unknown name or block, `CapabilityError` for a hook
         point that this model does not offer or that cannot be written in place.
         """
-        point, layer = parse_hook(name)
-        depth = self.n_layers if point.stack == "blocks" else self.wrapped.n_vision_layers
-        if layer is not None and layer >= depth:
-            raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
-        self.wrapped.require(point, layer)
-        if not inside_trace():
-            raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
-        if self.wrapped.computes(point, layer):
-            return self.wrapped.points[layer or 0][point.name].output  # ty: ignore[invalid-attribute-access]
-        tap = self.wrapped.family.tap(point.template, layer)
-        if tap.side == "head results":
-            raise CapabilityError(
-                f"{name!r} is computed on demand, so writing it in place would be lost; use "
-                f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
-            )
-        return read(tap, self.wrapped.envoy(tap.module), self.wrapped.n_heads)
+        return live(self.wrapped, name)
 
     def _encoding(self, image: Any, prompt: Any) -> Encoding:
         if isinstance(image, Encoding):

@@ -106,8 +106,16 @@ class Place:
         self._hosted = hosted
 
     def executor(self, remote: Where | AsJob, *, allow_large: bool) -> Executor:
-        """What carries out a run there."""
+        """What carries out a run there.
+
+        **Raises:** as `server`; `InputError` for `allow_large` without one.
+        """
         server = self.server(remote)
+        if server is None and allow_large:
+            raise InputError(
+                "allow_large is about what a server sends, and this run is here; say remote=... as "
+                "well, or leave it out"
+            )
         if server is None:
             return execute
         return Elsewhere(server, self.hosted, allow_large=allow_large)

@@ -1,7 +1,7 @@
 """What a run brings back: `Run`, and one `Recorded` per probe."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -68,17 +68,25 @@ class Recorded:
         return record
 
     def _pick(self, name: str, label: Any) -> "Recorded":
-        place, size = self.axis(name), self.values.shape[self.axis(name)]
-        known = self.coords.get(name, tuple(range(size)))
-        if label not in known:
-            raise ResultError(unknown(f"label of {name}", label, map(str, known)))
+        (place,) = self.places(name, [label])
         kept = tuple(axis for axis in self.axes if axis != name)
         coords = {axis: found for axis, found in self.coords.items() if axis in kept}
-        return Recorded(self.values.select(place, known.index(label)), kept, coords)
+        return Recorded(self.values.select(self.axis(name), place), kept, coords)
 
     def labels(self, name: str) -> tuple:
         """The labels of an axis; 0, 1, 2 ... where it has none."""
         return self.coords.get(name, tuple(range(self.values.shape[self.axis(name)])))
+
+    def places(self, name: str, labels: Iterable[Any]) -> list[int]:
+        """Where labels stand along an axis, as in `places("query", run.answer_rows)`.
+
+        **Raises:** `ResultError` listing the axis's labels.
+        """
+        known = {label: place for place, label in enumerate(self.labels(name))}
+        wanted = list(labels)
+        if missing := [label for label in wanted if label not in known]:
+            raise ResultError(unknown(f"label of {name}", missing[0], map(str, known)))
+        return [known[label] for label in wanted]
 
     def to_xarray(self) -> "xarray.DataArray":
         """As an xarray with the same axes; needs the package xarray."""

@@ -83,6 +83,19 @@ def test_the_kernel_equals_the_released_program_and_the_definition(seed):
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-12)
 
 
+def test_where_rows_see_what_comes_after_them_means_are_over_rows_from_a_key_on():
+    """As in prefix models: what earlier rows give a key does not make it a sink."""
+    pattern = np.full((1, 4, 4), 0.1)
+    pattern[0, :3, 3] = 0.7  # much from earlier rows, little from its own
+    pattern[0, :, 2] = 0.6
+    pattern /= pattern.sum(-1, keepdims=True)
+    means = [pattern[0, j:, j].mean() for j in range(4)]
+    assert means[2] > 0.3 > means[3] and pattern[0, :, 3].sum() > 0.3
+    found = kernel(pattern, 0.3, 0.4)
+    np.testing.assert_allclose(found[0, :, 2], 0.4 * pattern[0, :, 2])
+    assert (found[0, :, 3] > pattern[0, :, 3]).all(), "no sink: it receives"
+
+
 def test_random_cases_do_move_mass():
     """The cases above are about something."""
     pattern = np.tril(np.ones((1, 8, 8)))

@@ -1,5 +1,7 @@
 """Contrast against full passes of plain transformers without a cache, and numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,7 +147,7 @@ def test_it_composes_with_var(edited, lmm, eager):
     run = lmm.generate(encoding, graph=var | edit, max_new_tokens=N)
     assert torch.equal(run.generated, wanted)
     close(run.logits, logits)
-    for alone in (var, edit):
+    for alone in (var, replace(edit, edited=False)):
         other = lmm.generate(encoding, graph=alone, max_new_tokens=N)
         assert apart(other.logits[:, 0], run.logits[:, 0]) > 1e-3
 
@@ -183,7 +185,8 @@ def test_a_shortened_cache_gives_what_the_knockout_gives(edited, lmm):
     )
     assert torch.equal(dropped.ids, cut.ids)
     assert apart(dropped.logits, cut.logits) < 1e-4
-    other = lmm.generate(encoding, graph=contrast, max_new_tokens=n)
+    alone = replace(contrast, edited=False)
+    other = lmm.generate(encoding, graph=alone, max_new_tokens=n)
     assert apart(dropped.logits, other.logits) > 0.1
 
 
@@ -314,6 +317,13 @@ def test_an_error_in_the_second_pass_leaves_nothing_behind():
 def test_what_cannot_be_read_is_refused_where_it_is_written(make, why):
     with pytest.raises(vi.NotationError, match=why):
         make()
+
+
+def test_edits_that_are_not_there_cannot_follow_into_the_second_pass(lmm):
+    edit = Contrast(prefix=PREFIX, edited=True)
+    with pytest.raises(vi.NotationError, match="leave edited=False"):
+        lmm.run(tiny.encode(), graph=edit | vi.probes.SegmentMass())
+    assert lmm.run(tiny.encode(), graph=edit | vi.Knockout("image -> query")).text
 
 
 def test_what_cannot_be_spoiled_is_refused(lmm):

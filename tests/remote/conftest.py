@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from tests import tiny
 from vsink_interp.engine import Server
@@ -18,6 +19,8 @@ from vsink_interp.families import FAMILIES
 from vsink_interp.toy import weights_dir
 
 SCRIPT = Path(__file__).with_name("server.py")
+SAME = 1e-5
+"""How far apart a local and a remote number may be."""
 NOT_THERE = "brought about on a server of our own alone"
 
 
@@ -169,3 +172,14 @@ def loopback(tmp_path_factory, tiny_dir, unseen_dir, zoo):
     found = Loopback(tmp_path_factory.mktemp("loopback"), hosted)
     yield found.start()
     found.kill()
+
+
+def same_records(here, there):
+    """The same probes, axes, labels and numbers."""
+    assert there.records.keys() == here.records.keys()
+    for name, record in here.records.items():
+        other = there.records[name]
+        assert (other.axes, dict(other.coords)) == (record.axes, dict(record.coords))
+        torch.testing.assert_close(
+            other.values.float(), record.values.float(), atol=SAME, rtol=SAME, equal_nan=True
+        )

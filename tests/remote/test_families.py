@@ -17,13 +17,12 @@ from tests.families.test_families import (
     source,
 )
 from tests.nodes import apart, real
-from tests.remote.conftest import Real
+from tests.remote.conftest import SAME, Real, same_records
 from vsink_interp import probes
 from vsink_interp.engine.job import held_as
 from vsink_interp.families import Tap
 
 pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
-SAME = 1e-5
 MASS = probes.SegmentMass()
 N_NEW = 3
 
@@ -79,13 +78,7 @@ def there(family, loopback):
 def same(one, other, keep):
     assert torch.equal(one.ids, other.ids) and one.text == other.text
     assert apart(one.logits[keep], other.logits[keep]) < SAME
-    assert one.records.keys() == other.records.keys()
-    for probe, record in one.records.items():
-        found = other.records[probe]
-        assert (found.axes, dict(found.coords)) == (record.axes, dict(record.coords))
-        torch.testing.assert_close(
-            found.values.float(), record.values.float(), atol=SAME, rtol=SAME, equal_nan=True
-        )
+    same_records(one, other)
 
 
 @pytest.mark.parametrize("number", range(7))

@@ -8,10 +8,10 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.nodes import ACTIVATIONS, EDITS, PROBES, apart, real
+from tests.remote.conftest import SAME, same_records
 from vsink_interp.engine.server import Submitting
 from vsink_interp.kernels import cut
 
-SAME = 1e-5
 CANNOT = {
     "noised picture": "second pass",
     "disturbed instruction": "second pass",
@@ -74,16 +74,6 @@ def test_this_package_does_not_exist_on_the_server(lmm, loopback, encoding):
         found = cut(model.lm_head.output, None, None).save()  # noqa: F841 (read on the server)
     with pytest.raises(vi.RemoteError, match="No module named 'vsink_interp'"):
         loopback.server().wait(backend.job_id)
-
-
-def same_records(here, there):
-    assert there.records.keys() == here.records.keys()
-    for name, record in here.records.items():
-        other = there.records[name]
-        assert (other.axes, dict(other.coords)) == (record.axes, dict(record.coords))
-        torch.testing.assert_close(
-            other.values.float(), record.values.float(), atol=SAME, rtol=SAME, equal_nan=True
-        )
 
 
 @pytest.mark.parametrize("name", ONE_PASS)

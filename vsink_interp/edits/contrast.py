@@ -58,7 +58,8 @@ class Contrast(Edit):
         and of the cache only.
 
     **Raises:** `NotationError` if nothing is spoiled, a number lies outside its range, or a step
-    or seed comes without noise. When run: `LayoutError` without a picture to spoil;
+    or seed comes without noise. When run: `LayoutError` without a picture to spoil; `NotationError`
+    where `edited` meets no other edit;
     `CapabilityError` for pixels that cannot be told apart by picture, and where `edited` meets an
     edit outside attention.
     """

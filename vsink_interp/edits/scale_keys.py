@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edit, freeze
+from ..graph import Edges, Edit, freeze
 from ..hooks import Layers, check_layers
 from ..segments import grows_by_sinks, parse_group
 from ..site import Site
@@ -53,6 +53,11 @@ class ScaleKeys(Edit):
     @override
     def needs_new_phi(self) -> bool:
         return grows_by_sinks(self.group)
+
+    @property
+    @override
+    def acts_on(self) -> tuple[Edges, ...]:
+        return (Edges("all", self.group),)
 
     @override
     def check(self, tokens: TokenLayout, *, generates: bool) -> None:

@@ -11,5 +11,5 @@ from .remote import (
 )
 from .second import Beside as Beside
 from .server import Later as Later, Server as Server
-from .taps import inside_trace as inside_trace, read as read
+from .taps import live as live
 from .wrapped import Wrapped as Wrapped

@@ -1,20 +1,20 @@
 """A plan as plain data: what each stop of a forward pass does on a server, without this package."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 from torch import Tensor
 
 from ..errors import CapabilityError
 from ..families import Tap
-from ..graph import Edit, Node
+from ..graph import Edit
 from ..hooks import HookPoint, find_hook
 from .execute import RESID_PRE
 from .masks import prompt_mask, window
 from .program import Pass, Programs
 from .progress import Progress, overlap
-from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, _blocks as row_blocks
+from .rows import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, row_blocks
 from .wrapped import Wrapped
 
 FIRST_NORM = "input_layernorm"
@@ -177,9 +177,11 @@ class Compiler:
         numbered = (*at[SCORES], *at[PATTERN])
         turned = any(isinstance(node, Edit) for _, node in (*at[ROT_Q], *at[ROT_K]))
         edited = (
-            rows if turned else self.span([n for _, n in numbered if isinstance(n, Edit)], rows)
+            rows
+            if turned
+            else self.progress.joint_span([n for _, n in numbered if isinstance(n, Edit)], rows)
         )
-        needed = rows if turned else self.span([n for _, n in numbered], rows)
+        needed = rows if turned else self.progress.joint_span([n for _, n in numbered], rows)
         batch, heads = self.progress.masks.layout.batch, self.wrapped.n_heads["head"]
         whole = any(node.whole for _, node in numbered)
         blocks = [
@@ -202,13 +204,6 @@ class Compiler:
         """The mask of a block of rows among the constants."""
         start, stop = block.start - rows.start, block.stop - rows.start
         return self.programs.constants.add(mask[..., start:stop, :])
-
-    def span(self, nodes: Iterable[Node], rows: range) -> range:
-        """The smallest span of rows that holds all that these nodes act on."""
-        spans = [span for node in nodes if (span := self.progress.span(node, rows))]
-        if not spans:
-            return range(rows.start, rows.start)
-        return range(min(s.start for s in spans), max(s.stop for s in spans))
 
     def _block(
         self,

@@ -1,6 +1,6 @@
 """What a run knows while it runs: tokens, sink values, and what the probes recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 
 import torch
@@ -87,6 +87,13 @@ class Progress:
         some = self.masks.held(parsed_group(group), first_token)[0]
         places = [row for row in rows if some[row]]
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
+
+    def joint_span(self, nodes: Iterable[Node], rows: range) -> range:
+        """The smallest span of these rows that holds all that some nodes act on."""
+        spans = [span for node in nodes if (span := self.span(node, rows))]
+        if not spans:
+            return range(rows.start, rows.start)
+        return range(min(s.start for s in spans), max(s.stop for s in spans))
 
     def keys_left(
         self, removed: tuple[Edges, ...], rows: range, n_keys: int

@@ -74,7 +74,7 @@ class RowProgram:
         # Where every row is edited, as in decode, the model's own attention would be wasted.
         z, weights = (None, None) if edited == rows else base(query, key, value)
         whole = bool(self.points) or any(node.whole for _, node in numbered)
-        for block in _blocks(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
+        for block in row_blocks(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
             if spans := self._keys_left(block, rows):
                 part = self._gathered(query, key, value, block, rows, spans)
                 z, weights = _put(z, part, block.start - rows.start, len(rows)), None
@@ -125,11 +125,9 @@ class RowProgram:
         return self.module.layer_idx  # ty: ignore[invalid-explicit-return]
 
     def _span(self, nodes: list[Node], rows: range) -> range:
-        spans = [self.progress.span(node, rows) for node in nodes] if self.progress else []
-        spans = [span for span in spans if span]
-        if not spans:
+        if self.progress is None:
             return range(rows.start, rows.start)
-        return range(min(s.start for s in spans), max(s.stop for s in spans))
+        return self.progress.joint_span(nodes, rows)
 
     def _keys_left(self, block: range, rows: range) -> tuple[range, ...] | None:
         """The few keys to gather, where all that happens is that these rows lose the others."""
@@ -248,7 +246,8 @@ def _pick(value: Tensor, spans: tuple[range, ...], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
+def row_blocks(span: range, per_row: int, whole: bool) -> Iterator[range]:
+    """A span of rows in blocks of about `BLOCK_ELEMENTS`, of `per_row` each; at once if `whole`."""
     size = len(span) if whole else max(LEAST_ROWS, BLOCK_ELEMENTS // per_row)
     for start in range(span.start, span.stop, size or 1):
         yield range(start, min(start + size, span.stop))

@@ -6,7 +6,9 @@ from einops import parse_shape, rearrange
 from greenlet import getcurrent
 from torch import Tensor, nn
 
+from ..errors import CapabilityError, InputError, NotationError
 from ..families import Tap
+from ..hooks import parse_hook
 from ..kernels import head_result
 
 
@@ -53,3 +55,23 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
             envoy.output = flat
         else:
             envoy.input = flat
+
+
+def live(wrapped: Any, name: str) -> Tensor:
+    """The value of a hook point where a trace is, as nnsight hands it out: `LMM.hook`."""
+    point, layer = parse_hook(name)
+    depth = wrapped.n_layers if point.stack == "blocks" else wrapped.n_vision_layers
+    if layer is not None and layer >= depth:
+        raise NotationError(f"{name!r}: this model has blocks 0 to {depth - 1}")
+    wrapped.require(point, layer)
+    if not inside_trace():
+        raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
+    if wrapped.computes(point, layer):
+        return wrapped.points[layer or 0][point.name].output
+    tap = wrapped.family.tap(point.template, layer)
+    if tap.side == "head results":
+        raise CapabilityError(
+            f"{name!r} is computed on demand, so writing it in place would be lost; use "
+            f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
+        )
+    return read(tap, wrapped.envoy(tap.module), wrapped.n_heads)

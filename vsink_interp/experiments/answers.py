@@ -36,8 +36,7 @@ def answer_mask(run: Run) -> Bool[Tensor, "batch row"]:
 def answer_values(run: Run, probe: Probe) -> Tensor:
     """The record of a probe at the answer rows alone, along its `query` axis."""
     record = run[probe]
-    known = {position: i for i, position in enumerate(record.labels("query"))}
-    rows = torch.tensor([known[position] for position in run.answer_rows])
+    rows = torch.tensor(record.places("query", run.answer_rows))
     return record.values.index_select(record.axis("query"), rows)
 
 

@@ -15,7 +15,7 @@ from ..lmm import LMM
 from ..pictures import Picture
 from ..probes import LogitLens, TokenProbability
 from ..readout import readout
-from ..results import Run
+from ..results import Recorded, Run
 from ..tokens import ImageSpan
 
 
@@ -93,7 +93,7 @@ def image_lens(
     probe = LogitLens("image", layers, top_k=top_k)
     shown, run = _run(lmm, picture, prompt, as_graph(graph) | probe)
     record = run[probe]
-    values = record.values[:, 0, _image_rows(run, record.labels("query"))]
+    values = record.values[:, 0, _image_rows(run, record)]
     ids: Int[torch.Tensor, "layer patch rank"] = values[..., 0].long()
     words = tuple(
         tuple(tuple(word.strip() for word in _words(lmm, patch)) for patch in block)
@@ -125,7 +125,7 @@ def word_lens(
     probe = TokenProbability("image", layers, tokens=ids)
     shown, run = _run(lmm, picture, prompt, as_graph(graph) | probe)
     record = run[probe]
-    values = record.values[:, 0, _image_rows(run, record.labels("query"))]
+    values = record.values[:, 0, _image_rows(run, record)]
     return WordLens(
         shown,
         run.tokens.images[0][0],
@@ -140,11 +140,10 @@ def _run(lmm: LMM, picture: Picture, prompt: str, graph: Graphlike) -> tuple[Ima
     return encoding.pictures[0][0], lmm.run(encoding, graph=graph)
 
 
-def _image_rows(run: Run, labels: tuple[int, ...]) -> list[int]:
+def _image_rows(run: Run, record: Recorded) -> list[int]:
     """The places along `query` of the patches of the view that shows the whole picture."""
     image = run.tokens.mask("image[0]")[0].nonzero().flatten().tolist()
-    known = {position: i for i, position in enumerate(labels)}
-    return [known[image[token]] for token in run.tokens.images[0][0].tokens_of()]
+    return record.places("query", [image[i] for i in run.tokens.images[0][0].tokens_of()])
 
 
 def _words(lmm: LMM, ids: list[int]) -> list[str]:

@@ -107,7 +107,7 @@ def logit_attribution(
     }
     last = Resid("query", lmm.n_layers - 1, at="post")
     run = lmm.run(encoding, graph=edits | heads | as_graph(streams.values()) | last)
-    at = run[last].labels("query").index(place)
+    (at,) = run[last].places("query", [place])
     final_resid = run[last].values[0, 0, at]
     scale = float(read.scale(final_resid))
     found = {name: run[probe].values[:, 0, at] / scale for name, probe in streams.items()}

@@ -146,10 +146,9 @@ def _map(
 ) -> Float[np.ndarray, "layer token"] | None:
     """Attention of the rows that name an object to each image token; None if it is not named."""
     record, later = run[way.maps], way.row == "token"
-    known = {position: i for i, position in enumerate(record.labels("query"))}
     named = naming_rows(lmm, run, thing.words, sample)
-    positions = [run.answer_rows[row] + later for row in named]
-    wanted = [known[position] for position in positions if position in known]
+    positions = {run.answer_rows[row] + later for row in named} & {*record.labels("query")}
+    wanted = record.places("query", sorted(positions))
     if not wanted:
         return None
     size = run.tokens.images[sample][0].size
@@ -160,9 +159,8 @@ def _sinks(lmm: LMM, run: Run, sample: int, way: Way) -> Bool[np.ndarray, "layer
     if not way.without_sinks:
         return None
     record = run[way.phi]
-    known = {position: i for i, position in enumerate(record.labels("query"))}
     image = run.tokens.mask("image")[sample].nonzero().flatten().tolist()
-    phi = record.values[:, sample, [known[position] for position in image]]
+    phi = record.values[:, sample, record.places("query", image)]
     return (phi >= lmm.sinks.tau).numpy()
 
 

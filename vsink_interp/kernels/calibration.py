@@ -15,7 +15,7 @@ def calibrate(
     """Let the sinks of each head keep the share ``keep``; their rows give the rest to all others.
 
     Yu et al. (2024), arXiv 2406.15765, as in their released code: a key is a sink of a head if the
-    rows that can see it give it more than ``bounds`` on average. What sinks lose goes to every
+    rows from it on give it more than ``bounds`` on average. What sinks lose goes to every
     other key of the row, in proportion to what it has. A row that has nothing but sinks is left as
     it is, and every row keeps its sum.
 
@@ -32,7 +32,7 @@ def calibrate(
     if counted is not None and positions is not None:
         keys = torch.arange(pattern.shape[-1], device=pattern.device)
         seen = counted[..., None] & (positions[:, None] >= keys)
-        sums = (wide * counted[:, None, :, None]).sum(2)
+        sums = (wide * seen[:, None]).sum(2)
         means = sums / seen.sum(1).clamp_min(1)[:, None]
         judged = torch.where(counted[:, None, :, None], means[:, :, None], wide)
     others = wide.masked_fill(judged > bounds[:, :, None], 0.0)

@@ -185,11 +185,10 @@ def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
         )
     record = run[probe]
     span = run.tokens.images[0][0]
-    known = list(record.labels("query"))
-    rows = [row for row in run.answer_rows if row in known]
+    rows = [row for row in run.answer_rows if row in record.labels("query")]
     labels = [run.words[0][row + 1].strip() for row in rows] if rows else ["all rows"]
     values = record.values[:, 0].float().mean(0)
-    values = values[[known.index(row) for row in rows]] if rows else values.mean(0, keepdim=True)
+    values = values[record.places("query", rows)] if rows else values.mean(0, keepdim=True)
     layers = record.labels("layer")
     sinks = _sinks(run, span, tau, layers)
     told = "" if tau is None else f"; {_boxed(sinks)}"
@@ -214,9 +213,9 @@ def _sinks(
         raise ResultError(f"tau={tau} boxes sinks by phi: record probes.SinkValue() as well")
     record = run[probe]
     image = run.tokens.mask("image")[0].nonzero().flatten().tolist()[: span.size]
-    known, blocks = list(record.labels("query")), list(record.labels("layer"))
-    phi = record.values[[blocks.index(layer) for layer in layers if layer in blocks], 0]
-    return (phi[:, [known.index(place) for place in image]] >= tau).any(0).numpy()
+    blocks = [layer for layer in layers if layer in record.labels("layer")]
+    phi = record.values[record.places("layer", blocks), 0]
+    return (phi[:, record.places("query", image)] >= tau).any(0).numpy()
 
 
 def telling(words: tuple[str, ...]) -> list[int]:
