@@ -56,7 +56,7 @@ def settings(tokens: list[int]) -> Iterator[Setting]:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="600 tokens, 2 blocks, few rounds")
+    parser.add_argument("--quick", action="store_true", help="600 tokens, 2 layers, few rounds")
     parser.add_argument(
         "--json", type=Path, help="where to keep the figures; added to setting by setting"
     )

@@ -31,9 +31,9 @@ def head_loop(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Ten
         return pattern
     span = image[0].nonzero().flatten()
     first, last = int(span[0]), int(span[-1]) + 1
-    picture = pattern[..., first:last]
-    portion = pattern[..., visual].sum(-1) / (picture + 1e-6).sum(-1)
-    chosen = (portion <= 1 - RHO) & (picture.sum(-1) >= FLOOR) & rows[:, None]
+    image = pattern[..., first:last]
+    portion = pattern[..., visual].sum(-1) / (image + 1e-6).sum(-1)
+    chosen = (portion <= 1 - RHO) & (image.sum(-1) >= FLOOR) & rows[:, None]
     for head in range(pattern.shape[1]):
         picked = chosen[0, head].nonzero().flatten()
         if not len(picked):
@@ -66,8 +66,8 @@ def vectorised(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Te
 @contextmanager
 def patched(lmm: vi.LMM, encoding: vi.Encoding, edit: Callable[..., Tensor]) -> Iterator[None]:
     """The model with eager attention and VAR written into it; sinks are given, not looked for."""
-    layers, config = lmm.wrapped.layers, lmm.wrapped.layers[0].self_attn.config
-    image, length = encoding.tokens.mask("image"), encoding.tokens.length
+    layers, config = lmm.hooked.layers, lmm.hooked.layers[0].self_attn.config
+    image, length = encoding.layout.mask("image"), encoding.layout.length
     probe = vi.probes.SinkValue()
     phi = lmm.run(encoding, graph=probe)[probe].values
 

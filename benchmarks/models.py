@@ -32,7 +32,7 @@ class Size:
 
 
 def build(tokens: int, size: Size, attention: str = "sdpa") -> vi.LMM:
-    """A LLaVA with a one-block tower and a decoder of `size`, for prompts of `tokens` tokens."""
+    """A LLaVA with a one-layer tower and a decoder of `size`, for prompts of `tokens` tokens."""
     torch.manual_seed(0)
     grid, width = GRIDS[tokens], size.width
     config = LlavaConfig(
@@ -88,7 +88,7 @@ def processor(grid: int) -> LlavaProcessor:
 
 
 def prompt(lmm: vi.LMM, tokens: int) -> vi.Encoding:
-    """A prompt of about `tokens` tokens: one picture, the rest text."""
+    """A prompt of about `tokens` tokens: one image, the rest text."""
     side = GRIDS[tokens] * 4
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     text = " ".join(f"w{i}" for i in range(tokens - GRIDS[tokens] ** 2 - 4))

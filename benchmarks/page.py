@@ -9,17 +9,17 @@ from vsink_interp.plot.style import MUTED, new_figure, png, tidy
 DOCS = Path(__file__).parents[1] / "docs"
 WHAT = {
     "empty-plan": "armed, nothing asked for",
-    "knockout-prefill": "`Knockout('image -> query generated')`, every block",
-    "var-prefill": "`VAR()`, every block",
-    "probe-text-rows": "`SegmentMass()`, text rows, every block",
-    "probe-all-rows": "`SegmentMass(rows='all')`, every block",
+    "knockout-prefill": "`Knockout('image -> query generated')`, every layer",
+    "var-prefill": "`VAR()`, every layer",
+    "probe-text-rows": "`SegmentMass()`, text rows, every layer",
+    "probe-all-rows": "`SegmentMass(rows='all')`, every layer",
     "eager": "eager attention, nothing asked for",
     "eager-var": "VAR on the whole pattern, vectorised, eager",
     "released-var": "VAR head by head, as released, eager",
     "empty-decode": "armed, nothing asked for",
-    "knockout-decode": "`Knockout('image -> query generated')`, every block",
-    "var-decode": "`VAR()`, every block",
-    "probe-decode": "`SegmentMass()`, every block",
+    "knockout-decode": "`Knockout('image -> query generated')`, every layer",
+    "var-decode": "`VAR()`, every layer",
+    "probe-decode": "`SegmentMass()`, every layer",
     "dropped-decode": "`DropKeys('image')` after the prefill",
     "eager-decode": "eager attention, nothing asked for",
     "eager-var-decode": "VAR on the whole pattern, vectorised, eager",
@@ -28,7 +28,7 @@ WHAT = {
     "knockout-answer": "`Knockout('image -> query generated')`",
     "var-answer": "`VAR()`",
     "probe-answer": "`SegmentMass()`",
-    "three-answer": "knockout from block 4, VAR and masses at once",
+    "three-answer": "knockout from layer 4, VAR and masses at once",
 }
 TARGETS = {
     "var-prefill": 1.06,
@@ -45,7 +45,7 @@ HEAD = """# What it costs
 Ratios to plain SDPA in the same run: 1.00 is the model alone. Median over interleaved rounds of
 CPU-time ratios on one thread, with the least and the largest; *A/A* is plain SDPA against itself,
 and what lies inside its spread is noise. Decoders have width 1,024, 16 heads and random weights
-(8 blocks at 600 tokens, 4 at more), in fp32; sinks are planted, one token in forty. `make bench`
+(8 layers at 600 tokens, 4 at more), in fp32; sinks are planted, one token in forty. `make bench`
 measures them again. These were taken on two cores shared with other work, which widens the spreads;
 what was *asked for* was set before measuring, and is not met everywhere.
 
@@ -58,7 +58,7 @@ TITLES = {
 TOY = """
 ## Whole answers of the toy LMM
 
-17 tokens, from the encoded picture and prompt on. A forward pass of the toy takes a few
+17 tokens, from the encoded image and prompt on. A forward pass of the toy takes a few
 milliseconds, so this is what opening a trace and planning cost, rather than attention.
 """
 

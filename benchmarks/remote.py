@@ -13,15 +13,14 @@ from unittest.mock import patch
 import vsink_interp as vi
 from tests import tiny
 from tests.remote.conftest import Loopback
-from vsink_interp.engine import Hosted, Server
-from vsink_interp.engine.remote import send
-from vsink_interp.engine.server import Submitting
 from vsink_interp.families import FAMILIES
+from vsink_interp.remote.client import Server, Submitting
+from vsink_interp.remote.request import Hosted, send
 from vsink_interp.toy import weights_dir
 
 GRAPHS = {
     "nothing": vi.EditGraph(),
-    "Knockout, all blocks": vi.Knockout("image -> query generated"),
+    "Knockout, all layers": vi.Knockout("image -> query generated"),
     "VAR": vi.VAR(),
     "VAR, SegmentMass, SinkValue": vi.VAR() | vi.probes.SegmentMass() | vi.probes.SinkValue(),
     "AttentionMaps": vi.probes.AttentionMaps(),
@@ -82,11 +81,9 @@ def weigh(lmm, graph, n_new):
     """Seconds to compile, bytes to send, bytes that come back at most; with 576 image tokens."""
     session = lmm.session(Server("http://127.0.0.1:1", watch=silent))
     began = time.perf_counter()
-    session.generate(
-        tiny.picture().resize((672, 672)), "what is this ?", graph, max_new_tokens=n_new
-    )
+    session.generate(tiny.image().resize((672, 672)), "what is this ?", graph, max_new_tokens=n_new)
     compiled = time.perf_counter() - began
-    hosted: Hosted = lmm.place.hosted
+    hosted: Hosted = lmm.backend.hosted
     backend = Submitting(hosted.key, host="http://127.0.0.1:1", env={}, blocking=False)
 
     def stop(*_):
@@ -105,7 +102,7 @@ def main():
     for name, make in (("LLaVA-1.5", large), ("Qwen2-VL", large_qwen)):
         with tempfile.TemporaryDirectory() as folder:
             processor = make(Path(folder))
-            with patch("vsink_interp.opened.load_processor", return_value=processor):
+            with patch("vsink_interp.model.lmm_base.load_processor", return_value=processor):
                 lmm = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
             lmm.sinks = vi.SinkDims((1415, 2533), 20.0)
             for graph_name, graph in GRAPHS.items():
@@ -123,13 +120,13 @@ def with_loopback():
             lmm = vi.LMM.from_pretrained(weights_dir, remote=server.server(watch=silent))
             here = vi.LMM.toy()
             lmm.sinks = here.sinks
-            picture = vi.toy.scene(0).image
+            image = vi.toy.scene(0).image
             for place, model in (("here", here), ("on loopback", lmm)):
                 for name, graph in GRAPHS.items():
-                    model.generate(picture, "what is this ?", graph, max_new_tokens=8)
+                    model.generate(image, "what is this ?", graph, max_new_tokens=8)
                     began = time.perf_counter()
                     for _ in range(3):
-                        model.generate(picture, "what is this ?", graph, max_new_tokens=8)
+                        model.generate(image, "what is this ?", graph, max_new_tokens=8)
                     seconds = (time.perf_counter() - began) / 3
                     print(f"| toy, {place}: {name} | {seconds:.3f} s |")
         finally:

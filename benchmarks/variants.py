@@ -58,7 +58,7 @@ class Clock:
 @contextmanager
 def attention_of(lmm: vi.LMM, name: str) -> Iterator[None]:
     """The decoder with another of transformers' own attention functions."""
-    config = lmm.wrapped.layers[0].self_attn.config
+    config = lmm.hooked.layers[0].self_attn.config
     before, config._attn_implementation = config._attn_implementation, name
     try:
         yield
@@ -84,7 +84,7 @@ def attention(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
 
 
 def answers(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
-    """Whole answers, picture and all."""
+    """Whole answers, image and all."""
 
     def plain() -> float:
         return timed(lambda: _decode_plain(lmm, encoding, None))

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from vsink_interp import LMM
-from vsink_interp.capabilities import Capabilities, Capability
 from vsink_interp.families import FAMILIES, REFUSED, Family
+from vsink_interp.model.capabilities import Capabilities, Capability
 
 PAGE = Path(__file__).with_name("families.md")
 HEAD = """# Model families
@@ -16,7 +16,7 @@ HEAD = """# Model families
 <!-- Written by docs/gen_families.py from the self-check of every family; edit the families. -->
 
 A family is a filled form in `vsink_interp/families/`: where the parts of a model are, and how its
-processor turns pictures into tokens. Names, flows, edits and probes are the same in all of them.
+processor turns images into tokens. Names, flows, edits and probes are the same in all of them.
 
 What stands below was tried, on a tiny random model of each family built from its real classes:
 reading a hook point changed no bit of the logits, and overwriting it changed the logits, in the
@@ -28,34 +28,34 @@ SIGHT = {
     "causal": "what came before",
     "image blocks": "what came before, and all of its own image",
     "prefix": "the whole prompt; an answer, what came before",
-    "cross-attention": "what came before; pictures, which are no tokens, in blocks of their own",
+    "cross-attention": "what came before; images, which are no tokens, in layers of their own",
 }
 TAIL = """
-`yes`: read and written wherever it occurs. `some`: so in some blocks, which
-`lmm.blocks_with("attn.hook_pattern")` names; a node that names others is refused. {why}.
+`yes`: read and written wherever it occurs. `some`: so in some layers, which
+`lmm.layers_with("attn.hook_pattern")` names; a node that names others is refused. {why}.
 
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
-Sliding-window blocks are edited like others, and keys are counted from the first token of the
+Sliding-window layers are edited like others, and keys are counted from the first token of the
 prompt; a cut that leaves a window nothing is refused.
 
-**DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first blocks, at
-image tokens: there `hook_resid_pre` of a block is not `hook_resid_post` of the one before it.
+**DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first layers, at
+image tokens: there `hook_resid_pre` of a layer is not `hook_resid_post` of the one before it.
 
-**Linear attention** (Qwen3.5, three of four blocks) has a state in place of keys, and no pattern:
-edits inside attention act in the other blocks. What is cut there still flows through the linear
+**Linear attention** (Qwen3.5, three of four layers) has a state in place of keys, and no pattern:
+edits inside attention act in the other layers. What is cut there still flows through the linear
 ones. Heads are gated after the pattern weighs the values; `attn.hook_z` lies behind the gate.
 
-**Cross-attention** (Mllama) reads the pictures in some blocks; they are no tokens of the prompt, so
+**Cross-attention** (Mllama) reads the images in some layers; they are no tokens of the prompt, so
 a group `image` is refused with this reason, and with it VAR, maps and knockouts of image tokens.
-The other blocks attend to the prompt, BOS sinks included, and are edited like any model's. In
-blocks of cross-attention there are the residual stream and the MLP's hidden layer; without a
-picture they are passed over, and a node there is refused. Every prompt of a batch has the same
-number of pictures.
+The other layers attend to the prompt, BOS sinks included, and are edited like any model's. In
+layers of cross-attention there are the residual stream and the MLP's hidden layer; without a
+image they are passed over, and a node there is refused. Every prompt of a batch has the same
+number of images.
 
 **A model of no known family** is looked at when it is opened. Where its parts have the usual names
 it works, prints as *inferred*, is checked at once, and its image tokens have no place in the
-picture. [Add a family](adding-a-family.md) to give it one.
+image. [Add a family](adding-a-family.md) to give it one.
 
 **Refused, by name:**
 
@@ -63,10 +63,10 @@ picture. [Add a family](adding-a-family.md) to give it one.
 
 **Processors.** Most processors of these families also hold a video processor, which needs
 torchvision. Where it is not installed, `LMM.from_pretrained` uses the official class with its image
-processor and tokenizer alone: prompts and pictures are its own code, videos are not supported.
+processor and tokenizer alone: prompts and images are its own code, videos are not supported.
 
 `make tl` compares such a processor with the official one beside torchvision, family by family, on
-three pictures of other shapes. Token ids, masks and grids are equal. So are pixels where a picture
+three images of other shapes. Token ids, masks and grids are equal. So are pixels where an image
 needs no resizing; else they differ by up to 12 of 255 levels of brightness at single pixels and by
 0.04 on average, for PIL and torchvision resize with kernels of their own.
 """
@@ -82,14 +82,14 @@ def cell(one: Capability, check: Capabilities, reasons: list[str]) -> str:
     """One hook point of one family."""
     if not one.works:
         return f"({reasons.index(one.reason) + 1})"
-    depth = max(other.blocks for other in check.hooks if other.hook.startswith("blocks."))
-    return "some" if one.hook.startswith("blocks.") and one.blocks < depth else "yes"
+    depth = max(other.n_layers for other in check.hooks if other.hook.startswith("blocks."))
+    return "some" if one.hook.startswith("blocks.") and one.n_layers < depth else "yes"
 
 
 def page(checks: list[Capabilities]) -> str:
     """The whole page."""
     forms = {family.name: family for family in FAMILIES}
-    lines = ["| family | model types | decoder blocks | what a row sees |", "|---|---|---|---|"]
+    lines = ["| family | model types | decoder layers | what a row sees |", "|---|---|---|---|"]
     lines += [about(forms[check.family]) for check in checks]
     names = " | ".join(check.family for check in checks)
     lines += ["", f"| hook point | {names} |", "|---|" + "---|" * len(checks)]

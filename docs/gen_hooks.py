@@ -7,7 +7,7 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from vsink_interp.hooks import HOOKS, HookPoint
+from vsink_interp.graph.hook_points import HOOKS, HookPoint
 
 PAGE = Path(__file__).with_name("hook-points.md")
 HEAD = """# Hook points
@@ -18,30 +18,30 @@ A hook point is a named place in the forward pass. Names and axes are Transforme
 is in forward order, and is the one that the library itself works from. `lmm.hooks` lists the names
 that a model offers; asking for another raises `CapabilityError`.
 
-`{layer}` counts blocks from 0. Edits and probes leave the prefix away and name their blocks apart:
+`{layer}` counts layers from 0. Edits and probes leave the prefix away and name their layers apart:
 `hook="attn.hook_pattern", layers="12:"`. A place marked *computed* lies inside the attention
 function: it exists for the rows that an edit or probe asks for, and costs nothing otherwise.
 
 """
 TITLES = {
     None: "Once per model",
-    "blocks": "In every decoder block",
-    "vision_encoder.blocks": "In every block of the vision encoder",
+    "blocks": "In every decoder layer",
+    "vision_encoder.blocks": "In every layer of the vision encoder",
 }
-LAYERS = """## Naming blocks
+LAYERS = """## Naming layers
 
 | write | and mean |
 |---|---|
-| `":"` | every block |
-| `"12:"` | from block 12 on, 12 included |
+| `":"` | every layer |
+| `"12:"` | from layer 12 on, 12 included |
 | `":12"` | the first twelve, 0 to 11 |
 | `"-4:"` | the last four |
 | `"4:20"` | 4 to 19 |
 | `"except 4:20"` | all but 4 to 19 |
 | `"0,3,7"` or `(0, 3, 7)` | these three |
-| `5` | block 5 |
+| `5` | layer 5 |
 
-A block that the model lacks is an error, never an empty range.
+A layer that the model lacks is an error, never an empty range.
 """
 
 

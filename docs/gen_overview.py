@@ -1,4 +1,4 @@
-"""Draw docs/assets/overview.png, the picture of the README: `python docs/gen_overview.py`."""
+"""Draw docs/assets/overview.png, the image of the README: `python docs/gen_overview.py`."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 import vsink_interp as vi
 from vsink_interp import experiments as ex
 
-PICTURE = Path(__file__).parent / "assets" / "overview.png"
+ASSET = Path(__file__).parent / "assets" / "overview.png"
 SCENES = 16
 
 
@@ -23,8 +23,8 @@ def main() -> None:
         ex.word_maps(lmm, vi.toy.scene(seed).image, "describe the image") for seed in range(SCENES)
     ]
     best = max((maps.at(maps.most_changed) for maps in every), key=moved)
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_bytes(vi.plot.png(vi.plot.overview(best)))
+    ASSET.parent.mkdir(exist_ok=True)
+    ASSET.write_bytes(vi.plot.png(vi.plot.overview(best)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Quickstart
 #
-# From a picture to its attention sinks, and to an answer that was changed. Everything here runs
+# From an image to its attention sinks, and to an answer that was changed. Everything here runs
 # offline on the toy LMM that ships with the package, in about a minute; the same lines run on
 # LLaVA-1.5-7B. The two papers behind it: Kang et al., ICLR 2025 (visual attention sinks, VAR) and
 # Kaduri et al., CVPR 2025 (attention by token type, knockout).
@@ -34,7 +34,7 @@ lmm = vi.LMM.from_pretrained(name) if name else vi.LMM.toy()
 lmm
 
 # %% [markdown]
-# ## A picture whose truth is known
+# ## An image whose truth is known
 # A toy scene comes with exact object masks, so answers can be scored.
 
 # %%
@@ -48,8 +48,8 @@ scene.image.resize((256, 256), resample=0)
 
 # %%
 run = lmm.generate(scene.image, prompt)
-print(run.text, run.tokens, sep="\n")
-assert run.tokens.mask("image").sum() == run.tokens.images[0][0].size
+print(run.text, run.layout, sep="\n")
+assert run.layout.mask("image").sum() == run.layout.images[0][0].size
 
 # %% [markdown]
 # ## Which words of the prompt does it read?
@@ -75,7 +75,7 @@ vi.plot.spectrum(ex.spectrum(lmm, scene.image, prompt))
 cases = ex.Cases.scenes(16)
 phi = ex.sink_values(lmm, cases)
 assert phi.phi.max() <= lmm.d_model**0.5  # phi is bounded by the square root of the width
-print(f"{phi.sinks_per_case:.1f} visual sinks per picture and block")
+print(f"{phi.sinks_per_case:.1f} visual sinks per image and layer")
 vi.plot.phi_histogram(phi)
 
 # %% [markdown]
@@ -96,7 +96,7 @@ vi.plot.overlay(maps)
 vi.plot.heads(ex.image_heads(lmm, cases))
 
 # %% [markdown]
-# ## Attention by segment over the blocks
+# ## Attention by segment over the layers
 
 # %%
 shares = ex.segment_mass(lmm, cases)
@@ -104,8 +104,8 @@ assert np.allclose(shares.mean.sum(1), 1, atol=1e-4)
 vi.plot.segment_mass(shares, ex.three_way(lmm, cases))
 
 # %% [markdown]
-# ## Knockout from block l on
-# Cut a flow from block l on and see what is left of the description: where a curve rises, the
+# ## Knockout from layer l on
+# Cut a flow from layer l on and see what is left of the description: where a curve rises, the
 # information has passed.
 
 # %%
@@ -137,7 +137,7 @@ graph = vi.Knockout("image -> query generated", "4:") | image_mass
 cut = lmm.generate(scene.image, prompt, graph)
 print(graph, cut.text, sep="\n")
 record = cut[image_mass].mean("batch", "head")
-assert record.at(query=cut.answer_rows[0]).values[4:].max() == 0  # nothing flows from block 4 on
+assert record.at(query=cut.answer_rows[0]).values[4:].max() == 0  # nothing flows from layer 4 on
 record.at(query=cut.answer_rows[0]).values
 
 # %% [markdown]

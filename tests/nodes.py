@@ -32,7 +32,7 @@ def loudest(mlp_out, site) -> Float[Tensor, "batch d_model"]:
 
 
 NORMED = ("attn.q_norm.hook_out", "attn.k_norm.hook_out")
-"""Hook points that LLaMA's blocks lack: `families/test_norms.py` has them."""
+"""Hook points that LLaMA's layers lack: `families/test_norms.py` has them."""
 POINTS = [point for point in vi.HOOKS if point.name not in NORMED]
 HOOKS = [point.name if point.stack == "blocks" else point.template for point in POINTS]
 """The hook points of the tiny LLaVA, as `Fn` and `Activation` name them."""
@@ -53,11 +53,11 @@ KNOCKOUTS = {
     "sinks of a head": vi.Knockout("sink & image -> query generated", "1:", heads=(2,)),
 }
 ABLATIONS = {
-    "visual sinks": vi.Ablate("sink & image"),
-    "control": vi.Ablate("sink & image", control=3, pool="all"),
-    "one control": vi.Ablate("sink & image", "1:", control=3, pool="all", redraw=False),
-    "places": vi.Ablate((4, 7), target="query"),
-    "system": vi.Ablate("system"),
+    "visual sinks": vi.HideKeys("sink & image"),
+    "control": vi.HideKeys("sink & image", control=3, pool="all"),
+    "one control": vi.HideKeys("sink & image", "1:", control=3, pool="all", redraw=False),
+    "places": vi.HideKeys((4, 7), target="query"),
+    "system": vi.HideKeys("system"),
 }
 VARS = {
     "paper": vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1),
@@ -86,15 +86,15 @@ DROPS = {
 }
 """Edits of the cache: they act between passes, so their laws are in `edits/test_drop_keys.py`."""
 CONTRASTS = {
-    "noised picture": vi.edits.Contrast("noise", beta=0.0, seed=3),
+    "noised image": vi.edits.Contrast("noise", beta=0.0, seed=3),
     "disturbed instruction": vi.edits.Contrast(prefix="you are a big blue friend", beta=0.0),
 }
 OTHER = tiny.lmm().run(
-    tiny.lmm().encode(tiny.picture(9), "count"),
+    tiny.lmm().encode(tiny.image(9), "count"),
     graph=probes.Activation("hook_resid_pre") | probes.Activation("attn.hook_z"),
 )
 PATCHES = {
-    "patched picture": vi.edits.Patch("hook_resid_pre", OTHER, "1:3", rows="image[0]"),
+    "patched image": vi.edits.Patch("hook_resid_pre", OTHER, "1:3", rows="image[0]"),
     "patched heads": vi.edits.Patch("attn.hook_z", OTHER, rows="image[0]"),
 }
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}

@@ -14,8 +14,8 @@ def foreign_graph(tmp_path):
     return vi.EditGraph.load(path)
 
 
-def test_a_graph_for_another_model_names_the_blocks(foreign_graph):
-    with pytest.raises(vi.NotationError, match=r"'16:'.*no block 16; this model has 4, 0 to 3"):
+def test_a_graph_for_another_model_names_the_layers(foreign_graph):
+    with pytest.raises(vi.NotationError, match=r"'16:'.*no layer 16; this model has 4, 0 to 3"):
         tiny.lmm().run(tiny.encode(), graph=foreign_graph)
 
 
@@ -28,24 +28,24 @@ def test_sinks_of_another_model_are_refused():
 @pytest.mark.parametrize(
     ("graph", "error", "why"),
     [
-        (vi.Knockout("system -> query", (0, 9)), vi.NotationError, "no block 9"),
+        (vi.Knockout("system -> query", (0, 9)), vi.NotationError, "no layer 9"),
         (vi.Knockout("image[1] -> query"), vi.LayoutError, r"it is: bos\[1\] system\[2\] image"),
         (vi.Knockout("bos -> bos"), vi.LayoutError, "nothing to attend to"),
         (vi.Knockout("prompt -> query"), vi.LayoutError, "take a segment out"),
         (
             vi.Knockout("image -> query") | vi.Knockout("~image -> query"),
             vi.LayoutError,
-            "together leave rows of blocks",
+            "together leave rows of layers",
         ),
         (
-            vi.Ablate("bos system image") | vi.Knockout("query generated -> query generated"),
+            vi.HideKeys("bos system image") | vi.Knockout("query generated -> query generated"),
             vi.LayoutError,
-            "together leave rows of blocks",
+            "together leave rows of layers",
         ),
         (
             nodes.FNS["hook_embed"] | vi.Knockout("image -> query", 4),
             vi.NotationError,
-            "no block 4",
+            "no layer 4",
         ),
     ],
 )

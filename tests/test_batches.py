@@ -33,7 +33,7 @@ def test_an_answer_that_ends_early_does_not_disturb_the_others(name):
     free = lmm.generate(batch, graph=edit, max_new_tokens=N)
     token, lengths = ending_early(free.generated)
     run = lmm.generate(batch, graph=edit, max_new_tokens=N, eos_token_id=token)
-    assert run.tokens.mask("generated").sum(-1).tolist() == lengths
+    assert run.layout.mask("generated").sum(-1).tolist() == lengths
     for i, length in enumerate(lengths):
         assert torch.equal(run.generated[i, :length], free.generated[i, :length])
         assert (run.generated[i, length:] == 0).all()
@@ -41,7 +41,7 @@ def test_an_answer_that_ends_early_does_not_disturb_the_others(name):
 
 
 def lonely(*names):
-    """A model whose tau leaves visual sinks in block 2 to one of these prompts, and which one."""
+    """A model whose tau leaves visual sinks in layer 2 to one of these prompts, and which one."""
     lmm = tiny.fresh()
     probe = SinkValue("image", AT)
     largest = [float(lmm.run(tiny.encode(n), graph=probe)[probe].values.max()) for n in names]
@@ -55,7 +55,7 @@ OF_SINKS = {
     "paper": vi.VAR(p=0.6, rho=0.2, min_image_mass=0.05, layers=AT),
     "released code": vi.VAR(p=0.2, rho=0.8, min_image_mass=0.05, layers=AT, mode="released-code"),
     "knockout": vi.Knockout("sink & image -> query generated", AT),
-    "ablation": vi.Ablate("sink & image", AT),
+    "ablation": vi.HideKeys("sink & image", AT),
     "scores": vi.edits.AddScores("sink & image", 2.0, layers=AT),
     "mass": vi.edits.Redistribute("sink & image", "image", 0.9, layers=AT),
     "dropped": vi.DropKeys("sink & image", AT),

@@ -51,7 +51,7 @@ def test_the_benchmark_page_is_fresh(monkeypatch):
 
 
 def test_every_command_is_on_the_command_line_page():
-    from vsink_interp.cli import app
+    from vsink_interp.cli.main import app
 
     told = set(
         re.findall(r"^\| `vsink (\S+?)[ `]", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)

@@ -19,26 +19,26 @@ INERT_IN_A_PASS = {
     "rows before the image": lambda: vi.Knockout("image -> system"),
     "rows before the keys, scores": lambda: AddScores("query", 5.0, rows="image"),
     "rows before the keys, scaled": lambda: ScaleScores("query", 5.0, rows="system"),
-    "rows before the keys, ablated": lambda: vi.Ablate("query", target="system"),
+    "rows before the keys, ablated": lambda: vi.HideKeys("query", target="system"),
     "generated keys": lambda: vi.Knockout("generated -> query generated"),
     "generated rows": lambda: vi.Knockout("image -> generated"),
-    "generated tokens ablated": lambda: vi.Ablate("generated"),
+    "generated tokens ablated": lambda: vi.HideKeys("generated"),
     "generated keys scaled": lambda: ScaleKeys("generated", 0.0),
     "generated scores": lambda: AddScores("generated", 5.0),
     "mass moved to what is not there": lambda: Redistribute("bos", "generated", 0.5),
     "mass moved to itself": lambda: Redistribute("image", "image", 0.5),
     "rows of a probe": lambda: probes.SegmentMass("generated"),
-    "layers outside the blocks": lambda: probes.Activation("hook_embed", "1:"),
+    "layers outside the layers": lambda: probes.Activation("hook_embed", "1:"),
     "layers of the logits": lambda: probes.Logits(layers="99:"),
     "layers of a hook function": lambda: vi.Fn("ln_final.hook_out", abs, layers=(3,)),
     "first token without generated": lambda: vi.Knockout("image -> query", first_token=True),
     "tau out of reach": lambda: vi.VAR(tau=1e9),
     "tau below all": lambda: vi.VAR(tau=-1.0),
     "tau no number": lambda: vi.VAR(tau=float("nan")),
-    "a block that VAR leaves alone": lambda: vi.VAR(layers=(1, tiny.LAYERS - 1)),
+    "a layer that VAR leaves alone": lambda: vi.VAR(layers=(1, tiny.LAYERS - 1)),
     "a head copied onto itself": lambda: CopyHead(0, heads=(0,)),
     "a head copied onto itself twice": lambda: CopyHead(0, heads=(0, 0)),
-    "a pool without a control": lambda: vi.Ablate("image", pool="query"),
+    "a pool without a control": lambda: vi.HideKeys("image", pool="query"),
     "dimensions, none": lambda: probes.SinkValue(dims=()),
     "dimensions beyond the model": lambda: probes.SinkValue(dims=(tiny.WIDTH,)),
 }
@@ -68,7 +68,7 @@ ON_DROPPED_KEYS = {
     "before the drop": ScaleScores("image", 3.0, rows="generated") | vi.DropKeys("image"),
     "mass moved there": vi.DropKeys("image") | Redistribute("bos", "image", 0.9, rows="generated"),
     "mass taken there": vi.DropKeys("image") | Redistribute("image", "bos", 0.9, rows="generated"),
-    "in blocks all cut": vi.DropKeys("image", "1:")
+    "in layers all cut": vi.DropKeys("image", "1:")
     | AddScores("image", 3.0, rows="generated", layers=2),
     "by two drops": vi.DropKeys("image")
     | vi.DropKeys("bos")
@@ -85,7 +85,7 @@ ON_DROPPED_KEYS = {
 
 ON_OTHERS_TOO = {
     "rows of the prompt": AddScores("image", 3.0),
-    "a block that keeps its keys": AddScores("image", 3.0, rows="generated", layers=":2"),
+    "a layer that keeps its keys": AddScores("image", 3.0, rows="generated", layers=":2"),
     "keys that stay": AddScores("system image", 3.0, rows="generated"),
     "generated keys": AddScores("image generated", 3.0, rows="generated"),
 }
@@ -100,11 +100,11 @@ def test_what_acts_beside_dropped_keys_runs_and_acts(name):
 
 
 def test_what_is_said_about_a_server_is_refused_without_one(tmp_path):
-    lmm, (picture, prompt) = tiny.lmm(), tiny.PROMPTS["one image"]
+    lmm, (image, prompt) = tiny.lmm(), tiny.PROMPTS["one image"]
     for ask in (
-        lambda: lmm.run(picture, prompt, allow_large=True),
-        lambda: lmm.generate(picture, prompt, allow_large=True),
-        lambda: vi.run_dataset(lmm, [(picture, prompt)], folder=tmp_path, allow_large=True),
+        lambda: lmm.run(image, prompt, allow_large=True),
+        lambda: lmm.generate(image, prompt, allow_large=True),
+        lambda: vi.run_dataset(lmm, [(image, prompt)], folder=tmp_path, allow_large=True),
     ):
         with pytest.raises(vi.InputError, match="allow_large is about what a server sends"):
             ask()
@@ -123,7 +123,7 @@ ON_CUT_EDGES = {
     "keys that two cuts share": CUT
     | vi.Knockout("bos -> generated")
     | AddScores("bos image", 3.0, rows="generated"),
-    "blocks that two cuts share": vi.Knockout("image -> generated", ":2")
+    "layers that two cuts share": vi.Knockout("image -> generated", ":2")
     | vi.Knockout("image -> generated", "2:")
     | AddScores("image", 3.0, rows="generated"),
     "in the heads that are cut": vi.Knockout("image -> generated", heads=(0, 2))
@@ -151,7 +151,7 @@ BESIDE_A_CUT = {
     "other rows": CUT | AddScores("image", 3.0),
     "scaled keys that other rows see": CUT | ScaleKeys("image", 3.0),
     "other keys": CUT | AddScores("system image", 3.0, rows="generated"),
-    "other blocks": vi.Knockout("image -> generated", "1:")
+    "other layers": vi.Knockout("image -> generated", "1:")
     | AddScores("image", 3.0, rows="generated"),
     "other heads": vi.Knockout("image -> generated", heads=(0, 2))
     | AddScores("image", 3.0, rows="generated", heads=(1, 2)),
@@ -196,13 +196,13 @@ BOOLEANS = {
     "heads of an edit": lambda: AddScores("image", 3.0, heads=(True,)),
     "heads of a knockout": lambda: vi.Knockout("image -> query", heads=(0, True)),
     "head copied": lambda: CopyHead(True),
-    "a block": lambda: vi.Knockout("image -> query", layers=True),
+    "a layer": lambda: vi.Knockout("image -> query", layers=True),
     "blocks": lambda: AddScores("image", 3.0, layers=(0, True)),
 }
 
 
 @pytest.mark.parametrize("name", BOOLEANS)
-def test_a_boolean_is_no_number_of_a_head_or_block(name):
+def test_a_boolean_is_no_number_of_a_head_or_layer(name):
     with pytest.raises(vi.NotationError, match="tuple"):
         BOOLEANS[name]()
 
@@ -269,7 +269,7 @@ def test_two_probes_of_one_name_are_refused_not_mixed_up():
 LISTS = """
 import vsink_interp as vi
 from vsink_interp.edits import ScaleScores, SetDims
-given = SetDims([3, 17], 4.0) | vi.Ablate([3]) | vi.probes.SegmentMass(groups=["image"])
+given = SetDims([3, 17], 4.0) | vi.HideKeys([3]) | vi.probes.SegmentMass(groups=["image"])
 given = given | ScaleScores("image", 2.0, heads=[0], layers=[1])
 assert vi.EditGraph.from_json(given.to_json()) == given
 assert hash(given) == hash(vi.EditGraph(*given))
@@ -288,6 +288,6 @@ def test_lists_become_tuples_so_that_nodes_stay_values():
 
 
 def test_positions_are_counted_without_padding():
-    alone = tiny.lmm().run(tiny.encode("short"), graph=vi.Ablate((3, 5)))
-    together = tiny.lmm().run(tiny.batch("one image", "short"), graph=vi.Ablate((3, 5)))
+    alone = tiny.lmm().run(tiny.encode("short"), graph=vi.HideKeys((3, 5)))
+    together = tiny.lmm().run(tiny.batch("one image", "short"), graph=vi.HideKeys((3, 5)))
     torch.testing.assert_close(together.logits[1, -1], alone.logits[0, -1], atol=1e-5, rtol=0)

@@ -13,8 +13,8 @@ import vsink_interp as vi
 from tests import nodes, restated, tiny
 from tests.nodes import EDITS, PROBES, apart, encoding_for, prompt_for, real
 from vsink_interp import probes as probes_module
-from vsink_interp.engine import rows as row_program
-from vsink_interp.graph import CacheEdit
+from vsink_interp.engine import row_program
+from vsink_interp.graph.graph import CacheEdit
 
 ATTENTIONS = ("sdpa", "eager")
 NEAR = 2e-5
@@ -161,15 +161,15 @@ def test_cut_edges_are_exactly_zero_and_only_those(name, attention):
     lmm, encoding, edit = tiny.lmm(attention=attention), tiny.batch(), EDITS[name]
     flow = vi.edits.knockout.parse_flow(edit.flow)
     after = patterns(lmm, encoding, edit)
-    rows, columns = encoding.tokens.mask(flow.target), encoding.tokens.mask(flow.source)
+    rows, columns = encoding.layout.mask(flow.target), encoding.layout.mask(flow.source)
     edges = (rows[:, :, None] & columns[:, None])[:, None]
     seen = torch.ones(edges.shape[-2:]).tril().bool() & real(encoding)[:, None, None]
     seen = seen & real(encoding)[:, None, :, None]
-    cut = [after[layer].masked_select(edges & seen) for layer in edit.blocks(tiny.LAYERS)]
+    cut = [after[layer].masked_select(edges & seen) for layer in edit.resolved_layers(tiny.LAYERS)]
     assert min(len(c) for c in cut) > 100
     assert all((c == 0).all() for c in cut)
     for layer in range(tiny.LAYERS):
-        acts = layer in edit.blocks(tiny.LAYERS)
+        acts = layer in edit.resolved_layers(tiny.LAYERS)
         left = after[layer].masked_select(seen & ~(edges & torch.tensor(acts)))
         assert (left > 0).all(), layer
 
@@ -210,19 +210,19 @@ NEEDS_IMAGE = {"maps", "maps of the prompt", "ratio"}
 def alone_and_together():
     """Per prompt of a batch: its number, padding, and encoding of its own."""
     together = tiny.batch()
-    width = together.tokens.length
+    width = together.layout.length
     for i, prompt in enumerate(tiny.PROMPTS):
         alone = tiny.encode(prompt)
-        yield i, prompt, width - alone.tokens.length, alone
+        yield i, prompt, width - alone.layout.length, alone
 
 
 def graph_alone(edit, encoding):
     """The edit, or None where it refuses a prompt that it could not act on."""
     try:
-        edit.check(encoding.tokens, generates=True)
+        edit.check(encoding.layout, generates=True)
     except vi.LayoutError:
         return None
-    if edit.hook.startswith("vision") and not encoding.pictures[0]:
+    if edit.hook.startswith("vision") and not encoding.images[0]:
         return None
     return edit
 
@@ -312,11 +312,11 @@ def test_prefill_and_decode_equal_one_pass(name):
 
 def longer(encoding, ids):
     """An encoding of prompt and answer; what was generated is still called generated."""
-    new = ids.shape[1] - encoding.tokens.length
+    new = ids.shape[1] - encoding.layout.length
     ones = encoding.inputs["attention_mask"].new_ones(len(ids), new)
     mask = torch.cat([encoding.inputs["attention_mask"], ones], 1)
     inputs = {**encoding.inputs, "input_ids": ids, "attention_mask": mask}
-    return replace(encoding, inputs=inputs, tokens=encoding.tokens.extend(new))
+    return replace(encoding, inputs=inputs, layout=encoding.layout.extend(new))
 
 
 # 5. Row programs equal eager attention.
@@ -358,7 +358,7 @@ COMPARED = [*EAGER, *nodes.VARS]
 def test_edits_equal_plain_eager_attention_over_prompt_and_answer(name, attention):
     encoding, edit = tiny.batch(), EDITS[name]
     reference = tiny.lmm(attention="eager").hf_model
-    ids, logits = restated.answer(reference, encoding.inputs, 16, **by_eager(name, encoding.tokens))
+    ids, logits = restated.answer(reference, encoding.inputs, 16, **by_eager(name, encoding.layout))
     run = tiny.lmm(attention=attention).generate(encoding, graph=edit, max_new_tokens=16)
     assert torch.equal(run.ids, ids)
     assert apart(run.logits, logits) < 1e-5
@@ -371,7 +371,7 @@ def test_edits_equal_plain_eager_attention_over_prompt_and_answer(name, attentio
 @every(["image to query", "query to itself"])
 def test_half_precision_is_no_worse_than_eagers_own(name, attention, dtype):
     encoding, keep = tiny.batch(), real(tiny.batch())
-    edits = by_eager(name, encoding.tokens)
+    edits = by_eager(name, encoding.layout)
     exact = restated.forward(tiny.lmm(attention="eager").hf_model, encoding.inputs, **edits)
     own = restated.forward(tiny.lmm(dtype, "eager").hf_model, encoding.inputs, **edits)
     ours = tiny.lmm(dtype, attention).run(encoding, graph=EDITS[name]).logits
@@ -384,7 +384,7 @@ def test_half_precision_is_no_worse_than_eagers_own(name, attention, dtype):
 def test_blocks_of_rows_give_the_same_logits(name, elements, monkeypatch):
     lmm, encoding = tiny.lmm(), tiny.batch(prompt_for(name), "text")
     whole = lmm.run(encoding, graph=EDITS[name]).logits
-    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", elements)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     assert apart(lmm.run(encoding, graph=EDITS[name]).logits, whole) < NEAR
 
@@ -396,9 +396,9 @@ def test_blocks_of_rows_give_the_same_records(name, elements, padded, monkeypatc
     lmm, probe = tiny.lmm(), PROBES[name]
     encoding = tiny.batch("one image", "image last") if padded else tiny.encode("one image")
     whole = lmm.run(encoding, graph=probe)[probe]
-    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", elements)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
-    blocks = lmm.run(encoding, graph=probe)[probe]
-    assert blocks.axes == whole.axes
-    assert blocks.coords == whole.coords
-    torch.testing.assert_close(blocks.values, whole.values, atol=1e-6, rtol=1e-5, equal_nan=True)
+    layers = lmm.run(encoding, graph=probe)[probe]
+    assert layers.axes == whole.axes
+    assert layers.coords == whole.coords
+    torch.testing.assert_close(layers.values, whole.values, atol=1e-6, rtol=1e-5, equal_nan=True)

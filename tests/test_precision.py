@@ -23,9 +23,9 @@ from transformers.models.llama import modeling_llama
 import vsink_interp as vi
 from tests import nodes, restated, tiny
 from tests.nodes import EDITS, PROBES
-from vsink_interp.engine.taps import head_weight
-from vsink_interp.hooks import find_hook
-from vsink_interp.site import Site, TokenMasks
+from vsink_interp.engine.module_hooks import head_weight
+from vsink_interp.graph.hook_points import find_hook
+from vsink_interp.graph.site import Site, TokenMasks
 
 HALF = [torch.bfloat16, torch.float16]
 MARGIN = 1.15
@@ -52,13 +52,13 @@ class Eager:
 
     def __init__(self, lmm, encoding, node):
         self.lmm, self.node = lmm, node
-        self.masks = TokenMasks(encoding.tokens, torch.device("cpu"))
-        self.blocks = node.blocks(tiny.LAYERS)
+        self.masks = TokenMasks(encoding.layout, torch.device("cpu"))
+        self.taps_by_layer = node.resolved_layers(tiny.LAYERS)
         self.entering, self.constants, self.records = {}, {}, []
 
     def at(self, name, layer, value, extras):
         """The value that attention goes on with."""
-        if self.node.hook != f"attn.hook_{name}" or layer not in self.blocks:
+        if self.node.hook != f"attn.hook_{name}" or layer not in self.taps_by_layer:
             return value
         length = self.masks.layout.length
         phi = torch.from_numpy(restated.phi(self.entering[layer], GAP.dims))
@@ -91,10 +91,10 @@ class Eager:
     def armed(self):
         layers = self.lmm.hf_model.model.language_model.layers
         hooks = [
-            block.register_forward_pre_hook(
+            layer.register_forward_pre_hook(
                 lambda _, args, i=i: self.entering.__setitem__(i, args[0].detach().clone())
             )
-            for i, block in enumerate(layers)
+            for i, layer in enumerate(layers)
         ]
         own, modeling_llama.eager_attention_forward = modeling_llama.eager_attention_forward, self
         try:
@@ -139,7 +139,7 @@ def acting(node):
     for prompt in PROMPTS:
         encoding = tiny.encode(prompt)
         try:
-            node.check(encoding.tokens, generates=False)
+            node.check(encoding.layout, generates=False)
         except vi.LayoutError:
             continue
         yield prompt, encoding
@@ -175,7 +175,7 @@ def test_in_fp32_an_edit_equals_full_eager_attention(name, attention):
     for prompt, encoding in acting(edit):
         want = by_eager(torch.float32, prompt, edit)
         got = lmm_in(torch.float32, attention).run(encoding, graph=edit).logits
-        # Scores times three carry three times the rounding of the blocks before.
+        # Scores times three carry three times the rounding of the layers before.
         assert nodes.apart(got, want) < (3e-5 if name == "scaled scores" else 1e-5)
 
 

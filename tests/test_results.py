@@ -106,9 +106,9 @@ def test_a_run_is_saved_and_loaded(tmp_path, batched, generates):
     assert (back.text, back.words, back.model) == (run.text, run.words, run.model)
     assert torch.equal(back.ids, run.ids)
     assert torch.equal(back.logits, run.logits)
-    assert str(back.tokens) == str(run.tokens)
-    assert back.tokens.images == run.tokens.images
-    assert back.tokens.prompt_length == run.tokens.prompt_length
+    assert str(back.layout) == str(run.layout)
+    assert back.layout.images == run.layout.images
+    assert back.layout.prompt_length == run.layout.prompt_length
     assert back.records.keys() == run.records.keys()
     for probe in (SegmentMass(), SinkValue(), AttentionMaps(layers="1:")):
         assert back[probe].axes == run[probe].axes
@@ -150,7 +150,7 @@ def test_a_probe_before_and_behind_an_edit_keeps_both_records():
 
 def test_answer_rows_are_those_that_predict_the_answer():
     run = tiny.lmm().generate(tiny.encode(), max_new_tokens=4)
-    prompt = tiny.encode().tokens.length
+    prompt = tiny.encode().layout.length
     assert list(run.answer_rows) == [prompt - 1, prompt, prompt + 1, prompt + 2]
     assert run.generated.shape == (1, 4)
     best = run.logits.index_fill(2, torch.arange(5), -torch.inf).argmax(-1)

@@ -44,7 +44,7 @@ def state(lmm):
         ],
         "points": [
             {name: len(vars(envoy._module)["_forward_hooks"]) for name, envoy in points.items()}
-            for points in lmm.wrapped.points
+            for points in lmm.hooked.points
         ],
         "torch": (
             torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
@@ -153,7 +153,7 @@ def test_an_interrupt_in_the_middle_of_the_model_leaves_nothing(lmm, part, step)
 
     before = state(lmm)
     want = lmm.generate(tiny.encode(), graph=graph, max_new_tokens=4).logits
-    hook = getattr(lmm.wrapped.layers[2], part).register_forward_pre_hook(interrupt)
+    hook = getattr(lmm.hooked.layers[2], part).register_forward_pre_hook(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
             lmm.generate(tiny.encode(), graph=graph, max_new_tokens=4)
@@ -179,11 +179,11 @@ def test_a_refused_graph_leaves_nothing(lmm):
 def test_the_inputs_stay_as_they_were(lmm):
     encoding = tiny.batch()
     before = {name: value.clone() for name, value in encoding.inputs.items()}
-    segments = encoding.tokens.segments.clone()
+    segments = encoding.layout.segments.clone()
     lmm.generate(encoding, graph=EVERYTHING, max_new_tokens=3)
     assert before.keys() == encoding.inputs.keys()
     assert all(torch.equal(before[name], encoding.inputs[name]) for name in before)
-    assert torch.equal(segments, encoding.tokens.segments)
+    assert torch.equal(segments, encoding.layout.segments)
 
 
 def test_runs_do_not_see_each_other(lmm):
@@ -256,7 +256,7 @@ def test_every_gradient_mode_gives_the_same(mode):
 def test_attention_with_masks_of_another_kind_is_refused(name):
     lmm = tiny.fresh()
     lmm.run(tiny.encode())
-    config = lmm.wrapped.layers[0].self_attn.config
+    config = lmm.hooked.layers[0].self_attn.config
     config._attn_implementation = name
     before = state(lmm)
     for graph in (None, vi.Knockout("image -> query")):
@@ -268,7 +268,7 @@ def test_attention_with_masks_of_another_kind_is_refused(name):
 def test_attention_of_ones_own_with_a_usual_mask_is_the_base():
     """Registered with transformers beside a mask function, as its documentation says."""
     lmm, encoding, edit = tiny.fresh(), tiny.batch(), vi.Knockout("image -> query")
-    config = lmm.wrapped.layers[0].self_attn.config
+    config = lmm.hooked.layers[0].self_attn.config
     calls = []
 
     def attention(*args, **kwargs):

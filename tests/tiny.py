@@ -142,17 +142,17 @@ def fresh(attention: str = "sdpa", **more) -> vi.LMM:
     return vi.LMM(hf_model(attention=attention, **more), processor(), sinks=SINKS, check=False)
 
 
-def picture(seed: int = 0) -> Image.Image:
+def image(seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((70, 56), Image.Resampling.NEAREST)
 
 
 PROMPTS = {
-    "one image": (picture(0), "what is the red disc on this ?"),
-    "short": (picture(1), "count"),
+    "one image": (image(0), "what is the red disc on this ?"),
+    "short": (image(1), "count"),
     "text": (None, "please describe the big blue square now ?"),
-    "two images": ([picture(2), picture(3)], "compare <image> with that <image> and count"),
-    "image last": (picture(4), "please describe this <image>"),
+    "two images": ([image(2), image(3)], "compare <image> with that <image> and count"),
+    "image last": (image(4), "please describe this <image>"),
 }
 """Prompts of different lengths, with images in different places."""
 

@@ -1,59 +1,153 @@
 """Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
 
 from . import (
-    catalogue as catalogue,
-    edits as edits,
-    experiments as experiments,
-    integrations as integrations,
-    kernels as kernels,
-    metrics as metrics,
-    plot as plot,
-    probes as probes,
-    toy as toy,
+    edits,
+    errors,
+    experiments,
+    families,
+    integrations,
+    kernels,
+    metrics,
+    plot,
+    probes,
+    toy,
 )
-from .catalogue import CatalogueEntry as CatalogueEntry
-from .compress import CompressedContext as CompressedContext
-from .context import Context as Context
-from .dataset import Rows as Rows, run_dataset as run_dataset
 from .edits import (
-    VAR as VAR,
-    Ablate as Ablate,
-    DropKeys as DropKeys,
-    Fn as Fn,
-    Knockout as Knockout,
+    ACT,
+    VAR,
+    AddScores,
+    Contrast,
+    CopyHead,
+    DropKeys,
+    Fn,
+    HideKeys,
+    Knockout,
+    Patch,
+    Redistribute,
+    ScaleHeads,
+    ScaleKeys,
+    ScaleScores,
+    SetDims,
+    Steer,
 )
-from .encoding import Encoding as Encoding
-from .engine import Server as Server
 from .errors import (
-    CapabilityError as CapabilityError,
-    InputError as InputError,
-    LayoutError as LayoutError,
-    NotationError as NotationError,
-    RemoteError as RemoteError,
-    ResultError as ResultError,
-    UnreachableError as UnreachableError,
-    VsinkError as VsinkError,
+    CapabilityError,
+    InputError,
+    LayoutError,
+    NotationError,
+    RemoteError,
+    ResultError,
+    UnreachableError,
+    VsinkError,
 )
-from .graph import Edit as Edit, EditGraph as EditGraph, Probe as Probe
-from .heads import (
-    HEAD_PROBES as HEAD_PROBES,
-    HeadRanking as HeadRanking,
-    head_probes as head_probes,
-    rank_heads as rank_heads,
+from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site
+from .model import (
+    LMM,
+    CompressedContext,
+    Context,
+    Encoding,
+    Job,
+    Readout,
+    RunStore,
+    Session,
+    readout,
+    run_dataset,
 )
-from .hooks import HOOKS as HOOKS, HookPoint as HookPoint
-from .lmm import LMM as LMM
-from .probes import probe as probe
-from .readout import Readout as Readout, readout as readout
-from .results import Recorded as Recorded, Run as Run
-from .session import Job as Job, Session as Session
-from .sinkdims import SinkDims as SinkDims
+from .probes import probe
+from .remote import Server
+from .results import Recorded, Run
 from .sinks import (
-    SinkReport as SinkReport,
-    Verdict as Verdict,
-    find_sink_dims as find_sink_dims,
-    verify as verify,
+    HEAD_PROBES,
+    CatalogueEntry,
+    HeadRanking,
+    SinkDims,
+    SinkReport,
+    Verdict,
+    catalogue,
+    find_sink_dims,
+    head_probes,
+    rank_heads,
+    verify,
 )
-from .site import Site as Site
-from .spans import ImageSpan as ImageSpan, View as View
-from .tokens import TokenLayout as TokenLayout
+from .tokens import ImageSpan, TokenLayout, View
+
+__all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
+    # a model, its prompts and its runs
+    "LMM",
+    "Encoding",
+    "TokenLayout",
+    "ImageSpan",
+    "View",
+    "Run",
+    "Recorded",
+    "CompressedContext",
+    "Context",
+    "Readout",
+    "readout",
+    "RunStore",
+    "run_dataset",
+    "Server",
+    "Session",
+    "Job",
+    # edits, probes and the graph that joins them
+    "ACT",
+    "AddScores",
+    "Contrast",
+    "CopyHead",
+    "DropKeys",
+    "Fn",
+    "HideKeys",
+    "Knockout",
+    "Patch",
+    "Redistribute",
+    "ScaleHeads",
+    "ScaleKeys",
+    "ScaleScores",
+    "SetDims",
+    "Steer",
+    "VAR",
+    "probe",
+    "Edit",
+    "Probe",
+    "EditGraph",
+    "Site",
+    "HookPoint",
+    "HOOKS",
+    # sinks and image-centric heads
+    "SinkDims",
+    "SinkReport",
+    "find_sink_dims",
+    "catalogue",
+    "CatalogueEntry",
+    "Verdict",
+    "verify",
+    "HeadRanking",
+    "HEAD_PROBES",
+    "head_probes",
+    "rank_heads",
+    # rooms with more in them
+    "edits",
+    "probes",
+    "experiments",
+    "metrics",
+    "plot",
+    "toy",
+    "families",
+    "kernels",
+    "integrations",
+    "errors",
+    # what is raised
+    "CapabilityError",
+    "InputError",
+    "LayoutError",
+    "NotationError",
+    "RemoteError",
+    "ResultError",
+    "UnreachableError",
+    "VsinkError",
+)
+
+
+def __dir__() -> list[str]:
+    """What a user should touch; rooms that are only loaded do not show."""
+    return sorted(__all__)

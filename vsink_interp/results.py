@@ -13,8 +13,7 @@ from torch import Tensor
 
 from .errors import CapabilityError, ResultError, unknown
 from .graph import EditGraph, Node, Probe
-from .spans import Box, ImageSpan, View
-from .tokens import TokenLayout
+from .tokens import Box, ImageSpan, TokenLayout, View
 
 if TYPE_CHECKING:
     import pandas
@@ -29,8 +28,8 @@ class Recorded:
     **Attributes:**
 
     - `values`: the tensor, on the CPU.
-    - `axes`: one name per axis; `layer` comes first for probes of blocks.
-    - `coords`: the labels of some axes: block numbers, token positions, segment names.
+    - `axes`: one name per axis; `layer` comes first for probes of layers.
+    - `coords`: the labels of some axes: layer numbers, token positions, segment names.
     """
 
     values: Tensor
@@ -123,7 +122,7 @@ class Run:
         row that predicted it. As edits left them (contrasted under `edits.Contrast`), before any
         logits processor.
     - `text`: the answer; a list for a batch. After `run`, the likeliest next token.
-    - `tokens`: what every token is.
+    - `layout`: what every token is.
     - `words`: every token of `ids` as text.
     - `graph`: the edits and probes that ran.
     - `model`: the name of the model.
@@ -132,7 +131,7 @@ class Run:
     ids: Int[Tensor, "batch token"]
     logits: Float[Tensor, "batch row vocab"]
     text: str | list[str]
-    tokens: TokenLayout
+    layout: TokenLayout
     words: tuple[tuple[str, ...], ...]
     graph: EditGraph
     model: str
@@ -157,12 +156,12 @@ class Run:
     @property
     def generated(self) -> Int[Tensor, "batch new"]:
         """The ids of the generated tokens."""
-        return self.ids[:, self.tokens.prompt_length :]
+        return self.ids[:, self.layout.prompt_length :]
 
     @property
     def answer_rows(self) -> range:
         """The token positions whose rows predict the generated tokens, first one included."""
-        first = self.tokens.prompt_length - 1
+        first = self.layout.prompt_length - 1
         return range(first, first + self.generated.shape[1])
 
     @property
@@ -172,13 +171,13 @@ class Run:
         Padding is left out, and so is the last token of an answer: it is fed back only where a
         longer answer in its batch goes on.
         """
-        generated = self.tokens.mask("generated")
+        generated = self.layout.mask("generated")
         followed = torch.cat([generated[:, 1:], torch.zeros_like(generated[:, :1])], 1)
-        return self.tokens.mask("prompt") | (generated & followed)
+        return self.layout.mask("prompt") | (generated & followed)
 
     def counted_rows(self, probe: Node, group: str) -> Bool[Tensor, "batch query"]:
         """Which rows of a record belong to a group and count, sample by sample."""
-        rows = self.counted & self.tokens.mask(group)
+        rows = self.counted & self.layout.mask(group)
         return rows[:, list(self[probe].labels("query"))]
 
     def __repr__(self) -> str:
@@ -191,7 +190,7 @@ class Run:
         """Write the run into a folder: tensors as safetensors, the rest as JSON."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.tokens)[0]}
+        tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.layout)[0]}
         tensors |= {f"record.{i}": r.values for i, r in enumerate(self.records.values())}
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
         (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
@@ -205,7 +204,7 @@ class Run:
             "words": self.words,
             "graph": self.graph.to_json() if portable else None,
             "graph_text": repr(self.graph),
-            **layout_parts(self.tokens)[1],
+            **layout_parts(self.layout)[1],
             "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
         }
 
@@ -285,7 +284,7 @@ def _box(saved: list[float] | None) -> Box | None:
 
 
 def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]) -> Recorded:
-    """The record of a probe from its pieces: per block, the first row and value of each pass.
+    """The record of a probe from its pieces: per layer, the first row and value of each pass.
 
     Passes are joined along `query`; keys that a pass did not have yet are 0. A probe without a
     `query` axis gets an axis `step` if it measured in more than one pass.

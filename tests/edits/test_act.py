@@ -132,7 +132,7 @@ def test_it_equals_the_definition_in_a_padded_batch(heads):
 
 
 def test_generated_rows_are_judged_by_themselves_where_they_are_named():
-    encoding, n = tiny.encode(), tiny.encode().tokens.length
+    encoding, n = tiny.encode(), tiny.encode().layout.length
     edit = ACT(0.06, 0.3, layers=3, rows="generated")
     probe = Activation("attn.hook_pattern", 3)
     plain = tiny.lmm().generate(encoding, graph=probe, max_new_tokens=4)
@@ -151,13 +151,13 @@ def test_by_default_it_acts_on_prompts_alone():
     probe = Activation("attn.hook_pattern", AT)
     run = tiny.lmm().generate(tiny.encode(), graph=probe | ACT(0.06) | probe, max_new_tokens=4)
     before, after = (run[f"{probe!r}#{i}"].values[0, 0] for i in (1, 2))
-    n = tiny.encode().tokens.length
+    n = tiny.encode().layout.length
     assert torch.equal(before[:, n:], after[:, n:])
     assert apart(before[:, :n], after[:, :n]) > 0.02
 
 
 def test_it_leaves_the_first_two_blocks_and_the_last():
-    assert ACT().blocks(32) == tuple(range(2, 31))
+    assert ACT().resolved_layers(32) == tuple(range(2, 31))
     assert recipes.act(0.3, 0.15, "9:") == ACT(0.15, 0.3, layers="9:")
 
 

@@ -17,7 +17,7 @@ from vsink_interp.probes import Logits
 PREFIX = "you are a big blue friend"
 KINDS = {
     "noise": Contrast("noise", seed=5),
-    "no picture": Contrast("none"),
+    "no image": Contrast("none"),
     "prefix": Contrast(prefix=PREFIX),
     "question": Contrast(prompt="count the red disc"),
     "noise and prefix": Contrast("noise", prefix=PREFIX, alpha=0.5, beta=0.3, step=999),
@@ -26,7 +26,7 @@ N, IMAGE = 6, 4
 
 
 def free(attention="sdpa"):
-    """A model that may say any token but a picture: the constraint must leave some."""
+    """A model that may say any token but an image: the constraint must leave some."""
     lmm = tiny.fresh(attention)
     lmm.hf_model.generation_config.suppress_tokens = [IMAGE]
     return lmm
@@ -42,7 +42,7 @@ def eager():
     return free("eager").hf_model
 
 
-def noised(pixels, seed, step, n_pictures):
+def noised(pixels, seed, step, n_images):
     """VCD's diffusion, restated: one step of noise after another would give the same variance."""
     kept = 1.0
     for i in range(step + 1):
@@ -50,29 +50,29 @@ def noised(pixels, seed, step, n_pictures):
         kept *= 1 - (1e-5 + (5e-3 - 1e-5) / (1 + np.exp(-x)))
     draws = [
         torch.randn(pixels.shape[1:], generator=torch.Generator().manual_seed(1000 * seed + k))
-        for k in range(max(n_pictures))
+        for k in range(max(n_images))
     ]
-    noise = torch.stack([d for n in n_pictures for d in draws[:n]])
+    noise = torch.stack([d for n in n_images for d in draws[:n]])
     return np.sqrt(kept) * pixels + np.sqrt(1 - kept) * noise
 
 
 def spoilt(name, encoding, lmm):
     """Inputs of the second pass, by the processor alone."""
-    texts, n_pictures = list(encoding.prompts), [len(p) for p in encoding.pictures]
-    pictures = [p for row in encoding.pictures for p in row]
+    texts, n_images = list(encoding.prompts), [len(p) for p in encoding.images]
+    images = [p for row in encoding.images for p in row]
     if name == "question":
-        texts = ["user : " + "<image> " * n + "count the red disc assistant :" for n in n_pictures]
+        texts = ["user : " + "<image> " * n + "count the red disc assistant :" for n in n_images]
     if "prefix" in name:
         texts = [f"{PREFIX} {text}" for text in texts]
-    if name == "no picture":
-        texts, pictures = [text.replace("<image>", "") for text in texts], None
+    if name == "no image":
+        texts, images = [text.replace("<image>", "") for text in texts], None
     inputs = dict(
-        lmm.processor(text=texts, images=pictures, padding=True, padding_side="left",
+        lmm.processor(text=texts, images=images, padding=True, padding_side="left",
                       return_tensors="pt")
     )  # fmt: skip
     if "noise" in name:
         edit = KINDS[name]
-        inputs["pixel_values"] = noised(inputs["pixel_values"], edit.seed, edit.step, n_pictures)
+        inputs["pixel_values"] = noised(inputs["pixel_values"], edit.seed, edit.step, n_images)
     return inputs
 
 
@@ -126,7 +126,7 @@ def test_an_answer_that_ends_early_does_not_disturb_the_others(lmm, eager):
     wanted, _ = by_hand(eager, encoding.inputs, spoiled, edit, N, end=end)
     run = lmm.generate(encoding, graph=edit, max_new_tokens=N, eos_token_id=end)
     assert torch.equal(run.generated, wanted)
-    lengths = run.tokens.mask("generated").sum(-1).tolist()
+    lengths = run.layout.mask("generated").sum(-1).tolist()
     assert lengths == [row.index(end) + 1 if end in row else N for row in never.tolist()]
     assert min(lengths) <= 3 < max(lengths)
 
@@ -139,7 +139,7 @@ def test_it_composes_with_var(edited, lmm, eager):
     edit = Contrast("noise", beta=0.0, seed=5, edited=edited)
     shares = {"p": var.p, "rho": var.rho, "least": var.min_image_mass}
     by_var = restated.redistribution(
-        encoding.tokens, "paper", range(3), tiny.SINKS.dims, tiny.SINKS.tau, **shares
+        encoding.layout, "paper", range(3), tiny.SINKS.dims, tiny.SINKS.tau, **shares
     )
     spoiled = spoilt("noise", encoding, lmm)
     second = by_var if edited else None
@@ -154,10 +154,10 @@ def test_it_composes_with_var(edited, lmm, eager):
 
 def test_a_knockout_follows_into_a_prompt_of_another_length(lmm, eager):
     encoding, edit = tiny.encode(), Contrast(prefix=PREFIX, beta=0.0, edited=True)
-    other = lmm.encode(tiny.picture(0), f"{PREFIX} {encoding.prompts[0]}", chat=False)
+    other = lmm.encode(tiny.image(0), f"{PREFIX} {encoding.prompts[0]}", chat=False)
     cut = [
         restated.knockout(tokens, ["image"], ["query", "generated"], range(1, 4))
-        for tokens in (encoding.tokens, other.tokens)
+        for tokens in (encoding.layout, other.layout)
     ]
     wanted, logits = by_hand(eager, encoding.inputs, other.inputs, edit, N, *cut)
     knockout = vi.Knockout("image -> query generated", "1:")
@@ -242,14 +242,14 @@ def test_the_noise_follows_its_seed_and_step(lmm):
     assert apart(logits(step=100), logits(step=500)) > 0.01
 
 
-def test_pictures_of_one_prompt_get_noise_of_their_own():
+def test_images_of_one_prompt_get_noise_of_their_own():
     pixels = torch.zeros(3, 3, 14, 14)
     first, second, other = Contrast("noise").spoiled(pixels, [2, 1])
     assert torch.equal(first, other), "a batch is as its samples alone"
     assert apart(first, second) > 0.1
 
 
-def test_tiles_and_patches_of_a_picture_get_the_noise_that_it_gets_alone():
+def test_tiles_and_patches_of_a_image_get_the_noise_that_it_gets_alone():
     tiles, edit = torch.zeros(2, 5, 3, 14, 14), Contrast("noise", seed=2)
     both = edit.spoiled(tiles, [1, 1])
     assert torch.equal(both[0], both[1])
@@ -261,7 +261,7 @@ def test_tiles_and_patches_of_a_picture_get_the_noise_that_it_gets_alone():
     assert apart(flat[:4], flat[4:8]) > 0.1
 
 
-def test_noise_takes_the_place_of_the_picture_step_by_step():
+def test_noise_takes_the_place_of_the_image_step_by_step():
     one, none = torch.ones(1), torch.zeros(1)
     kept = [float(kernels.diffuse(one, none, step)) for step in (0, 500, 999)]
     noise = [float(kernels.diffuse(none, one, step)) for step in (0, 500, 999)]
@@ -271,7 +271,7 @@ def test_noise_takes_the_place_of_the_picture_step_by_step():
     np.testing.assert_allclose(np.square(kept) + np.square(noise), 1, atol=1e-6)
 
 
-def test_a_sample_without_a_picture_keeps_its_logits(lmm):
+def test_a_sample_without_a_image_keeps_its_logits(lmm):
     encoding = tiny.batch("one image", "text")
     plain, run = (lmm.run(encoding, graph=graph).logits for graph in (None, KINDS["noise"]))
     assert torch.equal(plain[1], run[1])
@@ -342,22 +342,22 @@ OTHER = "user : compare <image> to this <image> count assistant :"
 
 @pytest.mark.parametrize("image", [None, "none"])
 def test_another_question_takes_the_form_of_the_encoding(image, lmm, eager):
-    pictures = [tiny.picture(0), tiny.picture(1)]
-    encoding, edit = lmm.encode(pictures, RAW, chat=False), Contrast(image, prompt=OTHER, beta=0.0)
+    images = [tiny.image(0), tiny.image(1)]
+    encoding, edit = lmm.encode(images, RAW, chat=False), Contrast(image, prompt=OTHER, beta=0.0)
     text = OTHER.replace("<image>", "") if image else OTHER
     spoiled = dict(
-        lmm.processor(text=[text], images=None if image else pictures, return_tensors="pt")
+        lmm.processor(text=[text], images=None if image else images, return_tensors="pt")
     )
     wanted, logits = by_hand(eager, encoding.inputs, spoiled, edit, N)
     run = lmm.generate(encoding, graph=edit, max_new_tokens=N)
     assert torch.equal(run.generated, wanted)
     close(run.logits, logits)
-    in_chat = lmm.encode([] if image else pictures, text).inputs
+    in_chat = lmm.encode([] if image else images, text).inputs
     assert in_chat["input_ids"].shape != spoiled["input_ids"].shape
 
 
-def test_another_raw_question_says_where_the_pictures_go(lmm):
-    encoding = lmm.encode([tiny.picture(0), tiny.picture(1)], RAW, chat=False)
+def test_another_raw_question_says_where_the_images_go(lmm):
+    encoding = lmm.encode([tiny.image(0), tiny.image(1)], RAW, chat=False)
     for prompt in ("count", "count <image>"):
         with pytest.raises(vi.InputError, match=r"chat=False.*<image> for each of the 2"):
             lmm.run(encoding, graph=Contrast(prompt=prompt))

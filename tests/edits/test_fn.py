@@ -16,7 +16,7 @@ def test_it_is_told_where_it_is():
 
     fns = vi.Fn("attn.hook_pattern", look, layers="1:3") | vi.Fn("ln_final.hook_out", look)
     tiny.lmm().generate(tiny.encode("short"), graph=fns, max_new_tokens=2)
-    n = tiny.encode("short").tokens.length
+    n = tiny.encode("short").layout.length
     assert seen == [
         ("blocks.1.attn.hook_pattern", 1, (1, 4, n, n), 0),
         ("blocks.2.attn.hook_pattern", 2, (1, 4, n, n), 0),
@@ -55,4 +55,4 @@ def test_site_gives_the_tokens():
         masks.append(hook.site.queries("image"))
 
     tiny.lmm().run(tiny.encode(), graph=vi.Fn("hook_mlp_out", look, layers=0))
-    assert torch.equal(masks[0], tiny.encode().tokens.mask("image"))
+    assert torch.equal(masks[0], tiny.encode().layout.mask("image"))

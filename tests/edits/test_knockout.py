@@ -10,7 +10,7 @@ from torch import Tensor
 import vsink_interp as vi
 from tests import tiny
 from tests.nodes import apart
-from vsink_interp.engine import rows as row_program
+from vsink_interp.engine import row_program
 
 NEAR = 2e-5
 ALWAYS, NEVER = 0, 10**9
@@ -61,7 +61,7 @@ def masked(hf_model, inputs, cut, layers):
 
 def edges(encoding, source, target):
     """By hand: which key may no longer be read by which row."""
-    ids, tokens = encoding.inputs["input_ids"], encoding.tokens
+    ids, tokens = encoding.inputs["input_ids"], encoding.layout
     places = torch.arange(ids.shape[1])
     kinds = {
         "image": ids == 4,
@@ -126,21 +126,21 @@ def test_one_sample_may_gather_its_keys(prompt, flow, source, target, attention,
 def test_samples_that_look_alike_gather_together(attention, gathers):
     """And padding in front of them all stays hidden."""
     lmm = tiny.lmm(attention=attention)
-    pictures = [tiny.picture(0), tiny.picture(1)]
-    encoding = lmm.encode(pictures, ["count the red disc", "what is that blue"])
+    images = [tiny.image(0), tiny.image(1)]
+    encoding = lmm.encode(images, ["count the red disc", "what is that blue"])
     graph = vi.Knockout("image -> query generated") | vi.Knockout("bos -> query generated")
     together = lmm.generate(encoding, graph=graph, max_new_tokens=5)
     plain = lmm.generate(encoding, max_new_tokens=5)
     assert apart(together.logits, plain.logits) > 0.1
     gathers()
     for i, prompt in enumerate(["count the red disc", "what is that blue"]):
-        alone = lmm.generate(pictures[i], prompt, graph, max_new_tokens=5)
+        alone = lmm.generate(images[i], prompt, graph, max_new_tokens=5)
         assert apart(together.logits[i], alone.logits[0]) < NEAR
 
 
 def left_padded(encoding, n):
     """The same prompt behind `n` tokens of padding, so that every pass is given a mask."""
-    wide, tokens = (1, n), encoding.tokens
+    wide, tokens = (1, n), encoding.layout
     ids, seen = encoding.inputs["input_ids"], encoding.inputs["attention_mask"]
     inputs = {
         **encoding.inputs,
@@ -155,7 +155,7 @@ def left_padded(encoding, n):
         prompt_length=tokens.prompt_length + n,
         separators=None,
     )
-    return replace(encoding, inputs=inputs, tokens=layout)
+    return replace(encoding, inputs=inputs, layout=layout)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -218,8 +218,8 @@ def test_configurations_of_the_released_code(name, max_layer, attention, gathers
     graph = vi.EditGraph(*(vi.Knockout.released(flow, max_layer) for flow in flows))
     encoding = tiny.encode()
     cut = torch.stack([edges(encoding, *pair) for pair in pairs]).any(0)
-    blocks = [layer for layer in range(4) if layer > max_layer]
-    want = masked(tiny.lmm(attention="eager").hf_model, encoding.inputs, cut, blocks)
+    layers = [layer for layer in range(4) if layer > max_layer]
+    want = masked(tiny.lmm(attention="eager").hf_model, encoding.inputs, cut, layers)
     got = tiny.lmm(attention=attention).run(encoding, graph=graph).logits
     assert apart(got, want) < NEAR
     assert apart(got, tiny.plain(tiny.lmm(attention="eager"), encoding)) > 0.1
@@ -228,10 +228,10 @@ def test_configurations_of_the_released_code(name, max_layer, attention, gathers
 
 def test_the_released_layer_test_is_strict():
     assert vi.Knockout.released("image -> query", 11) == vi.Knockout("image -> query", "12:")
-    assert vi.Knockout.released("image -> query", -1).blocks(4) == (0, 1, 2, 3)
-    with pytest.raises(vi.NotationError, match="there is no block 4"):
-        vi.Knockout.released("image -> query", 3).blocks(4)
-    with pytest.raises(vi.NotationError, match="-1 cuts every block"):
+    assert vi.Knockout.released("image -> query", -1).resolved_layers(4) == (0, 1, 2, 3)
+    with pytest.raises(vi.NotationError, match="there is no layer 4"):
+        vi.Knockout.released("image -> query", 3).resolved_layers(4)
+    with pytest.raises(vi.NotationError, match="-1 cuts every layer"):
         vi.Knockout.released("image -> query", -2)
 
 
@@ -242,10 +242,10 @@ FLOWS = {"prefill": "image -> query", "decode": "image -> generated"}
 def test_the_target_says_in_which_phase_it_acts(phase, gathers):
     """Of the parts of a cut of both, each is what it does alone."""
     lmm, encoding, probe = tiny.lmm(), tiny.encode(), vi.probes.Pattern("query generated")
-    image = encoding.tokens.mask("image")[0]
+    image = encoding.layout.mask("image")[0]
     run = lmm.generate(encoding, graph=vi.Knockout(FLOWS[phase]) | probe, max_new_tokens=4)
     mass = run[probe].values[..., image.nonzero().flatten()].sum(-1)[:, 0]
-    queries = int(encoding.tokens.mask("query").sum())
+    queries = int(encoding.layout.mask("query").sum())
     parts = {"prefill": mass[..., :queries], "decode": mass[..., queries:]}
     assert (parts.pop(phase) == 0).all()
     assert (next(iter(parts.values())) > 0).all()
@@ -277,7 +277,7 @@ CUTS = vi.Knockout("prompt -> generated"), vi.Knockout("generated -> generated",
 )
 def test_cuts_that_together_leave_nothing_are_refused_before_the_run(edits):
     graph, calls = blind(*edits)
-    with pytest.raises(vi.LayoutError, match=r"blocks \[.*2, 3\] nothing to attend to"):
+    with pytest.raises(vi.LayoutError, match=r"layers \[.*2, 3\] nothing to attend to"):
         tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=3)
     assert not calls
 
@@ -327,7 +327,7 @@ def test_rows_before_the_first_target_do_not_change_a_bit():
     change = lmm.run(encoding, graph=vi.Knockout("image -> query")).logits != tiny.plain(
         lmm, encoding
     )
-    first = encoding.tokens.mask("query")[0].int().argmax()
+    first = encoding.layout.mask("query")[0].int().argmax()
     assert not change[:, :first].any()
     assert change[:, first].any()
 

@@ -11,7 +11,7 @@ import vsink_interp as vi
 from tests import tiny
 from tests.nodes import apart
 from vsink_interp.edits import ACT, Redistribute, ScaleKeys, ScaleScores
-from vsink_interp.engine import rows as row_program
+from vsink_interp.engine import row_program
 from vsink_interp.probes import SegmentMass, SinkValue
 
 N = 8
@@ -33,10 +33,10 @@ EDITS = {
 
 def again(encoding, ids):
     """Prompt and answer as one prompt, of which the answer still counts as generated."""
-    new = ids.shape[1] - encoding.tokens.length
+    new = ids.shape[1] - encoding.layout.length
     mask = torch.cat([encoding.inputs["attention_mask"], torch.ones(len(ids), new).long()], 1)
     inputs = {**encoding.inputs, "input_ids": ids, "attention_mask": mask}
-    return replace(encoding, inputs=inputs, tokens=encoding.tokens.extend(new))
+    return replace(encoding, inputs=inputs, layout=encoding.layout.extend(new))
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -54,13 +54,13 @@ def test_new_sinks_are_found_as_in_one_pass(name):
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_answer_read_with_its_prompt_may_come_in_blocks(name, monkeypatch):
+def test_an_answer_read_with_its_prompt_may_come_in_layers(name, monkeypatch):
     lmm, edit = tiny.lmm(), EDITS[name]
     encoding = tiny.batch("one image", "short", "two images")
     words = torch.arange(20, 35).repeat(3, 1)
     read = again(encoding, torch.cat([encoding.inputs["input_ids"], words], 1))
     whole = lmm.run(read, graph=edit).logits
-    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", 1)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 4)
     assert apart(lmm.run(read, graph=edit).logits, whole) < 1e-5
 
@@ -90,7 +90,7 @@ def test_a_step_that_nobody_asked_about_is_made_up_for():
     lmm, encoding = tiny.lmm(), tiny.encode()
     mass = SegmentMass(groups=("sink",))
     run = lmm.generate(encoding, graph=now_and_then | mass, max_new_tokens=N)
-    got = run[now_and_then].values[:, 0, encoding.tokens.length :]
+    got = run[now_and_then].values[:, 0, encoding.layout.length :]
     want = run[mass].values[..., 0].mean(2)[:, 0, -got.shape[1] :]
     asked = got[0] >= 0
     assert 2 <= int(asked.sum()) <= 3

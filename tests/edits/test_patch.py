@@ -31,7 +31,7 @@ IN_ATTENTION = ["attn.hook_pattern", "attn.hook_attn_scores", "attn.hook_rot_q"]
 
 
 def other(seed: int = 9, prompt: str = PROMPT) -> vi.Encoding:
-    return tiny.lmm().encode(tiny.picture(seed), prompt)
+    return tiny.lmm().encode(tiny.image(seed), prompt)
 
 
 def recorded(hook: str, encoding: vi.Encoding | None = None) -> vi.Run:
@@ -85,7 +85,7 @@ def by_hooks(hook: str, layers, rows, encoding, source) -> torch.Tensor:
 def test_it_equals_forward_hooks(hook, rows):
     encoding, source = tiny.encode(), other()
     layers = (1, 2)
-    wanted = by_hooks(hook, layers, encoding.tokens.mask(rows), encoding, source)
+    wanted = by_hooks(hook, layers, encoding.layout.mask(rows), encoding, source)
     found = tiny.lmm().run(encoding, graph=Patch(hook, recorded(hook), layers, rows=rows)).logits
     assert apart(found, wanted) < 1e-5
     assert apart(wanted, tiny.plain(tiny.lmm(), encoding)) > 0.1
@@ -94,7 +94,7 @@ def test_it_equals_forward_hooks(hook, rows):
 def test_a_pattern_equals_eager_attention():
     encoding, source, layers = tiny.encode(), other(), (1, 3)
     eager, theirs = tiny.lmm(attention="eager").hf_model, {}
-    rows = encoding.tokens.mask("query")[0]
+    rows = encoding.layout.mask("query")[0]
 
     def keep(layer, weights, resid):
         del resid
@@ -136,15 +136,15 @@ def test_inside_attention_it_keeps_every_number_up_to_the_order_of_sums(hook):
 
 @pytest.mark.parametrize("layer", [0, 3])
 @pytest.mark.parametrize("hook", RESID)
-def test_the_whole_residual_stream_of_another_picture_gives_its_logits(hook, layer):
+def test_the_whole_residual_stream_of_another_image_gives_its_logits(hook, layer):
     source = recorded(hook)
     found = tiny.lmm().run(tiny.encode(), graph=Patch(hook, source, layer)).logits
     assert torch.equal(found, source.logits)
     assert apart(found, tiny.plain(tiny.lmm(), tiny.encode())) > 0.1
 
 
-def test_image_rows_entering_block_0_are_the_picture():
-    """Later on they are not: question rows have read the old picture by then."""
+def test_image_rows_entering_block_0_are_the_image():
+    """Later on they are not: question rows have read the old image by then."""
     source = recorded("hook_resid_pre")
     early, late = (
         tiny.lmm().run(tiny.encode(), graph=Patch("hook_resid_pre", source, at, rows="image"))
@@ -154,15 +154,15 @@ def test_image_rows_entering_block_0_are_the_picture():
     assert apart(late.logits, source.logits) > 0.1
 
 
-def test_pictures_go_from_one_question_to_another():
-    """A longer question, padding in front, and a picture in another place."""
+def test_images_go_from_one_question_to_another():
+    """A longer question, padding in front, and an image in another place."""
     source = recorded("hook_resid_pre", other(9, "count"))
     patch = Patch("hook_resid_pre", source, 0, rows="image[0]")
     batch = tiny.batch("one image", "two images", "short")
     found = tiny.lmm().run(batch, graph=patch).logits
-    pictures = [tiny.picture(9), [tiny.picture(9), tiny.picture(3)], tiny.picture(9)]
+    images = [tiny.image(9), [tiny.image(9), tiny.image(3)], tiny.image(9)]
     prompts = [tiny.PROMPTS[name][1] for name in ("one image", "two images", "short")]
-    wanted = tiny.lmm().run(tiny.lmm().encode(pictures, prompts)).logits
+    wanted = tiny.lmm().run(tiny.lmm().encode(images, prompts)).logits
     keep = batch.inputs["attention_mask"].bool()
     assert apart(found[keep], wanted[keep]) < 2e-5
     assert apart(found[keep], tiny.plain(tiny.lmm(), batch)[keep]) > 0.1
@@ -171,7 +171,7 @@ def test_pictures_go_from_one_question_to_another():
 def test_each_sample_of_a_batch_has_a_source_of_its_own():
     batch = tiny.batch("one image", "short")
     prompts = [tiny.PROMPTS[name][1] for name in ("one image", "short")]
-    others = tiny.lmm().encode([tiny.picture(7), tiny.picture(8)], prompts)
+    others = tiny.lmm().encode([tiny.image(7), tiny.image(8)], prompts)
     source = tiny.lmm().run(others, graph=Activation("hook_resid_pre"))
     found = tiny.lmm().run(batch, graph=Patch("hook_resid_pre", source, 0, rows="image")).logits
     assert torch.equal(found, source.logits)
@@ -194,7 +194,7 @@ def test_rows_that_were_recorded_in_part_are_enough():
     assert torch.equal(found, wanted)
     with pytest.raises(vi.LayoutError, match="record rows='all'"):
         tiny.lmm().run(tiny.encode(), graph=replace(patch, rows="image query"))
-    with pytest.raises(vi.NotationError, match=r"blocks \[0, 3\] were not recorded"):
+    with pytest.raises(vi.NotationError, match=r"layers \[0, 3\] were not recorded"):
         tiny.lmm().run(tiny.encode(), graph=replace(patch, layers=":"))
 
 
@@ -231,7 +231,7 @@ def test_it_is_a_value():
     assert patch != Patch("attn.hook_z", different, "1:3", rows="image")
     assert patch != Patch("attn.hook_z", one, "1:3", rows="query")
     assert len({patch, replace(patch), replace(patch, rows="query")}) == 2
-    assert "<1x22x4x16 of 4 blocks, " in repr(patch)
+    assert "<1x22x4x16 of 4 layers, " in repr(patch)
     one[Activation("attn.hook_z")].values.zero_()
     assert patch == Patch("attn.hook_z", same, "1:3", rows="image"), "it holds values of its own"
 

@@ -1,7 +1,7 @@
-"""Edits of scores, patterns, keys and heads against numpy, from the clean values of one block.
+"""Edits of scores, patterns, keys and heads against numpy, from the clean values of one layer.
 
-An edit of block 2 alone leaves everything before it as it was, so what it should make follows from
-the clean scores, pattern, keys and values of that block.
+An edit of layer 2 alone leaves everything before it as it was, so what it should make follows from
+the clean scores, pattern, keys and values of that layer.
 """
 
 import numpy as np
@@ -31,13 +31,13 @@ Z = probes.Activation("attn.hook_z", AT)
 
 
 def clean(probe):
-    """A value of the block without edits; what the mask forbids is very small, not infinite."""
+    """A value of the layer without edits; what the mask forbids is very small, not infinite."""
     values = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values[0, 0]
     return values.double().clamp_min(-1e30).numpy()
 
 
 def edited(edit, probe):
-    """What the edit makes of a value of the block, and of the logits."""
+    """What the edit makes of a value of the layer, and of the logits."""
     run = tiny.lmm().run(tiny.encode(), graph=edit | probe)
     effect = (run.logits - tiny.plain(tiny.lmm(), tiny.encode())).abs().max()
     assert effect > 1e-4, "the edit does not act"
@@ -50,7 +50,7 @@ def softmax(scores):
 
 
 def mask(group):
-    return tiny.encode().tokens.mask(group)[0].numpy()
+    return tiny.encode().layout.mask(group)[0].numpy()
 
 
 def edges(rows="query", columns="image", heads=None):

@@ -1,4 +1,4 @@
-"""VAR: which blocks and rows it touches, and what it refuses. Its values: `test_laws.py`."""
+"""VAR: which layers and rows it touches, and what it refuses. Its values: `test_laws.py`."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ LOOSE = {"rho": 0.2, "min_image_mass": 0.05, "p": 0.7}
 
 
 def changed(mode, graph=None, **more):
-    """Per block, the rows whose pattern VAR itself changes."""
+    """Per layer, the rows whose pattern VAR itself changes."""
     lmm, encoding, probe = tiny.lmm(), tiny.encode(), Pattern("all")
     edit = vi.VAR(**LOOSE, mode=mode, **more)
     run = lmm.run(encoding, graph=(graph or vi.EditGraph()) | probe | edit | probe)
@@ -22,10 +22,10 @@ def changed(mode, graph=None, **more):
 @pytest.mark.parametrize(
     ("mode", "touched"), [("paper", {0, 1, 2}), ("released-code", {2, 3})]
 )  # fmt: skip
-def test_each_mode_leaves_its_own_blocks(mode, touched):
+def test_each_mode_leaves_its_own_layers(mode, touched):
     rows = changed(mode)
     assert {layer for layer in range(4) if rows[layer].any()} == touched
-    query = tiny.encode().tokens.mask("query")[0]
+    query = tiny.encode().layout.mask("query")[0]
     assert not rows[:, ~query].any()
     assert rows[:, query].any()
 
@@ -40,7 +40,7 @@ def test_layers_narrow_it_further():
     [
         (vi.VAR(layers=-1), "names .*0 to 2 only"),
         (vi.VAR(layers="0:2", mode="released-code"), "names .*2 to 3 only"),
-        (vi.VAR(layers="9:"), "no block 9"),
+        (vi.VAR(layers="9:"), "no layer 9"),
     ],
 )
 def test_a_var_that_acts_nowhere_is_refused(edit, why):

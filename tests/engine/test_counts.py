@@ -22,7 +22,7 @@ CASES = {
     "knockout": (vi.Knockout("image -> query generated"), 4, 4),
     "knockout of heads": (vi.Knockout("image -> query generated", heads=(0, 2)), 4, 5),
     "knockout of sinks": (vi.Knockout("sink & image -> query generated"), 4, 8),
-    "ablation": (vi.Ablate("sink & image", control=3, pool="all"), 4, 8),
+    "ablation": (vi.HideKeys("sink & image", control=3, pool="all"), 4, 8),
     "segment mass": (vi.probes.SegmentMass(), 4, 6),
     "maps": (vi.probes.AttentionMaps(), 4, 10),
     "non-sink ratio": (vi.probes.NonSinkRatio(), 4, 10),
@@ -41,7 +41,7 @@ CASES = {
     "scores": (edits.ScaleScores("image", 1.5, by="size", heads=(0, 3)), 4, 10),
     "empty graph": (vi.EditGraph(), 4, 0),
 }
-"""The graph, how many blocks it edits, and the most operations per block and step."""
+"""The graph, how many layers it edits, and the most operations per layer and step."""
 
 
 def steps(run):
@@ -63,11 +63,11 @@ def plain(lmm, encoding, length):
 @pytest.mark.parametrize("prompts", [("one image",), ("one image", "short", "two images")])
 @pytest.mark.parametrize("name", CASES)
 def test_a_decode_step_costs_few_operations_and_no_synchronisation(name, prompts):
-    graph, blocks, most = CASES[name]
+    graph, layers, most = CASES[name]
     lmm, encoding = tiny.lmm(), tiny.batch(*prompts)
     ours, waits = steps(lambda n: lmm.generate(encoding, graph=graph, max_new_tokens=n))
     base, base_waits = steps(lambda n: plain(lmm, encoding, n))
-    extra = (ours.total() - base.total()) / blocks / (LONG - SHORT)
+    extra = (ours.total() - base.total()) / layers / (LONG - SHORT)
     assert base.total() > 100, "nothing was counted"
     assert extra <= most, ours - base
     assert (ours != base) == (graph != vi.EditGraph()), "nothing was done, or more than asked for"
@@ -79,7 +79,7 @@ DROPS = {
     "sinks": (vi.DropKeys("sink & image"), 0, 8),
     "and mass": (vi.DropKeys("image") | vi.probes.SegmentMass(), 9, 13),
 }
-"""The most operations per block and step: of one sample, and of a batch of unlike numbers."""
+"""The most operations per layer and step: of one sample, and of a batch of unlike numbers."""
 
 
 @pytest.mark.parametrize("ragged", [False, True])

@@ -1,4 +1,4 @@
-"""No node but one that asks for patterns makes a block hold a whole pattern."""
+"""No node but one that asks for patterns makes a layer hold a whole pattern."""
 
 import pytest
 
@@ -6,7 +6,7 @@ import vsink_interp as vi
 from tests import tiny
 from tests.engine.counting import counted
 from vsink_interp import probes
-from vsink_interp.engine import rows as row_program
+from vsink_interp.engine import row_program
 
 BLOCK = 2**13
 STREAMED = {
@@ -23,7 +23,7 @@ STREAMED = {
 
 @pytest.fixture(scope="module")
 def encoding():
-    return tiny.lmm().encode([tiny.picture(i) for i in range(20)], "count the red disc on the left")
+    return tiny.lmm().encode([tiny.image(i) for i in range(20)], "count the red disc on the left")
 
 
 def largest(encoding, graph):
@@ -31,10 +31,10 @@ def largest(encoding, graph):
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_rows_are_computed_in_blocks(name, encoding, monkeypatch):
-    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+def test_rows_are_computed_in_layers(name, encoding, monkeypatch):
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", BLOCK)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
-    length = encoding.tokens.length
+    length = encoding.layout.length
     pattern, plain = tiny.HEADS * length**2, largest(encoding, None)
     assert max(plain, BLOCK) < pattern / 4, "too small to tell"
     assert largest(encoding, STREAMED[name]) <= max(plain, BLOCK)
@@ -43,12 +43,12 @@ def test_rows_are_computed_in_blocks(name, encoding, monkeypatch):
 def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
     record = tiny.lmm().run(encoding, graph=STREAMED["mass"])[STREAMED["mass"]]
     segments = len(probes.SegmentMass().groups)
-    assert record.values.numel() == tiny.LAYERS * tiny.HEADS * encoding.tokens.length * segments
+    assert record.values.numel() == tiny.LAYERS * tiny.HEADS * encoding.layout.length * segments
 
 
 def test_a_pattern_is_as_large_as_it_is(encoding, monkeypatch):
     """The count sees a whole pattern where there is one."""
-    monkeypatch.setattr(row_program, "BLOCK_ELEMENTS", BLOCK)
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", BLOCK)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
-    pattern = tiny.HEADS * encoding.tokens.length**2
+    pattern = tiny.HEADS * encoding.layout.length**2
     assert largest(encoding, probes.Pattern("all")) >= pattern

@@ -73,7 +73,7 @@ def test_a_generating_trace_edits_every_step():
             )
             rows.append(lmm.hook("blocks.2.attn.hook_pattern"))
             logits.append(lmm.hook("unembed.hook_out")[:, -1])
-    n = encoding.tokens.length
+    n = encoding.layout.length
     assert [tuple(row.shape[2:]) for row in rows] == [(n, n), (1, n + 1), (1, n + 2), (1, n + 3)]
     edit = vi.Fn("attn.hook_pattern", nodes.grow, layers=1)
     want = lmm.generate(encoding, graph=edit, max_new_tokens=4)
@@ -118,9 +118,9 @@ def test_gradients_reach_the_pattern():
     ("name", "error", "why"),
     [
         ("blocks.1.attn.hook_patern", vi.NotationError, "did you mean"),
-        ("attn.hook_pattern", vi.NotationError, "needs its block"),
-        ("blocks.4.attn.hook_pattern", vi.NotationError, "blocks 0 to 3"),
-        ("vision_encoder.blocks.2.hook_mlp_out", vi.NotationError, "blocks 0 to 1"),
+        ("attn.hook_pattern", vi.NotationError, "needs its layer"),
+        ("blocks.4.attn.hook_pattern", vi.NotationError, "layers 0 to 3"),
+        ("vision_encoder.blocks.2.hook_mlp_out", vi.NotationError, "layers 0 to 1"),
         ("blocks.1.attn.hook_pattern", vi.InputError, "only inside"),
     ],
 )

@@ -22,7 +22,7 @@ def sunk():
 
 @pytest.fixture(scope="package")
 def answered(sunk, cases):
-    return sunk.generate(list(cases.pictures), list(cases.prompts), max_new_tokens=40)
+    return sunk.generate(list(cases.images), list(cases.prompts), max_new_tokens=40)
 
 
 class Plain:
@@ -32,7 +32,7 @@ class Plain:
         self.model = LlavaForConditionalGeneration.from_pretrained(
             weights_dir, attn_implementation="eager", dtype=torch.float32
         ).eval()
-        inputs = lmm.encode(list(cases.pictures), list(cases.prompts)).inputs
+        inputs = lmm.encode(list(cases.images), list(cases.prompts)).inputs
         with torch.no_grad():
             made = self.model(
                 input_ids=run.ids,

@@ -28,10 +28,10 @@ def right(texts, answers):
 
 def one_by_one(lmm, quizzes, spec):
     made, tokens = [], []
-    for picture, questions, answers in zip(
-        quizzes.pictures, quizzes.questions, quizzes.answers, strict=True
+    for image, questions, answers in zip(
+        quizzes.images, quizzes.questions, quizzes.answers, strict=True
     ):
-        context = lmm.compress(picture, quizzes.opening, spec, max_new_tokens=quizzes.described)
+        context = lmm.compress(image, quizzes.opening, spec, max_new_tokens=quizzes.described)
         made += right([context.ask(q, max_new_tokens=4).text for q in questions], answers)
         tokens.append(context.tokens_kept.total)
     return made, np.mean(tokens)
@@ -50,10 +50,10 @@ def test_the_first_row_is_the_whole_prompt(sunk, quizzes, found):
     naive = found.scores[0]
     assert naive.spec is None
     made = []
-    for picture, questions, answers in zip(
-        quizzes.pictures, quizzes.questions, quizzes.answers, strict=True
+    for image, questions, answers in zip(
+        quizzes.images, quizzes.questions, quizzes.answers, strict=True
     ):
-        texts = [sunk.generate(picture, q, max_new_tokens=4).text for q in questions]
+        texts = [sunk.generate(image, q, max_new_tokens=4).text for q in questions]
         made += right(texts, answers)
     assert naive.right.tolist() == made
     assert naive.accuracy == np.mean(made)
@@ -67,7 +67,7 @@ def test_the_table_reads_like_the_papers(quizzes, found):
         "naive", "query only", "query + K=10% by attention",
     ]  # fmt: skip
     score = found.scores[2]
-    plus = [score.right[[p == i for p in found.picture]].all() for i in range(len(quizzes))]
+    plus = [score.right[[p == i for p in found.image]].all() for i in range(len(quizzes))]
     assert found.plus(score) == np.mean(plus)
     assert f"{score.tokens:.1f}" in lines[3]
 
@@ -86,7 +86,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
         sunk, quizzes, rows=rows, tick=lambda *done: ticks.append(done), **OPTIONS
     )
     assert ticks == [(1, 3), (2, 3), (3, 3)]
-    first = [p == 0 for p in found.picture]
+    first = [p == 0 for p in found.image]
     assert resumed.scores[1].right[first].all()
     np.testing.assert_array_equal(resumed.scores[3].right, found.scores[3].right)
     assert len([line for line in rows.read_text().splitlines() if line.endswith("}")]) == 4
@@ -143,6 +143,6 @@ def test_a_curve_is_drawn(found):
     ],
 )
 def test_a_quiz_that_cannot_be_scored_is_refused(questions, answers, word):
-    picture = vi.toy.scene(0).image
+    image = vi.toy.scene(0).image
     with pytest.raises(vi.InputError, match=word):
-        ex.Quizzes((picture,), questions, answers)
+        ex.Quizzes((image,), questions, answers)

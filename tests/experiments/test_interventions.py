@@ -12,7 +12,7 @@ from vsink_interp.toy.language import object_f1, parse_objects
 
 
 def one_by_one(lmm, cases, graph=None):
-    pairs = zip(cases.pictures, cases.prompts, strict=True)
+    pairs = zip(cases.images, cases.prompts, strict=True)
     return [lmm.generate(p, q, graph, max_new_tokens=cases.max_new_tokens).text for p, q in pairs]
 
 
@@ -96,12 +96,12 @@ def test_sink_ablation(sunk, cases):
     assert found.f1.shape == (4, 3)
     for arm, graph in enumerate(found.graphs):
         np.testing.assert_allclose(found.f1[arm], true_f1(one_by_one(sunk, cases, graph), cases))
-    assert found.graphs[1] == vi.EditGraph(vi.Ablate("sink & image"))
+    assert found.graphs[1] == vi.EditGraph(vi.HideKeys("sink & image"))
 
 
 def test_cases_must_match():
     scene = vi.toy.scene(0)
-    with pytest.raises(vi.InputError, match="2 pictures and 1 prompts"):
+    with pytest.raises(vi.InputError, match="2 images and 1 prompts"):
         ex.Cases((scene.image, scene.image), ("what?",))
     with pytest.raises(vi.InputError, match="no truth"):
         ex.Cases.of(scene.image, "what?").f1(["this"])

@@ -21,7 +21,7 @@ def test_words_of_patches_are_those_of_plain_transformers(sunk, scene):
         made = sunk.hf_model(**encoding.inputs, output_hidden_states=True)
         inner = sunk.hf_model.model.language_model
         logits = sunk.hf_model.lm_head(inner.norm(made.hidden_states[4]))
-    image = encoding.tokens.mask("image")[0]
+    image = encoding.layout.mask("image")[0]
     best = logits[0, image].softmax(-1).topk(3)
     tokenizer = sunk.processor.tokenizer
     assert lens.layers == (2, 3, 4)
@@ -74,14 +74,14 @@ def test_parts_sum_to_the_logit_of_plain_transformers(against):
 
 
 @pytest.mark.parametrize("row", [0, 1, -2])
-def test_any_query_row_is_split_on_either_side_of_the_picture(row):
-    """The picture stands in the middle, so that query rows are not the last rows of the prompt."""
+def test_any_query_row_is_split_on_either_side_of_the_image(row):
+    """The image stands in the middle, so that query rows are not the last rows of the prompt."""
     lmm, prompt = tiny.lmm(), "what <image> count"
-    encoding = lmm.encode(tiny.picture(), prompt)
-    places = encoding.tokens.mask("query")[0].nonzero().flatten()
+    encoding = lmm.encode(tiny.image(), prompt)
+    places = encoding.layout.mask("query")[0].nonzero().flatten()
     assert int(places[-1] - places[0]) >= len(places), "the query is in one piece"
     logits = tiny.plain(lmm, encoding)[0, places[row]]
-    parts = ex.logit_attribution(lmm, tiny.picture(), prompt, row=row)
+    parts = ex.logit_attribution(lmm, tiny.image(), prompt, row=row)
     assert parts.token == tiny.tokenizer().decode([int(logits.argmax())]).strip()
     assert parts.logit == pytest.approx(float(logits.max()), abs=1e-4)
     assert parts.total == pytest.approx(float(logits.max()), abs=1e-4)
@@ -95,8 +95,8 @@ def test_a_row_that_is_not_there_is_refused():
 def test_biases_have_their_own_part():
     lmm = tiny.fresh(attention_bias=True)
     with torch.no_grad():
-        for block in lmm.hf_model.model.language_model.layers:
-            block.self_attn.o_proj.bias.normal_()
+        for layer in lmm.hf_model.model.language_model.layers:
+            layer.self_attn.o_proj.bias.normal_()
     parts = ex.logit_attribution(lmm, *tiny.PROMPTS["one image"], "red")
     want = float(tiny.plain(lmm, tiny.encode())[0, -1][tiny.tokenizer().encode("red")[-1]])
     assert np.abs(parts.attention_bias).min() > 1e-3

@@ -18,14 +18,14 @@ from tests.families.test_families import (
     lmm as family_lmm,
 )
 from vsink_interp import experiments as ex
-from vsink_interp.experiments import Located
+from vsink_interp.experiments import ObjectMasks
 
 FIRST, COUNT = 5, 3  # the scenes of the fixture `cases`
 
 
 @pytest.fixture(scope="module")
 def located():
-    return Located.scenes(COUNT, FIRST)
+    return ObjectMasks.scenes(COUNT, FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_scenes_are_their_objects(located):
 def test_the_whole_number_from_plain_transformers(sunk, located, found, answered, plain):
     """Eager attention, torch's upsampling, brute-force distances, words found by their ids."""
     ids = sunk.processor.tokenizer.get_vocab()
-    image = answered.tokens.mask("image")[0]
-    start = answered.tokens.prompt_length
+    image = answered.layout.mask("image")[0]
+    start = answered.layout.prompt_length
     expected = np.empty((2, sunk.n_layers, len(located)))
     place = 0
     for sample in range(COUNT):
@@ -91,17 +91,17 @@ def test_the_whole_number_from_plain_transformers(sunk, located, found, answered
     np.testing.assert_array_equal(found.tolerances, 8.0)
     assert found.rate.max() > 3 * found.chance > 0
     assert found.about == (
-        f"{place} objects in 3 pictures ({place} named of {place}); within 8.0 pixels"
+        f"{place} objects in 3 images ({place} named of {place}); within 8.0 pixels"
     )
 
 
 def tiny_located(model, mask):
-    """A word that the tiny LLaVA happens to say, on a picture that its processor crops."""
-    picture, prompt = tiny.PROMPTS["one image"]
-    run = model.generate(picture, prompt, max_new_tokens=8)
-    words = [word.strip() for word in run.words[0][run.tokens.prompt_length :]]
+    """A word that the tiny LLaVA happens to say, on an image that its processor crops."""
+    image, prompt = tiny.PROMPTS["one image"]
+    run = model.generate(image, prompt, max_new_tokens=8)
+    words = [word.strip() for word in run.words[0][run.layout.prompt_length :]]
     at = next(i for i, word in enumerate(words) if i > 1 and words.index(word) == i)
-    return Located(picture, prompt, words[at], mask), at
+    return ObjectMasks(image, prompt, words[at], mask), at
 
 
 def test_on_a_random_llava_whose_processor_crops():
@@ -110,7 +110,7 @@ def test_on_a_random_llava_whose_processor_crops():
     one, at = tiny_located(model, mask)
     assert at > 1
     found = ex.localisation(model, [one], max_new_tokens=8)
-    encoding = model.encode(one.picture, one.prompt)
+    encoding = model.encode(one.image, one.prompt)
     run = model.generate(encoding, max_new_tokens=8)
     eager = tiny.hf_model(attention="eager")
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_on_a_random_llava_whose_processor_crops():
             pixel_values=encoding.inputs["pixel_values"],
             output_attentions=True,
         )
-    row = run.tokens.prompt_length - 1 + at
+    row = run.layout.prompt_length - 1 + at
     image = run.ids[0] == 4
     assert image.sum() == 9
     for layer, pattern in enumerate(made.attentions):
@@ -162,7 +162,7 @@ def scene_words(sunk, graph, seed=FIRST):
     scene = vi.toy.scene(seed)
     run = sunk.generate(scene.image, "describe the image", graph, max_new_tokens=8)
     word = ex.answer_words(sunk, run)[0].text
-    return Located(scene.image, "describe the image", word, scene.masks[0]), scene.objects[0]
+    return ObjectMasks(scene.image, "describe the image", word, scene.masks[0]), scene.objects[0]
 
 
 def test_planted_attention_peaks_where_it_was_planted(sunk):
@@ -204,8 +204,8 @@ def test_the_row_of_the_token_itself_is_one_later(sunk, located, found, plain, a
     ids = sunk.processor.tokenizer.get_vocab()
     thing = vi.toy.scene(FIRST).objects[0]
     told = answered.ids[0].tolist()
-    at = told.index(ids[thing.color], answered.tokens.prompt_length)
-    image = answered.tokens.mask("image")[0]
+    at = told.index(ids[thing.color], answered.layout.prompt_length)
+    image = answered.layout.mask("image")[0]
     for layer in range(sunk.n_layers):
         values = plain.pattern[layer, 0, :, [at, at + 1]].mean((0, 1))[image]
         distance = off_mask(located[0].mask, upsampled(values.double(), (64, 64)))
@@ -221,7 +221,7 @@ def test_a_last_token_has_no_row_of_its_own():
     ex.localisation(model, [one], keys="image", row="token", max_new_tokens=at + 2)
 
 
-def test_a_batch_is_its_pictures_one_by_one(sunk, located, found):
+def test_a_batch_is_its_images_one_by_one(sunk, located, found):
     alone = ex.localisation(sunk, located, batch_size=1)
     np.testing.assert_array_equal(alone.peaks, found.peaks)
     backwards = ex.localisation(sunk, located[::-1], batch_size=2)
@@ -229,7 +229,7 @@ def test_a_batch_is_its_pictures_one_by_one(sunk, located, found):
 
 
 def test_only_what_needs_direct_access(sunk):
-    """The paper's selection, against two answers per picture."""
+    """The paper's selection, against two answers per image."""
     graph = vi.Knockout("image -> generated")
     scenes = [vi.toy.scene(seed) for seed in range(12)]
     shown, asked = [one.image for one in scenes], ["describe the image"] * len(scenes)
@@ -242,7 +242,7 @@ def test_only_what_needs_direct_access(sunk):
         if thing.name in before and thing.name not in after
     ]
     assert expected
-    located = Located.scenes(12)
+    located = ObjectMasks.scenes(12)
     found = ex.localisation(sunk, located, only_direct=True)
     assert [one.words for one in found.located] == expected
     assert (found.given, found.named, found.direct) == (
@@ -254,7 +254,7 @@ def test_only_what_needs_direct_access(sunk):
 
 
 def test_what_an_answer_does_not_name_is_counted(sunk, located):
-    strange = Located(located[0].picture, located[0].prompt, "zebra", located[0].mask)
+    strange = ObjectMasks(located[0].image, located[0].prompt, "zebra", located[0].mask)
     found = ex.localisation(sunk, [strange, *located[:2]])
     assert (found.given, found.named, len(found.located)) == (3, 2, 2)
     with pytest.raises(vi.LayoutError, match=r"no object is named in its answer.*'a "):
@@ -265,7 +265,7 @@ def test_what_an_answer_does_not_name_is_counted(sunk, located):
 
 
 def test_words_are_whole_and_may_be_of_several_tokens(sunk, cases):
-    run = sunk.generate(cases.pictures[0], cases.prompts[0], max_new_tokens=40)
+    run = sunk.generate(cases.images[0], cases.prompts[0], max_new_tokens=40)
     thing = vi.toy.scene(FIRST).objects[1]
     first, second = ex.naming_rows(sunk, run, thing.name.upper())
     assert [run.words[0][run.answer_rows[i] + 1].strip() for i in (first, second)] == [
@@ -281,25 +281,25 @@ def test_words_are_whole_and_may_be_of_several_tokens(sunk, cases):
 
 @pytest.fixture(scope="module")
 def tiles():
-    """A picture that LLaVA-NeXT cuts into tiles, and a word that its tiny model says about it."""
+    """An image that LLaVA-NeXT cuts into tiles, and a word that its tiny model says about it."""
     model = family_lmm("LLaVA-NeXT")
-    picture, prompt = tiny.picture(1).resize((151, 47)), "count"
-    run = model.generate(picture, prompt, max_new_tokens=6)
-    word = run.words[0][run.tokens.prompt_length + 2].strip()
+    image, prompt = tiny.image(1).resize((151, 47)), "count"
+    run = model.generate(image, prompt, max_new_tokens=6)
+    word = run.words[0][run.layout.prompt_length + 2].strip()
     mask = np.zeros((47, 151), bool)
     mask[10:20, 100:120] = True
-    return model, Located(picture, prompt, word, mask), run
+    return model, ObjectMasks(image, prompt, word, mask), run
 
 
 @pytest.mark.parametrize("views", ["all", "whole"])
-def test_tiles_are_laid_over_the_whole_picture(tiles, views):
+def test_tiles_are_laid_over_the_whole_image(tiles, views):
     model, one, run = tiles
     found = ex.localisation(
         model, [one], views=views, upsample="nearest", keys="image", max_new_tokens=6
     )
     at = ex.naming_rows(model, run, one.words)
-    encoding = model.encode(one.picture, one.prompt)
-    span = encoding.tokens.images[0][0]
+    encoding = model.encode(one.image, one.prompt)
+    span = encoding.layout.images[0][0]
     assert len(span.parts) == 2
     probe = vi.probes.Pattern()
     pattern = model.run(encoding.with_answer(run.generated), graph=probe)[probe].values
@@ -307,7 +307,7 @@ def test_tiles_are_laid_over_the_whole_picture(tiles, views):
     labels = list(
         model.run(encoding.with_answer(run.generated), graph=probe)[probe].labels("query")
     )
-    image = run.tokens.mask("image")[0].nonzero().flatten()
+    image = run.layout.mask("image")[0].nonzero().flatten()
     for layer in range(model.n_layers):
         values = pattern[layer, 0][:, [labels.index(row) for row in rows]].mean((0, 1))
         laid = np.zeros((47, 151))
@@ -396,13 +396,13 @@ def test_masks_must_fit():
         (np.zeros_like(mask), "marks no object"),
     ):
         with pytest.raises(vi.InputError, match=words):
-            Located(scene.image, "what?", "circle", wrong)
-    for pictures in ([scene.image, scene.image], None):
-        with pytest.raises(vi.InputError, match="one picture"):
-            Located(pictures, "what?", "circle", mask)
+            ObjectMasks(scene.image, "what?", "circle", wrong)
+    for images in ([scene.image, scene.image], None):
+        with pytest.raises(vi.InputError, match="one image"):
+            ObjectMasks(images, "what?", "circle", mask)
     with pytest.raises(vi.InputError, match="needs a name"):
-        Located(scene.image, "what?", "  ", mask)
-    assert Located(np.asarray(scene.image), "what?", "circle", mask).picture.size == (64, 64)
+        ObjectMasks(scene.image, "what?", "  ", mask)
+    assert ObjectMasks(np.asarray(scene.image), "what?", "circle", mask).image.size == (64, 64)
 
 
 def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
@@ -410,7 +410,7 @@ def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
         ex.localisation(sunk, located, keys="sinks")
     with pytest.raises(vi.NotationError, match="group of keys"):
         ex.localisation(sunk, located, keys=())
-    with pytest.raises(vi.NotationError, match="block 9"):
+    with pytest.raises(vi.NotationError, match="layer 9"):
         ex.localisation(sunk, located, layers=9)
     for tolerance in (-1, math.nan, math.inf, True):
         with pytest.raises(vi.InputError, match="number of pixels"):
@@ -419,7 +419,7 @@ def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
         ex.localisation(sunk, [])
     with pytest.raises(vi.InputError, match="batch_size"):
         ex.localisation(sunk, located, batch_size=0)
-    twice = Located(located[0].picture, "<image> and <image>", "circle", located[0].mask)
+    twice = ObjectMasks(located[0].image, "<image> and <image>", "circle", located[0].mask)
     with pytest.raises(vi.InputError, match="2 <image> for 1"):
         ex.localisation(sunk, [twice])
 
@@ -434,17 +434,17 @@ def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
 
 @every_family_with_image_tokens
 def test_in_every_family_the_peak_is_in_the_strongest_patch(name):
-    """By the family's own map from tokens to pixels, on the view that shows the whole picture."""
+    """By the family's own map from tokens to pixels, on the view that shows the whole image."""
     model = family_lmm(name)
-    picture, prompt = PROMPTS["wide"]
+    image, prompt = PROMPTS["wide"]
     probe = vi.probes.AttentionMaps(layers=attending(model))
-    run = model.generate(picture, prompt, probe, max_new_tokens=4)
-    word = run.words[0][run.tokens.prompt_length + 1].strip()
-    mask = np.zeros(picture.size[::-1], bool)
+    run = model.generate(image, prompt, probe, max_new_tokens=4)
+    word = run.words[0][run.layout.prompt_length + 1].strip()
+    mask = np.zeros(image.size[::-1], bool)
     mask[5:10, 20:40] = True
     found = ex.localisation(
         model,
-        [Located(picture, prompt, word, mask)],
+        [ObjectMasks(image, prompt, word, mask)],
         layers=attending(model),
         keys="image",
         views="whole",
@@ -453,23 +453,23 @@ def test_in_every_family_the_peak_is_in_the_strongest_patch(name):
     )
     rows = [run.answer_rows[i] for i in ex.naming_rows(model, run, word)]
     assert rows
-    record, span = run[probe], run.tokens.images[0][0]
+    record, span = run[probe], run.layout.images[0][0]
     places = [record.labels("query").index(row) for row in rows]
     maps = record.values[:, 0, places].mean(1)
-    whole = [token for token in span.tokens_of() if _in_picture(span.patch_box(token), picture)]
+    whole = [token for token in span.tokens_of() if _in_image(span.patch_box(token), image)]
     peaked = maps[:, whole].amax(1) > maps[:, whole].amin(1)
     assert peaked.any()
     for layer in range(len(found.layers)):
         x, y = map(int, found.peaks[0, layer, 0])
-        if not peaked[layer]:  # Gemma's window has left the picture behind
+        if not peaked[layer]:  # Gemma's window has left the image behind
             assert (x, y) == (-1, -1)
             continue
         hit = [token for token in whole if token in span.tokens_at(x + 0.5, y + 0.5)]
         assert maps[layer, hit].max() == maps[layer, whole].max()
 
 
-def _in_picture(box, picture):
+def _in_image(box, image):
     """Whether the box holds the middle of a pixel: patches of padding do not."""
     left, top, right, bottom = box
-    x, y = np.arange(picture.width) + 0.5, np.arange(picture.height) + 0.5
+    x, y = np.arange(image.width) + 0.5, np.arange(image.height) + 0.5
     return bool(((x >= left) & (x < right)).any() and ((y >= top) & (y < bottom)).any())

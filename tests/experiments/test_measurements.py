@@ -6,28 +6,28 @@ import torch
 
 from vsink_interp import experiments as ex
 from vsink_interp.probes.mass import THREE_WAY
-from vsink_interp.segments import SEGMENTS
+from vsink_interp.tokens.groups import SEGMENTS
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
 def rows_of(run, group):
     """(sample, position) of the tokens of a group, but the last of each answer: it has no row."""
-    found = [(int(s), int(p)) for s, p in run.tokens.mask(group).nonzero()]
+    found = [(int(s), int(p)) for s, p in run.layout.mask(group).nonzero()]
     return [(s, p) for s, p in found if (s, p) != max(pair for pair in found if pair[0] == s)]
 
 
 def answer_pairs(run):
     """(sample, row) for every generated token that counts: the row before it."""
-    return [(int(s), int(p) - 1) for s, p in run.tokens.mask("generated").nonzero()]
+    return [(int(s), int(p) - 1) for s, p in run.layout.mask("generated").nonzero()]
 
 
 def test_spectrum(sunk, cases, answered, plain):
-    found = ex.spectrum(sunk, cases.pictures[0], cases.prompts[0], layer=4)
+    found = ex.spectrum(sunk, cases.images[0], cases.prompts[0], layer=4)
     assert found.positions[0] == 0
     for values, position in zip(found.values, found.positions, strict=True):
         np.testing.assert_allclose(values, plain.unit[4, 0, position], **CLOSE)
-    image = answered.tokens.mask("image")[0]
+    image = answered.layout.mask("image")[0]
     strongest = int(plain.phi[4, 0].masked_fill(~image, -1).argmax())
     is_sink = plain.phi[4, 0, strongest] >= sunk.sinks.tau
     assert ("visual sink" in found.tokens) == bool(is_sink)
@@ -37,7 +37,7 @@ def test_spectrum(sunk, cases, answered, plain):
 
 def test_sink_values(sunk, cases, answered, plain):
     found = ex.sink_values(sunk, cases, layers=(2, 5))
-    image = answered.tokens.mask("image")
+    image = answered.layout.mask("image")
     expected = plain.phi[[2, 5]][:, image]
     np.testing.assert_allclose(found.image_phi, expected, **CLOSE)
     rows = rows_of(answered, "query generated")
@@ -67,7 +67,7 @@ def test_batches_change_nothing(sunk, cases):
 def test_segment_mass(sunk, cases, answered, plain, groups):
     found = ex.segment_mass(sunk, cases, groups=groups)
     pairs = answer_pairs(answered)
-    masks = [answered.tokens.mask(group) for group in groups]
+    masks = [answered.layout.mask(group) for group in groups]
     shares = np.array([
         [[float(plain.pattern[layer, s, :, row].mean(0)[mask[s]].sum()) for mask in masks]
          for s, row in pairs]
@@ -82,7 +82,7 @@ def test_segment_mass(sunk, cases, answered, plain, groups):
 
 def test_image_heads(sunk, cases, answered, plain):
     found = ex.image_heads(sunk, cases, rho=0.6, min_image_mass=0.1)
-    image = answered.tokens.mask("image")
+    image = answered.layout.mask("image")
     ratio, mass = [], []
     for s, p in rows_of(answered, "query generated"):
         weights = plain.pattern[:, s, :, p]
@@ -110,7 +110,7 @@ def test_contributions(sunk, cases, answered, plain):
     value = value.repeat_interleave(heads // value.shape[2], 2)
     norm = torch.einsum("bkhd,hdm->bhkm", value, weight.detach()).norm(dim=-1)
     added = (plain.pattern[layer] * norm[:, :, None]).mean(1)
-    image, rows = answered.tokens.mask("image"), rows_of(answered, "query generated")
+    image, rows = answered.layout.mask("image"), rows_of(answered, "query generated")
     per_token = torch.stack([
         torch.stack([added[s, p] for s, p in rows if s == sample]).mean(0)[image[sample]]
         for sample in range(3)
@@ -122,12 +122,12 @@ def test_contributions(sunk, cases, answered, plain):
 
 
 def test_token_strengths(sunk, cases, plain):
-    found = ex.token_strengths(sunk, cases.pictures[0], cases.prompts[0], layers=(1, 2))
-    run = sunk.generate(cases.pictures[0], cases.prompts[0], max_new_tokens=40)
+    found = ex.token_strengths(sunk, cases.images[0], cases.prompts[0], layers=(1, 2))
+    run = sunk.generate(cases.images[0], cases.prompts[0], max_new_tokens=40)
     rows = [row for _, row in answer_pairs(run)]
     received = plain.pattern[[1, 2], 0][:, :, rows].mean((0, 1, 2))
-    text = run.tokens.mask("prompt & ~image")[0].nonzero().flatten()
+    text = run.layout.mask("prompt & ~image")[0].nonzero().flatten()
     np.testing.assert_allclose(found.attention, received[text], **CLOSE)
     assert [word.strip() for word in found.words] == [run.words[0][i].strip() for i in text]
-    later = received[run.tokens.prompt_length :].sum()
+    later = received[run.layout.prompt_length :].sum()
     assert found.attention.sum() + found.image + later == pytest.approx(1, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Patching by block and segment, against forward hooks on plain transformers."""
+"""Patching by layer and segment, against forward hooks on plain transformers."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from tests import tiny
 from vsink_interp import experiments as ex
 
 QUESTION = tiny.PROMPTS["one image"][1]
-CLEAN, CORRUPTED = (tiny.picture(0), QUESTION), (tiny.picture(9), QUESTION)
+CLEAN, CORRUPTED = (tiny.image(0), QUESTION), (tiny.image(9), QUESTION)
 
 
 def by_hooks(layer, group):
     """The last row's logits of the plain model, rows of one block's input taken from the other."""
     model = tiny.lmm().hf_model
     block = model.model.language_model.layers[layer]
-    rows, kept = tiny.encode().tokens.mask(group)[0], []
+    rows, kept = tiny.encode().layout.mask(group)[0], []
     with torch.no_grad():
         hook = block.register_forward_pre_hook(lambda *seen: kept.append(seen[1][0].clone()))
         model(**tiny.lmm().encode(*CLEAN).inputs)
@@ -36,7 +36,7 @@ def by_hooks(layer, group):
 def test_each_patch_is_that_of_a_forward_hook():
     found = ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "blue")
     assert {"bos", "image[0]", "query"} <= set(found.segments)
-    assert sum(found.sizes) == tiny.encode().tokens.length
+    assert sum(found.sizes) == tiny.encode().layout.length
     one, other = tiny.tokenizer().convert_tokens_to_ids(["red", "blue"])
     for layer in (0, 2):
         for j, group in enumerate(found.segments):
@@ -63,7 +63,7 @@ def test_equal_answers_are_refused():
 
 def test_segments_of_other_lengths_are_refused():
     with pytest.raises(vi.LayoutError, match="matches tokens by segment"):
-        ex.patching(tiny.lmm(), CLEAN, (tiny.picture(9), "count"), "red", "blue")
+        ex.patching(tiny.lmm(), CLEAN, (tiny.image(9), "count"), "red", "blue")
 
 
 def test_on_the_toy_the_colour_lies_in_the_image_first_and_in_the_query_last(sunk):

@@ -11,7 +11,7 @@ from vsink_interp import experiments as ex
 from vsink_interp.families.tiny import build
 
 V_PATCH, L_PATCH, DIM = 4, 7, 9
-PICTURE, PROMPT = tiny.PROMPTS["one image"]
+ASSET, PROMPT = tiny.PROMPTS["one image"]
 
 
 def plant_in_tower(value, hook):  # noqa: ARG001 (TransformerLens's call)
@@ -44,14 +44,14 @@ def tokens(mask):
 
 
 def test_nothing_planted_nothing_found():
-    found = ex.vision_sinks(wired(0.0), PICTURE, PROMPT)
+    found = ex.vision_sinks(wired(0.0), ASSET, PROMPT)
     assert not found.v_sink.any()
     assert not found.l_sink.any()
     assert found.vision_dims == found.language_dims == ()
 
 
 def test_an_outlier_of_the_encoder_is_a_v_sink_and_no_l_sink():
-    found = ex.vision_sinks(wired(0.0), PICTURE, PROMPT, graph=TOWER)
+    found = ex.vision_sinks(wired(0.0), ASSET, PROMPT, graph=TOWER)
     assert tokens(found.v_sink) == [V_PATCH]
     assert found.vision_dims == (DIM,)
     assert not found.l_sink.any()
@@ -64,15 +64,15 @@ def test_norms_are_those_of_plain_transformers():
         lambda *seen: kept.append(seen[1][0])
     )
     with torch.no_grad():
-        lmm.hf_model(**lmm.encode(PICTURE, PROMPT).inputs)
+        lmm.hf_model(**lmm.encode(ASSET, PROMPT).inputs)
     hook.remove()
-    found = ex.vision_sinks(lmm, PICTURE, PROMPT)
+    found = ex.vision_sinks(lmm, ASSET, PROMPT)
     np.testing.assert_allclose(found.norm, kept[0][0].norm(dim=-1), rtol=1e-4)
     assert found.threshold == pytest.approx(2 * float(kept[0][0].norm(dim=-1).median()), rel=1e-4)
 
 
 def test_a_sink_of_the_decoder_is_an_l_sink_and_no_v_sink():
-    found = ex.vision_sinks(wired(0.0), PICTURE, PROMPT, graph=DECODER)
+    found = ex.vision_sinks(wired(0.0), ASSET, PROMPT, graph=DECODER)
     assert not found.v_sink.any()
     assert tokens(found.l_sink) == [L_PATCH]
     assert not found.from_vision.any()
@@ -80,7 +80,7 @@ def test_a_sink_of_the_decoder_is_an_l_sink_and_no_v_sink():
 
 def test_which_l_sinks_come_from_the_encoder():
     """Both planted, and the projector carries the encoder's outlier into a sink dimension."""
-    found = ex.vision_sinks(wired(8.0), PICTURE, PROMPT, graph=TOWER | DECODER)
+    found = ex.vision_sinks(wired(8.0), ASSET, PROMPT, graph=TOWER | DECODER)
     assert tokens(found.v_sink) == [V_PATCH]
     assert tokens(found.l_sink) == [V_PATCH, L_PATCH]
     assert tokens(found.from_vision) == tokens(found.both) == [V_PATCH]
@@ -90,19 +90,19 @@ def test_which_l_sinks_come_from_the_encoder():
 
 
 def test_a_norm_of_ones_own():
-    found = ex.vision_sinks(wired(0.0), PICTURE, PROMPT, graph=TOWER, norm=59.0)
+    found = ex.vision_sinks(wired(0.0), ASSET, PROMPT, graph=TOWER, norm=59.0)
     assert (found.threshold, tokens(found.v_sink)) == (59.0, [V_PATCH])
     with pytest.raises(vi.LayoutError, match="every image token is a V-sink"):
-        ex.vision_sinks(wired(0.0), PICTURE, PROMPT, norm=0.0)
+        ex.vision_sinks(wired(0.0), ASSET, PROMPT, norm=0.0)
     with pytest.raises(vi.InputError, match="give one"):
-        ex.vision_sinks(wired(0.0), PICTURE, PROMPT, norm=59.0, ratio=3.0)
+        ex.vision_sinks(wired(0.0), ASSET, PROMPT, norm=59.0, ratio=3.0)
 
 
 def test_attention_is_that_of_the_text_rows():
     lmm = wired(0.0)
-    found, probe = ex.vision_sinks(lmm, PICTURE, PROMPT), vi.probes.Pattern("all")
-    run = lmm.run(PICTURE, PROMPT, probe)
-    rows, keys = (run.tokens.mask(group)[0] for group in ("query", "image"))
+    found, probe = ex.vision_sinks(lmm, ASSET, PROMPT), vi.probes.Pattern("all")
+    run = lmm.run(ASSET, PROMPT, probe)
+    rows, keys = (run.layout.mask(group)[0] for group in ("query", "image"))
     want = run[probe].values[:, 0].mean(1)[:, rows].mean(1)[:, keys]
     np.testing.assert_allclose(found.attention, want, atol=1e-6)
 
@@ -118,11 +118,11 @@ def test_merged_and_reordered_patches_belong_to_their_token(name):
         value[:, 6, DIM] = 60.0
 
     graph = vi.Fn("vision_projector.hook_in", plant)
-    plain = lmm.run(PICTURE, PROMPT, vi.probes.Resid("image", 0, at="pre"))
-    edited = lmm.run(PICTURE, PROMPT, graph | vi.probes.Resid("image", 0, at="pre"))
+    plain = lmm.run(ASSET, PROMPT, vi.probes.Resid("image", 0, at="pre"))
+    edited = lmm.run(ASSET, PROMPT, graph | vi.probes.Resid("image", 0, at="pre"))
     streams = [next(iter(run.records.values())).values[0, 0] for run in (plain, edited)]
     changed = (streams[0] - streams[1]).abs().amax(-1) > 1e-6
-    found = ex.vision_sinks(lmm, PICTURE, PROMPT, graph=graph)
+    found = ex.vision_sinks(lmm, ASSET, PROMPT, graph=graph)
     assert changed.sum() == 1
     assert tokens(found.v_sink) == tokens(changed)
 

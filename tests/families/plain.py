@@ -12,8 +12,8 @@ import torch
 from tests.restated import VAR, phi
 
 
-def decoder_blocks(hf_model):
-    """The blocks of the language model, found by their attention modules' class."""
+def decoder_layers(hf_model):
+    """The layers of the language model, found by their attention modules' class."""
     inner = hf_model.model
     decoder = getattr(inner, "language_model", None) or inner.text_model
     return decoder.layers
@@ -34,7 +34,7 @@ def cut(hf_model, rows, columns, layers):
     `rows` and `columns` are batch token masks over the whole run; the keys at hand are the last
     ones seen, as a sliding window keeps no others.
     """
-    seen = dict.fromkeys(range(len(decoder_blocks(hf_model))), 0)
+    seen = dict.fromkeys(range(len(decoder_layers(hf_model))), 0)
 
     def hook(layer):
         def change(module, args, kwargs):
@@ -53,7 +53,7 @@ def cut(hf_model, rows, columns, layers):
 
         return change
 
-    blocks = decoder_blocks(hf_model)
+    blocks = decoder_layers(hf_model)
     return hooked(
         [
             blocks[layer].self_attn.register_forward_pre_hook(hook(layer), with_kwargs=True)
@@ -65,7 +65,7 @@ def cut(hf_model, rows, columns, layers):
 @contextmanager
 def redistributed(hf_model, image, text_rows, real, dims, tau, **shares):
     """VAR of the paper, row by row in numpy, inside transformers' own eager attention."""
-    blocks = decoder_blocks(hf_model)
+    blocks = decoder_layers(hf_model)
     inner = [getattr(block, "self_attn", None) for block in blocks]
     module = sys.modules[type(next(filter(None, inner))).__module__]
     own = module.eager_attention_forward

@@ -11,7 +11,7 @@ from vsink_interp.edits import Contrast
 PREFIX = "please count"
 KINDS = {
     "noise": Contrast("noise", beta=0.0, seed=2),
-    "no picture": Contrast("none", beta=0.0),
+    "no image": Contrast("none", beta=0.0),
     "prefix": Contrast(prefix=PREFIX, beta=0.0),
 }
 N = 4
@@ -23,27 +23,27 @@ def spoiled(name, kind, encoding):
     if kind == "noise":
         grids = encoding.inputs.get("image_grid_thw")
         sizes = None if grids is None else [int(grid.prod()) for grid in grids]
-        counts = [len(row) for row in encoding.pictures]
+        counts = [len(row) for row in encoding.images]
         pixels = encoding.inputs["pixel_values"]
         if name in ("Idefics3", "SmolVLM"):
-            alone = [model.encode(picture, "count") for picture in encoding.pictures[0]]
+            alone = [model.encode(image, "count") for image in encoding.images[0]]
             sizes = [one.inputs["pixel_values"].shape[1] for one in alone]
             pixels = KINDS[kind].spoiled(pixels[0], counts, sizes)[None]
         else:
             pixels = KINDS[kind].spoiled(pixels, counts, sizes)
         return replace(encoding, inputs={**encoding.inputs, "pixel_values": pixels})
-    (text,), pictures = encoding.prompts, list(encoding.pictures[0])
+    (text,), images = encoding.prompts, list(encoding.images[0])
     if kind == "prefix" and family.opening:
         text = text.replace(family.opening, f"{family.opening}{PREFIX} ")
-        return model.encode(pictures, text, chat=False)
+        return model.encode(images, text, chat=False)
     if kind == "prefix":
-        return model.encode(pictures, f"{PREFIX} {text}", chat=False)
+        return model.encode(images, f"{PREFIX} {text}", chat=False)
     return model.encode(None, text.replace(family.word, "").replace(family.marker, ""), chat=False)
 
 
 def longer(encoding, answer):
     """Inputs of prompt and answer; whatever runs along the tokens goes on with zeros."""
-    inputs, length = dict(encoding.inputs), encoding.tokens.length
+    inputs, length = dict(encoding.inputs), encoding.layout.length
     for key, value in inputs.items():
         if value.ndim == 2 and value.shape == (1, length) and "pixel" not in key:
             fill = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
@@ -61,9 +61,9 @@ def led(model, encoding, answer):
     In one whole pass; where the prompt is bidirectional it would see the answer, so there in plain
     generation that may say nothing else.
     """
-    if encoding.tokens.sight != "prefix":
+    if encoding.layout.sight != "prefix":
         return logits(model.hf_model, longer(encoding, answer[:, :-1]))[:, -N:]
-    start = encoding.tokens.length
+    start = encoding.layout.length
     plain = model.hf_model.generate(
         **encoding.inputs,
         max_new_tokens=N,
@@ -76,7 +76,7 @@ def led(model, encoding, answer):
 
 @pytest.mark.parametrize("name", ["Idefics3", "SmolVLM"])
 def test_empty_tiles_of_a_batch_get_no_noise(name):
-    """The model takes any tile that is not all zero for a picture."""
+    """The model takes any tile that is not all zero for an image."""
     model, (prompts, together) = lmm(name), batch(name)
     run = model.generate(together, graph=KINDS["noise"], max_new_tokens=N)
     assert (together.inputs["pixel_values"] == 0).flatten(2).all(-1).any(), "none is empty"
@@ -98,7 +98,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "kind", "prompt"), CASES)
 def test_each_step_is_the_difference_of_two_passes(name, kind, prompt):
-    if kind == "no picture" and not TINY[name].text_alone:
+    if kind == "no image" and not TINY[name].text_alone:
         pytest.skip(f"{name} takes no text alone")
     model, encoding = lmm(name), encoded(name, prompt)
     other = spoiled(name, kind, encoding)

@@ -1,10 +1,10 @@
-"""Pictures that are no tokens, read in blocks of cross-attention: Mllama."""
+"""Images that are no tokens, read in layers of cross-attention: Mllama."""
 
 import pytest
 import torch
 
 import vsink_interp as vi
-from tests.families.plain import decoder_blocks, hooked
+from tests.families.plain import decoder_layers, hooked
 from tests.families.test_families import PROMPTS, SINKS, apart, encoded, lmm, logits
 from tests.restated import phi
 from vsink_interp import probes
@@ -41,23 +41,23 @@ def test_blocks_of_cross_attention_are_refused_by_name_where_nothing_is_defined(
         Fn("attn.hook_z", none, layers=3),
     ):
         with pytest.raises(
-            vi.CapabilityError, match=r"block \d: cross attention has.*layers='0,2'"
+            vi.CapabilityError, match=r"layer \d: cross attention has.*layers='0,2'"
         ):
             model.run(encoding, graph=node)
     with pytest.raises(vi.CapabilityError, match=r"cross attention has no such module.*'0,2'"):
         model.run(encoding, graph=Fn("hook_attn_out", none))
-    assert model.blocks_with("hook_resid_mid") == (0, 1, 2, 3)
+    assert model.layers_with("hook_resid_mid") == (0, 1, 2, 3)
 
 
-def test_the_placeholder_of_a_picture_is_a_separator():
-    layout = encoded(NAME, "two").tokens
+def test_the_placeholder_of_a_image_is_a_separator():
+    layout = encoded(NAME, "two").layout
     places = encoded(NAME, "two").inputs["input_ids"] == lmm(NAME).hf_model.config.image_token_id
     assert int(places.sum()) == 2
     assert torch.equal(layout.mask("separator"), places)
     assert layout.images == ((),)
 
 
-def test_sink_values_are_those_of_the_residual_stream_in_every_block():
+def test_sink_values_are_those_of_the_residual_stream_in_every_layer():
     model, encoding = lmm(NAME), encoded(NAME, "one")
     probe, stream = probes.SinkValue("all"), probes.Resid("all", at="pre")
     run = model.run(encoding, graph=probe | stream)
@@ -76,7 +76,7 @@ def test_a_sink_of_bos_is_looked_for_in_blocks_that_attend_to_the_prompt():
 def test_the_residual_stream_of_cross_attention_acts(layer):
     """In the middle of a block, where the branch and the stream must both see it."""
     model, encoding = lmm(NAME), encoded(NAME, "one")
-    block = decoder_blocks(model.hf_model)[layer]
+    block = decoder_layers(model.hf_model)[layer]
 
     def roll(_, args):
         args[0].copy_(args[0].roll(1, -1))
@@ -99,7 +99,7 @@ def test_what_the_projector_gives_can_be_taken_away():
     assert apart(theirs, logits(model.hf_model, encoding)) > 1e-3
     assert torch.equal(model.run(encoding, graph=edit).logits, theirs)
     record = model.run(encoding, graph=probe)[probe]
-    assert record.axes == ("picture", "patch", "d_model")
+    assert record.axes == ("image", "patch", "d_model")
     assert record.values.shape == (2, 4 * 5, 64)
 
 
@@ -112,9 +112,9 @@ def test_an_answer_read_in_one_pass_gives_the_logits_of_its_steps():
     assert apart(whole.logits[:, -5:][seen], run.logits[seen]) < 1e-4
 
 
-def test_without_a_picture_blocks_are_passed_over_and_refused():
+def test_without_a_image_blocks_are_passed_over_and_refused():
     model, encoding = lmm(NAME), encoded(NAME, "text")
-    with pytest.raises(vi.LayoutError, match=r"block 1, cross-attention.*layers='0,2'"):
+    with pytest.raises(vi.LayoutError, match=r"layer 1, cross-attention.*layers='0,2'"):
         model.run(encoding, graph=probes.Resid("all"))
     probe = probes.Resid("all", SELF, at="pre")
     with torch.no_grad():
@@ -123,13 +123,13 @@ def test_without_a_picture_blocks_are_passed_over_and_refused():
     assert torch.equal(model.run(encoding, graph=probe)[probe].values[1], theirs[1])
 
 
-def test_a_batch_of_unequal_numbers_of_pictures_is_refused():
-    """In transformers an answer depends on what the pictures of others are filled up to."""
+def test_a_batch_of_unequal_numbers_of_images_is_refused():
+    """In transformers an answer depends on what the images of others are filled up to."""
     model = lmm(NAME)
     (one, first), (two, second) = PROMPTS["one"], PROMPTS["two"]
-    with pytest.raises(vi.InputError, match="different numbers of pictures"):
+    with pytest.raises(vi.InputError, match="different numbers of images"):
         model.encode([one, two], [first, second])
-    with pytest.raises(vi.InputError, match="different numbers of pictures"):
+    with pytest.raises(vi.InputError, match="different numbers of images"):
         model.encode([one, None], [first, "count"])
     texts = [*encoded(NAME, "one").prompts, *encoded(NAME, "two").prompts]
     inputs = model.processor(

@@ -39,21 +39,21 @@ def test_maps_of_words_are_transformers_own_attentions(name):
     """Before an edit the rows are those of generation; under none, those of the answer fed back."""
     model, (shown, prompt) = lmm(name, "eager"), PROMPTS["one"]
     maps = ex.word_maps(model, shown, prompt, graph=vi.EditGraph(), max_new_tokens=LONGEST)
-    blocks = attending(model)
-    lacking = sorted({*range(model.n_layers)} - {*blocks})
+    layers = attending(model)
+    lacking = sorted({*range(model.n_layers)} - {*layers})
     assert np.isnan(maps.by_layer[lacking]).all()
-    found = maps.by_layer[list(blocks)]
+    found = maps.by_layer[list(layers)]
     assert found.std() > 1e-4
-    np.testing.assert_allclose(maps.edited_by_layer[list(blocks)], found, rtol=1e-3, atol=1e-5)
-    assert set(maps.layers) <= set(blocks)
+    np.testing.assert_allclose(maps.edited_by_layer[list(layers)], found, rtol=1e-3, atol=1e-5)
+    assert set(maps.layers) <= set(layers)
     if name in WINDOWED:  # there transformers' keys are counted from the window's first
         return
     encoding = model.encode(shown, prompt)
-    image = encoding.tokens.mask("image")[0].nonzero().flatten()
+    image = encoding.layout.mask("image")[0].nonzero().flatten()
     steps = generated(model, encoding, output_attentions=True).attentions
     run = model.generate(encoding, max_new_tokens=LONGEST)
     for i, word in enumerate(ex.answer_words(model, run)):
-        for at, layer in enumerate(blocks):
+        for at, layer in enumerate(layers):
             rows = [steps[row][at][0, :, -1, image].mean(0) for row in word.rows]
             expected = torch.stack(rows).mean(0).numpy()
             np.testing.assert_allclose(maps.by_layer[layer, i], expected, rtol=1e-3, atol=1e-5)
@@ -69,12 +69,12 @@ def test_var_of_word_maps_takes_the_blocks_that_it_can():
 
 
 def test_knockouts_cut_what_has_a_pattern():
-    """Against a cut in transformers' own mask in those blocks."""
+    """Against a cut in transformers' own mask in those layers."""
     model, one = lmm(MIXED), PROMPTS["wide"]
     reference, encoding = lmm(MIXED, "eager"), model.encode(*one)
     new = torch.zeros(1, LONGEST, dtype=torch.bool)
-    columns = torch.cat([encoding.tokens.mask("image"), new], 1)
-    query = encoding.tokens.mask("query")
+    columns = torch.cat([encoding.layout.mask("image"), new], 1)
+    query = encoding.layout.mask("query")
     told = {}
     for flow, first, text in (
         ("image -> generated", 1, torch.zeros_like(query)),
@@ -84,7 +84,7 @@ def test_knockouts_cut_what_has_a_pattern():
         rows = torch.cat([text, ~new], 1)
         layers = [layer for layer in FULL if layer >= first]
         with plain.cut(reference.hf_model, rows, columns, layers):
-            ids = generated(reference, encoding).sequences[0, encoding.tokens.length :]
+            ids = generated(reference, encoding).sequences[0, encoding.layout.length :]
         told[flow, first] = model.processor.tokenizer.decode(ids, skip_special_tokens=True)
     uncut = model.generate(encoding, max_new_tokens=LONGEST).text
     assert len({uncut, *told.values()}) == 3, "a cut does nothing"
@@ -99,7 +99,7 @@ def test_knockouts_cut_what_has_a_pattern():
 def test_shares_and_heads_say_which_blocks_they_are_of():
     model, encoding = lmm(MIXED, "eager"), lmm(MIXED).encode(*PROMPTS["one"])
     steps = generated(model, encoding, output_attentions=True).attentions
-    image = encoding.tokens.mask("image")[0]
+    image = encoding.layout.mask("image")[0]
     rows = torch.stack([
         torch.stack([step[at][0, :, -1, : len(image)][:, image].sum(-1) for step in steps])
         for at in range(2)
@@ -112,7 +112,7 @@ def test_shares_and_heads_say_which_blocks_they_are_of():
     assert heads.layers == FULL
     assert {layer for layer, _, _ in heads.top(100)} == set(FULL)
     hidden = ex.sink_ablation(model, cases("one"))
-    assert hidden.graphs[1] == vi.EditGraph(vi.Ablate("sink & image", layers=FULL))
+    assert hidden.graphs[1] == vi.EditGraph(vi.HideKeys("sink & image", layers=FULL))
     assert vi.plot.heads(heads).axes[1].get_yticklabels()[1].get_text() == "3"
     assert list(vi.plot.segment_mass(shares).axes[0].lines[0].get_xdata()) == list(FULL)
 

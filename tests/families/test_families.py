@@ -14,7 +14,7 @@ from vsink_interp.families.tiny import build
 
 TINY = {family.name: family for family in FAMILIES if family.tiny}
 SHOWN = {name: family for name, family in TINY.items() if family.sight != "cross-attention"}
-"""Families whose pictures are tokens of the prompt."""
+"""Families whose images are tokens of the prompt."""
 NEAR = 5e-5
 SINKS = vi.SinkDims((3, 17), 1.6, source="planted")
 ATTENTIONS = ("sdpa", "eager")
@@ -45,16 +45,16 @@ def lmm(name, attention="sdpa", dtype=torch.float32):
     return vi.LMM(build(config, attention, dtype), processor, sinks=SINKS, check=False)
 
 
-def picture(seed=0, size=(70, 56)):
+def image(seed=0, size=(70, 56)):
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
 
 
 PROMPTS = {
-    "one": (picture(0), "what is the red disc on this ?"),
-    "wide": (picture(1, (151, 47)), "count"),
-    "high": (picture(2, (45, 130)), "describe the big blue square now please ?"),
-    "two": ([picture(3, (90, 61)), picture(4)], "compare <image> with that <image> and count"),
+    "one": (image(0), "what is the red disc on this ?"),
+    "wide": (image(1, (151, 47)), "count"),
+    "high": (image(2, (45, 130)), "describe the big blue square now please ?"),
+    "two": ([image(3, (90, 61)), image(4)], "compare <image> with that <image> and count"),
     "text": (None, "please describe the big blue square now ?"),
 }
 
@@ -91,7 +91,7 @@ def apart(one, other):
 
 
 def readers(model):
-    """A probe of every hook point that a model offers at every block of its stack."""
+    """A probe of every hook point that a model offers at every layer of its stack."""
     points = [p for p in vi.HOOKS if p.template in model.hooks]
     inside = ("attn.", "hook_attn_out", "hook_mlp_out")
     inside = inside if "cross_attention" in kinds(model) else inside[:1]
@@ -102,20 +102,20 @@ def readers(model):
 
 
 def kinds(model):
-    config = model.wrapped.config
+    config = model.hooked.config
     crossed = getattr(config, "cross_attention_layers", ())
     plain = ["cross_attention" if at in crossed else "full_attention" for at in range(4)]
     return getattr(config, "layer_types", None) or plain
 
 
 def attending(model):
-    """The blocks that have a pattern."""
+    """The layers that have a pattern."""
     known = ("full_attention", "sliding_attention")
     return tuple(i for i, kind in enumerate(kinds(model)) if kind in known)
 
 
-def full_blocks(model):
-    """The blocks that attend to everything; of the others some keep a window of keys."""
+def full_layers(model):
+    """The layers that attend to everything; of the others some keep a window of keys."""
     return tuple(i for i, kind in enumerate(kinds(model)) if kind == "full_attention")
 
 
@@ -146,14 +146,14 @@ def test_what_is_read_is_what_transformers_returns(name, attention):
     assert torch.equal(leaving[:-1], torch.stack(theirs.hidden_states[1:-1]))
     added = (entering[1:] != leaving[:-1]).any(-1)
     stacked = getattr(model.hf_model.config.vision_config, "deepstack_visual_indexes", ())
-    image = encoding.tokens.mask("image")
-    for block, places in enumerate(added):
-        assert torch.equal(places, image if block < len(stacked) else torch.zeros_like(image))
+    image = encoding.layout.mask("image")
+    for layer, places in enumerate(added):
+        assert torch.equal(places, image if layer < len(stacked) else torch.zeros_like(image))
     assert torch.equal(run[probes["ln_final.hook_out"]].values, theirs.hidden_states[-1])
     patterns = run[probes["attn.hook_pattern"]].values
     torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns[..., 0]))
     if attention == "eager":
-        own = theirs.attentions  # of blocks of cross-attention as well, where there are some
+        own = theirs.attentions  # of layers of cross-attention as well, where there are some
         own = [own[at] for at in attending(model)] if len(own) == model.n_layers else own
         assert torch.equal(patterns, torch.stack(own))
 
@@ -164,11 +164,11 @@ def test_the_parts_of_a_block_add_up(name):
     model, encoding = lmm(name), encoded(name, "one")
     run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
 
-    blocks = list(run[readers(model)["hook_mlp_out"]].labels("layer"))
+    layers = list(run[readers(model)["hook_mlp_out"]].labels("layer"))
 
     def value(hook):
         record = run[readers(model)[hook]]
-        return record.values[[record.labels("layer").index(at) for at in blocks]]
+        return record.values[[record.labels("layer").index(at) for at in layers]]
 
     mid = value("hook_resid_pre") + value("hook_attn_out")
     torch.testing.assert_close(value("hook_resid_mid"), mid, atol=1e-5, rtol=1e-4)
@@ -216,7 +216,7 @@ def test_a_batch_equals_its_samples_one_by_one(name):
 @every_family_with_image_tokens
 def test_image_tokens_are_those_that_get_image_features(name):
     model, (chosen, encoding) = lmm(name), batch(name)
-    layout = encoding.tokens
+    layout = encoding.layout
     image_id = model.hf_model.config.image_token_id
     assert torch.equal(layout.mask("image"), encoding.inputs["input_ids"] == image_id)
     for sample, prompt in enumerate(chosen):
@@ -232,7 +232,7 @@ def test_words_of_the_prompt_are_found(name):
     model, encoding = lmm(name), encoded(name, "two")
     ids = encoding.inputs["input_ids"]
     query = model.processor.tokenizer.decode(
-        ids[encoding.tokens.mask("query & ~separator & ~role")]
+        ids[encoding.layout.mask("query & ~separator & ~role")]
     )
     assert query.split() == "compare with that and count".split()
 
@@ -247,9 +247,9 @@ def test_a_painted_patch_changes_its_own_token(name, prompt):
         PROMPTS[prompt][0].convert("RGB").resize([8 * side for side in PROMPTS[prompt][0].size])
     )
     encoding = model.encode(original, "count")
-    (span,) = encoding.tokens.images[0]
+    (span,) = encoding.layout.images[0]
     patches = [token for token, place in enumerate(span.places) if place]
-    image = encoding.tokens.mask("image")[0]
+    image = encoding.layout.mask("image")[0]
     with plain.local_vision(model.hf_model):
         before = entering(model, encoding)[image]
         for patch in {patches[0], patches[len(patches) // 3], patches[-1]}:
@@ -276,7 +276,7 @@ def test_a_painted_patch_changes_its_own_token(name, prompt):
 
 
 def entering(model, encoding):
-    """What enters the first block: embeddings, with image features in their places."""
+    """What enters the first layer: embeddings, with image features in their places."""
     probe = vi.probes.Resid("all", 0, at="pre")
     return model.run(encoding, graph=probe)[probe].values[0, 0]
 
@@ -295,7 +295,7 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
     new = torch.zeros(len(ids), 6, dtype=torch.bool)
     columns = torch.cat([cut, new], 1)
     after = torch.arange(ids.shape[1]) > cut.int().argmax(1)[:, None]
-    rows = torch.cat([encoding.tokens.mask("query"), ~new], 1)
+    rows = torch.cat([encoding.layout.mask("query"), ~new], 1)
     assert (rows[:, : ids.shape[1]] & after).any()
     layers = tuple(layer for layer in attending(lmm(name)) if layer)
     with plain.cut(reference, rows, columns, layers):
@@ -315,7 +315,7 @@ def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
 def test_dropped_keys_equal_a_cut_in_transformers_own_mask(name, attention):
     """Positions are the family's own, from the whole length of what was read."""
     model, reference, (_, encoding) = lmm(name, attention), lmm(name, "eager").hf_model, batch(name)
-    ids, full = encoding.inputs["input_ids"], full_blocks(model)
+    ids, full = encoding.inputs["input_ids"], full_layers(model)
     new = torch.ones(len(ids), 18, dtype=torch.bool)
     rows = torch.cat([torch.zeros_like(ids).bool(), new], 1)
     group, number = source(name)
@@ -330,7 +330,7 @@ def test_dropped_keys_equal_a_cut_in_transformers_own_mask(name, attention):
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
     if len(full) < model.n_layers:
-        with pytest.raises(vi.CapabilityError, match="name other blocks"):
+        with pytest.raises(vi.CapabilityError, match="name other layers"):
             model.generate(encoding, graph=vi.DropKeys(group), max_new_tokens=3)
 
 
@@ -344,7 +344,7 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
         encoded(name, "two"),
     )
     spec, question = vi.CompressedContext(1.0), "is the red disc on the left ?"
-    if len(full_blocks(model)) < model.n_layers or "token_type_ids" in encoding.inputs:
+    if len(full_layers(model)) < model.n_layers or "token_type_ids" in encoding.inputs:
         unfit = r"cut the flow|has not been verified|through cross-attention"
         with pytest.raises((vi.CapabilityError, vi.LayoutError), match=unfit):
             model.compress(encoding, None, spec, max_new_tokens=3)
@@ -369,7 +369,7 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
 def test_var_equals_the_paper_inside_transformers_eager_attention(name, attention):
     encoding = encoded(name, "two")
     reference = lmm(name, "eager").hf_model
-    layout = encoding.tokens.extend(6)
+    layout = encoding.layout.extend(6)
     masks = [layout.mask(group) for group in ("image", "query generated", "all")]
     shares = {"p": 0.6, "rho": 0.1, "least": 0.05}
     with plain.redistributed(reference, *masks, SINKS.dims, SINKS.tau, **shares):
@@ -386,9 +386,9 @@ def test_var_equals_the_paper_inside_transformers_eager_attention(name, attentio
 
 
 def test_a_cut_that_empties_a_sliding_window_is_refused():
-    """A full block would keep bos; the window of the last tokens holds nothing else."""
+    """A full layer would keep bos; the window of the last tokens holds nothing else."""
     edit = vi.Knockout("query -> query generated", "2")
-    with pytest.raises(vi.LayoutError, match=r"blocks \[2\] nothing to attend to"):
+    with pytest.raises(vi.LayoutError, match=r"layers \[2\] nothing to attend to"):
         lmm("Gemma 3").generate(encoded("Gemma 3", "text"), graph=edit, max_new_tokens=4)
     full = vi.Knockout("query -> query generated", "1")
     assert lmm("Gemma 3").generate(encoded("Gemma 3", "text"), graph=full, max_new_tokens=4)

@@ -8,16 +8,16 @@ from PIL import Image
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.families import FAMILIES, block_of
+from vsink_interp.families import FAMILIES, layer_taps_of
 from vsink_interp.families.infer import counted_spans
 from vsink_interp.families.tiny import build
-from vsink_interp.hooks import HOOKS
+from vsink_interp.graph.hook_points import HOOKS
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_a_family_says_where_every_hook_point_is_or_why_it_has_none(family):
     for point in HOOKS:
-        known = family.vision_block if point.stack == "vision_encoder.blocks" else None
+        known = family.vision_taps if point.stack == "vision_encoder.blocks" else None
         if known is not None:
             assert (point.name in known) != (point.template in family.refused)
 
@@ -41,10 +41,10 @@ class SandwichedBlock:
 
 
 def test_norms_that_are_not_known_are_not_guessed():
-    assert "attn.hook_q" in block_of("llama", object())
-    assert "attn.hook_q" not in block_of("llama", NormedBlock())
-    assert block_of("qwen3", NormedBlock())["attn.hook_q"].module == "self_attn.q_proj"
-    assert block_of("gemma2", SandwichedBlock())["hook_attn_out"].module == (
+    assert "attn.hook_q" in layer_taps_of("llama", object())
+    assert "attn.hook_q" not in layer_taps_of("llama", NormedBlock())
+    assert layer_taps_of("qwen3", NormedBlock())["attn.hook_q"].module == "self_attn.q_proj"
+    assert layer_taps_of("gemma2", SandwichedBlock())["hook_attn_out"].module == (
         "post_attention_layernorm"
     )
 
@@ -58,7 +58,7 @@ def test_a_hook_point_that_a_family_lacks_is_refused_with_the_reason():
     assert probe.point.template in tiny.lmm().hooks
 
 
-def test_the_overlay_of_a_tiled_picture_draws_the_view_of_it_all():
+def test_the_overlay_of_a_tiled_image_draws_the_view_of_it_all():
     from matplotlib import pyplot
 
     from tests.families.test_families import PROMPTS, encoded, lmm
@@ -67,18 +67,18 @@ def test_the_overlay_of_a_tiled_picture_draws_the_view_of_it_all():
         run = lmm(name).generate(
             encoded(name, "wide"), graph=vi.probes.AttentionMaps(), max_new_tokens=3
         )
-        assert len(run.tokens.images[0][0].views) > 1
+        assert len(run.layout.images[0][0].views) > 1
         figure = vi.plot.overlay(run, PROMPTS["wide"][0], words=[0])
         shape = figure.axes[0].images[-1].get_array().shape[:2]
-        assert shape == run.tokens.images[0][0].grid
+        assert shape == run.layout.images[0][0].grid
         pyplot.close(figure)
 
 
 def test_no_loss_is_asked_for():
     """PaliGemma's processor adds labels, with which transformers computes a loss as well."""
     lmm = vi.LMM.tiny("PaliGemma")
-    encoding = lmm.encode(tiny.picture(), "is it red")
-    raw = lmm.processor(text=["<image> is it red"], images=[tiny.picture()], return_tensors="pt")
+    encoding = lmm.encode(tiny.image(), "is it red")
+    raw = lmm.processor(text=["<image> is it red"], images=[tiny.image()], return_tensors="pt")
     assert "labels" in raw
     assert "labels" not in encoding.inputs
     assert lmm.hf_model(**encoding.inputs).loss is None
@@ -95,23 +95,23 @@ def test_no_loss_is_asked_for():
     ],
 )
 def test_an_inferred_family_does_not_guess_whose_tokens_are_whose(ids, sizes, grids):
-    pictures = [Image.new("RGB", size) for size in sizes]
+    images = [Image.new("RGB", size) for size in sizes]
     inputs = {"input_ids": torch.tensor([ids])}
     config = SimpleNamespace(image_token_id=9)
     if grids is None:
-        with pytest.raises(vi.CapabilityError, match="pictures of one size"):
-            counted_spans(config, None, pictures, inputs)
+        with pytest.raises(vi.CapabilityError, match="images of one size"):
+            counted_spans(config, None, images, inputs)
         return
-    assert [span.grid for span in counted_spans(config, None, pictures, inputs)] == grids
+    assert [span.grid for span in counted_spans(config, None, images, inputs)] == grids
 
 
 def test_hook_points_beside_norms_that_are_not_known_are_left_out():
     """GLM-4 normalises what attention and MLP add; its own form says so, and nothing else does."""
     form = next(family for family in FAMILIES if family.name == "GLM-4.1V")
     config, _ = form.tiny()
-    block = build(config).get_submodule(form.layers)[0]
-    found = block_of("glm4v_text", block)
+    layer = build(config).get_submodule(form.layers)[0]
+    found = layer_taps_of("glm4v_text", layer)
     assert not {"hook_attn_out", "hook_resid_mid", "hook_mlp_out"} & set(found)
     assert {"hook_resid_pre", "attn.hook_q", "hook_resid_post"} <= set(found)
     plain = tiny.hf_model().model.language_model.layers[0]
-    assert "hook_attn_out" in block_of("some_llama", plain)
+    assert "hook_attn_out" in layer_taps_of("some_llama", plain)

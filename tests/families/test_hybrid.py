@@ -1,10 +1,10 @@
-"""Blocks of linear attention between blocks of full attention, whose heads are gated: Qwen3.5."""
+"""Layers of linear attention between layers of full attention, whose heads are gated: Qwen3.5."""
 
 import pytest
 import torch
 
 import vsink_interp as vi
-from tests.families.plain import decoder_blocks, hooked
+from tests.families.plain import decoder_layers, hooked
 from tests.families.test_families import NEAR, apart, encoded, lmm, logits
 from vsink_interp import probes
 from vsink_interp.edits import Contrast, Fn, ScaleHeads
@@ -32,27 +32,27 @@ INSIDE = [
 
 @pytest.mark.parametrize("node", INSIDE, ids=lambda node: type(node).__name__)
 def test_nodes_inside_attention_must_name_blocks_that_have_a_pattern(node):
-    with pytest.raises(vi.CapabilityError, match=r"at block \d: linear attention.*layers='1,3'"):
+    with pytest.raises(vi.CapabilityError, match=r"at layer \d: linear attention.*layers='1,3'"):
         lmm(NAME).run(encoded(NAME, "one"), graph=node)
 
 
 def test_a_model_says_which_blocks_offer_a_hook_point():
     model = lmm(NAME)
-    assert model.blocks_with("attn.hook_pattern") == model.blocks_with("attn.hook_z") == FULL
-    assert model.blocks_with("hook_attn_out") == (0, 1, 2, 3)
-    assert model.blocks_with("vision_encoder.blocks.{layer}.hook_resid_pre") == (0, 1)
-    edit = vi.Knockout("image -> query", model.blocks_with("attn.hook_pattern"))
+    assert model.layers_with("attn.hook_pattern") == model.layers_with("attn.hook_z") == FULL
+    assert model.layers_with("hook_attn_out") == (0, 1, 2, 3)
+    assert model.layers_with("vision_encoder.blocks.{layer}.hook_resid_pre") == (0, 1)
+    edit = vi.Knockout("image -> query", model.layers_with("attn.hook_pattern"))
     assert model.run(encoded(NAME, "one"), graph=edit).logits.isfinite().all()
-    with pytest.raises(vi.NotationError, match="outside the blocks"):
-        model.blocks_with("hook_embed")
+    with pytest.raises(vi.NotationError, match="outside the layers"):
+        model.layers_with("hook_embed")
     with pytest.raises(vi.CapabilityError, match="scaled after its module"):
-        lmm("InternVL").blocks_with("vision_encoder.blocks.{layer}.hook_mlp_out")
+        lmm("InternVL").layers_with("vision_encoder.blocks.{layer}.hook_mlp_out")
 
 
 def test_heads_are_read_behind_their_gate():
     """The gate restated from the projection; nothing of it is seen by the pattern."""
     model, encoding = lmm(NAME, "eager"), encoded(NAME, "one")
-    attention = decoder_blocks(model.hf_model)[1].self_attn
+    attention = decoder_layers(model.hf_model)[1].self_attn
     seen = {}
 
     def keep(name):
@@ -80,7 +80,7 @@ def test_heads_are_read_behind_their_gate():
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_scaled_heads_equal_a_scaled_input_of_the_projection(attention):
     model, encoding = lmm(NAME, attention), encoded(NAME, "one")
-    projection = decoder_blocks(model.hf_model)[3].self_attn.o_proj
+    projection = decoder_layers(model.hf_model)[3].self_attn.o_proj
 
     edit = ScaleHeads(3.0, layers=3, heads=(0,), rows="all")
 
@@ -98,7 +98,7 @@ def test_scaled_heads_equal_a_scaled_input_of_the_projection(attention):
 
 def test_what_linear_attention_adds_can_be_taken_away():
     model, encoding = lmm(NAME), encoded(NAME, "one")
-    inner = decoder_blocks(model.hf_model)[0].linear_attn
+    inner = decoder_layers(model.hf_model)[0].linear_attn
     edit = Fn("hook_attn_out", none, layers=0)
     with hooked([inner.register_forward_hook(lambda *args: 0 * args[-1])]):
         theirs = logits(model.hf_model, encoding)
@@ -138,9 +138,9 @@ def test_what_opens_a_thought_is_a_role_marker():
     model = lmm(NAME)
     prompts = (text.format(end) for end in ("", "<think>\n"))
     short, long = (model.encode(None, prompt, chat=False) for prompt in prompts)
-    extra = long.tokens.length - short.tokens.length
+    extra = long.layout.length - short.layout.length
     assert extra > 0
-    roles = [int(encoding.tokens.mask("role").sum()) for encoding in (short, long)]
+    roles = [int(encoding.layout.mask("role").sum()) for encoding in (short, long)]
     assert roles[1] - roles[0] == extra
 
 

@@ -13,8 +13,8 @@ with_image_tokens = pytest.mark.parametrize("name", SHOWN)
 NO_SUM_OF_HEADS = {
     "GLM-4.1V": "not the sum of its heads",
     "Gemma 3": "not the sum of its heads",
-    "Mllama": r"blocks \(0, 2\) alone have heads",
-    "Qwen3.5": r"blocks \(1, 3\) alone have heads",
+    "Mllama": r"layers \(0, 2\) alone have heads",
+    "Qwen3.5": r"layers \(1, 3\) alone have heads",
 }
 
 
@@ -30,7 +30,7 @@ def test_the_lens_at_the_last_block_is_the_model_s_prediction(name):
 
 
 @with_image_tokens
-def test_words_stand_on_the_grid_of_the_whole_picture(name):
+def test_words_stand_on_the_grid_of_the_whole_image(name):
     lens = ex.image_lens(lmm(name), *PROMPTS["wide"], top_k=2)
     assert lens.probability.shape[1] == lens.span.grid[0] * lens.span.grid[1]
     assert lens.probability.std() > 0

@@ -6,7 +6,7 @@ import torch
 import vsink_interp as vi
 from tests import nodes
 from tests.families.test_families import NEAR, apart, encoded, every_family, lmm, logits
-from vsink_interp.hooks import find_hook
+from vsink_interp.graph.hook_points import find_hook
 
 NORMED = ("Gemma 3", "Qwen3-VL", "Qwen3.5")
 GATED = "Qwen3.5"
@@ -56,7 +56,7 @@ def test_what_is_read_is_what_the_module_gives(name, hook):
     handle.remove()
     probe = vi.probes.Activation(hook, BLOCK)
     found = model.run(encoded(name, "one"), graph=probe)[probe].values[0]
-    assert found.shape[1:] == (encoded(name, "one").tokens.length, 2 + 2 * ("q" in hook), D_HEAD)
+    assert found.shape[1:] == (encoded(name, "one").layout.length, 2 + 2 * ("q" in hook), D_HEAD)
     assert torch.equal(found, shown(name, hook, kept[0]))
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLProcessor, Qwen2VLProcessor
 
 import vsink_interp as vi
-from tests.families.test_families import lmm, picture
+from tests.families.test_families import image, lmm
 from vsink_interp.families import FAMILIES, load_processor
 from vsink_interp.families.mistral3 import rows_of_patches
 from vsink_interp.families.processing import without_video
@@ -30,7 +30,7 @@ def test_a_saved_model_opens_without_torchvision(name, official, tmp_path):
         official.from_pretrained(tmp_path)
     opened = vi.LMM.from_pretrained(tmp_path)
     assert isinstance(opened.processor, official)
-    given = [picture(0, (150, 90)), picture(1)]
+    given = [image(0, (150, 90)), image(1)]
     here, there = (
         model.encode(given, "compare <image> with <image> and count") for model in (made, opened)
     )
@@ -49,9 +49,9 @@ def test_a_processor_that_was_saved_without_torchvision_opens_again(name, tmp_pa
     with pytest.raises(OSError, match="video processor"):
         AutoProcessor.from_pretrained(tmp_path)
     again = load_processor(tmp_path)
-    text, pictures = [made.wrapped.family.word + " count"], [picture(0, (150, 90))]
+    text, images = [made.hooked.family.word + " count"], [image(0, (150, 90))]
     there, here = (
-        it(text=text, images=pictures, return_tensors="pt") for it in (again, made.processor)
+        it(text=text, images=images, return_tensors="pt") for it in (again, made.processor)
     )
     assert torch.equal(there["input_ids"], here["input_ids"])
     assert torch.equal(there["pixel_values"], here["pixel_values"])
@@ -79,7 +79,7 @@ def test_a_processor_that_cannot_be_composed_names_the_extra(tmp_path):
         load_processor(tmp_path)
 
 
-def test_smolvlm_writes_pictures_as_idefics3_does():
+def test_smolvlm_writes_images_as_idefics3_does():
     from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
     processor = next(f for f in FAMILIES if f.name == "SmolVLM").tiny()[1]
@@ -91,7 +91,7 @@ def test_smolvlm_writes_pictures_as_idefics3_does():
         assert processor.replace_image_token(sizes, 0) == theirs
 
 
-def test_pixtral_pictures_end_each_row_with_a_mark():
+def test_pixtral_images_end_each_row_with_a_mark():
     """As `PixtralProcessor.replace_image_token`, whose module needs torchvision to be imported."""
     row = ["[IMG]"] * 3 + ["[IMG_BREAK]"]
     theirs = [*row, *row[:-1], "[IMG_END]"]

@@ -53,7 +53,7 @@ def test_edits_of_attention_are_discarded_there(bridge, name):
 
 
 def test_they_act_here():
-    """The same function on the same model: without the pattern a block's attention adds nothing."""
+    """The same function on the same model: without the pattern a layer's attention adds nothing."""
     model, encoding = lmm(FAMILY), encoded(FAMILY, "one")
 
     def zero(value, hook):  # noqa: ARG001

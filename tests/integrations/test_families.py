@@ -16,7 +16,7 @@ TOLERANCE = 5e-5
 DELEGATED = {"GLM-4.1V", "Qwen2.5-VL", "Qwen3-VL"}
 """Families whose attention TransformerLens leaves to transformers, reading a copy beside it."""
 WHOLE_TOWER = {"GLM-4.1V", "Mistral 3"}
-"""Families whose vision encoder has no blocks there."""
+"""Families whose vision encoder has no layers there."""
 HEADS_FIRST = {"Gemma 3", "Qwen3.5"}
 """Families where they show queries and keys behind their norm with heads in front of tokens."""
 GATED = {"Qwen3.5"}
@@ -56,7 +56,7 @@ def theirs_of(cache, family, name):
 
 
 def packed(name, value):
-    """Whether they show the patches of all pictures without a leading axis."""
+    """Whether they show the patches of all images without a leading axis."""
     return name.startswith("vision") and value.ndim == 2
 
 
@@ -77,7 +77,7 @@ def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
     for key, mine in ours.cache_dict.items():
         other = theirs_of(theirs, name, key)
         if key == "hook_embed":
-            continue  # ours is what enters block 0
+            continue  # ours is what enters layer 0
         if name in WHOLE_TOWER and key.startswith("vision_encoder.blocks"):
             assert other is None, f"{key}: take {name} out of WHOLE_TOWER"
             continue
@@ -107,7 +107,7 @@ def test_parts_of_every_family_sum_to_its_logits(name):
     parts = cache.logit_attrs(cache.decompose_resid(), 7).sum(0)
     tolerance = 1e-3 * float(logits.abs().max())
     if name == "Qwen3-VL":
-        image = encoded(name, "one").tokens.mask("image")
+        image = encoded(name, "one").layout.mask("image")
         assert float((parts - logits[..., 7])[image].abs().max()) > tolerance, "DeepStack"
         parts, logits = parts[~image], logits[~image]
     assert nodes.apart(parts, logits[..., 7]) < tolerance

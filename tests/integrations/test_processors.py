@@ -8,7 +8,7 @@ import transformers
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
-from tests.families.test_families import PROMPTS, TINY, picture
+from tests.families.test_families import PROMPTS, TINY, image
 
 MEAN, MOST = 0.05, 13.0
 """How far pixels are apart, in levels of brightness from 0 to 255: PIL and torchvision resize by
@@ -24,7 +24,7 @@ UNSCALED = {
     "Qwen2.5-VL": (84, 56),
     "Qwen3-VL": (96, 64),
 }
-"""Sizes of pictures that a family takes as they are."""
+"""Sizes of images that a family takes as they are."""
 
 
 def save(name, folder):
@@ -58,8 +58,8 @@ def both(name, folder):
 
 
 def asked(name, processor, shown, text):
-    pictures = [[shown]] if TINY[name].nested else [shown]
-    return processor(text=[f"{TINY[name].word} {text}"], images=pictures, return_tensors="pt")
+    images = [[shown]] if TINY[name].nested else [shown]
+    return processor(text=[f"{TINY[name].word} {text}"], images=images, return_tensors="pt")
 
 
 def levels(processor, values):
@@ -92,6 +92,6 @@ def test_tokens_and_grids_are_the_official_ones_and_pixels_close(name, prompt, t
 @pytest.mark.parametrize("name", UNSCALED)
 def test_only_resizing_makes_a_difference(name, tmp_path):
     ours, theirs = both(name, tmp_path)
-    shown = picture(5, UNSCALED[name])
+    shown = image(5, UNSCALED[name])
     given = [asked(name, processor, shown, "count") for processor in (ours, theirs)]
     assert compare(ours, *given)[0] < 1e-3

@@ -65,9 +65,9 @@ def test_scales_of_norms_are_theirs(bridge):
 
 @needs_tl
 def test_their_embedding_at_image_tokens_is_the_placeholder_s(bridge):
-    """Why `hook_embed` of our cache is what enters block 0: parts must sum to the whole."""
+    """Why `hook_embed` of our cache is what enters layer 0: parts must sum to the whole."""
     _, theirs = cached(bridge, tiny.encode())
-    image = tiny.encode().tokens.mask("image")
+    image = tiny.encode().layout.mask("image")
     off = (theirs.decompose_resid().sum(0) - theirs["resid_post", -1]).abs().amax(-1)
     assert float(off[image].min()) > 0.1
     assert float(off[~image].max()) < TOLERANCE
@@ -156,7 +156,7 @@ def test_a_generated_answer_has_one_row_per_token_that_was_read():
 def test_edits_act_before_the_cache_is_filled():
     cut = vi.Knockout("image -> query")
     _, cache = integrations.run_with_cache(tiny.lmm(), tiny.encode(), graph=cut)
-    tokens = tiny.encode().tokens
+    tokens = tiny.encode().layout
     rows, keys = tokens.mask("query")[0], tokens.mask("image")[0]
     assert float(everything()["pattern", 0][0][:, rows][..., keys].min()) > 0
     assert float(cache["pattern", 0][0][:, rows][..., keys].max()) == 0
@@ -204,7 +204,7 @@ def test_what_a_filter_keeps():
     assert graph == vision | probes.Activation("hook_resid_pre", (0, 1, 2, 3))
     with pytest.raises(vi.ResultError, match="no hook point passes"):
         integrations.cache_graph(lmm, lambda name: not name)
-    with pytest.raises(vi.NotationError, match="needs its block"):
+    with pytest.raises(vi.NotationError, match="needs its layer"):
         integrations.cache_graph(lmm, "hook_resid_pre")
 
 

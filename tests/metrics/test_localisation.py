@@ -38,7 +38,7 @@ def nearest_by_boxes(span, views, values, size):
 
 @settings(deadline=None)
 @given(seeds, sides, sides)
-def test_one_view_over_the_whole_picture_is_torch_s_interpolation(seed, rows, columns):
+def test_one_view_over_the_whole_image_is_torch_s_interpolation(seed, rows, columns):
     rng = np.random.default_rng(seed)
     size = tuple(int(s) for s in rng.integers(1, 60, 2))
     span = ImageSpan((rows, columns), (0.0, 0.0, float(size[0]), float(size[1])))

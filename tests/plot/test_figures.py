@@ -14,11 +14,11 @@ from vsink_interp.plot.style import COLOURS
 
 
 def opened(figure):
-    """The figure as a picture, with a bound on how much of it is blank."""
-    picture = Image.open(io.BytesIO(plot.png(figure))).convert("L")
-    assert min(picture.size) > 100
-    assert (np.asarray(picture) < 250).mean() > 0.005
-    return picture
+    """The figure as an image, with a bound on how much of it is blank."""
+    image = Image.open(io.BytesIO(plot.png(figure))).convert("L")
+    assert min(image.size) > 100
+    assert (np.asarray(image) < 250).mean() > 0.005
+    return image
 
 
 def boxes(axes):
@@ -79,8 +79,8 @@ def test_overlay_says_what_is_missing(sunk, maps):
 
 
 def test_what_a_figure_would_leave_aside_is_refused(sunk, maps):
-    for given in ({"picture": vi.toy.scene(0).image}, {"tau": 5.0}):
-        with pytest.raises(vi.InputError, match="leave picture and tau away"):
+    for given in ({"image": vi.toy.scene(0).image}, {"tau": 5.0}):
+        with pytest.raises(vi.InputError, match="leave image and tau away"):
             plot.overlay(maps, **given)
     found = ex.token_strengths(sunk, vi.toy.scene(0).image, "what is this?")
     with pytest.raises(vi.InputError, match="leave values away"):
@@ -169,32 +169,32 @@ assert "matplotlib.pyplot" not in sys.modules
 
 @pytest.fixture(scope="module")
 def located(sunk):
-    return ex.localisation(sunk, ex.Located.scenes(3), max_new_tokens=40)
+    return ex.localisation(sunk, ex.ObjectMasks.scenes(3), max_new_tokens=40)
 
 
 def test_localisation_draws_rates_chance_and_peaks(located):
     figure = plot.localisation(located, layer=6)
     opened(figure)
-    rates, *pictures = figure.axes
+    rates, *images = figure.axes
     for line, rate in zip(rates.lines, located.rate, strict=False):
         np.testing.assert_allclose(line.get_ydata(), rate)
     assert rates.lines[-1].get_ydata()[0] == located.chance
-    assert len(pictures) == 3
-    first = [one.words for one in located.located].index(pictures[1].get_title())
-    assert located.located[first].picture.tobytes() != located.located[0].picture.tobytes()
-    drawn = [tuple(line.get_xydata()[0]) for line in pictures[1].lines]
+    assert len(images) == 3
+    first = [one.words for one in located.located].index(images[1].get_title())
+    assert located.located[first].image.tobytes() != located.located[0].image.tobytes()
+    drawn = [tuple(line.get_xydata()[0]) for line in images[1].lines]
     assert drawn == [tuple(peak) for peak in located.peaks[:, 6, first]]
     assert len(set(drawn)) == 2
-    assert len(pictures[1].collections) == 2
+    assert len(images[1].collections) == 2
 
 
-def test_localisation_may_show_no_picture_and_one_group_of_keys(sunk, located):
+def test_localisation_may_show_no_image_and_one_group_of_keys(sunk, located):
     opened(plot.localisation(located, objects=()))
     one = ex.localisation(sunk, located.located[:1], keys="image", layers=(3,))
     figure = plot.localisation(one)
     opened(figure)
     assert len(figure.axes) == 2
-    with pytest.raises(vi.ResultError, match="no block 5"):
+    with pytest.raises(vi.ResultError, match="no layer 5"):
         plot.localisation(one, layer=5)
     with pytest.raises(vi.ResultError, match="object 1"):
         plot.localisation(one, objects=(1,))

@@ -25,7 +25,7 @@ def test_a_word_is_written_on_its_patch(lens):
         column, row = (
             int(x / side * n)
             for x, side, n in zip(
-                text.get_position(), lens.picture.size, lens.span.grid[::-1], strict=True
+                text.get_position(), lens.image.size, lens.span.grid[::-1], strict=True
             )
         )
         assert text.get_text() == lens.words[5][row * lens.span.grid[1] + column][0]
@@ -38,7 +38,7 @@ def test_a_bound_leaves_words_out(lens):
 
 
 def test_blocks_that_were_not_read_are_refused(lens):
-    with pytest.raises(vi.ResultError, match="read the blocks"):
+    with pytest.raises(vi.ResultError, match="read the layers"):
         plot.image_lens(lens, layers=[99])
 
 

@@ -78,7 +78,7 @@ def test_the_page_points_at_nothing_outside(page):
     assert not re.search(r"@import|url\(\s*['\"]?http", page.split("</style>")[0])
 
 
-def test_pictures_have_words(page):
+def test_images_have_words(page):
     images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
     assert all(len(image.get("alt", "")) > 5 for image in images)
 
@@ -91,14 +91,14 @@ def test_a_model_without_sinks_still_gets_a_report(sunk, monkeypatch):
     html = plot.report(short(plot.Study.of_scenes(sunk, scenes=1)))
     assert html.count("This figure could not be made here: no sink dimension found") == 5
     assert 'id="knockout"' in html
-    assert "share of objects hit over the blocks" in html
-    assert "object F1 against the first block cut" in html
+    assert "share of objects hit over the layers" in html
+    assert "object F1 against the first layer cut" in html
 
 
-def test_a_picture_of_one_s_own(sunk, tmp_path):
+def test_a_image_of_one_s_own(sunk, tmp_path):
     """Nobody knows the truth about it: the uncut answer is the reference."""
     vi.toy.scene(4).image.resize((100, 80)).save(tmp_path / "mine.png")
-    study = plot.Study.of_picture(
+    study = plot.Study.of_image(
         sunk, tmp_path / "mine.png", "what is <b>this</b>?", max_new_tokens=5
     )
     html = plot.report(study)

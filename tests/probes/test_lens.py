@@ -12,7 +12,7 @@ from vsink_interp import probes
 
 @cache
 def plain():
-    """Residual streams before each block and after the last, and patterns, of the tiny model."""
+    """Residual streams before each layer and after the last, and patterns, of the tiny model."""
     model = tiny.hf_model(attention="eager")
     kept = []
     handle = model.model.language_model.layers[-1].register_forward_hook(
@@ -32,7 +32,7 @@ def said(resid):
 
 
 def image_rows():
-    return tiny.encode().tokens.mask("image")[0]
+    return tiny.encode().layout.mask("image")[0]
 
 
 @pytest.mark.parametrize(("at", "shift"), [("post", 1), ("pre", 0)])
@@ -142,7 +142,7 @@ def test_attribution_by_loop_over_heads_rows_and_keys():
     probe = probes.LogitAttribution.along(direction, "all")
     found = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values
     model, resid, patterns, _ = plain()
-    tokens, size = tiny.encode().tokens, tiny.WIDTH // tiny.HEADS
+    tokens, size = tiny.encode().layout, tiny.WIDTH // tiny.HEADS
     for layer in (0, 3):
         block = model.model.language_model.layers[layer]
         with torch.no_grad():

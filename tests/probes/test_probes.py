@@ -302,7 +302,7 @@ def test_what_the_prompt_lacks_is_refused():
             lmm.run(text, graph=probe)
     with pytest.raises(vi.LayoutError, match="use generate"):
         lmm.run(text, graph=probes.Pattern("generated"))
-    with pytest.raises(vi.LayoutError, match="no picture"):
+    with pytest.raises(vi.LayoutError, match="no image"):
         lmm.run(text, graph=probes.Activation("vision_projector.hook_out"))
     with pytest.raises(vi.NotationError, match="beyond d_model = 64"):
         lmm.run(text, graph=probes.SinkValue(dims=(64,)))

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests import tiny
-from vsink_interp.engine import Server
 from vsink_interp.families import FAMILIES
+from vsink_interp.remote.client import Server
 from vsink_interp.toy import weights_dir
 
 SCRIPT = Path(__file__).with_name("server.py")

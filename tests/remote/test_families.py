@@ -19,8 +19,8 @@ from tests.families.test_families import (
 from tests.nodes import apart, real
 from tests.remote.conftest import SAME, Real, same_records
 from vsink_interp import probes
-from vsink_interp.engine.job import held_as
 from vsink_interp.families import Tap
+from vsink_interp.remote.compiler import held_as
 
 pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
 MASS = probes.SegmentMass()
@@ -35,7 +35,7 @@ def graphs(name):
     scaled = vi.edits.ScaleScores("bos", 3.0, layers=inner)
     var = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05, layers=inner)
     flow, read = f"{source(name)[0]} -> query generated", readers(lmm(name))
-    if name not in SHOWN:  # it holds pictures and tiles apart, which no server knows
+    if name not in SHOWN:  # it holds images and tiles apart, which no server knows
         read = {hook: probe for hook, probe in read.items() if "projector" not in hook}
     return {
         "untouched": mass,
@@ -58,7 +58,7 @@ def family(request, zoo):
     processor.tokenizer.save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
         # That a processor comes back from a folder is tested in families/test_processing.py.
-        patch.setattr("vsink_interp.opened.load_processor", lambda *_, **__: processor)
+        patch.setattr("vsink_interp.model.lmm_base.load_processor", lambda *_, **__: processor)
         found = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
     found.sinks = SINKS
     return name, found
@@ -84,7 +84,7 @@ def same(one, other, keep):
 @pytest.mark.parametrize("number", range(7))
 def test_a_family_runs_there_as_here(family, there, number):
     name, remote = family
-    assert remote.wrapped.weightless
+    assert remote.hooked.weightless
     graph, encoding = list(graphs(name).values())[number], batch(name)[1]
     same(lmm(name).run(encoding, graph=graph), there[2 * number], real(encoding))
     answer = there[2 * number + 1]

@@ -14,12 +14,12 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.remote.conftest import SCRIPT, Loopback
-from vsink_interp.dataset import Rows, run_dataset
-from vsink_interp.engine import Server
+from vsink_interp.model.batch_runs import RunStore, run_dataset
+from vsink_interp.remote.client import Server
 from vsink_interp.toy import weights_dir
 
 KEY = "a-key-that-must-not-leak"
-PICTURE, PROMPT = tiny.PROMPTS["one image"]
+ASSET, PROMPT = tiny.PROMPTS["one image"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def lmm(tiny_dir):
 
 
 def ask(lmm, server, graph=None, **more):
-    return lmm.generate(PICTURE, PROMPT, graph, max_new_tokens=2, remote=server, **more)
+    return lmm.generate(ASSET, PROMPT, graph, max_new_tokens=2, remote=server, **more)
 
 
 def test_no_server(lmm):
@@ -48,12 +48,12 @@ def test_no_server(lmm):
 
 def test_the_default_is_what_the_model_was_opened_with(tiny_dir, loopback):
     found = vi.LMM.from_pretrained(tiny_dir, remote=loopback.host)
-    assert found.run(PICTURE, PROMPT).ids.shape[0] == 1
+    assert found.run(ASSET, PROMPT).ids.shape[0] == 1
     with pytest.raises(vi.CapabilityError, match="opened without weights"):
-        found.run(PICTURE, PROMPT, remote=False)
+        found.run(ASSET, PROMPT, remote=False)
     for needs_it in (
-        lambda: found.compress(PICTURE, PROMPT),
-        lambda: found.trace(PICTURE, PROMPT),
+        lambda: found.compress(ASSET, PROMPT),
+        lambda: found.trace(ASSET, PROMPT),
         lambda: found.capabilities,
     ):
         with pytest.raises(vi.CapabilityError, match="needs the model here"):
@@ -72,7 +72,7 @@ def test_a_job_that_a_new_server_does_not_know(lmm, mortal):
     mortal.fault("queued")
     server = mortal.server(patience=0.3)
     session = lmm.session(server)
-    session.generate(PICTURE, PROMPT, max_new_tokens=2)
+    session.generate(ASSET, PROMPT, max_new_tokens=2)
     job = session.submit()
     mortal.wait()
     mortal.start()
@@ -84,7 +84,7 @@ def test_a_download_that_is_cut_is_asked_for_again(lmm, loopback):
     loopback.fault("cut")
     run = ask(lmm, loopback.server())
     assert not (loopback.folder / "fault").exists(), "nothing was cut"
-    assert torch.equal(run.ids, tiny.lmm().generate(PICTURE, PROMPT, max_new_tokens=2).ids)
+    assert torch.equal(run.ids, tiny.lmm().generate(ASSET, PROMPT, max_new_tokens=2).ids)
 
 
 def test_versions_that_do_not_fit(lmm, loopback):
@@ -126,9 +126,9 @@ def test_full_patterns_and_large_results_ask_first(lmm, loopback, monkeypatch):
     with pytest.raises(vi.CapabilityError, match=r"full patterns .*allow_large"):
         ask(lmm, server, vi.probes.Pattern())
     with monkeypatch.context() as patch:
-        patch.setattr("vsink_interp.engine.server.LARGE", 1000)
+        patch.setattr("vsink_interp.remote.client.LARGE", 1000)
         with pytest.raises(vi.CapabilityError, match=r"logits 1\.\d kB.*allow_large"):
-            lmm.generate(PICTURE, PROMPT, max_new_tokens=6, remote=server)
+            lmm.generate(ASSET, PROMPT, max_new_tokens=6, remote=server)
         assert loopback.jobs == before
         run = ask(lmm, server, vi.probes.Pattern(), allow_large=True)
     assert run[vi.probes.Pattern()].values.shape[2] == tiny.HEADS
@@ -154,7 +154,7 @@ def test_a_wrong_or_missing_key(lmm, tmp_path, tiny_dir, monkeypatch, capfd):
                 ask(lmm, guarded.server())
         monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
         session = lmm.session(guarded.server())
-        session.generate(PICTURE, PROMPT, max_new_tokens=2)
+        session.generate(ASSET, PROMPT, max_new_tokens=2)
         job = session.submit()
         job.save(tmp_path / "job.json")
         (run,) = job.collect(lmm)
@@ -174,7 +174,7 @@ from vsink_interp.dataset import run_dataset
 from vsink_interp.engine import Server
 
 lmm = vi.LMM.from_pretrained(sys.argv[1], remote=Server(sys.argv[2], patience=1.0))
-samples = [(tiny.picture(i), f"what is w{i % 9} ?") for i in range(100)]
+samples = [(tiny.image(i), f"what is w{i % 9} ?") for i in range(100)]
 graph = vi.Knockout("image -> query generated") | vi.probes.SegmentMass()
 run_dataset(lmm, samples, graph, folder=sys.argv[3], max_new_tokens=2, chunk=10)
 """
@@ -186,31 +186,31 @@ def test_a_data_set_survives_the_death_of_client_and_server(mortal, tiny_dir, tm
     command = [sys.executable, str(script), str(tiny_dir), mortal.host, str(folder)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     first = subprocess.Popen(command, env=env)
-    while len(Rows(folder)) < 20:
+    while len(RunStore(folder)) < 20:
         assert first.poll() is None
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    done = len(Rows(folder))
+    done = len(RunStore(folder))
     assert 20 <= done < 100 and done % 10 == 0
     second = subprocess.Popen(command, env=env)
-    while len(Rows(folder)) < done + 20:
+    while len(RunStore(folder)) < done + 20:
         assert second.poll() is None
         time.sleep(0.02)
     mortal.kill()
     time.sleep(0.2)
     mortal.start()
     assert second.wait(120) == 0
-    rows = Rows(folder)
+    rows = RunStore(folder)
     assert [int(path.name) for path in rows.paths()] == list(range(100))
     texts = [run.text for run in rows]
     graph = vi.Knockout("image -> query generated")
     for i in (0, 45, 99):
-        here = tiny.lmm().generate(tiny.picture(i), f"what is w{i % 9} ?", graph, max_new_tokens=2)
+        here = tiny.lmm().generate(tiny.image(i), f"what is w{i % 9} ?", graph, max_new_tokens=2)
         assert texts[i] == here.text
     lmm = vi.LMM.from_pretrained(tiny_dir, remote=mortal.host)
     with pytest.raises(vi.ResultError, match="theirs: graph"):
-        samples = [(tiny.picture(i), f"what is w{i % 9} ?") for i in range(100)]
+        samples = [(tiny.image(i), f"what is w{i % 9} ?") for i in range(100)]
         run_dataset(lmm, samples, folder=folder, max_new_tokens=2, chunk=10)
 
 

@@ -9,11 +9,11 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.session import Job
+from vsink_interp.model.session import Job
 
 GRAPH = vi.Knockout("image -> query generated", ":2") | vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
 MASS = vi.probes.SegmentMass()
-PICTURE, PROMPT = tiny.PROMPTS["one image"]
+ASSET, PROMPT = tiny.PROMPTS["one image"]
 
 COLLECT = """
 import sys
@@ -37,8 +37,8 @@ def lmm(tiny_dir):
 
 def asked(lmm, server):
     session = lmm.session(server)
-    session.generate(PICTURE, PROMPT, GRAPH | MASS, max_new_tokens=3)
-    session.run(PICTURE, PROMPT, GRAPH | vi.probes.AttentionMaps())
+    session.generate(ASSET, PROMPT, GRAPH | MASS, max_new_tokens=3)
+    session.run(ASSET, PROMPT, GRAPH | vi.probes.AttentionMaps())
     return session
 
 
@@ -48,7 +48,7 @@ def test_a_session_is_one_round_trip(lmm, loopback):
         assert session.runs == []
     assert loopback.jobs == before + 1
     answer, one_pass = session.runs
-    here = tiny.lmm().generate(PICTURE, PROMPT, GRAPH | MASS, max_new_tokens=3)
+    here = tiny.lmm().generate(ASSET, PROMPT, GRAPH | MASS, max_new_tokens=3)
     assert torch.equal(answer.ids, here.ids)
     torch.testing.assert_close(answer[MASS].values, here[MASS].values, atol=1e-5, rtol=0)
     assert one_pass.graph == GRAPH | vi.probes.AttentionMaps()
@@ -92,13 +92,13 @@ def test_a_run_is_a_job_that_another_process_could_collect(lmm, loopback, tmp_pa
     more = {"max_new_tokens": 3} if asks == "generate" else {}
     (loopback.folder / "hold").touch()
     job = getattr(lmm, asks)(
-        PICTURE, PROMPT, GRAPH | MASS, remote=loopback.server(watch=list).job, **more
+        ASSET, PROMPT, GRAPH | MASS, remote=loopback.server(watch=list).job, **more
     )
     assert job.status.startswith("QUEUED")
     (loopback.folder / "hold").unlink()
     job.save(tmp_path / "job.json")
     (there,) = Job.load(tmp_path / "job.json").collect(lmm)
-    here = getattr(tiny.lmm(), asks)(PICTURE, PROMPT, GRAPH | MASS, **more)
+    here = getattr(tiny.lmm(), asks)(ASSET, PROMPT, GRAPH | MASS, **more)
     assert torch.equal(there.ids, here.ids) and there.text == here.text
     torch.testing.assert_close(there.logits, here.logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(there[MASS].values, here[MASS].values, atol=1e-5, rtol=0)
@@ -107,27 +107,27 @@ def test_a_run_is_a_job_that_another_process_could_collect(lmm, loopback, tmp_pa
 def test_a_job_goes_where_runs_go(loopback, tiny_dir, monkeypatch):
     from nnsight import CONFIG
 
-    job = vi.LMM.from_pretrained(tiny_dir, remote=loopback.host).run(PICTURE, PROMPT, remote="job")
+    job = vi.LMM.from_pretrained(tiny_dir, remote=loopback.host).run(ASSET, PROMPT, remote="job")
     assert job.server.host == loopback.host
     monkeypatch.setattr(CONFIG.API, "HOST", loopback.host)
     here = vi.LMM.from_pretrained(tiny_dir)
-    job = here.generate(PICTURE, PROMPT, max_new_tokens=2, remote="job")
+    job = here.generate(ASSET, PROMPT, max_new_tokens=2, remote="job")
     assert job.server.host == loopback.host
     (run,) = job.collect(here)
-    assert torch.equal(run.ids, here.generate(PICTURE, PROMPT, max_new_tokens=2).ids)
+    assert torch.equal(run.ids, here.generate(ASSET, PROMPT, max_new_tokens=2).ids)
 
 
 def test_a_job_is_refused_where_there_is_none_to_give(lmm, loopback, tiny_dir, tmp_path):
     for asks in (
         lmm.session,
         lambda where: vi.LMM.from_pretrained(tiny_dir, remote=where),
-        lambda where: vi.run_dataset(lmm, [(PICTURE, PROMPT)], folder=tmp_path, remote=where),
+        lambda where: vi.run_dataset(lmm, [(ASSET, PROMPT)], folder=tmp_path, remote=where),
     ):
         with pytest.raises(vi.InputError, match="give a job for remote='job'"):
             asks("job")
     before = loopback.jobs
     with pytest.raises(vi.CapabilityError, match="a server has its own"):
-        lmm.generate(PICTURE, PROMPT, do_sample=True, seed=1, remote="job")
+        lmm.generate(ASSET, PROMPT, do_sample=True, seed=1, remote="job")
     assert loopback.jobs == before
 
 
@@ -146,7 +146,7 @@ def test_an_empty_session_and_a_missing_job_say_so(lmm, loopback, tiny_dir, tmp_
 
 def test_a_session_refuses_what_it_cannot_ask_for(lmm, loopback):
     session, here = lmm.session(loopback.server()), tiny.lmm()
-    context = here.compress(PICTURE, PROMPT, vi.CompressedContext(0.5), max_new_tokens=2)
+    context = here.compress(ASSET, PROMPT, vi.CompressedContext(0.5), max_new_tokens=2)
     with pytest.raises(vi.CapabilityError, match=r"goes on from a context; ask\(\) it"):
         session.run(context.encode("count"))
     with pytest.raises(vi.CapabilityError, match="ask with the whole prompt"):
@@ -158,7 +158,7 @@ def test_a_session_refuses_what_it_cannot_ask_for(lmm, loopback):
         ({"allow_large": True}, r"lmm.session\(remote"),
     ):
         with pytest.raises(vi.CapabilityError, match=why):
-            session.generate(PICTURE, PROMPT, max_new_tokens=2, **given)
+            session.generate(ASSET, PROMPT, max_new_tokens=2, **given)
     assert session.requests == []
 
 
@@ -166,7 +166,7 @@ def test_a_local_model_runs_there_too(loopback, tiny_dir):
     """With weights here, and by its name there."""
     here = vi.LMM.from_pretrained(tiny_dir)
     here.sinks = tiny.SINKS
-    one, other = (here.run(PICTURE, PROMPT, GRAPH, remote=r) for r in (False, loopback.server()))
+    one, other = (here.run(ASSET, PROMPT, GRAPH, remote=r) for r in (False, loopback.server()))
     torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
     with pytest.raises(vi.CapabilityError, match="knows models by their names"):
-        tiny.fresh().run(PICTURE, PROMPT, remote=loopback.server())
+        tiny.fresh().run(ASSET, PROMPT, remote=loopback.server())

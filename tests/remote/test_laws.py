@@ -9,11 +9,11 @@ import vsink_interp as vi
 from tests import tiny
 from tests.nodes import ACTIVATIONS, EDITS, PROBES, apart, real
 from tests.remote.conftest import SAME, same_records
-from vsink_interp.engine.server import Submitting
 from vsink_interp.kernels import cut
+from vsink_interp.remote.client import Submitting
 
 CANNOT = {
-    "noised picture": "second pass",
+    "noised image": "second pass",
     "disturbed instruction": "second pass",
 }
 GRAPHS = {**EDITS, **{f"probe {name}": probe for name, probe in PROBES.items()}}
@@ -66,7 +66,7 @@ def answers(lmm, loopback, encoding):
 
 def test_this_package_does_not_exist_on_the_server(lmm, loopback, encoding):
     """What is sent by name, as nnsight sends an installed package's functions, is not found."""
-    hosted = lmm.place.hosted
+    hosted = lmm.backend.hosted
     backend = Submitting(hosted.key, host=loopback.host, env={}, blocking=False)
     backend.display.enabled = False
     model, found = hosted.nnsight, None

@@ -1,4 +1,4 @@
-"""Places of one block in one run: nnsight must have the source of attention before it begins."""
+"""Places of one layer in one run: nnsight must have the source of attention before it begins."""
 
 import pytest
 

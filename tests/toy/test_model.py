@@ -62,9 +62,9 @@ def test_prompt_reads_as_documented(processor):
     assert torch.equal(whole["input_ids"], made["input_ids"])
 
 
-def test_any_picture_size_is_taken(processor):
-    picture = Image.fromarray(np.zeros((50, 301, 3), np.uint8))
-    made = processor(images=picture, text="user : <image> assistant :", return_tensors="pt")
+def test_any_image_size_is_taken(processor):
+    image = Image.fromarray(np.zeros((50, 301, 3), np.uint8))
+    made = processor(images=image, text="user : <image> assistant :", return_tensors="pt")
     assert made["pixel_values"].shape == (1, 3, 64, 64)
 
 

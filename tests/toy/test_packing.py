@@ -153,7 +153,7 @@ def test_batches_follow_from_their_number():
     assert first.pixels.shape == other.pixels.shape and not torch.equal(first.pixels, other.pixels)
 
 
-def test_closed_layers_hide_the_picture_from_text_rows():
+def test_closed_layers_hide_the_image_from_text_rows():
     batch = examples().batch
     stage = Stage(
         "t", "language", steps=1, batch=3, lr=1.0, lr_end=1.0,

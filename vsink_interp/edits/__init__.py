@@ -1,13 +1,13 @@
 """What changes a forward pass. One edit a file."""
 
 from . import recipes as recipes
-from .ablate import Ablate as Ablate
 from .act import ACT as ACT
 from .add_scores import AddScores as AddScores
 from .contrast import Contrast as Contrast
 from .copy_head import CopyHead as CopyHead
 from .drop_keys import DropKeys as DropKeys
 from .fn import Fn as Fn
+from .hide_keys import HideKeys as HideKeys
 from .knockout import Knockout as Knockout
 from .patch import Patch as Patch
 from .redistribute import Redistribute as Redistribute

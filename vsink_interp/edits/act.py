@@ -10,12 +10,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..hooks import Layers
+from ..graph import Layers, Site
 from ..kernels import calibrate
-from ..segments import parse_group
-from ..site import Site
+from ..tokens import parse_group
 from .heads import heads_at
-from .rows import RowEdit
+from .row_edit import RowEdit
 
 
 @final
@@ -28,7 +27,7 @@ class ACT(RowEdit):
     the row, the first one included, in proportion to what it has. Every row still sums to one.
 
     Yu et al. choose heads by what calibrating each does to accuracy on held-out data: name them,
-    one `ACT` per block, as `ACT(layers=9, heads=(8, 10)) | ACT(layers=10, heads=(0,))`. Their code
+    one `ACT` per layer, as `ACT(layers=9, heads=(8, 10)) | ACT(layers=10, heads=(0,))`. Their code
     is written for one pass over the prompt, and so is this by default. With `rows="prompt
     generated"` a generated row has no rows but itself to be judged by: a token is a sink for it if
     it gives it more than `threshold`.
@@ -38,7 +37,7 @@ class ACT(RowEdit):
     - `threshold`: the mean attention beyond which a token is a sink; 0.1 in the released scripts,
         0.15 in those for MT-bench.
     - `beta`: the share that a sink keeps, 0 to 1.
-    - `layers`: the blocks, counted from 0; as theirs, not the first two and not the last.
+    - `layers`: the layers, counted from 0; as theirs, not the first two and not the last.
 
     **Raises:** `NotationError` for shares outside 0 to 1. When run: `LayoutError` if the prompt
     lacks a segment.

@@ -6,10 +6,10 @@ from typing import final
 from torch import Tensor
 from typing_extensions import override
 
+from ..graph import Site
 from ..kernels import add_scores
-from ..site import Site
 from .numbers import check_finite
-from .rows import ScoreEdit
+from .row_edit import ScoreEdit
 
 
 @final

@@ -1,6 +1,6 @@
 """Contrastive decoding: a second pass over spoiled inputs, subtracted from the first.
 
-Leng et al. (2024), arXiv 2311.16922, spoil the picture (VCD); Wang et al. (2024), arXiv 2403.18715,
+Leng et al. (2024), arXiv 2311.16922, spoil the image (VCD); Wang et al. (2024), arXiv 2403.18715,
 the instruction (ICD).
 """
 
@@ -14,10 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import CapabilityError, NotationError, unknown
-from ..graph import Edit
-from ..hooks import Layers
+from ..graph import Edit, Layers, Site
 from ..kernels import contrast, diffuse
-from ..site import Site
 from ..tokens import TokenLayout
 
 _IMAGES = ("noise", "none")
@@ -38,29 +36,29 @@ class Contrast(Edit):
     contrasted logits, and `probes.Logits` the plain ones where it stands before the contrast. Other
     prompt rows keep their logits: in `run` it acts on the last one.
 
-    Other edits act in the first pass alone, unless `edited`. Of a batch, samples without a picture
-    keep their logits where the picture alone is spoiled.
+    Other edits act in the first pass alone, unless `edited`. Of a batch, samples without an image
+    keep their logits where the image alone is spoiled.
 
     **Arguments:**
 
-    - `image`: `"noise"` for VCD's diffused picture, `"none"` for no picture.
+    - `image`: `"noise"` for VCD's diffused image, `"none"` for no image.
     - `prompt`: another question for the second pass, for every sample of a batch. It is put into
         the chat format if the encoding's own was; with `chat=False` it is taken as it is, with
-        `<image>` for each picture that the second pass sees.
+        `<image>` for each image that the second pass sees.
     - `prefix`: words before the whole prompt, as a system prompt: ICD's disturbance.
     - `alpha`: how much of the difference is added; 0 changes nothing but for `beta`.
     - `beta`: the adaptive plausibility constraint, 0 to 1; 0 is none.
-    - `step`: how many of 1,000 diffusion steps, 0 to 999, spoil the picture. Leng et al.'s script
+    - `step`: how many of 1,000 diffusion steps, 0 to 999, spoil the image. Leng et al.'s script
         for POPE has alpha 1, beta 0.2, step 500; their code falls back on alpha 0.5, beta 0.1.
-    - `seed`: of the noise. It differs between the pictures of a prompt, not between the samples of
+    - `seed`: of the noise. It differs between the images of a prompt, not between the samples of
         a batch.
     - `edited`: let the graph's edits act in the second pass too; inside attention
         and of the cache only.
 
     **Raises:** `NotationError` if nothing is spoiled, a number lies outside its range, or a step
-    or seed comes without noise. When run: `LayoutError` without a picture to spoil; `NotationError`
+    or seed comes without noise. When run: `LayoutError` without an image to spoil; `NotationError`
     where `edited` meets no other edit;
-    `CapabilityError` for pixels that cannot be told apart by picture, and where `edited` meets an
+    `CapabilityError` for pixels that cannot be told apart by image, and where `edited` meets an
     edit outside attention.
     """
 
@@ -100,12 +98,12 @@ class Contrast(Edit):
         return self.image == "none" or bool(self.prompt) or bool(self.prefix)
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
         if self.image is not None:
-            tokens.check_group("image")
+            layout.check_group("image")
 
     def reworded(self, text: str, placeholders: Sequence[str], begin: str | None = None) -> str:
-        """A rendered prompt as the second pass gets it; `placeholders` stand for a picture.
+        """A rendered prompt as the second pass gets it; `placeholders` stand for an image.
 
         A BOS token `begin` that the text starts with stays in front of the prefix.
         """
@@ -117,22 +115,22 @@ class Contrast(Edit):
         return f"{start}{self.prefix} {text.removeprefix(start)}"
 
     def spoiled(
-        self, pixels: Tensor, n_pictures: Sequence[int], sizes: Sequence[int] | None = None
+        self, pixels: Tensor, n_images: Sequence[int], sizes: Sequence[int] | None = None
     ) -> Tensor:
         """The pixels of a batch with noise in them.
 
         **Arguments:**
 
-        - `n_pictures`: how many of each sample.
-        - `sizes`: how many entries of `pixels` each picture has; one by default.
+        - `n_images`: how many of each sample.
+        - `sizes`: how many entries of `pixels` each image has; one by default.
 
-        **Raises:** `CapabilityError` if the entries cannot be told apart by picture.
+        **Raises:** `CapabilityError` if the entries cannot be told apart by image.
         """
-        places = [place for n in n_pictures for place in range(n)]
+        places = [place for n in n_images for place in range(n)]
         lengths = [1] * len(places) if sizes is None else list(sizes)
         if len(lengths) != len(places) or sum(lengths) != len(pixels):
             raise CapabilityError(
-                f"the processor makes {len(pixels)} blocks of pixels of {len(places)} pictures, "
+                f"the processor makes {len(pixels)} layers of pixels of {len(places)} images, "
                 "and which belongs to which is not known; contrast with image='none' or a prefix"
             )
         pieces = zip(pixels.split(lengths), places, strict=True)
@@ -141,9 +139,9 @@ class Contrast(Edit):
         )
 
     def noise(self, shape: Sequence[int], place: int) -> Tensor:
-        """Standard normal noise for the picture at a place of its prompt."""
+        """Standard normal noise for the image at a place of its prompt."""
         source = torch.Generator().manual_seed(1000 * self.seed + place)
-        # Tile by tile: a batch may add empty ones behind those of a picture.
+        # Tile by tile: a batch may add empty ones behind those of an image.
         n_tiles = math.prod(shape[:-3])
         tiles = [torch.randn(shape[-3:], generator=source) for _ in range(n_tiles)]
         return torch.stack(tiles).reshape(shape)

@@ -7,17 +7,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Sizes
+from ..graph import Site, Sizes
 from ..kernels import copy_head
-from ..site import Site
 from .heads import check_heads, heads_at
-from .rows import RowEdit
+from .row_edit import RowEdit
 
 
 @final
 @dataclass(frozen=True)
 class CopyHead(RowEdit):
-    """Replace the pattern of `heads` by that of head `source`, in the same block.
+    """Replace the pattern of `heads` by that of head `source`, in the same layer.
 
     **Arguments:**
 

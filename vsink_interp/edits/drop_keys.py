@@ -11,11 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import CacheEdit, Edges, freeze
-from ..hooks import CACHE, Layers, check_layers
-from ..segments import parse_group
-from ..site import Site
-from ..tokens import TokenLayout
+from ..graph import CACHE, CacheEdit, Edges, Layers, Site, check_layers, freeze
+from ..tokens import TokenLayout, parse_group
 
 
 @final
@@ -27,17 +24,17 @@ class DropKeys(CacheEdit):
     the prompt is read with everything in sight, the first token is predicted as ever, and every
     later token sees only what is left, at its original positions. Edits and probes go on counting
     keys by token: what was dropped has score minus infinity, pattern 0, and no key (NaN at
-    `attn.hook_rot_k`). With `"sink & image"` every block drops its own sinks.
+    `attn.hook_rot_k`). With `"sink & image"` every layer drops its own sinks.
 
     **Arguments:**
 
     - `group`: the tokens of the prompt that leave.
-    - `layers`: the blocks whose cache is cut, counted from 0; the others keep theirs.
+    - `layers`: the layers whose cache is cut, counted from 0; the others keep theirs.
     - `after`: when; `"prefill"` is the only choice.
 
     **Raises:** `NotationError` for a group that cannot be read or holds generated tokens. When run:
     `LayoutError` if the prompt lacks a segment, nothing is generated from the cache, or an edit
-    acts on what is dropped alone; `CapabilityError` for a block whose cache is no plain one.
+    acts on what is dropped alone; `CapabilityError` for a layer whose cache is no plain one.
     """
 
     hook: ClassVar[str] = CACHE.name
@@ -77,8 +74,8 @@ class DropKeys(CacheEdit):
         return Edges("generated", " ".join(dropped))
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.group, generates=False)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.group, generates=False)
         if not generates:
             raise LayoutError(
                 f"{self!r} acts on what is generated after the first token; use generate with 2 or "

@@ -8,9 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit
-from ..hooks import Layers, check_layers, find_hook
-from ..site import Site
+from ..graph import Edit, Layers, Site, check_layers, find_hook
 
 
 @final
@@ -26,7 +24,7 @@ class HookContext:
     ctx: dict[str, Any] = field(default_factory=dict)
 
     def layer(self) -> int | None:
-        """The block, None outside the blocks."""
+        """The layer, None outside the layers."""
         return self.site.layer
 
 
@@ -42,7 +40,7 @@ class Fn(Edit):
 
     - `hook`: a hook point such as `"attn.hook_pattern"` or `"hook_resid_pre"`.
     - `fn`: the hook function.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
 
     **Raises:** `NotationError` for an unknown hook point.
     """

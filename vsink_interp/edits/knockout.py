@@ -12,12 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Sizes, freeze
-from ..hooks import Layers, check_layers
+from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze, parsed_flow
 from ..kernels import cut, cut_tokens
-from ..segments import grows_by_sinks, parse_flow
-from ..site import Site, parsed_flow
-from ..tokens import TokenLayout
+from ..tokens import TokenLayout, grows_by_sinks, parse_flow
 from .heads import Heads, check_heads, heads_at
 
 
@@ -35,8 +32,8 @@ class Knockout(Edit):
         the query tokens as the only road from the image to the answer. Kaduri et al. count BOS
         and the system prompt among the query tokens: write `"image -> prompt & ~image"` for that.
         The target says when it acts: rows of `generated` are decode steps, all others prefill.
-    - `layers`: the blocks to cut, counted from 0. `"12:"` is "from block 12 on", which their
-        released code writes `max_layer=11`. All blocks by default.
+    - `layers`: the layers to cut, counted from 0. `"12:"` is "from layer 12 on", which their
+        released code writes `max_layer=11`. All layers by default.
     - `first_token`: also cut the last prompt row. It is a *query* row, yet it predicts the first
         generated token; left alone, as in their code, that token still sees the image.
     - `heads`: the query heads that are cut; all by default.
@@ -59,14 +56,14 @@ class Knockout(Edit):
     def released(cls, flow: str, max_layer: int) -> "Knockout":
         """A knockout by the layer test of Kaduri et al.'s code: `layer > max_layer`, strictly.
 
-        So -1 is every block, and "from block l on" is `max_layer=l - 1`. Their sweeps write
-        `max_layer` = number of blocks for no knockout; an edit that would act nowhere is refused
+        So -1 is every layer, and "from layer l on" is `max_layer=l - 1`. Their sweeps write
+        `max_layer` = number of layers for no knockout; an edit that would act nowhere is refused
         when run, so leave the edit away instead.
 
         **Raises:** `NotationError` for `max_layer` below -1, or a flow that cannot be read.
         """
         if max_layer < -1:
-            raise NotationError(f"max_layer={max_layer}: -1 cuts every block, l all blocks after l")
+            raise NotationError(f"max_layer={max_layer}: -1 cuts every layer, l all layers after l")
         return cls(flow, f"{max_layer + 1}:")
 
     def __post_init__(self) -> None:
@@ -115,8 +112,8 @@ class Knockout(Edit):
         return None if "sink" in target.words else (str(target), self.first_token)
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_flow(self.flow, first_token=self.first_token, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_flow(self.flow, first_token=self.first_token, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -12,12 +12,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import Edit, freeze
-from ..hooks import HOOKS, HookPoint, Layers, check_layers, find_hook, resolve_layers
+from ..graph import (
+    HOOKS,
+    Edit,
+    HookPoint,
+    Layers,
+    Site,
+    check_layers,
+    find_hook,
+    freeze,
+    parsed_group,
+    resolve_layers,
+)
 from ..results import Recorded, Run
-from ..segments import parse_group
-from ..site import Site, parsed_group
-from ..tokens import TokenLayout
+from ..tokens import TokenLayout, parse_group
 from .source import Source, taken
 
 
@@ -27,13 +35,13 @@ class Patch(Edit):
     """Replace the value of a hook point, at some tokens, by the one recorded in another run.
 
     Tokens are matched by what they are: the n-th token of the same segment, and of the same image.
-    So `rows="image[0]"` puts the first picture of one prompt into another whatever its question,
+    So `rows="image[0]"` puts the first image of one prompt into another whatever its question,
     and `rows="prompt"` needs segments of equal length. A source of one sample is given to every
     sample of a batch. Recorded in full and patched into itself, a run keeps every bit outside
     attention.
 
     ```python
-    other = lmm.run(picture, question, vi.probes.Activation("hook_resid_pre"))
+    other = lmm.run(image, question, vi.probes.Activation("hook_resid_pre"))
     lmm.run(encoding, graph=Patch("hook_resid_pre", other, "8:12", rows="image"))
     ```
 
@@ -43,11 +51,11 @@ class Patch(Edit):
     - `source`: a `Run` whose graph held one probe of that hook point (`Activation`, `Resid`), or
         what a probe recorded: then tokens are matched by position, padding included. The values
         are copied; equality and hash go by their digest.
-    - `layers`: the blocks, counted from 0; each must have been recorded.
+    - `layers`: the layers, counted from 0; each must have been recorded.
     - `rows`: the tokens. Generated ones only where they are named, and only as many as the source
         has.
 
-    **Raises:** `NotationError` for a hook point or group that cannot be patched, or a block that
+    **Raises:** `NotationError` for a hook point or group that cannot be patched, or a layer that
     was not recorded; `ResultError` for a run without such a record. When run: `LayoutError` if
     tokens have no counterpart, with what would work; `CapabilityError` if shapes differ.
     """
@@ -85,19 +93,19 @@ class Patch(Edit):
         return self.rows, False
 
     @override
-    def blocks(self, n_layers: int) -> tuple[int, ...]:
+    def resolved_layers(self, n_layers: int) -> tuple[int, ...]:
         named = resolve_layers(self.layers, n_layers)
         known = tuple(layer for layer in self.values.layers if layer is not None)
         if lacking := sorted(set(named) - set(known)):
             raise NotationError(
-                f"{self!r}: blocks {lacking} were not recorded; the source has {known}"
+                f"{self!r}: layers {lacking} were not recorded; the source has {known}"
             )
         return named
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.rows, generates=generates)
-        self.values.check(tokens, self.rows)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.rows, generates=generates)
+        self.values.check(layout, self.rows)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
@@ -126,7 +134,7 @@ def _refuse_odd(point: HookPoint) -> None:
     if "query" not in point.axes:
         legal = ", ".join(sorted({p.name for p in HOOKS if "query" in p.axes}))
         hint = (
-            "; patch hook_resid_pre of block 0 at rows='image'"
+            "; patch hook_resid_pre of layer 0 at rows='image'"
             if "vision" in point.template
             else ""
         )

@@ -3,8 +3,7 @@
 Each is one published form, not a reproduction of a result; settings are those of the released code.
 """
 
-from ..graph import EditGraph
-from ..hooks import Layers
+from ..graph import EditGraph, Layers
 from .act import ACT
 from .contrast import Contrast
 from .scale_scores import ScaleScores
@@ -20,7 +19,7 @@ def pai(alpha: float = 0.2, layers: Layers = "2:") -> ScaleScores:
 
 
 def clearsight(image: float = 1.15, system: float = 0.95, layers: Layers = "9:15") -> EditGraph:
-    """ClearSight / VAF (arXiv 2503.13107): image scores up, system scores down, middle blocks."""
+    """ClearSight / VAF (arXiv 2503.13107): image scores up, system scores down, middle layers."""
     return ScaleScores("image", image, layers=layers) | ScaleScores("system", system, layers=layers)
 
 
@@ -32,13 +31,13 @@ def adaptvis(factor: float, layers: Layers = ":") -> ScaleScores:
 def act(beta: float = 0.4, threshold: float = 0.1, layers: Layers = "2:-1") -> ACT:
     """ACT (Yu et al. 2024, arXiv 2406.15765) with the settings of its scripts, on every head.
 
-    The published method acts on heads chosen on held-out data; give them to `ACT` block by block.
+    The published method acts on heads chosen on held-out data; give them to `ACT` layer by layer.
     """
     return ACT(threshold, beta, layers=layers)
 
 
 def vcd(alpha: float = 1.0, beta: float = 0.1, step: int = 500, seed: int = 0) -> Contrast:
-    """VCD (Leng et al. 2024, arXiv 2311.16922): contrast with a diffused picture.
+    """VCD (Leng et al. 2024, arXiv 2311.16922): contrast with a diffused image.
 
     Equation: softmax[(1 + alpha) logit(y | v, x) - alpha logit(y | v', x)].
     """

@@ -10,12 +10,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
+from ..graph import Site
 from ..kernels import move_mass
-from ..segments import parse_group
-from ..site import Site
-from ..tokens import TokenLayout
+from ..tokens import TokenLayout, parse_group
 from .heads import heads_at
-from .rows import RowEdit
+from .row_edit import RowEdit
 
 
 @final
@@ -56,12 +55,12 @@ class Redistribute(RowEdit):
         return self.source, self.target
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        RowEdit.check(self, tokens, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        RowEdit.check(self, layout, generates=generates)
         words = parse_group(self.source).words | parse_group(self.target).words
         if "sink" in words or (generates and "generated" in words):
             return
-        if not (tokens.mask(self.target) & ~tokens.mask(self.source)).any():
+        if not (layout.mask(self.target) & ~layout.mask(self.source)).any():
             raise LayoutError(
                 f"{self.target!r} has no token beside those of {self.source!r}, so nothing moves; "
                 "keys of both groups count as source"

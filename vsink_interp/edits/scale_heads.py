@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..site import Site
+from ..graph import Site
 from .heads import heads_at
 from .numbers import check_finite
-from .rows import RowEdit
+from .row_edit import RowEdit
 
 
 @final

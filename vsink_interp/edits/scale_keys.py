@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edges, Edit, freeze
-from ..hooks import Layers, check_layers
-from ..segments import grows_by_sinks, parse_group
-from ..site import Site
-from ..tokens import TokenLayout
+from ..graph import Edges, Edit, Layers, Site, check_layers, freeze
+from ..tokens import TokenLayout, grows_by_sinks, parse_group
 from .numbers import check_finite
 
 
@@ -26,7 +23,7 @@ class ScaleKeys(Edit):
 
     - `group`: the tokens whose keys are scaled.
     - `factor`: what they are multiplied by.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
 
     **Raises:** `NotationError` for a group that cannot be read or a factor that is not finite.
     """
@@ -60,8 +57,8 @@ class ScaleKeys(Edit):
         return (Edges("all", self.group),)
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.group, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.group, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

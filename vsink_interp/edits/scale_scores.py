@@ -7,10 +7,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
+from ..graph import Site
 from ..kernels import raise_scores, scale_scores
-from ..site import Site
 from .numbers import check_finite
-from .rows import ScoreEdit
+from .row_edit import ScoreEdit
 
 
 @final

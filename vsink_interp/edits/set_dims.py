@@ -8,18 +8,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes, freeze
-from ..hooks import Layers, check_layers
-from ..segments import parse_group
-from ..site import Site
-from ..tokens import TokenLayout
+from ..graph import Edit, Layers, Site, Sizes, check_layers, freeze
+from ..tokens import TokenLayout, parse_group
 from .numbers import check_finite
 
 
 @final
 @dataclass(frozen=True)
 class SetDims(Edit):
-    """Set some coordinates of the residual stream entering a block to a value, at some tokens.
+    """Set some coordinates of the residual stream entering a layer to a value, at some tokens.
 
     Sun et al. (2024), arXiv 2402.17762, set massive activations to zero or to their mean.
 
@@ -27,7 +24,7 @@ class SetDims(Edit):
 
     - `dims`: the coordinates.
     - `value`: what they are set to.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
     - `rows`: the tokens.
 
     **Raises:** `NotationError` if a coordinate lies beyond the model's width, or the value is not
@@ -57,8 +54,8 @@ class SetDims(Edit):
             raise NotationError(f"dims={self.dims!r} lie beyond d_model = {sizes.d_model}")
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.rows, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.rows, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

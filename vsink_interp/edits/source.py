@@ -11,11 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError, ResultError
-from ..graph import Probe
-from ..hooks import HookPoint, find_hook
+from ..graph import HookPoint, Probe, find_hook
 from ..results import Recorded, Run
-from ..segments import SEGMENTS
-from ..tokens import PAD, TokenLayout
+from ..tokens import PAD, SEGMENTS, TokenLayout
 
 IMAGES, ORDINALS = 2**10, 2**20
 """More images and tokens than a segment has: they number tokens by segment, image and place."""
@@ -29,16 +27,16 @@ class Source:
     **Attributes:**
 
     - `point`: the hook point.
-    - `values`: by block, `batch query ...`; None is the block of hook points outside blocks.
+    - `values`: by layer, `batch query ...`; None is the layer of hook points outside layers.
     - `queries`: the tokens whose rows were recorded.
-    - `tokens`: what every token was; None matches by position.
+    - `layout`: what every token was; None matches by position.
     - `digest`: of values and tokens.
     """
 
     point: HookPoint
     values: Mapping[int | None, Tensor]
     queries: tuple[int, ...]
-    tokens: TokenLayout | None
+    layout: TokenLayout | None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +44,8 @@ class Source:
         for layer, value in self.values.items():
             made.update(repr((layer, value.shape, value.dtype)).encode())
             made.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        if self.tokens is not None:
-            made.update(_addresses(self.tokens).numpy().tobytes())
+        if self.layout is not None:
+            made.update(_addresses(self.layout).numpy().tobytes())
         object.__setattr__(self, "digest", made.hexdigest())
 
     def __eq__(self, other: object) -> bool:
@@ -59,11 +57,11 @@ class Source:
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, next(iter(self.values.values())).shape))
-        return f"<{shape} of {len(self.values)} blocks, {self.digest[:10]}>"
+        return f"<{shape} of {len(self.values)} layers, {self.digest[:10]}>"
 
     @property
     def layers(self) -> tuple[int | None, ...]:
-        """The blocks that were recorded."""
+        """The layers that were recorded."""
         return tuple(self.values)
 
     @property
@@ -73,10 +71,10 @@ class Source:
 
     def counterparts(self, layout: TokenLayout) -> Int[Tensor, "batch token"]:
         """The token of the source that stands for each token of a prompt; -1 for none."""
-        if self.tokens is None:
+        if self.layout is None:
             places = torch.arange(layout.length).expand(layout.batch, -1)
             return places.masked_fill(layout.segments == PAD, -1)
-        wanted, known = _addresses(layout), _addresses(self.tokens)
+        wanted, known = _addresses(layout), _addresses(self.layout)
         known = known.expand(len(wanted), -1)
         order = known.argsort(-1)
         sorted_known = known.gather(1, order)
@@ -111,33 +109,33 @@ class Source:
         shape[0], shape[dim] = index.shape
         return whole.expand(len(index), *whole.shape[1:]).take_along_dim(index.view(shape), dim)
 
-    def check(self, tokens: TokenLayout, rows: str) -> None:
+    def check(self, layout: TokenLayout, rows: str) -> None:
         """Refuse a prompt whose rows have no counterpart, or where counting would slip.
 
         **Raises:** `LayoutError` naming the segments that differ and those that match.
         """
-        if self.batch not in (1, tokens.batch):
+        if self.batch not in (1, layout.batch):
             raise LayoutError(
-                f"the source of a patch has {self.batch} samples, the prompt {tokens.batch}; patch "
+                f"the source of a patch has {self.batch} samples, the prompt {layout.batch}; patch "
                 "from one sample, or from as many"
             )
-        mask = tokens.mask(rows)
-        wanted = tokens.segments != PAD if self.point.axes[-1] == "key" else mask
-        if self.tokens is not None:
-            self._check_lengths(tokens, wanted, rows)
-        places = self.recorded_rows(self.counterparts(tokens))
+        mask = layout.mask(rows)
+        wanted = layout.segments != PAD if self.point.axes[-1] == "key" else mask
+        if self.layout is not None:
+            self._check_lengths(layout, wanted, rows)
+        places = self.recorded_rows(self.counterparts(layout))
         if (mask & (places < 0)).any():
             raise LayoutError(
                 f"the source of a patch of rows {rows!r} has values of tokens {self.queries} only; "
                 "record rows='all'"
             )
 
-    def _check_lengths(self, tokens: TokenLayout, wanted: Tensor, rows: str) -> None:
-        assert self.tokens is not None  # noqa: S101 (the caller looks)
-        for sample in range(tokens.batch):
-            here = _lengths(tokens, sample)
-            there = _lengths(self.tokens, sample if self.batch > 1 else 0)
-            names = zip(_names(tokens, sample), wanted[sample].tolist(), strict=True)
+    def _check_lengths(self, layout: TokenLayout, wanted: Tensor, rows: str) -> None:
+        assert self.layout is not None  # noqa: S101 (the caller looks)
+        for sample in range(layout.batch):
+            here = _lengths(layout, sample)
+            there = _lengths(self.layout, sample if self.batch > 1 else 0)
+            names = zip(_names(layout, sample), wanted[sample].tolist(), strict=True)
             named = {name for name, is_wanted in names if is_wanted}
             odd = sorted(n for n in named & here.keys() if here[n] != there.get(n, 0))
             if odd:
@@ -171,8 +169,8 @@ def taken(point: HookPoint, source: Run | Recorded) -> Source:
     values = record.values.detach().clone()
     layers = record.labels("layer") if point.stack else (None,)
     split = dict(zip(layers, values, strict=True)) if point.stack else {None: values}
-    tokens = source.tokens if isinstance(source, Run) else None
-    return Source(point, split, record.labels("query"), tokens)
+    layout = source.layout if isinstance(source, Run) else None
+    return Source(point, split, record.labels("query"), layout)
 
 
 def _at(node: Probe, point: HookPoint) -> bool:

@@ -9,23 +9,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Sizes, freeze
-from ..hooks import Layers, check_layers
-from ..segments import parse_group
-from ..site import Site
-from ..tokens import TokenLayout
+from ..graph import Edit, Layers, Site, Sizes, check_layers, freeze
+from ..tokens import TokenLayout, parse_group
 from .numbers import check_finite
 
 
 @final
 @dataclass(frozen=True)
 class Steer(Edit):
-    """Add `scale` times a direction to the residual stream leaving a block, at some tokens.
+    """Add `scale` times a direction to the residual stream leaving a layer, at some tokens.
 
     **Arguments:**
 
     - `direction`: one number per coordinate; `Steer.along` takes a tensor.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
     - `scale`: how much of it is added.
     - `rows`: the tokens at which it is added.
 
@@ -68,8 +65,8 @@ class Steer(Edit):
             )
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group(self.rows, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.rows, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -8,10 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Sizes, freeze
-from ..hooks import Layers, check_layers, resolve_layers
+from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze, resolve_layers
 from ..kernels import redistribute, redistribution_terms
-from ..site import Site
 from ..tokens import TokenLayout
 
 _SINKS_FROM = {"paper": "online", "released-code": "prefill"}
@@ -25,7 +23,7 @@ class VAR(Edit):
     """Move attention from sink tokens to the visual non-sinks, in image-centric heads.
 
     Equations (A-3) to (A-6) of our docs. It acts on the rows of query and generated tokens, and
-    every row still sums to one. A block without sinks is left as it is.
+    every row still sums to one. A layer without sinks is left as it is.
 
     **Arguments:**
 
@@ -35,9 +33,9 @@ class VAR(Edit):
     - `min_image_mass`: the least attention that such a head gives the image.
     - `tau`: the least sink value of a sink token; the model's own by default.
     - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept* and `rho` the largest
-        *sink* ratio, the last block is edited too and the first two are not, and generated
+        *sink* ratio, the last layer is edited too and the first two are not, and generated
         tokens are never sinks.
-    - `layers`: the blocks, counted from 0; the mode excludes its own.
+    - `layers`: the layers, counted from 0; the mode excludes its own.
     - `sinks_from`: `"prefill"`: sinks are found once, among the tokens of the prompt; `"online"`:
         generated tokens may be sinks too, and decode steps look for them. None is what the mode
         does: `"online"` for the paper, `"prefill"` for the released code.
@@ -96,12 +94,12 @@ class VAR(Edit):
             )
 
     @override
-    def blocks(self, n_layers: int) -> tuple[int, ...]:
+    def resolved_layers(self, n_layers: int) -> tuple[int, ...]:
         last = n_layers - 1 if self.mode == "paper" else n_layers
         first = 0 if self.mode == "paper" else 2
         named = resolve_layers(self.layers, n_layers)
         kept = tuple(layer for layer in named if first <= layer < last)
-        # A range may reach over the ends; a block that is named one by one is meant.
+        # A range may reach over the ends; a layer that is named one by one is meant.
         if not kept or (not isinstance(self.layers, str) and kept != named):
             raise NotationError(
                 f"{self!r} names {named}: mode {self.mode!r} edits {first} to {last - 1} only"
@@ -109,9 +107,9 @@ class VAR(Edit):
         return kept
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        tokens.check_group("image")
-        tokens.check_reach("image", _ROWS, generates=generates)
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group("image")
+        layout.check_reach("image", _ROWS, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -2,7 +2,7 @@
 
 While a run is active, an attention function is registered with transformers, next to a mask
 function (without which padding masks vanish silently), and the decoder's configuration names it.
-Blocks without nodes go straight to the model's own function; in the others only the rows that a
+Layers without nodes go straight to the model's own function; in the others only the rows that a
 node asks for are computed explicitly: scores, mask, score edits, softmax, pattern edits, values.
 """
 
@@ -19,10 +19,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
-from .kept import Kept, Window
-from .progress import Progress
-from .rows import Base, Numbered, RowProgram
-from .wrapped import ATTENDING, COMPUTED, Wrapped
+from .hooked_model import ATTENDING, COMPUTED, HookedModel
+from .kept_tokens import KeptTokens, Window
+from .row_program import Base, Numbered, RowProgram
+from .run_state import RunState
 
 _names = count()
 READ = (sdpa_mask, eager_mask)
@@ -35,26 +35,26 @@ class AttentionBinding:
 
     **Arguments:**
 
-    - `wrapped`: the model.
-    - `progress`: the run's plan and state; None for a plain trace, where only nnsight's own
+    - `hooked`: the model.
+    - `run_state`: the run's plan and state; None for a plain trace, where only nnsight's own
         reads and writes of the hook points matter.
     """
 
-    def __init__(self, wrapped: Wrapped, progress: Progress | None) -> None:
-        self.wrapped = wrapped
-        self.progress = progress
-        self.config = wrapped.attention_config
-        self.seen = [0] * wrapped.n_layers
+    def __init__(self, hooked: HookedModel, run_state: RunState | None) -> None:
+        self.hooked = hooked
+        self.run_state = run_state
+        self.config = hooked.attention_config
+        self.seen = [0] * hooked.n_layers
         self.base_name: str = self.config._attn_implementation
-        plan = progress.plan if progress else None
+        plan = run_state.plan if run_state else None
         self.nodes: list[dict[str, Numbered]] = [
             {
                 point.name: plan.at(point.template, layer)
-                if plan and wrapped.computes(point, layer)
+                if plan and hooked.computes(point, layer)
                 else ()
                 for point in COMPUTED
             }
-            for layer in range(wrapped.n_layers)
+            for layer in range(hooked.n_layers)
         ]
         self._inverted: tuple[Tensor, Tensor] | None = None
         self._bases: dict[str, Base] = {}
@@ -106,7 +106,7 @@ class AttentionBinding:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
-        if self.wrapped.kinds[layer] not in ATTENDING:  # keys of pictures, to which no node comes
+        if self.hooked.kinds[layer] not in ATTENDING:  # keys of images, to which no node comes
             return self.base(module)(
                 module, query, key, value, attention_mask, scaling=scaling, **kwargs
             )
@@ -119,28 +119,28 @@ class AttentionBinding:
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
             module=module,
-            progress=self.progress,
+            run_state=self.run_state,
             nodes=self.nodes[layer],
-            points=self.wrapped.points[layer] if awaited else {},
+            points=self.hooked.points[layer] if awaited else {},
             mask=mask,
             hidden=self._hidden(mask),
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            n_heads=self.wrapped.n_heads["head"],
+            n_heads=self.hooked.n_heads["head"],
             kept=kept,
             sliding=kwargs.get("sliding_window") is not None,
         )
         return call.attend(query, key, value, partial(base, **kwargs))
 
-    def _kept(self, layer: int, n_rows: int, n_keys: int) -> Kept | Window | None:
+    def _kept(self, layer: int, n_rows: int, n_keys: int) -> KeptTokens | Window | None:
         """What the keys at hand are, where some have left the cache."""
         self.seen[layer] += n_rows
-        if self.progress is not None and layer in self.progress.shown:
-            return self.progress.shown[layer]
+        if self.run_state is not None and layer in self.run_state.shown:
+            return self.run_state.shown[layer]
         gone = self.seen[layer] - n_keys
         return Window(gone) if gone > 0 else None
 
     def _hidden(self, mask: Tensor | None) -> Tensor | None:
-        """Where a boolean mask forbids to look: once for the blocks that share the mask."""
+        """Where a boolean mask forbids to look: once for the layers that share the mask."""
         if mask is None or mask.dtype != torch.bool:
             return None
         if self._inverted is None or self._inverted[0] is not mask:
@@ -148,11 +148,11 @@ class AttentionBinding:
         return self._inverted[1]
 
     def _awaited(self, layer: int) -> bool:
-        if self.progress is not None:
+        if self.run_state is not None:
             return False  # its nodes act here; nothing waits at envoys
-        parked = self.wrapped.nnsight.interleaver.parked
+        parked = self.hooked.nnsight.interleaver.parked
         return bool(parked) and any(
             f"{envoy.path}.{side}" in parked
-            for envoy in self.wrapped.points[layer].values()
+            for envoy in self.hooked.points[layer].values()
             for side in ("input", "output")
         )

@@ -8,10 +8,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..graph import CacheEdit, Edges, Edit, Node
-from ..hooks import find_hook
-from ..plan import Plan
-from ..site import TokenMasks, parsed_group
+from ..graph import CacheEdit, Edges, Edit, Node, TokenMasks, find_hook, parsed_group
+from ..graph.plan import Plan
 from ..tokens import TokenLayout
 
 MOST_SPANS = 4
@@ -40,7 +38,7 @@ def may_blind(nodes: Sequence[Node]) -> bool:
 def refuse_joint(plan: Plan, masks: TokenMasks) -> None:
     """Refuse cuts that together leave a row nothing to attend to.
 
-    **Raises:** `LayoutError` naming the blocks.
+    **Raises:** `LayoutError` naming the layers.
     """
     scores = find_hook("attn.hook_attn_scores").template
     known: dict[tuple[Edges, ...], bool] = {}
@@ -56,22 +54,22 @@ def refuse_joint(plan: Plan, masks: TokenMasks) -> None:
 
 
 def blind_message(plan: Plan, layers: list[int]) -> str:
-    """What to say of blocks in which edits leave rows nothing."""
+    """What to say of layers in which edits leave rows nothing."""
     return (
-        f"the edits of {plan.graph!r} together leave rows of blocks {layers} nothing to attend to; "
+        f"the edits of {plan.graph!r} together leave rows of layers {layers} nothing to attend to; "
         "take a segment out of one source, for instance bos"
     )
 
 
 def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
-    """Refuse edits that act on edges alone which others take in all of their blocks.
+    """Refuse edits that act on edges alone which others take in all of their layers.
 
     **Raises:** `LayoutError` naming the edit and what takes its edges.
     """
     for number, node in enumerate(plan.graph):
         if not node.acts_on:
             continue
-        layers = node.blocks(plan.n_layers)
+        layers = node.resolved_layers(plan.n_layers)
         cuts = list(dict.fromkeys(_cutting(plan, layer, number) for layer in layers))
         for edges in node.acts_on:
             if all(_all_taken(masks, edges, each) for each in cuts):
@@ -79,7 +77,7 @@ def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
 
 
 def _cutting(plan: Plan, layer: int, number: int) -> tuple[Node, ...]:
-    """What takes edges of a block for good before a node of the graph acts, or unseen after it."""
+    """What takes edges of a layer for good before a node of the graph acts, or unseen after it."""
     line = [at for hook in _LINE for at in plan.at(find_hook(hook).template, layer)]
     places = [i for i, (other, _) in enumerate(line) if other == number]
     place = places[0] if places else len(line)
@@ -99,14 +97,14 @@ def _cutting(plan: Plan, layer: int, number: int) -> tuple[Node, ...]:
 
 def _inert_message(node: Node, edges: Edges, cuts: Iterable[Node]) -> str:
     return (
-        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: in all of its blocks, its "
+        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: in all of its layers, its "
         f"rows {edges.rows!r} attend to no key of {edges.columns!r}; leave one of them out, name "
         "keys or rows that are not cut, or act in other layers"
     )
 
 
 def _all_taken(masks: TokenMasks, edges: Edges, cuts: tuple[Node, ...]) -> bool:
-    """Whether these cuts of a block are known to take all of these edges."""
+    """Whether these cuts of a layer are known to take all of these edges."""
     taken = tuple(_taken(cut) for cut in cuts)
     named = {head for cut in taken for head in cut.heads or ()}
     # None is a head that no cut names.

@@ -9,20 +9,18 @@ from torch import Tensor
 
 from ..errors import CapabilityError
 from ..families import Tap
-from ..graph import Node
-from ..hooks import HookPoint, find_hook
-from ..past import Past
-from ..plan import Plan
+from ..graph import HookPoint, Node, TokenMasks, find_hook
+from ..graph.plan import Plan
 from ..results import Recorded
-from ..sinkdims import SinkDims
-from ..site import TokenMasks
+from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .attention import AttentionBinding
 from .cache import cached
-from .progress import Progress
-from .second import Beside, SecondPass, beside_the_first
-from .taps import read, write
-from .wrapped import Wrapped
+from .cached_prefix import CachedPrefix
+from .contrast_pass import ContrastInputs, SecondPass, beside_the_first
+from .hooked_model import HookedModel
+from .module_hooks import read, write
+from .run_state import RunState
 
 Driver = Callable[..., None]
 RESID_PRE = "blocks.{layer}.hook_resid_pre"
@@ -51,24 +49,24 @@ class _Stop:
     decodes: bool
 
 
-def _stops(wrapped: Wrapped, plan: Plan, *, generates: bool) -> list[_Stop]:
-    places = {(hook, at) for hook, at in plan.places if not wrapped.computes(find_hook(hook), at)}
+def _stops(hooked: HookedModel, plan: Plan, *, generates: bool) -> list[_Stop]:
+    places = {(hook, at) for hook, at in plan.places if not hooked.computes(find_hook(hook), at)}
     places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
-    early = wrapped.encodes_first(generates=generates)
+    early = hooked.encodes_first(generates=generates)
 
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
-        return not (early and place[0].startswith("vision")), wrapped.family.forward_order(*place)
+        return not (early and place[0].startswith("vision")), hooked.family.forward_order(*place)
 
-    return [_stop(wrapped, plan, *place) for place in sorted(places, key=order)]
+    return [_stop(hooked, plan, *place) for place in sorted(places, key=order)]
 
 
-def _stop(wrapped: Wrapped, plan: Plan, template: str, layer: int | None) -> _Stop:
+def _stop(hooked: HookedModel, plan: Plan, template: str, layer: int | None) -> _Stop:
     point, nodes, enters = find_hook(template), plan.at(template, layer), template == RESID_PRE
     new_phi = enters and layer in plan.new_phi_layers
     return _Stop(
         point,
         layer,
-        wrapped.family.tap(template, layer),
+        hooked.family.tap(template, layer),
         nodes,
         phi=enters and layer in plan.phi_layers,
         new_phi=new_phi,
@@ -78,14 +76,14 @@ def _stop(wrapped: Wrapped, plan: Plan, template: str, layer: int | None) -> _St
 
 
 def execute(
-    wrapped: Wrapped,
+    hooked: HookedModel,
     plan: Plan,
     inputs: Mapping[str, Tensor],
     layout: TokenLayout,
     sinks: SinkDims | None,
     generate: Mapping[str, Any] | None,
-    beside: Mapping[int, Beside] | None = None,
-    past: Past | None = None,
+    beside: Mapping[int, ContrastInputs] | None = None,
+    cached_prefix: CachedPrefix | None = None,
 ) -> Outcome:
     """Run a plan on encoded inputs.
 
@@ -94,46 +92,46 @@ def execute(
     - `layout`: every token that the run may come to hold, on the CPU.
     - `generate`: what `model.generate` is given; None runs one forward pass.
     - `beside`: what the second passes run on, by the number of the edit that compares with one.
-    - `past`: what was read before; `inputs` and `layout` cover it too.
+    - `cached_prefix`: what was read before; `inputs` and `layout` cover it too.
 
     **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
     edits together leave a row nothing to attend to.
     """
-    progress = Progress(plan, TokenMasks(layout, wrapped.device), sinks)
-    passes = {n: SecondPass(wrapped, it, sinks) for n, it in (beside or {}).items()}
-    binding = AttentionBinding(wrapped, progress)
-    given = {**(generate or {}), **cached(wrapped, progress, inputs, past)}
+    run_state = RunState(plan, TokenMasks(layout, hooked.device), sinks)
+    passes = {n: SecondPass(hooked, it, sinks) for n, it in (beside or {}).items()}
+    binding = AttentionBinding(hooked, run_state)
+    given = {**(generate or {}), **cached(hooked, run_state, inputs, cached_prefix)}
     box: list[Any] = []
 
     def driver(**model_inputs: Any) -> None:
-        with binding.armed(), beside_the_first(wrapped, passes):
+        with binding.armed(), beside_the_first(hooked, passes):
             if generate is None:
-                box.append(wrapped.hf_model(**model_inputs))
+                box.append(hooked.hf_model(**model_inputs))
             else:
-                box.append(wrapped.hf_model.generate(**model_inputs, **given))
-        # The block waits for a step that never comes; ending it here is not an error.
-        wrapped.nnsight.interleaver.cancel()
+                box.append(hooked.hf_model.generate(**model_inputs, **given))
+        # The layer waits for a step that never comes; ending it here is not an error.
+        hooked.nnsight.interleaver.cancel()
 
-    stops = _stops(wrapped, plan, generates=generate is not None)
+    stops = _stops(hooked, plan, generates=generate is not None)
     reached: list[_Stop] = []
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
     with torch.inference_mode(False), torch.no_grad():
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
-        _trace(wrapped, stops, progress, passes, driver, plain, reached)
+        _trace(hooked, stops, run_state, passes, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
-            f"{type(wrapped.hf_model).__name__} did not come to {', '.join(missed)} in the order "
+            f"{type(hooked.hf_model).__name__} did not come to {', '.join(missed)} in the order "
             "of its hook points, so nothing acted there; ask for them in a run of their own"
         )
-    progress.refuse_blind()
-    progress.refuse_lost()
-    return Outcome(box[0], progress.records())
+    run_state.refuse_blind()
+    run_state.refuse_lost()
+    return Outcome(box[0], run_state.records())
 
 
 def _trace(
-    wrapped: Wrapped,
+    hooked: HookedModel,
     stops: list[_Stop],
-    progress: Progress,
+    run_state: RunState,
     passes: Mapping[int, SecondPass],
     driver: Driver,
     inputs: dict[str, Any],
@@ -141,11 +139,11 @@ def _trace(
 ) -> None:
     """Run the model, act at each stop, and note those of the first pass that were reached."""
     length = inputs["input_ids"].shape[1]
-    with wrapped.nnsight.trace(**inputs, fn=driver) as tracer:
+    with hooked.nnsight.trace(**inputs, fn=driver) as tracer:
         for step in _steps(tracer, stops):
             for stop in stops:
                 if step == 0 or stop.decodes:
-                    _act(wrapped, stop, progress, passes, length + step)
+                    _act(hooked, stop, run_state, passes, length + step)
                 if step == 0:
                     reached.append(stop)
 
@@ -158,24 +156,24 @@ def _steps(tracer: Any, stops: list[_Stop]) -> Iterator[int]:
 
 
 def _act(
-    wrapped: Wrapped,
+    hooked: HookedModel,
     stop: _Stop,
-    progress: Progress,
+    run_state: RunState,
     passes: Mapping[int, SecondPass],
     last: int,
 ) -> None:
-    envoy = wrapped.envoy(stop.tap.module)
-    value = old = read(stop.tap, envoy, wrapped.n_heads)
+    envoy = hooked.envoy(stop.tap.module)
+    value = old = read(stop.tap, envoy, hooked.n_heads)
     # Counted from the end: generation computes logits of the last prompt row alone.
     rows = range(last - value.shape[1], last)
     before = value._version
     for number, node in stop.nodes:
         extras: dict[str, Any] = {"second": passes[number].logits} if number in passes else {}
         if node.needs_unembed:
-            extras["unembed"] = wrapped.unembed
-        value = progress.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
+            extras["unembed"] = hooked.unembed
+        value = run_state.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value)
-    prefill = rows.start < progress.masks.layout.prompt_length
+    prefill = rows.start < run_state.masks.layout.prompt_length
     if stop.layer is not None and stop.phi and (prefill or stop.new_phi):
-        progress.see_resid(stop.layer, value)
+        run_state.see_resid(stop.layer, value)

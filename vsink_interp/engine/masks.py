@@ -10,26 +10,26 @@ from transformers.masking_utils import create_masks_for_generate
 
 from ..errors import CapabilityError
 from ..tokens import TokenLayout
-from .wrapped import Wrapped
+from .hooked_model import HookedModel
 
 
 def prompt_mask(
-    wrapped: Wrapped, layer: int, inputs: Mapping[str, Any], layout: TokenLayout
+    hooked: HookedModel, layer: int, inputs: Mapping[str, Any], layout: TokenLayout
 ) -> Bool[Tensor, "some 1 query key"] | None:
-    """The mask of a block over the prompt, as transformers makes it; None for a causal one.
+    """The mask of a layer over the prompt, as transformers makes it; None for a causal one.
 
     On a server it lies beside the cache, where reading it would copy the cache: it is made here, by
     the same functions, from the encoded inputs.
 
     **Raises:** `CapabilityError` if transformers makes none of this kind.
     """
-    kind = wrapped.kinds[layer]
+    kind = hooked.kinds[layer]
     if kind == "full_attention" and layout.sight in ("causal", "cross-attention"):
         return None
     ids = inputs["input_ids"]
-    make = getattr(wrapped.hf_model, "create_masks_for_generate", create_masks_for_generate)
+    make = getattr(hooked.hf_model, "create_masks_for_generate", create_masks_for_generate)
     made = make(
-        config=wrapped.hf_model.config,
+        config=hooked.hf_model.config,
         inputs_embeds=torch.empty(*ids.shape, 0),
         attention_mask=inputs["attention_mask"],
         past_key_values=None,
@@ -42,13 +42,13 @@ def prompt_mask(
         return None
     if not isinstance(mask, Tensor):
         raise CapabilityError(
-            f"block {layer} cannot be looked into remotely: transformers makes no mask for its "
+            f"layer {layer} cannot be looked into remotely: transformers makes no mask for its "
             f"attention ({kind}, {layout.sight}); probe residuals there, or run it locally"
         )
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
-def window(wrapped: Wrapped, layer: int) -> int | None:
-    """How many tokens a row of a block sees, itself included; None for all."""
-    sliding = wrapped.kinds[layer] == "sliding_attention"
-    return int(wrapped.config.sliding_window) if sliding else None
+def window(hooked: HookedModel, layer: int) -> int | None:
+    """How many tokens a row of a layer sees, itself included; None for all."""
+    sliding = hooked.kinds[layer] == "sliding_attention"
+    return int(hooked.config.sliding_window) if sliding else None

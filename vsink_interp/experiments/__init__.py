@@ -33,11 +33,10 @@ from .knockout_sweep import (
     knockout_sweep as knockout_sweep,
 )
 from .localisation import Localisation as Localisation, localisation as localisation
-from .located import Located as Located
 from .logit_attribution import LogitParts as LogitParts, logit_attribution as logit_attribution
+from .object_masks import ObjectMasks as ObjectMasks
 from .overlays import WordMaps as WordMaps, word_maps as word_maps
 from .patching import PatchSweep as PatchSweep, patching as patching
-from .phi import SinkValues as SinkValues, sink_values as sink_values
 from .query_only import QueryOnly as QueryOnly, query_only as query_only
 from .segment_mass import (
     SegmentShares as SegmentShares,
@@ -45,6 +44,10 @@ from .segment_mass import (
     three_way as three_way,
 )
 from .sink_ablation import SinkAblation as SinkAblation, sink_ablation as sink_ablation
+from .sink_values import SinkValues as SinkValues, sink_values as sink_values
 from .spectrum import Spectrum as Spectrum, spectrum as spectrum
-from .strengths import TokenStrengths as TokenStrengths, token_strengths as token_strengths
+from .text_token_attention import (
+    TokenStrengths as TokenStrengths,
+    token_strengths as token_strengths,
+)
 from .vision_sinks import VisionSinks as VisionSinks, vision_sinks as vision_sinks

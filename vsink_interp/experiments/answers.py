@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..graph import Graphlike, Probe
-from ..lmm import LMM
+from ..model import LMM
 from ..results import Run
 from .cases import Cases
 
@@ -19,8 +19,8 @@ from .cases import Cases
 def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
     """Generate the answers of all cases under a graph, a batch at a time."""
     for batch in cases.batches():
-        pictures, prompts = list(batch.pictures), list(batch.prompts)
-        yield lmm.generate(pictures, prompts, graph, max_new_tokens=cases.max_new_tokens)
+        images, prompts = list(batch.images), list(batch.prompts)
+        yield lmm.generate(images, prompts, graph, max_new_tokens=cases.max_new_tokens)
 
 
 def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
@@ -30,7 +30,7 @@ def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
 
 def answer_mask(run: Run) -> Bool[Tensor, "batch row"]:
     """Which answer rows count: those that predict a token before the end of that answer."""
-    return run.tokens.mask("generated")[:, run.tokens.prompt_length :]
+    return run.layout.mask("generated")[:, run.layout.prompt_length :]
 
 
 def answer_values(run: Run, probe: Probe) -> Tensor:

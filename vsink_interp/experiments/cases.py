@@ -1,4 +1,4 @@
-"""What an experiment is run on: pictures, prompts, and how an answer is read into objects."""
+"""What an experiment is run on: images, prompts, and how an answer is read into objects."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -8,7 +8,7 @@ from PIL.Image import Image
 
 from ..errors import InputError
 from ..metrics import content_words, score_objects
-from ..pictures import Picture, as_picture
+from ..model import ImageInput, as_image
 from ..toy import scene
 from ..toy.language import DESCRIBE, parse_objects
 
@@ -16,11 +16,11 @@ from ..toy.language import DESCRIBE, parse_objects
 @final
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Pictures with one prompt each.
+    """Images with one prompt each.
 
     **Attributes:**
 
-    - `pictures`: one per case.
+    - `images`: one per case.
     - `prompts`: one per case.
     - `read`: turns an answer into its objects.
     - `truth`: the objects that are really there, for each case; None where nobody knows.
@@ -29,25 +29,25 @@ class Cases:
     - `batch_size`: how many are generated together; lower it for a model that does not fit.
     """
 
-    pictures: tuple[Image, ...]
+    images: tuple[Image, ...]
     prompts: tuple[str, ...]
     read: Callable[[str], Iterable[Hashable]] = content_words
     truth: tuple[tuple[Hashable, ...], ...] | None = None
     _: KW_ONLY
-    about: str = "the given picture"
+    about: str = "the given image"
     max_new_tokens: int = 40
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        counts = {len(self.pictures), len(self.prompts), len(self.truth or self.pictures)}
+        counts = {len(self.images), len(self.prompts), len(self.truth or self.images)}
         if counts == {0} or len(counts) > 1:
             raise InputError(
-                f"cases need one prompt (and one truth, if any) per picture; got "
-                f"{len(self.pictures)} pictures and {len(self.prompts)} prompts"
+                f"cases need one prompt (and one truth, if any) per image; got "
+                f"{len(self.images)} images and {len(self.prompts)} prompts"
             )
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "Cases":
@@ -62,18 +62,16 @@ class Cases:
         )
 
     @classmethod
-    def of(cls, picture: Picture, prompt: str, *, max_new_tokens: int = 128) -> "Cases":
-        """One question about one picture, with nothing known about it."""
-        return cls((as_picture(picture),), (prompt,), max_new_tokens=max_new_tokens, batch_size=1)
+    def of(cls, image: ImageInput, prompt: str, *, max_new_tokens: int = 128) -> "Cases":
+        """One question about one image, with nothing known about it."""
+        return cls((as_image(image),), (prompt,), max_new_tokens=max_new_tokens, batch_size=1)
 
     def batches(self) -> Iterator["Cases"]:
         """These cases in turn, at most `batch_size` at a time."""
         for start in range(0, len(self), self.batch_size):
             part = slice(start, start + self.batch_size)
             truth = None if self.truth is None else self.truth[part]
-            yield replace(
-                self, pictures=self.pictures[part], prompts=self.prompts[part], truth=truth
-            )
+            yield replace(self, images=self.images[part], prompts=self.prompts[part], truth=truth)
 
     def f1(self, answers: Sequence[str], references: Sequence[str] | None = None) -> list[float]:
         """Object F1 of each answer against the truth, or else against a reference answer.

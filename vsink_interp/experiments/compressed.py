@@ -10,11 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL.Image import Image
 
-from ..compress import SCORES, CompressedContext
-from ..context import Context
 from ..errors import InputError, ResultError, unknown
-from ..lmm import LMM
 from ..metrics import yes_or_no
+from ..model import LMM, SCORES, CompressedContext, Context
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
 from .log import SweepLog, Tick, digest
@@ -26,35 +24,35 @@ QUERY_ONLY: Final = CompressedContext(strategy="q")
 @final
 @dataclass(frozen=True, eq=False)
 class Quizzes:
-    """Pictures with yes/no questions about each.
+    """Images with yes/no questions about each.
 
     **Attributes:**
 
-    - `pictures`: one per quiz.
-    - `questions`, `answers`: of each picture; answers are "yes" or "no".
+    - `images`: one per quiz.
+    - `questions`, `answers`: of each image; answers are "yes" or "no".
     - `opening`: what the model is told first; the context is what its answer looked at.
     - `about`: what these are, in words.
     - `described`, `max_new_tokens`: the longest opening answer, and the longest answer.
     """
 
-    pictures: tuple[Image, ...]
+    images: tuple[Image, ...]
     questions: tuple[tuple[str, ...], ...]
     answers: tuple[tuple[str, ...], ...]
     opening: str = "describe the image"
     _: KW_ONLY
-    about: str = "the given pictures"
+    about: str = "the given images"
     described: int = 128
     max_new_tokens: int = 8
 
     def __post_init__(self) -> None:
         sizes = [list(map(len, part)) for part in (self.questions, self.answers)]
-        if not self.pictures or sizes[0] != sizes[1] or len(sizes[0]) != len(self.pictures):
-            raise InputError("a quiz has a picture and as many answers as questions")
+        if not self.images or sizes[0] != sizes[1] or len(sizes[0]) != len(self.images):
+            raise InputError("a quiz has an image and as many answers as questions")
         if 0 in sizes[0] or not {a for row in self.answers for a in row} <= {"yes", "no"}:
             raise InputError("a quiz asks at least one question, answered by yes or no")
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "Quizzes":
@@ -80,7 +78,7 @@ class ContextScore:
 
     - `spec`: what was kept; None where the whole prompt was asked anew.
     - `right`: which questions were answered rightly.
-    - `tokens`: the tokens of the context, mean over blocks and pictures; with `spec=None` those of
+    - `tokens`: the tokens of the context, mean over layers and images; with `spec=None` those of
         the prompt, question included.
     """
 
@@ -112,18 +110,18 @@ class CompressedAnswers:
     **Attributes:**
 
     - `scores`: one per kind of context; the first is the whole prompt, the second the query alone.
-    - `picture`: the picture that each question is about.
-    - `about`: what the pictures were.
+    - `image`: the image that each question is about.
+    - `about`: what the images were.
     """
 
     scores: tuple[ContextScore, ...]
-    picture: tuple[int, ...]
+    image: tuple[int, ...]
     about: str
 
     def plus(self, score: ContextScore) -> float:
-        """MME's ACC+: the share of pictures about which all questions were answered rightly."""
-        pictures = np.array(self.picture)
-        return float(np.mean([score.right[pictures == p].all() for p in np.unique(pictures)]))
+        """MME's ACC+: the share of images about which all questions were answered rightly."""
+        images = np.array(self.image)
+        return float(np.mean([score.right[images == p].all() for p in np.unique(images)]))
 
     def curve(self, score: str) -> tuple[Float[np.ndarray, " keep"], Float[np.ndarray, " keep"]]:
         """The shares kept, and the accuracy at each, where image tokens were chosen by `score`.
@@ -165,9 +163,9 @@ def compressed_context(
 
     - `keeps`, `scores`: the shares of image tokens that stay, and what chooses them.
     - `strategies`: with the query tokens (`"qs"`), or alone (`"s"`).
-    - `rows`: a JSONL file that takes the answers about every picture as they come; a measurement
+    - `rows`: a JSONL file that takes the answers about every image as they come; a measurement
         that was cut short goes on from there.
-    - `tick`: told after every picture.
+    - `tick`: told after every image.
 
     **Raises:** `ResultError` if `rows` belongs to another measurement.
     """
@@ -175,11 +173,11 @@ def compressed_context(
     specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
     log: SweepLog[dict[str, Any]] = SweepLog(rows, _setting(lmm, quizzes, specs))
     for i in range(len(quizzes)):
-        if f"picture {i}" not in log.known:
-            log.add(f"picture {i}", _ask(lmm, quizzes, i, specs))
+        if f"image {i}" not in log.known:
+            log.add(f"image {i}", _ask(lmm, quizzes, i, specs))
         if tick is not None:
             tick(i + 1, len(quizzes))
-    found = [log.known[f"picture {i}"] for i in range(len(quizzes))]
+    found = [log.known[f"image {i}"] for i in range(len(quizzes))]
     kinds = [
         ContextScore(
             spec,
@@ -194,19 +192,19 @@ def compressed_context(
         )
         for n, spec in enumerate((None, *specs))
     ]
-    picture = [i for i, questions in enumerate(quizzes.questions) for _ in questions]
-    return CompressedAnswers(tuple(kinds), tuple(picture), quizzes.about)
+    image = [i for i, questions in enumerate(quizzes.questions) for _ in questions]
+    return CompressedAnswers(tuple(kinds), tuple(image), quizzes.about)
 
 
 def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext]) -> dict[str, Any]:
-    """The answers about one picture, and the tokens they came from: the whole prompt first."""
-    picture, questions = quizzes.pictures[i], list(quizzes.questions[i])
+    """The answers about one image, and the tokens they came from: the whole prompt first."""
+    image, questions = quizzes.images[i], list(quizzes.questions[i])
     longest = quizzes.max_new_tokens
-    naive = lmm.generate([picture] * len(questions), questions, max_new_tokens=longest)
+    naive = lmm.generate([image] * len(questions), questions, max_new_tokens=longest)
     contexts: tuple[Context, ...] = lmm.compress(
-        picture, quizzes.opening, specs, max_new_tokens=quizzes.described
+        image, quizzes.opening, specs, max_new_tokens=quizzes.described
     )
-    prompt = naive.tokens.mask("prompt").sum(-1).float().mean()
+    prompt = naive.layout.mask("prompt").sum(-1).float().mean()
     asked = [context.ask(questions, max_new_tokens=longest) for context in contexts]
     return {
         "answers": [run.text for run in (naive, *asked)],
@@ -215,7 +213,7 @@ def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext])
 
 
 def _setting(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> str:
-    shown = digest(zip(quizzes.pictures, quizzes.questions, strict=True))
+    shown = digest(zip(quizzes.images, quizzes.questions, strict=True))
     longest = (quizzes.described, quizzes.max_new_tokens)
     sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if any(s.needs_sinks for s in specs) else ""
     return f"{lmm}{sinks}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"

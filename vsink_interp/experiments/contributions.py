@@ -9,28 +9,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..graph import as_graph
-from ..lmm import LMM
+from ..model import LMM
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..probes.maps import image_positions
 from ..results import Run
 from .answers import runs
 from .cases import Cases
 from .depth import middle_layers, with_pattern
-from .phi import rows_mean
+from .sink_values import rows_mean
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Attention and contribution of an image token, on average over blocks and text rows.
+    """Attention and contribution of an image token, on average over layers and text rows.
 
     **Attributes:**
 
     - `attention`: mean over heads, 0 to 1; first of visual sinks, then of the other image tokens.
     - `norm`: the norm of what the token adds to the residual stream of a row, mean over heads.
-    - `sinks`: how many visual sinks were seen, over blocks and cases; with none, the first entries
+    - `sinks`: how many visual sinks were seen, over layers and cases; with none, the first entries
         are NaN.
-    - `layers`, `about`: the blocks, and what the cases were.
+    - `layers`, `about`: the layers, and what the cases were.
     """
 
     attention: Float[np.ndarray, "2"]
@@ -50,7 +50,7 @@ def contributions(
 
     **Arguments:**
 
-    - `layers`: the blocks; the middle ones that have a pattern by default.
+    - `layers`: the layers; the middle ones that have a pattern by default.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, or gates its heads.
     """
@@ -67,7 +67,7 @@ def _measure(
     run: Run, norm: Contribution, maps: AttentionMaps, value: SinkValue, tau: float
 ) -> tuple[Tensor, ...]:
     phi = run[value].values
-    places = image_positions(run.tokens.mask("image")).expand(len(phi), -1, -1)
+    places = image_positions(run.layout.mask("image")).expand(len(phi), -1, -1)
     attention = _received(run, maps)
     added = _received(run, norm).gather(2, places)
     sink = phi.gather(2, places) >= tau

@@ -1,7 +1,7 @@
 """Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
 
-from ..heads import HeadRanking, head_probes, rank_heads
-from ..lmm import LMM
+from ..model import LMM
+from ..sinks import HeadRanking, head_probes, rank_heads
 from .answers import runs
 from .cases import Cases
 from .depth import pattern_layers
@@ -16,7 +16,7 @@ def image_heads(
 ) -> HeadRanking:
     """Every head's mean visual non-sink ratio and image mass, over all rows of all answered cases.
 
-    Blocks without a pattern have no heads to rank.
+    Layers without a pattern have no heads to rank.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """

@@ -1,4 +1,4 @@
-"""What image tokens say, block by block: the logit lens over the patches of a picture."""
+"""What image tokens say, layer by layer: the logit lens over the patches of an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
 
-from ..graph import Graphlike, as_graph
-from ..hooks import Layers
-from ..lmm import LMM
-from ..pictures import Picture
+from ..graph import Graphlike, Layers, as_graph
+from ..model import LMM, ImageInput, readout
 from ..probes import LogitLens, TokenProbability
-from ..readout import readout
 from ..results import Recorded, Run
 from ..tokens import ImageSpan
 
@@ -22,25 +19,25 @@ from ..tokens import ImageSpan
 @final
 @dataclass(frozen=True, eq=False)
 class ImageLens:
-    """The likeliest words of each image token, read out after each block.
+    """The likeliest words of each image token, read out after each layer.
 
     **Attributes:**
 
-    - `picture`: the picture.
-    - `span`: its image tokens; those of the view that shows the whole picture are read.
-    - `layers`: the blocks.
-    - `words`: by block, patch and rank, the likeliest first.
+    - `image`: the image.
+    - `span`: its image tokens; those of the view that shows the whole image are read.
+    - `layers`: the layers.
+    - `words`: by layer, patch and rank, the likeliest first.
     - `probability`: theirs, 0 to 1.
     """
 
-    picture: Image
+    image: Image
     span: ImageSpan
     layers: tuple[int, ...]
     words: tuple[tuple[tuple[str, ...], ...], ...]
     probability: Float[np.ndarray, "layer patch rank"]
 
     def count(self, layer: int) -> list[tuple[str, int]]:
-        """The likeliest words at a block, with the number of patches that say each."""
+        """The likeliest words at a layer, with the number of patches that say each."""
         said = [ranked[0] for ranked in self.words[self.layers.index(layer)]]
         return sorted(((word, said.count(word)) for word in set(said)), key=lambda x: (-x[1], x[0]))
 
@@ -48,16 +45,16 @@ class ImageLens:
 @final
 @dataclass(frozen=True, eq=False)
 class WordLens:
-    """The probability of some words at each image token, read out after each block.
+    """The probability of some words at each image token, read out after each layer.
 
     **Attributes:**
 
-    - `picture`, `span`, `layers`: as in `ImageLens`.
+    - `image`, `span`, `layers`: as in `ImageLens`.
     - `words`: the words.
     - `probability`: 0 to 1.
     """
 
-    picture: Image
+    image: Image
     span: ImageSpan
     layers: tuple[int, ...]
     words: tuple[str, ...]
@@ -65,9 +62,9 @@ class WordLens:
 
     @property
     def confidence(self) -> Float[np.ndarray, " word"]:
-        """The largest probability of each word over blocks and patches.
+        """The largest probability of each word over layers and patches.
 
-        Jiang et al. (2024), arXiv 2410.02762: the model's internal confidence that the picture
+        Jiang et al. (2024), arXiv 2410.02762: the model's internal confidence that the image
         holds the object.
         """
         return self.probability.max((1, 2))
@@ -75,45 +72,45 @@ class WordLens:
 
 def image_lens(
     lmm: LMM,
-    picture: Picture,
+    image: ImageInput,
     prompt: str,
     *,
     layers: Layers = ":",
     top_k: int = 5,
     graph: Graphlike = None,
 ) -> ImageLens:
-    """The words that each patch of a picture would be read as, after each block.
+    """The words that each patch of an image would be read as, after each layer.
 
     **Arguments:**
 
-    - `layers`: the blocks to read.
+    - `layers`: the layers to read.
     - `top_k`: how many words per patch.
     - `graph`: edits that act meanwhile.
     """
     probe = LogitLens("image", layers, top_k=top_k)
-    shown, run = _run(lmm, picture, prompt, as_graph(graph) | probe)
+    shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
     record = run[probe]
     values = record.values[:, 0, _image_rows(run, record)]
     ids: Int[torch.Tensor, "layer patch rank"] = values[..., 0].long()
     words = tuple(
-        tuple(tuple(word.strip() for word in _words(lmm, patch)) for patch in block)
-        for block in ids.tolist()
+        tuple(tuple(word.strip() for word in _words(lmm, patch)) for patch in layer)
+        for layer in ids.tolist()
     )
     return ImageLens(
-        shown, run.tokens.images[0][0], record.labels("layer"), words, values[..., 1].numpy()
+        shown, run.layout.images[0][0], record.labels("layer"), words, values[..., 1].numpy()
     )
 
 
 def word_lens(
     lmm: LMM,
-    picture: Picture,
+    image: ImageInput,
     prompt: str,
     words: Sequence[str],
     *,
     layers: Layers = ":",
     graph: Graphlike = None,
 ) -> WordLens:
-    """How likely each patch is read as one of some words, after each block.
+    """How likely each patch is read as one of some words, after each layer.
 
     **Arguments:**
 
@@ -123,27 +120,27 @@ def word_lens(
     """
     ids = tuple(readout(lmm).token(word) for word in words)
     probe = TokenProbability("image", layers, tokens=ids)
-    shown, run = _run(lmm, picture, prompt, as_graph(graph) | probe)
+    shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
     record = run[probe]
     values = record.values[:, 0, _image_rows(run, record)]
     return WordLens(
         shown,
-        run.tokens.images[0][0],
+        run.layout.images[0][0],
         record.labels("layer"),
         tuple(words),
         values.permute(2, 0, 1).numpy(),
     )
 
 
-def _run(lmm: LMM, picture: Picture, prompt: str, graph: Graphlike) -> tuple[Image, Run]:
-    encoding = lmm.encode(picture, prompt)
-    return encoding.pictures[0][0], lmm.run(encoding, graph=graph)
+def _run(lmm: LMM, image: ImageInput, prompt: str, graph: Graphlike) -> tuple[Image, Run]:
+    encoding = lmm.encode(image, prompt)
+    return encoding.images[0][0], lmm.run(encoding, graph=graph)
 
 
 def _image_rows(run: Run, record: Recorded) -> list[int]:
-    """The places along `query` of the patches of the view that shows the whole picture."""
-    image = run.tokens.mask("image[0]")[0].nonzero().flatten().tolist()
-    return record.places("query", [image[i] for i in run.tokens.images[0][0].tokens_of()])
+    """The places along `query` of the patches of the view that shows the whole image."""
+    image = run.layout.mask("image[0]")[0].nonzero().flatten().tolist()
+    return record.places("query", [image[i] for i in run.layout.images[0][0].tokens_of()])
 
 
 def _words(lmm: LMM, ids: list[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Knockout from block l on, for the three flows (Kaduri et al. 2025, fig. 2f)."""
+"""Knockout from layer l on, for the three flows (Kaduri et al. 2025, fig. 2f)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..lmm import LMM
+from ..model import LMM
 from ..probes import Pattern
 from .answers import answers
 from .cases import Cases
@@ -23,15 +23,15 @@ FLOWS: Final = ("image -> generated", "image -> query", "image -> query generate
 @final
 @dataclass(frozen=True, eq=False)
 class KnockoutSweep:
-    """Object F1 of every case when a flow is cut from a block on.
+    """Object F1 of every case when a flow is cut from a layer on.
 
     **Attributes:**
 
     - `f1`: 0 to 1.
     - `baseline`: object F1 of the uncut answers.
     - `flows`: the flows.
-    - `layers`: the first block cut, counted from 0; all later ones are cut too.
-    - `n_layers`: how many blocks the model has.
+    - `layers`: the first layer cut, counted from 0; all later ones are cut too.
+    - `n_layers`: how many layers the model has.
     - `reference`: what F1 was measured against.
     - `about`: what the cases were.
     """
@@ -64,14 +64,14 @@ def knockout_sweep(
     rows: Path | None = None,
     tick: Tick | None = None,
 ) -> KnockoutSweep:
-    """Cut each flow from each block on, and score the answers.
+    """Cut each flow from each layer on, and score the answers.
 
     Scores are against the true objects where the cases have them, else against the uncut answer,
-    as in the paper. Blocks without a pattern cannot be cut, and still let the image through.
+    as in the paper. Layers without a pattern cannot be cut, and still let the image through.
 
     **Arguments:**
 
-    - `flows`, `layers`: what to cut, from where on; by default every block that has a pattern in
+    - `flows`, `layers`: what to cut, from where on; by default every layer that has a pattern in
         a shallow model, ten evenly spread ones in a deep model.
     - `rows`: a JSONL file that takes every answer as it comes; a sweep that was cut short goes on
         from there.
@@ -103,10 +103,10 @@ def knockout_sweep(
 
 
 def _starts(lmm: LMM) -> tuple[int, ...]:
-    blocks = lmm.blocks_with(Pattern.hook)
-    return tuple(blocks[i] for i in sweep_layers(len(blocks)))
+    layers = lmm.layers_with(Pattern.hook)
+    return tuple(layers[i] for i in sweep_layers(len(layers)))
 
 
 def _setting(lmm: LMM, cases: Cases) -> str:
-    shown = digest(zip(cases.pictures, cases.prompts, strict=True))
+    shown = digest(zip(cases.images, cases.prompts, strict=True))
     return f"{lmm}; {len(cases)} cases {shown}; {cases.max_new_tokens} tokens"

@@ -1,7 +1,7 @@
 """Does a word look at the object that it names? (Kaduri et al. 2025, fig. 6 and 7).
 
 No code of this experiment was released, and the paper leaves open how objects of several tokens are
-pooled and what a picture of several views is. What is chosen here is said at each argument.
+pooled and what an image of several views is. What is chosen here is said at each argument.
 """
 
 from collections.abc import Sequence
@@ -15,36 +15,35 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from ..errors import InputError, LayoutError
-from ..graph import Graphlike, as_graph
-from ..hooks import Layers, resolve_layers
-from ..lmm import LMM
+from ..graph import Graphlike, Layers, as_graph, resolve_layers
 from ..metrics import Canvas, chance, distance_to, wilson
+from ..model import LMM
 from ..probes import Pattern
 from ..results import Recorded
-from .located import Located
+from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, measure, setting
 from .log import SweepLog, Tick
-from .peaks import DIRECT, KEYS, Asked, Way, grouped, measure, setting
+from .object_masks import ObjectMasks
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Localisation:
-    """Where the words for some objects look, block by block, and whether the objects are there.
+    """Where the words for some objects look, layer by layer, and whether the objects are there.
 
     **Attributes:**
 
     - `located`: the objects that were measured.
-    - `canvases`: the picture of each, with the pixels that each image token covers.
+    - `canvases`: the image of each, with the pixels that each image token covers.
     - `peaks`: column and row of the pixel of most attention; -1 where attention has no peak.
     - `keys`: the groups of image tokens that counted.
-    - `layers`: the blocks.
+    - `layers`: the layers.
     - `tolerance`: how many pixels beside its mask still hit an object; None for the side of one
-        image token, in pixels of the picture.
+        image token, in pixels of the image.
     - `given`: how many objects there were; `named`: how many of them the answer names; `direct`:
         how many of these need direct access to the image, None if that was not asked.
     """
 
-    located: tuple[Located, ...]
+    located: tuple[ObjectMasks, ...]
     canvases: tuple[Canvas, ...]
     peaks: Int[np.ndarray, "keys layer object xy"]
     keys: tuple[str, ...]
@@ -61,7 +60,7 @@ class Localisation:
 
     @cached_property
     def tolerances(self) -> Float[np.ndarray, " object"]:
-        """The tolerance for each object, in pixels of its picture."""
+        """The tolerance for each object, in pixels of its image."""
         own = [canvas.token_side for canvas in self.canvases]
         return np.array(own if self.tolerance is None else [float(self.tolerance)] * len(own))
 
@@ -102,7 +101,7 @@ class Localisation:
 
     @property
     def best(self) -> int:
-        """The block of the highest rate, under the first of `keys`."""
+        """The layer of the highest rate, under the first of `keys`."""
         return self.layers[int(self.rate[0].argmax())]
 
     @property
@@ -113,10 +112,10 @@ class Localisation:
         return Recorded(hits, ("keys", "layer", "object"), coords)
 
     def __str__(self) -> str:
-        """The rates and their intervals, block by block, beside the chance level."""
+        """The rates and their intervals, layer by layer, beside the chance level."""
         low, high = self.interval
         width = max(map(len, self.keys)) + 2
-        head = "block  " + "".join(f"{key:<{max(width, 20)}}" for key in self.keys)
+        head = "layer  " + "".join(f"{key:<{max(width, 20)}}" for key in self.keys)
         lines = [
             f"{layer:5}  "
             + "".join(
@@ -136,13 +135,13 @@ class Localisation:
             parts.append(f"{self.direct} of these gone under {DIRECT.flow!r} cut")
         least, most = self.tolerances.min(), self.tolerances.max()
         pixels = f"{least:.1f}" if least == most else f"{least:.1f} to {most:.1f}"
-        count = f"{len(self.located)} objects in {len(set(self.canvases))} pictures"
+        count = f"{len(self.located)} objects in {len(set(self.canvases))} images"
         return f"{count} ({', '.join(parts)}); within {pixels} pixels"
 
 
 def localisation(
     lmm: LMM,
-    located: Sequence[Located],
+    located: Sequence[ObjectMasks],
     *,
     layers: Layers | None = None,
     keys: str | Sequence[str] = KEYS,
@@ -159,33 +158,33 @@ def localisation(
 ) -> Localisation:
     """Let the model speak of each object, and see where attention peaks when it names it.
 
-    A block's attention to the image tokens, mean over heads and over the tokens of the object's
-    name, is upsampled to the picture. The object is hit if the pixel of most attention lies on its
+    A layer's attention to the image tokens, mean over heads and over the tokens of the object's
+    name, is upsampled to the image. The object is hit if the pixel of most attention lies on its
     mask or at most `tolerance` beside it. Objects that the answer does not name are left out, and
     counted.
 
     **Arguments:**
 
-    - `located`: the objects; those with the same picture and prompt share an answer.
-    - `layers`: the blocks, counted from 0; all that have a pattern by default.
+    - `located`: the objects; those with the same image and prompt share an answer.
+    - `layers`: the layers, counted from 0; all that have a pattern by default.
     - `keys`: `"image"`, `"image & ~sink"`, by default both side by side. Without sinks, attention
-        to the visual sinks of a block counts as 0 there.
+        to the visual sinks of a layer counts as 0 there.
     - `row`: `"predicts"` takes the row whose output is the token, as everywhere here and as the
         paper's released code keeps attention; `"token"` the row of the token itself, one later.
         The paper says "of the generated token". A last token that was never fed back has no row
         of its own: an object that ends the answer is then not named.
-    - `tolerance`: in pixels of the picture; the side of one image token by default, which the
+    - `tolerance`: in pixels of the image; the side of one image token by default, which the
         paper's 40 pixels are roughly.
     - `upsample`, `views`: as in `metrics.Canvas`: how attention becomes pixels, and which views of
-        a picture in tiles count. Neither is told in the paper.
+        an image in tiles count. Neither is told in the paper.
     - `only_direct`: keep only objects that are no longer named under `Knockout("image ->
         generated")`: the paper's selection, details that need direct access to the image. One more
-        answer per picture.
+        answer per image.
     - `graph`: edits that act meanwhile, for instance `VAR()`.
-    - `batch_size`: how many pictures are answered together.
-    - `rows`: a JSONL file that takes the peaks in every picture as they come; a measurement that
+    - `batch_size`: how many images are answered together.
+    - `rows`: a JSONL file that takes the peaks in every image as they come; a measurement that
         was cut short goes on from there.
-    - `tick`: told after every batch of pictures.
+    - `tick`: told after every batch of images.
 
     **Raises:** `LayoutError` if no object is left, or if it is not known which pixels the image
     tokens cover; `CapabilityError` if sinks are wanted of a model that has no sink dimensions;
@@ -193,10 +192,10 @@ def localisation(
     """
     _checked(tolerance)
     if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: at least one picture is answered at a time")
+        raise InputError(f"batch_size={batch_size}: at least one image is answered at a time")
     way = Way(
         (keys,) if isinstance(keys, str) else tuple(keys),
-        lmm.blocks_with(Pattern.hook) if layers is None else resolve_layers(layers, lmm.n_layers),
+        lmm.layers_with(Pattern.hook) if layers is None else resolve_layers(layers, lmm.n_layers),
         row,
         graph=as_graph(graph),
         upsample=upsample,
@@ -206,23 +205,23 @@ def localisation(
     )
     asked = grouped(lmm, located, way)
     log: SweepLog[dict[str, Any]] = SweepLog(rows, setting(lmm, asked, way))
-    left = [i for i in range(len(asked)) if f"picture {i}" not in log.known]
+    left = [i for i in range(len(asked)) if f"image {i}" not in log.known]
     for start in range(0, len(left), batch_size):
         chosen = left[start : start + batch_size]
         for i, found in zip(chosen, measure(lmm, [asked[i] for i in chosen], way), strict=True):
-            log.add(f"picture {i}", found)
+            log.add(f"image {i}", found)
         if tick is not None:
             tick(len(log.known), len(asked))
-    return _judged(asked, [log.known[f"picture {i}"] for i in range(len(asked))], way, tolerance)
+    return _judged(asked, [log.known[f"image {i}"] for i in range(len(asked))], way, tolerance)
 
 
 def _judged(
-    asked: Sequence[Asked],
+    asked: Sequence[SharedCanvas],
     found: Sequence[dict[str, Any]],
     way: Way,
     tolerance: float | int | None,
 ) -> Localisation:
-    """The result over all pictures, objects in the order in which they were given."""
+    """The result over all images, objects in the order in which they were given."""
     every = [
         (place, thing, one.canvas, peaks, direct)
         for one, told in zip(asked, found, strict=True)

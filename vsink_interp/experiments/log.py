@@ -16,10 +16,10 @@ Tick: TypeAlias = Callable[[int, int], None]
 
 
 def digest(cases: Iterable[tuple[Image, object]]) -> str:
-    """A short name for pictures and what is asked about them."""
+    """A short name for images and what is asked about them."""
     found = hashlib.sha256()
-    for picture, asked in cases:
-        found.update(repr((picture.size, asked)).encode() + picture.tobytes())
+    for image, asked in cases:
+        found.update(repr((image.size, asked)).encode() + image.tobytes())
     return found.hexdigest()[:16]
 
 

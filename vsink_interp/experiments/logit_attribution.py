@@ -8,14 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..encoding import Encoding
 from ..errors import CapabilityError, InputError
 from ..graph import Graphlike, as_graph
-from ..lmm import LMM
-from ..pictures import Picture
+from ..model import LMM, Encoding, ImageInput, Readout, readout
 from ..probes import LogitAttribution, Projection, Resid
-from ..readout import Readout, readout
-from ..segments import SEGMENTS
+from ..tokens import SEGMENTS
 
 
 @final
@@ -30,9 +27,9 @@ class LogitParts:
 
     - `heads`: of each head, by the segment that it was read from.
     - `head_total`: of each head, from all keys.
-    - `attention_bias`: of the bias of attention's output, by block.
+    - `attention_bias`: of the bias of attention's output, by layer.
     - `mlp`: of each MLP.
-    - `embedding`: of what entered block 0.
+    - `embedding`: of what entered layer 0.
     - `offset`: the bias of the unembedding.
     - `elsewhere`: of what else was written to the residual stream: DeepStack features, and edits
         of it. 0 to rounding where there is neither.
@@ -68,7 +65,7 @@ class LogitParts:
 
 def logit_attribution(
     lmm: LMM,
-    picture: Picture | None,
+    image: ImageInput | None,
     prompt: str,
     token: str | int | None = None,
     *,
@@ -89,12 +86,12 @@ def logit_attribution(
     - `graph`: edits that act meanwhile.
 
     **Raises:** `CapabilityError` if the final norm is no RMS norm, or if what attention adds is not
-    the sum over its heads (a norm behind attention, as in Gemma 3), or some blocks have no heads
+    the sum over its heads (a norm behind attention, as in Gemma 3), or some layers have no heads
     (Mllama, Qwen3.5); `InputError` for a word of
     several tokens, or a row that is not there.
     """
     _refuse_mixed(lmm)
-    encoding, read = lmm.encode(picture, prompt), readout(lmm)
+    encoding, read = lmm.encode(image, prompt), readout(lmm)
     edits, place = as_graph(graph), _place(encoding, row)
     if token is None:
         token = int(lmm.run(encoding, graph=edits).logits[0, place].argmax())
@@ -120,7 +117,7 @@ def logit_attribution(
 
 def _place(encoding: Encoding, row: int) -> int:
     """The token that a query row is."""
-    rows = encoding.tokens.mask("query")[0].nonzero().flatten().tolist()
+    rows = encoding.layout.mask("query")[0].nonzero().flatten().tolist()
     if not -len(rows) <= row < len(rows):
         raise InputError(f"row={row}: the prompt has query rows 0 to {len(rows) - 1}, or -1 back")
     return rows[row]
@@ -158,8 +155,8 @@ def _word(read: Readout, token: str | int) -> str:
 
 
 def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " layer"]:
-    """What the bias of each block's output projection writes along a direction."""
-    family = lmm.wrapped.family
+    """What the bias of each layer's output projection writes along a direction."""
+    family = lmm.hooked.family
     found = []
     for layer in range(lmm.n_layers):
         path = family.tap("blocks.{layer}.attn.hook_result", layer).module
@@ -169,12 +166,12 @@ def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Ten
 
 
 def _refuse_mixed(lmm: LMM) -> None:
-    """Whatever layers are named: a logit is a sum over all blocks."""
-    blocks = lmm.blocks_with(LogitAttribution.hook)
-    if len(blocks) < lmm.n_layers:
+    """Whatever layers are named: a logit is a sum over all layers."""
+    layers = lmm.layers_with(LogitAttribution.hook)
+    if len(layers) < lmm.n_layers:
         raise CapabilityError(
-            f"{lmm.name}: blocks {blocks} alone have heads with a pattern, and a logit is a sum "
-            "over all blocks, so it cannot be split by head; probes.Projection splits it by block"
+            f"{lmm.name}: layers {layers} alone have heads with a pattern, and a logit is a sum "
+            "over all layers, so it cannot be split by head; probes.Projection splits it by layer"
         )
 
 

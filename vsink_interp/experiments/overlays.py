@@ -11,11 +11,10 @@ from PIL.Image import Image
 from ..edits import VAR
 from ..errors import LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
-from ..lmm import LMM
-from ..pictures import Picture
+from ..model import LMM, ImageInput
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
-from ..spans import ImageSpan
+from ..tokens import ImageSpan
 from .answers import AnswerWord, answer_values, answer_words
 from .depth import map_layers, pattern_layers, with_pattern
 
@@ -25,23 +24,23 @@ VALUE = SinkValue("image")
 @final
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """The attention of the rows that predict each word of an answer, over the patches of a picture.
+    """The attention of the rows that predict each word of an answer, over the patches of an image.
 
     **Attributes:**
 
-    - `picture`: the picture.
-    - `span`: its grid of image tokens, and the part of the picture that they cover.
+    - `image`: the image.
+    - `span`: its grid of image tokens, and the part of the image that they cover.
     - `words`: the words of the answer.
     - `by_layer`, `edited_by_layer`: attention without and with the edit, 0 to 1: mean over heads
-        and the rows of the word, at every block; NaN at blocks without a pattern. Both are of the
+        and the rows of the word, at every layer; NaN at layers without a pattern. Both are of the
         same words: the answer without the edit is fed back.
-    - `sinks_by_layer`: which patches are sinks entering each block.
-    - `layers`: the blocks that `before`, `after` and `sinks` are about; `at` chooses others.
+    - `sinks_by_layer`: which patches are sinks entering each layer.
+    - `layers`: the layers that `before`, `after` and `sinks` are about; `at` chooses others.
     - `answer`, `edited_answer`: what the model says without and with the edit.
     - `graph`: the edit.
     """
 
-    picture: Image
+    image: Image
     span: ImageSpan
     words: tuple[str, ...]
     by_layer: Float[np.ndarray, "layer word patch"]
@@ -53,7 +52,7 @@ class WordMaps:
     graph: EditGraph
 
     def at(self, *layers: int) -> "WordMaps":
-        """The same at other blocks."""
+        """The same at other layers."""
         return replace(self, layers=layers)
 
     @property
@@ -73,13 +72,13 @@ class WordMaps:
 
     @property
     def most_changed(self) -> int:
-        """The block at which the edit moves the most attention."""
+        """The layer at which the edit moves the most attention."""
         return int(np.nansum(np.abs(self.edited_by_layer - self.by_layer), (1, 2)).argmax())
 
 
 def word_maps(
     lmm: LMM,
-    picture: Picture,
+    image: ImageInput,
     prompt: str,
     *,
     graph: Graphlike = None,
@@ -91,7 +90,7 @@ def word_maps(
     **Arguments:**
 
     - `graph`: the edit.
-    - `layers`: the blocks to average over; 10 to 12 of 32, scaled to the model, by default, and
+    - `layers`: the layers to average over; 10 to 12 of 32, scaled to the model, by default, and
         those of them that have a pattern.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, `LayoutError` if the answer
@@ -100,17 +99,17 @@ def word_maps(
     edit = as_graph(_var(lmm) if graph is None else graph)
     maps = AttentionMaps(layers=pattern_layers(lmm))
     at = with_pattern(lmm, map_layers(lmm.n_layers)) if layers is None else layers
-    encoding = lmm.encode(picture, prompt)
+    encoding = lmm.encode(image, prompt)
     run = lmm.generate(encoding, graph=maps | VALUE, max_new_tokens=max_new_tokens)
     edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
     again = lmm.run(encoding.with_answer(run.generated), graph=edit | maps)
     words = answer_words(lmm, run)
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to look at")
-    span = run.tokens.images[0][0]
+    span = run.layout.images[0][0]
     sinks = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
     return WordMaps(
-        encoding.pictures[0][0],
+        encoding.images[0][0],
         span,
         tuple(word.text for word in words),
         _by_word(run, maps, words, lmm.n_layers),
@@ -124,7 +123,7 @@ def word_maps(
 
 
 def _var(lmm: LMM) -> VAR:
-    """VAR wherever it acts: in all blocks that have a pattern, but the last of the model."""
+    """VAR wherever it acts: in all layers that have a pattern, but the last of the model."""
     everywhere = isinstance(pattern_layers(lmm), str)
     return VAR() if everywhere else VAR(layers=pattern_layers(lmm, ":-1"))
 
@@ -132,8 +131,8 @@ def _var(lmm: LMM) -> VAR:
 def _by_word(
     run: Run, maps: AttentionMaps, words: tuple[AnswerWord, ...], n_layers: int
 ) -> Float[np.ndarray, "layer word patch"]:
-    """Attention of the rows of each word; NaN at blocks without a pattern."""
-    size = run.tokens.images[0][0].size
+    """Attention of the rows of each word; NaN at layers without a pattern."""
+    size = run.layout.images[0][0].size
     rows = answer_values(run, maps)[:, 0, :, :size].float()
     whole = np.full((n_layers, len(words), size), np.nan, dtype=np.float32)
     by_word = torch.stack([rows[:, list(word.rows)].mean(1) for word in words], 1)

@@ -1,4 +1,4 @@
-"""Activation patching between two pictures or two prompts, by block and segment."""
+"""Activation patching between two images or two prompts, by layer and segment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Patch
-from ..encoding import Encoding
 from ..errors import InputError
-from ..lmm import LMM
-from ..pictures import Picture
+from ..model import LMM, Encoding, ImageInput, readout
 from ..probes import Activation
-from ..readout import readout
 from ..results import Run
-from ..segments import SEGMENTS
+from ..tokens import SEGMENTS
 from .log import Tick
 
-Asked: TypeAlias = tuple[Picture | None, str]
-"""A picture, or None, and what is asked about it."""
+ImagePrompt: TypeAlias = tuple[ImageInput | None, str]
+"""An image, or None, and what is asked about it."""
 
 
 @final
@@ -30,7 +27,7 @@ class PatchSweep:
     **Attributes:**
 
     - `difference`: the logit of `token` minus that of `against`, when values of the clean run at
-        one segment enter the corrupted run at one block.
+        one segment enter the corrupted run at one layer.
     - `clean`, `corrupted`: the same without a patch.
     - `token`, `against`: the words.
     - `hook`: the hook point.
@@ -56,8 +53,8 @@ class PatchSweep:
 
 def patching(
     lmm: LMM,
-    clean: Asked,
-    corrupted: Asked,
+    clean: ImagePrompt,
+    corrupted: ImagePrompt,
     token: str | int | None = None,
     against: str | int | None = None,
     *,
@@ -66,7 +63,7 @@ def patching(
     layers: Sequence[int] | None = None,
     tick: Tick | None = None,
 ) -> PatchSweep:
-    """Put values of a clean run into a corrupted one, block by block and segment by segment.
+    """Put values of a clean run into a corrupted one, layer by layer and segment by segment.
 
     Activation patching in its denoising form (Meng et al. 2022, arXiv 2202.05262; Zhang and Nanda
     2024, arXiv 2309.16042): where the clean answer comes back, what makes it lay there. Tokens are
@@ -74,21 +71,21 @@ def patching(
 
     **Arguments:**
 
-    - `clean`, `corrupted`: picture and question. Give both the same question and other pictures, or
-        the same picture and questions of equal length.
+    - `clean`, `corrupted`: image and question. Give both the same question and other images, or
+        the same image and questions of equal length.
     - `token`, `against`: words of one token each; what the model answers to the clean and to the
         corrupted one by default.
     - `hook`: a hook point with a row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
     - `segments`: groups of tokens, each patched alone; by default the segments of the prompt.
-    - `layers`: all blocks that offer the hook point by default.
+    - `layers`: all layers that offer the hook point by default.
     - `tick`: told after every run.
 
     **Raises:** `InputError` if both answer the same, so that there is no difference to bring back;
     `LayoutError` if a segment has another length in the other prompt.
     """
     read = readout(lmm)
-    blocks = lmm.blocks_with(hook) if layers is None else tuple(layers)
-    source = lmm.run(*clean, Activation(hook, layers=blocks))
+    layers = lmm.layers_with(hook) if layers is None else tuple(layers)
+    source = lmm.run(*clean, Activation(hook, layers=layers))
     encoding = lmm.encode(*corrupted)
     plain = lmm.run(encoding)
     token = int(source.logits[0, -1].argmax()) if token is None else read.token(token)
@@ -106,21 +103,21 @@ def patching(
             "against="
         )
     groups = _present(encoding) if segments is None else tuple(segments)
-    cells = [(layer, group) for layer in blocks for group in groups]
+    cells = [(layer, group) for layer in layers for group in groups]
     found = []
     for layer, group in cells:
         patch = Patch(hook, source, layer, rows=group)
         found.append(difference(lmm.run(encoding, graph=patch)))
         if tick is not None:
             tick(len(found), len(cells))
-    grid = np.array(found).reshape(len(blocks), len(groups))
-    sizes = tuple(int(encoding.tokens.mask(group)[0].sum()) for group in groups)
-    return PatchSweep(grid, *ends, *words, hook, groups, blocks, sizes)
+    grid = np.array(found).reshape(len(layers), len(groups))
+    sizes = tuple(int(encoding.layout.mask(group)[0].sum()) for group in groups)
+    return PatchSweep(grid, *ends, *words, hook, groups, layers, sizes)
 
 
 def _present(encoding: Encoding) -> tuple[str, ...]:
     """The segments of a prompt, each image apart."""
-    tokens = encoding.tokens
+    tokens = encoding.layout
     names = {"image": tuple(f"image[{i}]" for i in range(len(tokens.images[0])))}
     found = [name for segment in SEGMENTS for name in names.get(segment, (segment,))]
     return tuple(name for name in found if tokens.mask(name).any())

@@ -1,4 +1,4 @@
-"""Generation from the query tokens alone (Kaduri et al. 2025, KO_{img -> gen} in all blocks)."""
+"""Generation from the query tokens alone (Kaduri et al. 2025, KO_{img -> gen} in all layers)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..lmm import LMM
+from ..model import LMM
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
@@ -44,7 +44,7 @@ def query_only(
 ) -> QueryOnly:
     """Answer every case twice: as usual, and with generated tokens blind to the image.
 
-    They are in every block that has a pattern; other blocks still let the image through.
+    They are in every layer that has a pattern; other layers still let the image through.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Where generated tokens look, block by block (Kaduri et al. 2025, fig. 1)."""
+"""Where generated tokens look, layer by layer (Kaduri et al. 2025, fig. 1)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..hooks import Layers
-from ..lmm import LMM
+from ..graph import Layers
+from ..model import LMM
 from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
 from ..results import Run
-from ..segments import SEGMENTS
+from ..tokens import SEGMENTS
 from .answers import answer_mask, answer_values, runs
 from .cases import Cases
 from .depth import pattern_layers
@@ -33,7 +33,7 @@ class SegmentShares:
         0 to 1. The means of a split sum to 1.
     - `count`: the share of the tokens that a row can see which belong to the group, 0 to 1.
     - `groups`: the groups of keys.
-    - `layers`: the blocks.
+    - `layers`: the layers.
     - `pairs`: how many pairs there were.
     - `about`: what the cases were.
     """
@@ -60,7 +60,7 @@ def segment_mass(
 
     - `groups`: a split of all tokens: the five segments, `THREE_WAY` (Kaduri et al.'s: image,
         everything else of the prompt, generated), or `SINK_AWARE`.
-    - `layers`: the blocks; all that have a pattern by default.
+    - `layers`: the layers; all that have a pattern by default.
     """
     probe = SegmentMass(groups=groups, layers=pattern_layers(lmm) if layers is None else layers)
     found = list(runs(lmm, cases, probe))
@@ -83,15 +83,15 @@ def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
 
 
 def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
-    """Per block and (sample, token): the shares; and the share of visible tokens of each group."""
+    """Per layer and (sample, token): the shares; and the share of visible tokens of each group."""
     keep = answer_mask(run)
     values = answer_values(run, probe).float().mean(2)
-    seen = torch.arange(run.tokens.length) <= torch.tensor(list(run.answer_rows))[:, None]
+    seen = torch.arange(run.layout.length) <= torch.tensor(list(run.answer_rows))[:, None]
     counts = [
-        (run.tokens.mask(group)[:, None] & seen).sum(-1)[keep]
+        (run.layout.mask(group)[:, None] & seen).sum(-1)[keep]
         if "sink" not in group
         else torch.full((int(keep.sum()),), torch.nan)
         for group in probe.groups
     ]
-    total = (run.tokens.mask("all")[:, None] & seen).sum(-1)[keep]
+    total = (run.layout.mask("all")[:, None] & seen).sum(-1)[keep]
     return values[:, keep], torch.stack(counts, -1) / total[:, None]

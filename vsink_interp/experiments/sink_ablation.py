@@ -6,9 +6,9 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from ..edits import Ablate
+from ..edits import HideKeys
 from ..graph import EditGraph
-from ..lmm import LMM
+from ..model import LMM
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
@@ -45,8 +45,8 @@ def sink_ablation(
 ) -> SinkAblation:
     """Hide the visual sinks from the text, and as many random image tokens as a control.
 
-    The control is drawn anew in every block, and, in a second arm, once for all blocks: a token
-    that is hidden in one block alone can be read in the next. Blocks without a pattern hide none.
+    The control is drawn anew in every layer, and, in a second arm, once for all layers: a token
+    that is hidden in one layer alone can be read in the next. Layers without a pattern hide none.
 
     **Arguments:**
 
@@ -54,12 +54,12 @@ def sink_ablation(
 
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
-    hidden = Ablate(SINKS, layers=pattern_layers(lmm))
+    hidden = HideKeys(SINKS, layers=pattern_layers(lmm))
     arms = {
         "nothing": EditGraph(),
         "visual sinks": EditGraph(hidden),
-        "random, redrawn per block": EditGraph(replace(hidden, control=seed)),
-        "random, the same in all blocks": EditGraph(replace(hidden, control=seed, redraw=False)),
+        "random, redrawn per layer": EditGraph(replace(hidden, control=seed)),
+        "random, the same in all layers": EditGraph(replace(hidden, control=seed, redraw=False)),
     }
     told = [answers(lmm, cases, graph) for graph in arms.values()]
     f1 = np.array([cases.f1(texts, told[0]) for texts in told])

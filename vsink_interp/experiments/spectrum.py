@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..kernels import normalised, sink_value
-from ..lmm import LMM
-from ..pictures import Picture
+from ..model import LMM, ImageInput
 from ..probes import Resid
 
 
@@ -25,7 +24,7 @@ class Spectrum:
         coordinate, and no coordinate exceeds the square root of `d_model`.
     - `tokens`: what each row is; `visual sink` is missing if no image token is one.
     - `positions`: where each token lies in the prompt.
-    - `layer`: the block that the residual stream enters.
+    - `layer`: the layer that the residual stream enters.
     - `dims`, `tau`: the model's sink dimensions and its threshold.
     """
 
@@ -37,31 +36,31 @@ class Spectrum:
     tau: float
 
 
-def spectrum(lmm: LMM, picture: Picture, prompt: str, *, layer: int | None = None) -> Spectrum:
+def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = None) -> Spectrum:
     """The spectrum of the first token, of the strongest visual sink, of an ordinary image token.
 
     The ordinary one is the image token of median phi.
 
     **Arguments:**
 
-    - `layer`: the block whose input is shown; the middle one by default.
+    - `layer`: the layer whose input is shown; the middle one by default.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions; `LayoutError` if the prompt
     has no image token.
     """
-    encoding = lmm.encode(picture, prompt)
-    encoding.tokens.check_group("image")
+    encoding = lmm.encode(image, prompt)
+    encoding.layout.check_group("image")
     at = lmm.n_layers // 2 if layer is None else layer
     probe = Resid("all", layers=at, at="pre")
     run = lmm.run(encoding, graph=probe)
     resid = run[probe].values[0, :1]
     phi = sink_value(resid, lmm.sinks.dims)[0]
-    image = run.tokens.mask("image")[0].nonzero().flatten()
-    chosen = {"first token": _first(run.tokens.mask("all")[0])}
-    strongest = int(image[phi[image].argmax()])
+    tokens = run.layout.mask("image")[0].nonzero().flatten()
+    chosen = {"first token": _first(run.layout.mask("all")[0])}
+    strongest = int(tokens[phi[tokens].argmax()])
     if phi[strongest] >= lmm.sinks.tau:
         chosen["visual sink"] = strongest
-    chosen["other image token"] = int(image[phi[image].argsort()[len(image) // 2]])
+    chosen["other image token"] = int(tokens[phi[tokens].argsort()[len(tokens) // 2]])
     values = normalised(resid)[0, list(chosen.values())].abs().numpy()
     return Spectrum(
         values, tuple(chosen), tuple(chosen.values()), at, lmm.sinks.dims, lmm.sinks.tau

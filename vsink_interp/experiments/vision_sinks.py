@@ -15,12 +15,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..edits import Fn
-from ..encoding import Encoding
 from ..errors import CapabilityError, InputError, LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
-from ..lmm import LMM
-from ..pictures import Picture
+from ..model import LMM, Encoding, ImageInput
 from ..probes import Activation, AttentionMaps, Resid, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
@@ -33,27 +31,27 @@ ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
 @final
 @dataclass(frozen=True, eq=False)
 class VisionSinks:
-    """The image tokens of a picture: outliers of the encoder, sinks of the language model.
+    """The image tokens of an image: outliers of the encoder, sinks of the language model.
 
     **Attributes:**
 
-    - `picture`, `span`: the picture and its image tokens.
+    - `image`, `span`: the image and its image tokens.
     - `norm`: of what the projector is given for each token, in the encoder's units; the largest of
         its patches where the projector merges several. NaN for a token that is no patch.
     - `threshold`: the least norm of a V-sink.
     - `v_sink`: which tokens are V-sinks.
     - `vision_dims`: coordinates that hold a tenth of the squared norm of every V-sink.
-    - `phi`: the sink value of each token entering each block.
+    - `phi`: the sink value of each token entering each layer.
     - `tau`, `dims`: the language model's threshold and sink dimensions: phi is about these.
     - `language_dims`: coordinates that hold a tenth of the squared norm of every V-sink in the
-        language model, at each of the middle blocks.
-    - `attention`: of the text rows to each token at each block, mean over heads and rows, 0 to 1;
-        NaN at blocks without a pattern.
+        language model, at each of the middle layers.
+    - `attention`: of the text rows to each token at each layer, mean over heads and rows, 0 to 1;
+        NaN at layers without a pattern.
     - `phi_without`: phi when the V-sinks enter as the mean of the other image tokens.
-    - `layers`: the middle blocks, which the counts are about.
+    - `layers`: the middle layers, which the counts are about.
     """
 
-    picture: Image
+    image: Image
     span: ImageSpan
     norm: Float[np.ndarray, " token"]
     threshold: float
@@ -69,7 +67,7 @@ class VisionSinks:
 
     @property
     def l_sink(self) -> Bool[np.ndarray, " token"]:
-        """Which tokens are L-sinks at one of the middle blocks or more."""
+        """Which tokens are L-sinks at one of the middle layers or more."""
         return np.logical_or.reduce(self.phi[list(self.layers)] >= self.tau)
 
     @property
@@ -85,17 +83,17 @@ class VisionSinks:
 
     @property
     def correlation(self) -> float:
-        """Of the norm in the encoder with attention in the middle blocks, over patches."""
+        """Of the norm in the encoder with attention in the middle layers, over patches."""
         patch = ~np.isnan(self.norm)
         return float(np.corrcoef(self.norm[patch], self.inner_attention[patch])[0, 1])
 
     @property
     def inner_attention(self) -> Float[np.ndarray, " token"]:
-        """Of the text rows to each token, mean over the middle blocks that have a pattern."""
+        """Of the text rows to each token, mean over the middle layers that have a pattern."""
         return np.nanmean(self.attention[list(self.layers)], 0)
 
     def share(self, tokens: Bool[np.ndarray, " token"]) -> float:
-        """The share of the attention to the image that some tokens get at the middle blocks."""
+        """The share of the attention to the image that some tokens get at the middle layers."""
         return float(self.inner_attention[tokens].sum() / self.inner_attention.sum())
 
     def __str__(self) -> str:
@@ -111,21 +109,21 @@ class VisionSinks:
 
 def vision_sinks(
     lmm: LMM,
-    picture: Picture,
+    image: ImageInput,
     prompt: str,
     *,
     ratio: float | None = None,
     norm: float | None = None,
     graph: Graphlike = None,
 ) -> VisionSinks:
-    """Find the V-sinks of a picture, the L-sinks, and which of these come from those.
+    """Find the V-sinks of an image, the L-sinks, and which of these come from those.
 
     Two runs: one that measures, and one in which every V-sink enters the language model as the
     mean of the other image tokens. An L-sink that is then none came from the encoder.
 
     **Arguments:**
 
-    - `ratio`: a V-sink's norm is at least this many times the median norm of the picture's
+    - `ratio`: a V-sink's norm is at least this many times the median norm of the image's
         patches; 2 by default.
     - `norm`: or, instead, at least this; Luo et al. (2025) take 100 for CLIP ViT-L/14.
     - `graph`: edits that act meanwhile, in both runs.
@@ -135,11 +133,11 @@ def vision_sinks(
     """
     if ratio is not None and norm is not None:
         raise InputError(f"ratio={ratio} and norm={norm} both say what a V-sink is: give one")
-    encoding, edits = lmm.encode(picture, prompt), as_graph(graph)
+    encoding, edits = lmm.encode(image, prompt), as_graph(graph)
     stream = Resid("image", at="pre")
-    maps = AttentionMaps(layers=lmm.blocks_with(AttentionMaps.hook))
+    maps = AttentionMaps(layers=lmm.layers_with(AttentionMaps.hook))
     run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
-    image = run.tokens.mask("image[0]")[0].nonzero().flatten()
+    tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
     features = _features(lmm, run, run[ENTERING].values[0, 0])
     norms = features.norm(dim=-1).amax(-1)
     times = 2.0 if ratio is None else ratio
@@ -147,11 +145,11 @@ def vision_sinks(
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
     resid = run[stream].values[list(layers), 0][:, found]
-    without = _without(lmm, encoding, edits, image[found], image[~found])
+    without = _without(lmm, encoding, edits, tokens[found], tokens[~found])
     sinks = lmm.sinks
     return VisionSinks(
-        encoding.pictures[0][0],
-        run.tokens.images[0][0],
+        encoding.images[0][0],
+        run.layout.images[0][0],
         norms.numpy(),
         least,
         found.numpy(),

@@ -6,8 +6,8 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ..errors import CapabilityError
-from .base import Block as Block, Family as Family, Tap as Tap
-from .decoders import block_of as block_of, gates_heads as gates_heads
+from .decoders import gates_heads as gates_heads, layer_taps_of as layer_taps_of
+from .form import Family as Family, LayerTaps as LayerTaps, Tap as Tap
 from .infer import infer as infer
 from .llava import LLAVA as LLAVA
 from .processing import load_processor as load_processor

@@ -1,4 +1,4 @@
-"""Gemma 3: sliding windows in most blocks, and image tokens that see all of their image."""
+"""Gemma 3: sliding windows in most layers, and image tokens that see all of their image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 from PIL.Image import Image
 
 from ..errors import CapabilityError
-from ..spans import ImageSpan
-from .base import Family
+from ..tokens import ImageSpan
+from .form import Family
 from .paligemma import square_spans
 
 
 def pooled_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One square grid per picture over all of it.
+    """One square grid per image over all of it.
 
-    **Raises:** `CapabilityError` if the processor cuts pictures into crops (pan and scan).
+    **Raises:** `CapabilityError` if the processor cuts images into crops (pan and scan).
     """
     if processor.image_processor.do_pan_and_scan:
         raise CapabilityError(
             "pan and scan puts crops with words between them, whose tokens are not laid out yet; "
             "set processor.image_processor.do_pan_and_scan = False"
         )
-    return square_spans(config, processor, pictures, inputs)
+    return square_spans(config, processor, images, inputs)
 
 
 def tiny() -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""GLM-4.1V: pictures as in Qwen2-VL, and norms behind attention and MLP in every decoder block.
+"""GLM-4.1V: images as in Qwen2-VL, and norms behind attention and MLP in every decoder layer.
 
 A convolution merges patches two by two before the projector: it is given a row per image token.
 """
@@ -6,7 +6,7 @@ A convolution merges patches two by two before the projector: it is given a row 
 from dataclasses import replace
 from typing import Any
 
-from .base import LLAMA_BLOCK, Block, Tap
+from .form import LLAMA_LAYER, LayerTaps, Tap
 from .qwen2_vl import MROPE, QWEN2_VL, TOWER
 
 MARKER = "<|image|>"
@@ -15,13 +15,13 @@ MARKS = (
     "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>",
 )  # fmt: skip
 
-GLM4_BLOCK: Block = {
-    **LLAMA_BLOCK,
+GLM4_LAYER: LayerTaps = {
+    **LLAMA_LAYER,
     "hook_attn_out": Tap("post_self_attn_layernorm", "output"),
     "mlp.hook_pre": Tap("mlp.activation_fn", "input"),
     "hook_mlp_out": Tap("post_mlp_layernorm", "output"),
 }
-"""A decoder block built like GLM-4's: one projection makes the MLP's gate and what it scales, so
+"""A decoder layer built like GLM-4's: one projection makes the MLP's gate and what it scales, so
 the gate is read where its activation takes it.
 """
 
@@ -36,7 +36,7 @@ def tiny() -> tuple[Any, Any]:
 
     words = tokenizer(*MARKS, bos=False)
     number = words.convert_tokens_to_ids
-    # Every picture counts as two equal frames.
+    # Every image counts as two equal frames.
     pixels = {"shortest_edge": 2 * 56**2, "longest_edge": 2 * 16 * 28**2}
     images = fill(Glm4vImageProcessorPil, size=pixels, patch_size=14)
     rope = {**MROPE, "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}
@@ -57,7 +57,7 @@ GLM4V = replace(
     QWEN2_VL,
     name="GLM-4.1V",
     model_types=("glm4v",),
-    block=GLM4_BLOCK,
+    layer_taps=GLM4_LAYER,
     marker=MARKER,
     placeholder=f"<|begin_of_image|>{MARKER}<|end_of_image|>",
     template="[gMASK]<sop><|user|>\n{content}<|assistant|>\n",

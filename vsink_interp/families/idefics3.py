@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: tiles with words between them, then the whole picture."""
+"""Idefics3 and SmolVLM: tiles with words between them, then the whole image."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,26 +7,26 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan, View
-from .base import Family, tiled, whole_picture
+from ..tokens import ImageSpan, View
+from .form import Family, tiled, whole_image
 
 FAKE = "<fake_token_around_image>"
 
 
 def split_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """Per picture its tiles in raster order, if it is cut at all, then all of it."""
+    """Per image its tiles in raster order, if it is cut at all, then all of it."""
     del config, inputs
     side = round(processor.image_seq_len**0.5)
-    images = processor.image_processor
+    settings = processor.image_processor
     found = []
-    for picture in pictures:
-        whole = View((side, side), whole_picture(picture))
+    for image in images:
+        whole = View((side, side), whole_image(image))
         rows = columns = 0
-        if images.do_image_splitting:
-            _, rows, columns = images.get_number_of_image_patches(picture.height, picture.width, {})
-        tiles = tiled(picture, rows, columns, side)
+        if settings.do_image_splitting:
+            _, rows, columns = settings.get_number_of_image_patches(image.height, image.width, {})
+        tiles = tiled(image, rows, columns, side)
         found.append(ImageSpan.of((*tiles, whole), len(tiles)))
     return tuple(found)
 

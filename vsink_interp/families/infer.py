@@ -6,8 +6,8 @@ from typing import Any
 from PIL.Image import Image
 
 from ..errors import CapabilityError
-from ..spans import ImageSpan
-from .base import STREAM_BLOCK, Family
+from ..tokens import ImageSpan
+from .form import STREAM_LAYER, Family
 
 DECODERS = ("model.language_model", "model.text_model", "language_model.model")
 HEADS = ("lm_head", "language_model.lm_head")
@@ -32,20 +32,20 @@ PROJECTORS = (
 def infer(hf_model: Any, processor: Any) -> Family:
     """The form of a model of no known family, where its parts have names that are usual.
 
-    Pixels of image tokens are not known: a picture is one row of tokens without a box.
+    Pixels of image tokens are not known: an image is one row of tokens without a box.
 
     **Raises:** `CapabilityError` naming what was looked for, and where.
     """
     paths = dict(hf_model.named_modules())
     found = {
-        "decoder blocks": _first(paths, [f"{path}.layers" for path in DECODERS]),
+        "decoder layers": _first(paths, [f"{path}.layers" for path in DECODERS]),
         "output projection": _first(paths, HEADS),
-        "vision blocks": _first(paths, TOWERS),
+        "vision layers": _first(paths, TOWERS),
         "projector": _first(paths, PROJECTORS),
     }
     sought = {
-        "decoder blocks": DECODERS, "output projection": HEADS,
-        "vision blocks": TOWERS, "projector": PROJECTORS,
+        "decoder layers": DECODERS, "output projection": HEADS,
+        "vision layers": TOWERS, "projector": PROJECTORS,
     }  # fmt: skip
     lacking = {what: sought[what] for what, path in found.items() if path is None}
     kind = hf_model.config.model_type
@@ -61,10 +61,10 @@ def infer(hf_model: Any, processor: Any) -> Family:
     return Family(
         name=f"{kind}, inferred",
         model_types=(kind,),
-        decoder=str(found["decoder blocks"]).removesuffix(".layers"),
+        decoder=str(found["decoder layers"]).removesuffix(".layers"),
         head=str(found["output projection"]),
-        vision_layers=str(found["vision blocks"]),
-        vision_block=STREAM_BLOCK,
+        vision_layers=str(found["vision layers"]),
+        vision_taps=STREAM_LAYER,
         projector=str(found["projector"]),
         spans=counted_spans,
         marker=str(marker),
@@ -79,13 +79,13 @@ def _first(paths: Mapping[str, Any], wanted: Any) -> str | None:
 
 
 def counted_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One row of tokens per picture, counted in the processor's own output.
+    """One row of tokens per image, counted in the processor's own output.
 
-    Where rows of image tokens are not one per picture, pictures of one size share them equally.
+    Where rows of image tokens are not one per image, images of one size share them equally.
 
-    **Raises:** `CapabilityError` where the tokens of several pictures cannot be told apart.
+    **Raises:** `CapabilityError` where the tokens of several images cannot be told apart.
     """
     del processor
     runs: list[int] = []
@@ -97,13 +97,13 @@ def counted_spans(
             if here:
                 runs[-1] += 1
             before = here
-    if len(runs) != len(pictures):
+    if len(runs) != len(images):
         total = sum(runs)
-        if len({picture.size for picture in pictures}) != 1 or total % len(pictures):
+        if len({image.size for image in images}) != 1 or total % len(images):
             raise CapabilityError(
-                f"{len(runs)} runs of image tokens for {len(pictures)} pictures: which token is of "
-                "which picture is not known for an inferred family; give one picture, or pictures "
+                f"{len(runs)} runs of image tokens for {len(images)} images: which token is of "
+                "which image is not known for an inferred family; give one image, or images "
                 "of one size"
             )
-        runs = [total // len(pictures)] * len(pictures)
+        runs = [total // len(images)] * len(images)
     return tuple(ImageSpan((1, count)) for count in runs)

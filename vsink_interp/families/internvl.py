@@ -5,30 +5,30 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan, View
-from .base import STREAM_BLOCK, Family, tiled, whole_picture
+from ..tokens import ImageSpan, View
+from .form import STREAM_LAYER, Family, tiled, whole_image
 
 WHY = "it is scaled after its module, so no module holds what it adds"
 
 
 def tile_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """Per picture its tiles in raster order, and a thumbnail last if there is more than one."""
+    """Per image its tiles in raster order, and a thumbnail last if there is more than one."""
     del inputs
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
     side = round(processor.image_seq_length**0.5)
-    images = processor.image_processor
+    settings = processor.image_processor
     tile = (config.vision_config.image_size[0], config.vision_config.image_size[1])
-    most = images.max_patches
+    most = settings.max_patches
     found = []
-    for picture in pictures:
-        whole = View((side, side), whole_picture(picture))
+    for image in images:
+        whole = View((side, side), whole_image(image))
         columns, rows = get_optimal_tiled_canvas(
-            (picture.height, picture.width), tile, images.min_patches, most
+            (image.height, image.width), tile, settings.min_patches, most
         )
-        tiles = tiled(picture, rows, columns, side)
+        tiles = tiled(image, rows, columns, side)
         several = len(tiles) > 1
         found.append(ImageSpan.of((*tiles, *[whole] * several), len(tiles) * several))
     return tuple(found)
@@ -67,7 +67,7 @@ INTERNVL = Family(
     model_types=("internvl",),
     decoder="model.language_model",
     vision_layers="model.vision_tower.encoder.layer",
-    vision_block=STREAM_BLOCK,
+    vision_taps=STREAM_LAYER,
     refused={
         "vision_encoder.blocks.{layer}.hook_attn_out": WHY,
         "vision_encoder.blocks.{layer}.hook_mlp_out": WHY,

@@ -5,15 +5,15 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan
-from .base import Family
+from ..tokens import ImageSpan
+from .form import Family
 
 
 def clip_box(
-    size: dict[str, int], crop: dict[str, int] | None, picture: Image
+    size: dict[str, int], crop: dict[str, int] | None, image: Image
 ) -> tuple[float, float, float, float]:
-    """The part of a picture that CLIP's processor keeps: left, top, right, bottom in its pixels."""
-    width, height = picture.size
+    """The part of an image that CLIP's processor keeps: left, top, right, bottom in its pixels."""
+    width, height = image.size
     if "shortest_edge" in size:
         scale = size["shortest_edge"] / min(width, height)
         wide, high = width * scale, height * scale
@@ -27,15 +27,15 @@ def clip_box(
 
 
 def llava_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One square grid per picture, in raster order; the processor's crop is its box."""
+    """One square grid per image, in raster order; the processor's crop is its box."""
     del inputs
     side = config.vision_config.image_size // config.vision_config.patch_size
-    images = processor.image_processor
-    crop = dict(images.crop_size) if getattr(images, "do_center_crop", False) else None
+    settings = processor.image_processor
+    crop = dict(settings.crop_size) if getattr(settings, "do_center_crop", False) else None
     return tuple(
-        ImageSpan((side, side), clip_box(dict(images.size), crop, picture)) for picture in pictures
+        ImageSpan((side, side), clip_box(dict(settings.size), crop, image)) for image in images
     )
 
 

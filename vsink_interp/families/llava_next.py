@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (1.6): a base view of the picture, then tiles of it joined into one larger grid."""
+"""LLaVA-NeXT (1.6): a base view of the image, then tiles of it joined into one larger grid."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -6,21 +6,21 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import Box, ImageSpan, View
-from .base import Family, whole_picture
+from ..tokens import Box, ImageSpan, View
+from .form import Family, whole_image
 
 
 def padded_canvas(
-    picture: Image, pinpoints: Any, tile: int, side: int
+    image: Image, pinpoints: Any, tile: int, side: int
 ) -> tuple[tuple[int, int], Box]:
-    """The grid of the joined tiles after padding is cut off, and what it covers of the picture.
+    """The grid of the joined tiles after padding is cut off, and what it covers of the image.
 
-    The picture is resized into the best of the resolutions, centred, and cut into tiles; rows or
+    The image is resized into the best of the resolutions, centred, and cut into tiles; rows or
     columns of patches that hold nothing but padding are dropped.
     """
     from transformers.image_processing_utils import select_best_resolution
 
-    width, height = picture.size
+    width, height = image.size
     best = select_best_resolution((height, width), pinpoints)
     scale = min(best[1] / width, best[0] / height)
     new_width = min(ceil(width * scale), best[1])
@@ -44,16 +44,16 @@ def padded_canvas(
 
 
 def next_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """Per picture the base view, then the joined tiles, each row of which ends in a newline."""
+    """Per image the base view, then the joined tiles, each row of which ends in a newline."""
     del processor, inputs
     tile, patch = config.vision_config.image_size, config.vision_config.patch_size
     side = tile // patch
     found = []
-    for picture in pictures:
-        base = View((side, side), whole_picture(picture))
-        grid, box = padded_canvas(picture, config.image_grid_pinpoints, tile, side)
+    for image in images:
+        base = View((side, side), whole_image(image))
+        grid, box = padded_canvas(image, config.image_grid_pinpoints, tile, side)
         found.append(ImageSpan.of((base, View(grid, box, newline=True))))
     return tuple(found)
 

@@ -6,28 +6,28 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan, View
-from .base import Family, whole_picture
+from ..tokens import ImageSpan, View
+from .form import Family, whole_image
 from .llava_next import padded_canvas
 
 
 def onevision_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """Per picture the base view, then the joined tiles; the base view alone where a prompt has
-    several pictures.
+    """Per image the base view, then the joined tiles; the base view alone where a prompt has
+    several images.
     """
     tile, patch = config.vision_config.image_size, config.vision_config.patch_size
     side = tile // patch
     most = int(processor.vision_aspect_ratio.removeprefix("anyres_max_"))
     counts = [n for n in inputs["batch_num_images"].tolist() for _ in range(n)]
     found = []
-    for picture, together in zip(pictures, counts, strict=True):
-        whole = whole_picture(picture)
+    for image, together in zip(images, counts, strict=True):
+        whole = whole_image(image)
         if together > 1:
             found.append(ImageSpan.of((View((side, side), whole, tail=1),)))
             continue
-        (rows, columns), box = padded_canvas(picture, config.image_grid_pinpoints, tile, side)
+        (rows, columns), box = padded_canvas(image, config.image_grid_pinpoints, tile, side)
         ratio = sqrt(rows * columns / (most * side**2))
         if ratio > 1.1:
             rows, columns = int(rows // ratio), int(columns // ratio)

@@ -1,4 +1,4 @@
-"""Mistral 3 (Mistral Small 3.1 and later) with the Pixtral tower: pictures of any size, and a
+"""Mistral 3 (Mistral Small 3.1 and later) with the Pixtral tower: images of any size, and a
 token that is no patch after each row.
 """
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan
-from .base import Block, Family, Tap, whole_picture
+from ..tokens import ImageSpan
+from .form import Family, LayerTaps, Tap, whole_image
 
-PIXTRAL_BLOCK: Block = {
+PIXTRAL_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("attention", "first output"),
     "hook_mlp_out": Tap("feed_forward", "output"),
@@ -19,14 +19,14 @@ PIXTRAL_BLOCK: Block = {
 
 
 def sized_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One grid per picture, of merged patches, over all of it."""
+    """One grid per image, of merged patches, over all of it."""
     patch = config.vision_config.patch_size * config.spatial_merge_size
     del processor
     return tuple(
-        ImageSpan((int(height) // patch, int(width) // patch), whole_picture(picture))
-        for picture, (height, width) in zip(pictures, inputs["image_sizes"], strict=True)
+        ImageSpan((int(height) // patch, int(width) // patch), whole_image(image))
+        for image, (height, width) in zip(images, inputs["image_sizes"], strict=True)
     )
 
 
@@ -58,7 +58,7 @@ def tiny() -> tuple[Any, Any]:
 
 
 def rows_of_patches(patch: int) -> Any:
-    """How Pixtral's processor writes a picture: rows of patches, each ended by a mark."""
+    """How Pixtral's processor writes an image: rows of patches, each ended by a mark."""
 
     def expand(inputs: Mapping[str, Any], number: int) -> str:
         height, width = inputs["image_sizes"][number]
@@ -73,7 +73,7 @@ MISTRAL3 = Family(
     model_types=("mistral3",),
     decoder="model.language_model",
     vision_layers="model.vision_tower.transformer.layers",
-    vision_block=PIXTRAL_BLOCK,
+    vision_taps=PIXTRAL_LAYER,
     projector="model.multi_modal_projector",
     projected="q d",
     spans=sized_spans,

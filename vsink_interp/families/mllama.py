@@ -1,4 +1,4 @@
-"""Llama 3.2 Vision (Mllama): blocks of cross-attention read the pictures, which are no tokens.
+"""Llama 3.2 Vision (Mllama): layers of cross-attention read the images, which are no tokens.
 
 The encoder is two stacks; the hook points of the vision side are those of the first, which the
 second and the projector follow.
@@ -6,7 +6,7 @@ second and the projector follow.
 
 from typing import Any
 
-from .base import Family
+from .form import Family
 
 BEGIN, IMAGE = "<|begin_of_text|>", "<|image|>"
 USER, ASSISTANT, SYSTEM = (
@@ -16,12 +16,12 @@ END = "<|eot_id|>"
 
 
 def no_spans(*_: Any) -> tuple[()]:
-    """No picture has tokens."""
+    """No image has tokens."""
     return ()
 
 
 def tiny() -> tuple[Any, Any]:
-    """A tiny Mllama whose second and fourth blocks are cross-attention."""
+    """A tiny Mllama whose second and fourth layers are cross-attention."""
     from transformers import MllamaConfig, MllamaImageProcessorPil, MllamaProcessor
 
     from .tiny import TEXT, fill, tokenizer

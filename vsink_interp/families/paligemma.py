@@ -5,17 +5,17 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan
-from .base import Family, whole_picture
+from ..tokens import ImageSpan
+from .form import Family, whole_image
 
 
 def square_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One square grid per picture over all of it."""
+    """One square grid per image over all of it."""
     del config, inputs
     side = round(processor.image_seq_length**0.5)
-    return tuple(ImageSpan((side, side), whole_picture(picture)) for picture in pictures)
+    return tuple(ImageSpan((side, side), whole_image(image)) for image in images)
 
 
 def tiny() -> tuple[Any, Any]:

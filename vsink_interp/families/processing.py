@@ -1,7 +1,7 @@
 """Processors, also where torchvision is not installed.
 
 Many processors hold a video processor, which needs torchvision, and so refuse to load without it.
-Pictures and text do not: here the official class is given its image processor and tokenizer alone.
+Images and text do not: here the official class is given its image processor and tokenizer alone.
 """
 
 import re
@@ -15,9 +15,9 @@ Expand: TypeAlias = Callable[[Mapping[str, Any], int], str]
 
 
 def without_video(official: Any) -> Any:
-    """A processor class as it is, but for its video processor: pictures and text only.
+    """A processor class as it is, but for its video processor: images and text only.
 
-    Everything that turns pictures into placeholders is the official class's own code.
+    Everything that turns images into placeholders is the official class's own code.
     """
 
     def parts(cls: Any) -> list[str]:
@@ -34,7 +34,7 @@ class Composed:
 
     **Arguments:**
 
-    - `expand`: `(inputs, number)` to the text of picture `number`, where `inputs` is what the image
+    - `expand`: `(inputs, number)` to the text of image `number`, where `inputs` is what the image
         processor returned.
     - `marker`: the token that it replaces.
     """
@@ -47,7 +47,7 @@ class Composed:
         self.chat_template: str | None = getattr(tokenizer, "chat_template", None)
 
     def __call__(self, text: list[str], images: Any = None, **text_kwargs: Any) -> Any:
-        """Prompts with their pictures put in, as the official processor returns them."""
+        """Prompts with their images put in, as the official processor returns them."""
         from transformers import BatchFeature
 
         pixels = self.image_processor(images, return_tensors="pt") if images else {}

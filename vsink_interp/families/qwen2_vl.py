@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures of any size, patches merged two by two, and multimodal RoPE."""
+"""Qwen2-VL and Qwen2.5-VL: images of any size, patches merged two by two, and multimodal RoPE."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,24 +6,22 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..spans import ImageSpan
-from .base import PACKED_BLOCK, Family, whole_picture
+from ..tokens import ImageSpan
+from .form import PACKED_LAYER, Family, whole_image
 
 MARKER = "<|image_pad|>"
 MARKS = ("<|vision_start|>", MARKER, "<|vision_end|>", "<|video_pad|>")
 
 
 def merged_spans(
-    config: Any, processor: Any, pictures: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One grid per picture, of merged patches, over all of it: it is resized, never cropped."""
+    """One grid per image, of merged patches, over all of it: it is resized, never cropped."""
     del config
     merge = processor.image_processor.merge_size
     return tuple(
-        ImageSpan((rows // merge, columns // merge), whole_picture(picture))
-        for picture, (_, rows, columns) in zip(
-            pictures, inputs["image_grid_thw"].tolist(), strict=True
-        )
+        ImageSpan((rows // merge, columns // merge), whole_image(image))
+        for image, (_, rows, columns) in zip(images, inputs["image_grid_thw"].tolist(), strict=True)
     )
 
 
@@ -74,7 +72,7 @@ QWEN2_VL = Family(
     model_types=("qwen2_vl",),
     decoder="model.language_model",
     vision_layers="model.visual.blocks",
-    vision_block=PACKED_BLOCK,
+    vision_taps=PACKED_LAYER,
     projector="model.visual.merger",
     projected="q d",
     spans=merged_spans,

@@ -1,4 +1,4 @@
-"""Qwen3.5: three of four blocks are linear attention, which has no pattern.
+"""Qwen3.5: three of four layers are linear attention, which has no pattern.
 
 The others are like Qwen3's, but a gate changes the heads between `hook_z` and `hook_result`.
 """
@@ -15,7 +15,7 @@ ANSWERS = tuple(
 
 
 def tiny(kind: str = "Qwen3_5", **text: Any) -> tuple[Any, Any]:
-    """A tiny Qwen3.5 whose second and fourth blocks have patterns."""
+    """A tiny Qwen3.5 whose second and fourth layers have patterns."""
     return tiny_kind(
         kind,
         {**TOWER, "patch_size": 16, "num_position_embeddings": 16},

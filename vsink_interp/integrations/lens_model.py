@@ -9,9 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from ..hooks import HookPoint, find_hook
-from ..lmm import LMM
-from ..readout import Readout
+from ..graph import HookPoint, find_hook
+from ..model import LMM, Readout
 
 
 @final
@@ -31,7 +30,7 @@ class LensModel:
     def __init__(self, lmm: LMM, readout: Readout) -> None:
         self.readout = readout
         self.cfg = _config(lmm, readout)
-        self.blocks = [_block(lmm, layer) for layer in range(lmm.n_layers)]
+        self.taps_by_layer = [_layer(lmm, layer) for layer in range(lmm.n_layers)]
         self.ln_final = RMSOnly(readout)
         self.unembed = SimpleNamespace()
         self.adapter = SimpleNamespace(apply_output_logits_transform=self._cap)
@@ -63,9 +62,9 @@ class LensModel:
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, " d_model"]:
-        """The output biases that reach the input of a block."""
-        attention = [self.blocks[i].attn.b_O for i in range(layer + mlp_input)]
-        mlp = [self.blocks[i].mlp.b_out for i in range(layer)] if include_mlp_biases else []
+        """The output biases that reach the input of a layer."""
+        attention = [self.taps_by_layer[i].attn.b_O for i in range(layer + mlp_input)]
+        mlp = [self.taps_by_layer[i].mlp.b_out for i in range(layer)] if include_mlp_biases else []
         return torch.stack([torch.zeros(self.cfg.d_model), *attention, *mlp]).sum(0)
 
     def _cap(self, logits: Tensor) -> Tensor:
@@ -145,25 +144,25 @@ class UnsplitAttention:
 HEADS, HIDDEN = find_hook("attn.hook_result"), find_hook("mlp.hook_post")
 
 
-def _block(lmm: LMM, layer: int) -> Any:
+def _layer(lmm: LMM, layer: int) -> Any:
     mlp = Output(_module(lmm, HIDDEN, layer), 1)
-    if why := lmm.wrapped.refusal(HEADS, layer):
+    if why := lmm.hooked.refusal(HEADS, layer):
         return SimpleNamespace(attn=UnsplitAttention(lmm.d_model, why), mlp=mlp)
     return SimpleNamespace(attn=Output(_module(lmm, HEADS, layer), lmm.n_heads), mlp=mlp)
 
 
 def _module(lmm: LMM, point: HookPoint, layer: int) -> nn.Linear:
-    path = lmm.wrapped.family.tap(point.template, layer).module
+    path = lmm.hooked.family.tap(point.template, layer).module
     return lmm.hf_model.get_submodule(path)
 
 
 def _config(lmm: LMM, readout: Readout) -> Any:
-    text = lmm.wrapped.config
+    text = lmm.hooked.config
     return SimpleNamespace(
         model_name=lmm.name,
         n_layers=lmm.n_layers,
         n_heads=lmm.n_heads,
-        n_key_value_heads=lmm.wrapped.n_heads["kv_head"],
+        n_key_value_heads=lmm.hooked.n_heads["kv_head"],
         d_model=lmm.d_model,
         d_head=getattr(text, "head_dim", None) or lmm.d_model // lmm.n_heads,
         d_mlp=text.intermediate_size,

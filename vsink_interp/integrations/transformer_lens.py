@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from ..errors import CapabilityError, ResultError
-from ..graph import EditGraph, Graphlike, Node, as_graph
-from ..hooks import find_hook, parse_hook
-from ..lmm import LMM
+from ..graph import EditGraph, Graphlike, Node, as_graph, find_hook, parse_hook
+from ..model import LMM, readout
 from ..probes import Activation, Logits, Pattern, Resid
-from ..readout import readout
 from ..results import Recorded, Run
 from .lens_model import LensModel
 
@@ -54,10 +52,10 @@ def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
 
 
 def _wherever(lmm: LMM, name: str) -> Activation:
-    """A probe of a hook point in every block that offers it."""
+    """A probe of a hook point in every layer that offers it."""
     point = find_hook(name)
-    blocks = lmm.wrapped.offering(point) if point.stack else ()
-    return Activation(name, blocks if 0 < len(blocks) < lmm.n_layers else ":")
+    layers = lmm.hooked.offering(point) if point.stack else ()
+    return Activation(name, layers if 0 < len(layers) < lmm.n_layers else ":")
 
 
 def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
@@ -71,8 +69,8 @@ def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
 
 def _all_names(lmm: LMM) -> Iterator[str]:
     for point in map(find_hook, lmm.hooks):
-        blocks = (None,) if point.stack is None else lmm.wrapped.offering(point)
-        yield from map(point.at, blocks)
+        layers = (None,) if point.stack is None else lmm.hooked.offering(point)
+        yield from map(point.at, layers)
 
 
 def run_with_cache(
@@ -106,7 +104,7 @@ def to_transformer_lens(run: Run, lmm: LMM) -> "ActivationCache":
     logits (`logit_attrs`, `logit_lens`). Behind it stands a view of the model with the final norm's
     gain folded into the unembedding, as TransformerLens folds it in compatibility mode.
 
-    `hook_embed` becomes what enters block 0, image tokens included: TransformerLens has the
+    `hook_embed` becomes what enters layer 0, image tokens included: TransformerLens has the
     placeholder's embedding there, with which `decompose_resid` does not sum to the residual stream
     at image tokens. The scales of norms are added where the residual stream is known.
 

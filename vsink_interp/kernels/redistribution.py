@@ -1,6 +1,6 @@
 """Visual Attention Redistribution: move attention from sinks to the other image tokens.
 
-In two steps: what depends on the tokens alone, once for a block, and what depends on the pattern.
+In two steps: what depends on the tokens alone, once for a layer, and what depends on the pattern.
 """
 
 import torch

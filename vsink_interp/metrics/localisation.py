@@ -1,8 +1,8 @@
-"""Where a map over image tokens peaks in a picture, and how far that is from an object.
+"""Where a map over image tokens peaks in an image, and how far that is from an object.
 
-Kaduri et al. (2025), figures 6 and 7: attention to the image tokens is upsampled to the picture,
+Kaduri et al. (2025), figures 6 and 7: attention to the image tokens is upsampled to the image,
 and its peak is a hit if it lies on the object's mask, or at most 40 pixels beside it. Distances are
-in pixels of the picture, between middles of pixels.
+in pixels of the image, between middles of pixels.
 """
 
 import math
@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import LayoutError, NotationError, unknown
-from ..spans import Box, ImageSpan
+from ..tokens import Box, ImageSpan
 
 UPSAMPLE: Final = ("bilinear", "nearest")
 """How the values of patches become values of pixels."""
 
 VIEWS: Final = ("all", "whole")
-"""Which views of a picture count: all of them, or the one that shows the whole picture."""
+"""Which views of an image count: all of them, or the one that shows the whole image."""
 
 Point: TypeAlias = tuple[int, int]
 """Column and row of a pixel."""
@@ -31,7 +31,7 @@ Z_95: Final = 1.959963984540054
 def axis_weights(
     pixels: int, start: float | int, stop: float | int, cells: int, upsample: str
 ) -> Float[np.ndarray, "pixel cell"]:
-    """What each cell of a row of cells gives to each pixel of a side of the picture.
+    """What each cell of a row of cells gives to each pixel of a side of the image.
 
     **Arguments:**
 
@@ -55,18 +55,18 @@ def axis_weights(
 @final
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A picture onto which values of its image tokens are laid.
+    """An image onto which values of its image tokens are laid.
 
     **Arguments:**
 
     - `span`: the image tokens, and the pixels that they cover.
-    - `size`: width and height of the picture.
+    - `size`: width and height of the image.
     - `upsample`: how patches become pixels.
-    - `views`: `"all"` lays every view of the picture over the others, each token's value spread
-        over the pixels that it covers; `"whole"` takes the view that shows the whole picture.
+    - `views`: `"all"` lays every view of the image over the others, each token's value spread
+        over the pixels that it covers; `"whole"` takes the view that shows the whole image.
         The same where there is one view. Tokens that are no patches lie nowhere.
 
-    **Raises:** `LayoutError` if the place of the tokens in the picture is not known.
+    **Raises:** `LayoutError` if the place of the tokens in the image is not known.
     """
 
     span: ImageSpan
@@ -151,7 +151,7 @@ class Canvas:
     def _box(self, view: int) -> Box:
         box = self.span.parts[view].box
         if box is None:
-            raise LayoutError(f"which part of the picture view {view} shows is not known")
+            raise LayoutError(f"which part of the image view {view} shows is not known")
         return box
 
     def _weights(

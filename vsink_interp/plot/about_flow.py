@@ -10,8 +10,8 @@ from ..experiments import (
     segment_mass as measure_segments,
     three_way,
 )
+from ..experiments.attention_peaks import KEYS
 from ..experiments.log import Tick
-from ..experiments.peaks import KEYS
 from .localisation import localisation
 from .page import drawing, equation, setting, table, text
 from .segments import segment_mass
@@ -22,12 +22,12 @@ SHOWN = 4
 
 
 def by_segment(study: Study) -> str:
-    """Attention by segment over the blocks, in our split and the paper's."""
+    """Attention by segment over the layers, in our split and the paper's."""
     ours = measure_segments(study.lmm, study.cases)
     theirs = three_way(study.lmm, study.cases)
     return (
         text(
-            "Where a generated token looks, block by block. Left, our five segments; right, the "
+            "Where a generated token looks, layer by layer. Left, our five segments; right, the "
             "paper's three, where BOS and system prompt count as query tokens: what the right-hand "
             "panel shows of the query may be the attention sink on BOS."
         )
@@ -36,39 +36,37 @@ def by_segment(study: Study) -> str:
             "&Sigma;<sub>q &isin; X</sub> A<sup>l,h</sup>[t, q]",
             "(B-5)",
         )
-        + drawing(segment_mass(ours, theirs), "attention by segment over the blocks")
+        + drawing(segment_mass(ours, theirs), "attention by segment over the layers")
         + setting(
             f"{escape(ours.about)}; mean and standard deviation (band) over {ours.pairs} pairs of "
-            "picture and answer token, of the mean over heads; the row that predicts the token."
+            "image and answer token, of the mean over heads; the row that predicts the token."
         )
     )
 
 
 def knockout(study: Study, tick: Tick) -> str:
-    """Knockout from block l on."""
+    """Knockout from layer l on."""
     found = measure_sweep(study.lmm, study.cases, tick=tick)
     rows = [(flow, *map(float, found.mean[i])) for i, flow in enumerate(found.flows)]
     count = len(study.cases)
-    spread = (
-        "means; the bands are one standard deviation" if count > 1 else "one picture: no spread"
-    )
+    spread = "means; the bands are one standard deviation" if count > 1 else "one image: no spread"
     return (
         text(
-            "Cut a flow in every block from l on, and see what is left of the answer. Where a "
+            "Cut a flow in every layer from l on, and see what is left of the answer. Where a "
             "curve rises, the information has passed: cutting later no longer hurts. With "
             "<code>image -&gt; generated</code> cut everywhere, the query tokens are the only road "
             "from the image to the answer."
         )
         + equation(
             "A = softmax( QK<sup>T</sup> / &radic;d + M<sub>causal</sub> + M<sub>ko</sub> ), "
-            "M<sub>ko</sub>[target, source] = &minus;&infin; in blocks &ge; l",
+            "M<sub>ko</sub>[target, source] = &minus;&infin; in layers &ge; l",
             "(B-3), (B-4)",
         )
-        + drawing(knockout_sweep(found), "object F1 against the first block cut, three flows")
+        + drawing(knockout_sweep(found), "object F1 against the first layer cut, three flows")
         + table(("flow cut", *(f"from {layer}" for layer in found.layers)), rows)
         + setting(
             f"{escape(found.about)} ({count}); object F1 against {found.reference}, uncut "
-            f"{found.baseline.mean():.3f}; {spread}. Blocks count from 0 and &ldquo;from l&rdquo; "
+            f"{found.baseline.mean():.3f}; {spread}. Layers count from 0 and &ldquo;from l&rdquo; "
             "includes l. The last prompt row is a query row, as in the released code, so "
             "<code>image -&gt; generated</code> leaves the first generated token its sight."
         )
@@ -110,14 +108,14 @@ def located(study: Study, tick: Tick) -> str:
     return (
         text(
             "When the answer names an object, does it look there? The attention of the rows that "
-            "predict its name is laid over the picture; a hit is a peak on the object's mask, or "
+            "predict its name is laid over the image; a hit is a peak on the object's mask, or "
             "one image token beside it. With visual sinks left out, what they hide shows."
         )
-        + drawing(localisation(found), "share of objects hit over the blocks, and some peaks")
-        + table(("keys", *(f"block {layer}" for layer in found.layers)), rows)
+        + drawing(localisation(found), "share of objects hit over the layers, and some peaks")
+        + table(("keys", *(f"layer {layer}" for layer in found.layers)), rows)
         + setting(
             f"{escape(found.about)}; bands are Wilson's 95 % intervals, chance "
-            f"{found.chance:.3f} is the hit rate of random pixels. In the pictures the solid line "
+            f"{found.chance:.3f} is the hit rate of random pixels. In the images the solid line "
             "is the object's mask, the dashed one what counts as a hit. Mean over heads and over "
             "the tokens of a name, upsampled bilinearly. The paper takes objects that vanish from "
             "the answer when <code>image -&gt; generated</code> is cut; here all named ones count."

@@ -1,27 +1,27 @@
-"""The report's sections on the input: picture and answer, tokens, what the answer reads of them."""
+"""The report's sections on the input: image and answer, tokens, what the answer reads of them."""
 
 from html import escape
 
 from ..experiments import token_strengths
 from ..metrics import score_objects
 from ..results import Run
-from ..segments import SEGMENTS
-from .page import chips, picture, setting, table, text
+from ..tokens import SEGMENTS
+from .page import chips, photo, setting, table, text
 from .study import Study
 from .tokens import token_strengths as draw_strengths
 
 
 def scene_and_answer(study: Study) -> str:
-    """The picture, the question, and what the model says."""
+    """The image, the question, and what the model says."""
     answer = study.run.text if isinstance(study.run.text, str) else study.run.text[0]
     rows = [("prompt", study.prompt), ("answer", answer or "(nothing)")]
     if study.truth:
         rows.append(("what is really there", study.truth))
         found, true = study.cases.read(answer), study.cases.read(study.truth)
         rows.append(("object F1 of this answer", f"{score_objects(found, true).f1:.2f}"))
-    size = f"{study.picture.width} x {study.picture.height} pixels"
+    size = f"{study.image.width} x {study.image.height} pixels"
     return (
-        f'<div class="pair">{picture(study.picture, "the picture")}<div>'
+        f'<div class="pair">{photo(study.image, "the image")}<div>'
         + table(("", ""), rows)
         + setting(f"{size}; greedy decoding, at most {study.max_new_tokens} new tokens.")
         + "</div></div>"
@@ -31,7 +31,7 @@ def scene_and_answer(study: Study) -> str:
 def token_layout(study: Study) -> str:
     """Which tokens are what."""
     run = study.run
-    line = str(run.tokens)
+    line = str(run.layout)
     return (
         text(
             "Every token belongs to one segment. Flows such as <code>image -&gt; generated</code> "
@@ -44,7 +44,7 @@ def token_layout(study: Study) -> str:
 
 
 def _chips(run: Run) -> list[tuple[str, str]]:
-    codes, index = run.tokens.segments[0].tolist(), run.tokens.image_index[0].tolist()
+    codes, index = run.layout.segments[0].tolist(), run.layout.image_index[0].tolist()
     found: list[tuple[str, str]] = []
     seen: set[int] = set()
     for code, image, word in zip(codes, index, run.words[0], strict=True):
@@ -54,7 +54,7 @@ def _chips(run: Run) -> list[tuple[str, str]]:
             found.append((SEGMENTS[code - 1], word.strip() or repr(word)))
         elif image not in seen:
             seen.add(image)
-            span = run.tokens.images[0][image]
+            span = run.layout.images[0][image]
             found.append(("image", f"image {str(span).replace('x', ' x ')} = {span.size} tokens"))
     return found
 
@@ -62,7 +62,7 @@ def _chips(run: Run) -> list[tuple[str, str]]:
 def strengths(study: Study) -> str:
     """Which words of the prompt the answer reads."""
     found = token_strengths(
-        study.lmm, study.picture, study.prompt, max_new_tokens=study.max_new_tokens
+        study.lmm, study.image, study.prompt, max_new_tokens=study.max_new_tokens
     )
     rest = float(found.attention.sum())
     return (
@@ -72,7 +72,7 @@ def strengths(study: Study) -> str:
         )
         + draw_strengths(found).html
         + setting(
-            f"Mean over heads, answer rows and blocks {found.layers[0]} to {found.layers[-1]}. "
+            f"Mean over heads, answer rows and layers {found.layers[0]} to {found.layers[-1]}. "
             f"These tokens hold {rest:.2f} of the attention, the image {found.image:.2f}, tokens "
             "generated before the rest. Drawn by circuitsvis, from its local script."
         )

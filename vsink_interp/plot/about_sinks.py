@@ -27,13 +27,13 @@ NOTHING = 1e-4
 
 def sink_dimensions(study: Study) -> str:
     """The sink dimensions, how they were found, and the spectrum of three tokens."""
-    found = measure_spectrum(study.lmm, study.picture, study.prompt)
+    found = measure_spectrum(study.lmm, study.image, study.prompt)
     peaks = [
         (token, f"{position}", float(values[list(found.dims)].max()), _largest_other(found, values))
         for token, position, values in zip(found.tokens, found.positions, found.values, strict=True)
     ]
     missing = "" if "visual sink" in found.tokens else note(
-        f"No image token of this picture is a sink at block {found.layer}: its largest phi is "
+        f"No image token of this image is a sink at layer {found.layer}: its largest phi is "
         f"below tau = {found.tau:.2f}."
     )  # fmt: skip
     return (
@@ -51,7 +51,7 @@ def sink_dimensions(study: Study) -> str:
         + missing
         + table(("token", "position", "phi", "largest other coordinate"), peaks)
         + setting(
-            f"Residual stream entering block {found.layer} of {study.lmm.n_layers}. "
+            f"Residual stream entering layer {found.layer} of {study.lmm.n_layers}. "
             f"{escape(_discovery(study))}"
         )
     )
@@ -72,9 +72,9 @@ def phi_distribution(study: Study) -> str:
     """The histogram of phi with the threshold, and phi against attention."""
     found = sink_values(study.lmm, study.cases)
     below, above = found.image_phi[found.image_phi < found.tau], found.image_phi >= found.tau
-    where = f"blocks {found.layers[0]} to {found.layers[-1]}"
+    where = f"layers {found.layers[0]} to {found.layers[-1]}"
     on_sinks = float(found.attention[above].sum() / found.attention.sum())
-    absent = "" if above.any() else note("None of these image tokens is a sink at these blocks.")
+    absent = "" if above.any() else note("None of these image tokens is a sink at these layers.")
     return (
         text(
             "A token is a sink where &phi; reaches the threshold &tau;. The threshold is only as "
@@ -82,7 +82,7 @@ def phi_distribution(study: Study) -> str:
             "sinks: &tau; = 20 is the paper's value for LLaMA-2's width, and is known to fail "
             "elsewhere."
         )
-        + equation("sinks of block l: { j : &phi;(x<sub>j</sub>) &ge; &tau; }", "(A-4)")
+        + equation("sinks of layer l: { j : &phi;(x<sub>j</sub>) &ge; &tau; }", "(A-4)")
         + drawing(phi_histogram(found), "histogram of phi by segment, with tau")
         + absent
         + text(
@@ -98,8 +98,8 @@ def phi_distribution(study: Study) -> str:
             ],
         )
         + setting(
-            f"{escape(found.about)}; {where}; {found.sinks_per_case:.1f} visual sinks per picture "
-            "and block on average. Attention: mean over heads and over the rows of query and "
+            f"{escape(found.about)}; {where}; {found.sinks_per_case:.1f} visual sinks per image "
+            "and layer on average. Attention: mean over heads and over the rows of query and "
             "generated tokens."
         )
     )
@@ -111,17 +111,17 @@ def words(study: Study) -> str:
     most = maps.most_changed
     mass = [
         (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
-        for where, there in (("first figure", maps), (f"block {most}", maps.at(most)))
+        for where, there in (("first figure", maps), (f"layer {most}", maps.at(most)))
         for name, v in (("before", there.before), ("after VAR", there.after))
     ]
     same = maps.answer == maps.edited_answer
     absent = "" if maps.sinks.any() else note(
-        "This picture has no visual sink at these blocks, so there is none to box."
+        "This image has no visual sink at these layers, so there is none to box."
     )  # fmt: skip
     return (
         text(
             "Each column is a word of the answer: the attention of the row that predicts it, over "
-            "the picture. Visual Attention Redistribution takes the share <em>p</em> of what sinks "
+            "the image. Visual Attention Redistribution takes the share <em>p</em> of what sinks "
             "get and gives it to the other image tokens in proportion to what they have, in "
             "image-centric heads only. Every row shows the same words: the unedited answer is fed "
             "back."
@@ -133,7 +133,7 @@ def words(study: Study) -> str:
             "&Omega;<sub>i</sub> = p &Sigma;<sub>sinks</sub> A<sub>i,j</sub>",
             "(A-6)",
         )
-        + drawing(overlay(maps), "attention of each answer word over the picture, sinks boxed")
+        + drawing(overlay(maps), "attention of each answer word over the image, sinks boxed")
         + absent
         + _most_changed(maps.at(most))
         + table(("attention of the answer's words", "on visual sinks", "on the whole image"), mass)
@@ -149,15 +149,15 @@ def words(study: Study) -> str:
 
 
 def _most_changed(maps: WordMaps) -> str:
-    """The words that VAR changes most, at one block; or that it changes none."""
+    """The words that VAR changes most, at one layer; or that it changes none."""
     change = np.abs(maps.after - maps.before).sum(1)
-    block = maps.layers[0]
+    layer = maps.layers[0]
     if change.max() < NOTHING:
         return note("VAR moves nothing here: no head is image-centric on a row with sinks.")
     words = [int(i) for i in np.argsort(-change)[:6] if change[i] >= change.max() / 20]
     return text(
-        f"The words that VAR changes most, at block {block}, where it moves the most:"
-    ) + drawing(overlay(maps, words=words), f"most changed words, block {block}")
+        f"The words that VAR changes most, at layer {layer}, where it moves the most:"
+    ) + drawing(overlay(maps, words=words), f"most changed words, layer {layer}")
 
 
 def ranked_heads(study: Study) -> str:
@@ -186,12 +186,12 @@ def ranked_heads(study: Study) -> str:
             "(A-5)",
         )
         + drawing(heads(found, rho=RHO), "heads sorted by visual non-sink ratio")
-        + table(("block.head", "r", "share on the image", "image-centric on rows"), top)
+        + table(("layer.head", "r", "share on the image", "image-centric on rows"), top)
         + setting(
             f"{escape(study.cases.about)}; rho = {RHO:g}, least image share 0.2; means over the "
             f"rows of query and generated tokens; {float(found.selected.mean()):.1%} of all (head, "
             "row) pairs are image-centric. Where no image token is a sink yet, r is 1; the table "
-            f"lists blocks {inner[0]} to {inner[-1]}."
+            f"lists layers {inner[0]} to {inner[-1]}."
         )
     )
 
@@ -205,7 +205,7 @@ def ablation(study: Study) -> str:
     said = (
         f"Here a visual sink adds {ratio:.2f} times as much as another image token."
         if added.sinks
-        else "No visual sink was seen in these pictures, so there is nothing to compare."
+        else "No visual sink was seen in these images, so there is nothing to compare."
     )
     return (
         text(
@@ -220,8 +220,8 @@ def ablation(study: Study) -> str:
         )
         + drawing(contributions(added), "attention and contribution of sinks and other tokens")
         + setting(
-            f"{escape(study.cases.about)}; cut before the softmax, in every block: {graphs}. "
-            f"Contributions: mean over heads, query and generated rows, blocks {added.layers[0]} "
+            f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}. "
+            f"Contributions: mean over heads, query and generated rows, layers {added.layers[0]} "
             f"to {added.layers[-1]}."
         )
     )

@@ -39,6 +39,6 @@ def compressed_context(found: CompressedAnswers) -> "matplotlib.figure.Figure":
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_ylim(-0.02, 1.08)
-    tidy(axes, "image tokens kept in every block (%)", "accuracy of yes/no answers")
+    tidy(axes, "image tokens kept in every layer (%)", "accuracy of yes/no answers")
     axes.legend(fontsize=8.5, frameon=False, loc="lower right")
     return figure

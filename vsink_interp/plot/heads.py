@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..heads import HeadRanking
+from ..sinks import HeadRanking
 from .style import MUTED, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ SHOWN: Final = 0.25
 
 
 def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure":
-    """Every head by its visual non-sink ratio: sorted, and as a map of blocks and heads.
+    """Every head by its visual non-sink ratio: sorted, and as a map of layers and heads.
 
     **Arguments:**
 
@@ -40,7 +40,7 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
     rows = range(0, ratio.shape[0], max(1, -(-ratio.shape[0] // 12)))
     right.set_yticks(rows, [str(found.layers[row]) for row in rows])
     right.set_xticks(range(0, ratio.shape[1], max(1, -(-ratio.shape[1] // 12))))
-    tidy(right, "head", "block")
+    tidy(right, "head", "layer")
     right.set_title(f"dot: on {SHOWN:.0%} of rows or more", fontsize=8.5, loc="left")
     figure.colorbar(shown, ax=right, label="r (mean)")
     return figure

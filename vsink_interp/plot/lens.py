@@ -23,16 +23,16 @@ SIGNED: Final = "PRGn"
 def image_lens(
     lens: ImageLens, *, layers: Sequence[int] | None = None, least: float = 0.0
 ) -> "matplotlib.figure.Figure":
-    """The likeliest word of each patch, one panel per block, darker where it is likelier.
+    """The likeliest word of each patch, one panel per layer, darker where it is likelier.
 
     A word that more than half of the patches say is told in the title, and they are left blank.
 
     **Arguments:**
 
-    - `layers`: the blocks to show; at most four evenly spread ones by default.
+    - `layers`: the layers to show; at most four evenly spread ones by default.
     - `least`: leave out words less likely than this, 0 to 1.
 
-    **Raises:** `ResultError` for a block that was not read.
+    **Raises:** `ResultError` for a layer that was not read.
     """
     shown = _shown(lens.layers, layers, 4)
     rows, columns = lens.span.grid
@@ -46,19 +46,19 @@ def image_lens(
         (common, times), *_ = lens.count(layer)
         blank = common if times > len(words) / 2 else None
         drawn = np.array([word != blank for word in words]) & (likely >= least)
-        _picture(axes, lens, np.where(drawn, likely, 0.0), 1.0)
+        _image(axes, lens, np.where(drawn, likely, 0.0), 1.0)
         for patch in np.flatnonzero(drawn):
             _write(axes, lens.span, int(patch), words[patch], float(likely[patch]), side)
         told = "" if blank is None else f"; {times} of {len(words)} patches: {blank!r}"
-        axes.set_title(f"after block {layer}{told}", fontsize=9)
+        axes.set_title(f"after layer {layer}{told}", fontsize=9)
     _bar(figure, panels, 1.0, "probability of the word")
     return figure
 
 
 def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplotlib.figure.Figure":
-    """How likely each patch is read as each word: a row per word, a column per block.
+    """How likely each patch is read as each word: a row per word, a column per layer.
 
-    **Raises:** `ResultError` for a block that was not read.
+    **Raises:** `ResultError` for a layer that was not read.
     """
     shown = _shown(lens.layers, layers, 6)
     figure = new_figure(1.7 * len(shown) + 1.0, 1.75 * len(lens.words) + 0.3)
@@ -67,15 +67,15 @@ def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplo
     for row, word in enumerate(lens.words):
         panels[row][0].set_ylabel(word, fontsize=10)
         for axes, layer in zip(panels[row], shown, strict=True):
-            _picture(axes, lens, lens.probability[row, lens.layers.index(layer)], top)
+            _image(axes, lens, lens.probability[row, lens.layers.index(layer)], top)
             if row == 0:
-                axes.set_title(f"after block {layer}", fontsize=9)
+                axes.set_title(f"after layer {layer}", fontsize=9)
     _bar(figure, panels, top, "probability of the word")
     return figure
 
 
 def logit_attribution(parts: LogitParts) -> "matplotlib.figure.Figure":
-    """What a logit is made of: by block and segment on the left, by head on the right."""
+    """What a logit is made of: by layer and segment on the left, by head on the right."""
     figure = new_figure(10.5, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     _bars(left, parts)
@@ -85,28 +85,28 @@ def logit_attribution(parts: LogitParts) -> "matplotlib.figure.Figure":
     right.set_xticks(range(0, len(parts.mlp), max(1, -(-len(parts.mlp) // 12))))
     n_heads = parts.head_total.shape[1]
     right.set_yticks(range(0, n_heads, max(1, -(-n_heads // 12))))
-    tidy(right, "block", "head", "each head, from all keys")
+    tidy(right, "layer", "head", "each head, from all keys")
     return figure
 
 
 def _bars(axes: "matplotlib.axes.Axes", parts: LogitParts) -> None:
-    blocks = np.arange(len(parts.mlp))
+    layers = np.arange(len(parts.mlp))
     series = [
         (NAMES.get(name, name), GROUP_COLOURS.get(name), parts.heads[..., i].sum(1))
         for i, name in enumerate(parts.segments)
         if np.abs(parts.heads[..., i]).sum() > 0
     ]
-    bases = np.zeros((2, len(blocks)))
+    bases = np.zeros((2, len(layers)))
     for name, colour, values in series:
         base = np.where(values >= 0, bases[0], bases[1])
-        axes.bar(blocks - 0.2, values, 0.38, bottom=base, color=colour, label=f"from {name}")
+        axes.bar(layers - 0.2, values, 0.38, bottom=base, color=colour, label=f"from {name}")
         bases += np.stack([values.clip(min=0), values.clip(max=0)])
-    axes.bar(blocks + 0.2, parts.mlp, 0.38, color=MUTED, label="MLP")
+    axes.bar(layers + 0.2, parts.mlp, 0.38, color=MUTED, label="MLP")
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_xticks(blocks[:: max(1, -(-len(blocks) // 12))])
+    axes.set_xticks(layers[:: max(1, -(-len(layers) // 12))])
     against = f" over {parts.against!r}" if parts.against else ""
     title = f"logit of {parts.token!r}{against}: {parts.logit:.1f}"
-    tidy(axes, "block", "added (logits)", title)
+    tidy(axes, "layer", "added (logits)", title)
     axes.legend(fontsize=7.5, frameon=False)
 
 
@@ -115,7 +115,7 @@ def _shown(known: tuple[int, ...], wanted: Sequence[int] | None, most: int) -> l
         places = np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(int)
         return [known[int(place)] for place in places]
     if not wanted or not set(wanted) <= set(known):
-        raise ResultError(f"layers={wanted!r}: this lens read the blocks {known}")
+        raise ResultError(f"layers={wanted!r}: this lens read the layers {known}")
     return list(wanted)
 
 
@@ -125,17 +125,17 @@ def _extent(span: ImageSpan) -> tuple[float, float, float, float]:
     return left, right, lower, upper
 
 
-def _picture(
+def _image(
     axes: "matplotlib.axes.Axes",
     lens: ImageLens | WordLens,
     share: Float[np.ndarray, " patch"],
     top: float,
 ) -> None:
-    """The faded picture under a heat map of its patches."""
+    """The faded image under a heat map of its patches."""
     from matplotlib import colormaps
 
-    faded = np.asarray(ImageEnhance.Color(lens.picture).enhance(0.7), dtype=float) / 255
-    width, height = lens.picture.size
+    faded = np.asarray(ImageEnhance.Color(lens.image).enhance(0.7), dtype=float) / 255
+    width, height = lens.image.size
     axes.imshow(0.35 + 0.65 * faded, extent=(0, width, height, 0))
     grid = (share.reshape(lens.span.grid) / top).clip(0, 1)
     colours = colormaps[HEAT](grid)

@@ -1,4 +1,4 @@
-"""Whether words look at their objects, over the blocks (Kaduri et al. 2025, fig. 6 and 7)."""
+"""Whether words look at their objects, over the layers (Kaduri et al. 2025, fig. 6 and 7)."""
 
 from typing import TYPE_CHECKING
 
@@ -23,20 +23,20 @@ _OUTLINE = "#FFFFFF"
 def localisation(
     found: Localisation, *, objects: tuple[int, ...] | None = None, layer: int | None = None
 ) -> "matplotlib.figure.Figure":
-    """The hit rate over the blocks with its interval, beside chance; and some objects with peaks.
+    """The hit rate over the layers with its interval, beside chance; and some objects with peaks.
 
-    In a picture the solid line is the object's mask, the dashed one what counts as a hit.
+    In an image the solid line is the object's mask, the dashed one what counts as a hit.
 
     **Arguments:**
 
     - `objects`: which objects to show, by their place in `found.located`; by default the first of
-        each of four pictures, none for `()`.
-    - `layer`: the block whose peaks they show; by default the one where keys differ most, or where
+        each of four images, none for `()`.
+    - `layer`: the layer whose peaks they show; by default the one where keys differ most, or where
         the rate is highest if there is one group of keys.
 
-    **Raises:** `ResultError` for an object or block that was not measured.
+    **Raises:** `ResultError` for an object or layer that was not measured.
     """
-    shown = _first_of_pictures(found) if objects is None else objects
+    shown = _first_of_images(found) if objects is None else objects
     at = _telling_layer(found) if layer is None else layer
     _check(found, shown, at)
     columns = (len(shown) + 1) // 2
@@ -47,23 +47,23 @@ def localisation(
         axes = figure.add_subplot(grid[i // columns, 1 + i % columns])
         _object(axes, found, place, at)
         if i >= len(shown) - columns:
-            axes.set_xlabel(f"peaks at block {at}", fontsize=8.5)
+            axes.set_xlabel(f"peaks at layer {at}", fontsize=8.5)
     return figure
 
 
 def _check(found: Localisation, objects: tuple[int, ...], layer: int) -> None:
     if layer not in found.layers:
-        raise ResultError(f"there is no block {layer} here; measured were {found.layers}")
+        raise ResultError(f"there is no layer {layer} here; measured were {found.layers}")
     for place in objects:
         if not 0 <= place < len(found.located):
             last = len(found.located) - 1
             raise ResultError(f"there is no object {place} here; they are 0 to {last}")
 
 
-def _first_of_pictures(found: Localisation, most: int = 4) -> tuple[int, ...]:
+def _first_of_images(found: Localisation, most: int = 4) -> tuple[int, ...]:
     first: dict[bytes, int] = {}
     for place, one in enumerate(found.located):
-        first.setdefault(one.picture.tobytes(), place)
+        first.setdefault(one.image.tobytes(), place)
     return tuple(first.values())[:most]
 
 
@@ -87,14 +87,14 @@ def _rates(axes: "matplotlib.axes.Axes", found: Localisation) -> None:
     )  # fmt: skip
     axes.set_ylim(-0.02, 1.04)
     layer_ticks(axes, max(found.layers) + 1)
-    tidy(axes, "block", f"share of {len(found.located)} objects hit")
+    tidy(axes, "layer", f"share of {len(found.located)} objects hit")
     axes.legend(fontsize=8.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def _object(axes: "matplotlib.axes.Axes", found: Localisation, place: int, layer: int) -> None:
-    """One picture, with the outline of an object and the peaks of the words that name it."""
+    """One image, with the outline of an object and the peaks of the words that name it."""
     one = found.located[place]
-    axes.imshow(np.asarray(one.picture))
+    axes.imshow(np.asarray(one.image))
     wide = dilated(one.mask, float(found.tolerances[place]))
     for mask, line in ((one.mask, "-"), (wide, "--")):
         if not mask.all():

@@ -1,4 +1,4 @@
-"""Attention of the words of an answer, drawn over the picture (Kang et al. 2025, fig. 1)."""
+"""Attention of the words of an answer, drawn over the image (Kang et al. 2025, fig. 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from PIL import ImageEnhance
 from ..errors import InputError, ResultError
 from ..experiments import WordMaps
 from ..metrics import FUNCTION_WORDS
-from ..pictures import Picture, as_picture
+from ..model import ImageInput, as_image
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
-from ..spans import ImageSpan
+from ..tokens import ImageSpan
 from .style import new_figure
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ BOX: Final = "#0058B0"
 @final
 @dataclass(frozen=True, eq=False)
 class Heat:
-    """Maps over one picture, ready to draw: a row of panels per condition, a column per word."""
+    """Maps over one image, ready to draw: a row of panels per condition, a column per word."""
 
-    picture: Any
+    image: Any
     span: ImageSpan
     words: tuple[str, ...]
     rows: tuple[tuple[str, Float[np.ndarray, "word patch"]], ...]
@@ -42,13 +42,13 @@ class Heat:
 
 def overlay(
     source: Run | WordMaps,
-    picture: Picture | None = None,
+    image: ImageInput | None = None,
     *,
     words: Sequence[str | int] | None = None,
     most: int = 8,
     tau: float | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Where each word of an answer looks in the picture, with sinks boxed.
+    """Where each word of an answer looks in the image, with sinks boxed.
 
     All panels share one colour scale, whose top is the largest value that is not a sink's, so that
     sinks do not hide the rest; a sink may lie above it.
@@ -58,19 +58,19 @@ def overlay(
     - `source`: a run of one prompt that recorded `probes.AttentionMaps`, or what
         `experiments.word_maps` returned: then more rows show the same words after the edit, and
         what it changed.
-    - `picture`: drawn under the maps of a run, which does not hold its picture.
+    - `image`: drawn under the maps of a run, which does not hold its image.
     - `words`: the words to show, as text or by place (from 0); by default the first `most` that
         are no function words.
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
         `probes.SinkValue`.
 
     **Raises:** `ResultError` if the run has no maps, or not the phi that `tau` asks for, or the
-    answer lacks one of the words; `InputError` for a picture or tau beside word maps, which hold
+    answer lacks one of the words; `InputError` for an image or tau beside word maps, which hold
     their own.
     """
-    if not isinstance(source, Run) and (picture is not None or tau is not None):
-        raise InputError("word maps hold their picture and their sinks: leave picture and tau away")
-    heat = _of_run(source, picture, tau) if isinstance(source, Run) else heat_of(source)
+    if not isinstance(source, Run) and (image is not None or tau is not None):
+        raise InputError("word maps hold their image and their sinks: leave image and tau away")
+    heat = _of_run(source, image, tau) if isinstance(source, Run) else heat_of(source)
     chosen = _chosen(heat.words, words, most)
     changed = len(heat.rows) == 2
     columns, rows = len(chosen), len(heat.rows) + changed
@@ -115,14 +115,14 @@ def _changes(
 def draw_map(
     axes: "matplotlib.axes.Axes", heat: Heat, values: Float[np.ndarray, " patch"], top: float
 ) -> None:
-    """One map over the picture, sinks boxed; the stronger a patch, the more it covers."""
+    """One map over the image, sinks boxed; the stronger a patch, the more it covers."""
     from matplotlib import colormaps
 
     share = (values.reshape(heat.span.grid) / top).clip(0, 1)
     colours = colormaps[HEAT](share)
-    if heat.picture is not None:
-        faded = np.asarray(ImageEnhance.Color(heat.picture).enhance(0.6), dtype=float) / 255
-        width, height = heat.picture.size
+    if heat.image is not None:
+        faded = np.asarray(ImageEnhance.Color(heat.image).enhance(0.6), dtype=float) / 255
+        width, height = heat.image.size
         axes.imshow(0.45 + 0.55 * faded, extent=(0, width, height, 0))
         colours[..., 3] = 0.9 * share**0.6
     axes.imshow(colours, extent=_extent(heat), interpolation="nearest")
@@ -168,23 +168,23 @@ def heat_of(maps: WordMaps) -> Heat:
     note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks)}"
     shown = list(maps.span.tokens_of())
     rows = (("before", maps.before[:, shown]), (f"after {edits}", maps.after[:, shown]))
-    return Heat(maps.picture, _whole(maps.span), maps.words, rows, maps.sinks[shown], note)
+    return Heat(maps.image, _whole(maps.span), maps.words, rows, maps.sinks[shown], note)
 
 
 def _whole(span: ImageSpan) -> ImageSpan:
-    """The view that shows the whole picture: tiles are not drawn."""
+    """The view that shows the whole image: tiles are not drawn."""
     return ImageSpan(span.grid, span.box)
 
 
-def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
+def _of_run(run: Run, image: ImageInput | None, tau: float | None) -> Heat:
     probe = _recorded(run, AttentionMaps)
-    if probe is None or run.tokens.batch != 1:
+    if probe is None or run.layout.batch != 1:
         raise ResultError(
             "overlay needs a run of one prompt that recorded AttentionMaps: "
             "lmm.generate(image, prompt, probes.AttentionMaps())"
         )
     record = run[probe]
-    span = run.tokens.images[0][0]
+    span = run.layout.images[0][0]
     rows = [row for row in run.answer_rows if row in record.labels("query")]
     labels = [run.words[0][row + 1].strip() for row in rows] if rows else ["all rows"]
     values = record.values[:, 0].float().mean(0)
@@ -193,7 +193,7 @@ def _of_run(run: Run, picture: Picture | None, tau: float | None) -> Heat:
     sinks = _sinks(run, span, tau, layers)
     told = "" if tau is None else f"; {_boxed(sinks)}"
     note = f"mean over heads, {_layers(layers)}{told}"
-    shown = None if picture is None else as_picture(picture)
+    shown = None if image is None else as_image(image)
     drawn = list(span.tokens_of())
     maps = ((run.model, values[:, drawn].numpy()),)
     return Heat(shown, _whole(span), tuple(labels), maps, sinks[drawn], note)
@@ -212,9 +212,9 @@ def _sinks(
     if probe is None:
         raise ResultError(f"tau={tau} boxes sinks by phi: record probes.SinkValue() as well")
     record = run[probe]
-    image = run.tokens.mask("image")[0].nonzero().flatten().tolist()[: span.size]
-    blocks = [layer for layer in layers if layer in record.labels("layer")]
-    phi = record.values[record.places("layer", blocks), 0]
+    image = run.layout.mask("image")[0].nonzero().flatten().tolist()[: span.size]
+    shown = [layer for layer in layers if layer in record.labels("layer")]
+    phi = record.values[record.places("layer", shown), 0]
     return (phi[:, record.places("query", image)] >= tau).any(0).numpy()
 
 
@@ -239,8 +239,8 @@ def _chosen(words: tuple[str, ...], wanted: Sequence[str | int] | None, most: in
 def _layers(layers: tuple[int, ...]) -> str:
     together = tuple(range(layers[0], layers[-1] + 1)) == tuple(layers)
     if len(layers) == 1:
-        return f"block {layers[0]}"
-    return f"blocks {layers[0]} to {layers[-1]}" if together else f"blocks {layers}"
+        return f"layer {layers[0]}"
+    return f"layers {layers[0]} to {layers[-1]}" if together else f"layers {layers}"
 
 
 def _boxed(sinks: Bool[np.ndarray, " patch"]) -> str:

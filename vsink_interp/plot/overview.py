@@ -1,4 +1,4 @@
-"""One picture of what the library is for: a scene, where words look, and the same after VAR."""
+"""One image of what the library is for: a scene, where words look, and the same after VAR."""
 
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
-    """The picture; where the first word looks; the word that the edit changes most, before and
+    """The image; where the first word looks; the word that the edit changes most, before and
     after. Sinks are boxed.
     """
     words, heat = telling(maps.words), heat_of(maps)
@@ -32,10 +32,10 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     figure = new_figure(11.2, 3.8)
     figure.set_layout_engine("compressed")
     panels = figure.subplots(1, 1 + len(shown))
-    panels[0].imshow(np.asarray(maps.picture))
+    panels[0].imshow(np.asarray(maps.image))
     panels[0].set_xticks([])
     panels[0].set_yticks([])
-    panels[0].set_title("the picture", fontsize=10.5)
+    panels[0].set_title("the image", fontsize=10.5)
     panels[0].set_xlabel(fill(maps.answer, 36), fontsize=9)
     tops = [shown[0][1].max(), *2 * [max(shown[1][1].max(), shown[2][1].max())]]
     for axes, top, (title, row) in zip(panels[1:], tops, shown, strict=True):

@@ -75,13 +75,13 @@ def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
     return f"<figure>{image}</figure>"
 
 
-def picture(image: Image, alt: str) -> str:
-    """A picture; a small one is enlarged with its pixels kept sharp."""
+def photo(image: Image, alt: str) -> str:
+    """An image; a small one is enlarged with its pixels kept sharp."""
     shown = image.copy()
     shown.thumbnail((800, 800))
     buffer = BytesIO()
     shown.save(buffer, format="PNG")
-    kind = "picture" if max(image.size) < 200 else "picture plain"
+    kind = "image" if max(image.size) < 200 else "image plain"
     tag = f'<img src="{data_uri(buffer.getvalue())}" alt="{escape(alt)}">'
     return f'<div class="{kind}">{tag}</div>'
 

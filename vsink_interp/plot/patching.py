@@ -14,7 +14,7 @@ SIGNED: Final = "PRGn"
 
 
 def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
-    """The share of the logit difference brought back, by block and segment."""
+    """The share of the logit difference brought back, by layer and segment."""
     share = found.recovered
     figure = new_figure(max(4.4, 0.62 * len(found.layers) + 2.2), 0.5 * len(found.segments) + 1.5)
     axes = figure.subplots()
@@ -29,7 +29,7 @@ def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
     names = [f"{name} ({n})" for name, n in zip(found.segments, found.sizes, strict=True)]
     axes.set_yticks(range(len(names)), names)
     title = f"{found.token!r} over {found.against!r}: {found.corrupted:.1f} to {found.clean:.1f}"
-    tidy(axes, f"block whose {found.hook} is patched", "", title)
+    tidy(axes, f"layer whose {found.hook} is patched", "", title)
     bar = figure.colorbar(shown, ax=axes, pad=0.02)
     bar.set_label("share brought back", fontsize=8)
     bar.ax.tick_params(labelsize=7.5)

@@ -11,13 +11,7 @@ from ..errors import VsinkError
 from ..experiments.log import Tick
 from .about_flow import by_segment, knockout, located, query_only
 from .about_input import scene_and_answer, strengths, token_layout
-from .about_sinks import (
-    ablation,
-    phi_distribution,
-    ranked_heads,
-    sink_dimensions,
-    words,
-)
+from .about_sinks import ablation, phi_distribution, ranked_heads, sink_dimensions, words
 from .page import Section, note, render, table, text
 from .study import Study
 
@@ -46,7 +40,7 @@ def still(make: Callable[[Study], str]) -> Callable[[Study, Tick], str]:
 
 
 CHAPTERS: Final = (
-    Chapter("answer", "The picture and the answer", "", still(scene_and_answer)),
+    Chapter("answer", "The image and the answer", "", still(scene_and_answer)),
     Chapter("tokens", "The token layout", "", still(token_layout)),
     Chapter("strengths", "What the answer reads of the prompt", "", still(strengths)),
     Chapter("spectrum", "Sink dimensions", f"{KANG}, fig. 2 and 7", still(sink_dimensions)),
@@ -57,7 +51,7 @@ CHAPTERS: Final = (
     Chapter("heads", "Heads by non-sink ratio", f"{KANG}, fig. 4", still(ranked_heads), 2),
     Chapter("ablation", "What sinks do, and do not", f"{KANG}, fig. 3b, 3c", still(ablation), 6),
     Chapter("segments", "Attention by segment", f"{KADURI}, fig. 1", still(by_segment), 2),
-    Chapter("knockout", "Knockout from block l on", f"{KADURI}, fig. 2f", knockout, 20),
+    Chapter("knockout", "Knockout from layer l on", f"{KADURI}, fig. 2f", knockout, 20),
     Chapter("query-only", "Query-token-only generation", f"{KADURI}, fig. 2", still(query_only)),
     Chapter("located", "Does a word look at its object?", f"{KADURI}, fig. 6, 7", located, 2),
 )
@@ -66,7 +60,7 @@ CHAPTERS: Final = (
 LIMITS: Final = (
     "That VAR improves a model. Published gains are small, and third parties have not all "
     "reproduced them; what is shown here is the mechanism.",
-    "That one picture proves anything. Numbers over several cases say how many; those over one "
+    "That one image proves anything. Numbers over several cases say how many; those over one "
     "are an illustration.",
     "That attention is explanation. The maps say what is read; the knockouts and ablations say "
     "what is needed.",
@@ -76,17 +70,17 @@ TOY_LIMITS: Final = (
     "closed vocabulary, drawn scenes.",
     "That sinks arise by themselves. Training of the toy LMM seeded its visual sinks on background "
     "patches, and drew idle attention towards them; both losses were off at the end. See its card.",
-    "That a model reads its picture in these blocks. Training of the toy LMM closed the first and "
-    "last blocks to the picture in most turns, which puts the step of the knockout curves between.",
+    "That a model reads its image in these layers. Training of the toy LMM closed the first and "
+    "last layers to the image in most turns, which puts the step of the knockout curves between.",
     "That attention finds objects unasked. Early in training of the toy LMM a loss told two heads "
-    "of blocks 3 and 4 where to look; it was off at the end.",
+    "of layers 3 and 4 where to look; it was off at the end.",
 )
 
 
 def report(study: Study, *, watch: Watch | None = None) -> str:
     """The report on a study, as HTML.
 
-    A figure that cannot be made for this model or picture says why in its place.
+    A figure that cannot be made for this model or image says why in its place.
 
     **Arguments:**
 
@@ -108,8 +102,8 @@ def report(study: Study, *, watch: Watch | None = None) -> str:
     title = "The toy LMM" if is_toy(study) else study.lmm.name
     return render(
         f"{title}: sinks and flows",
-        "What a multimodal model does with one picture: its attention sinks, where its words look, "
-        "and by which road the picture reaches the answer.",
+        "What a multimodal model does with one image: its attention sinks, where its words look, "
+        "and by which road the image reaches the answer.",
         _facts(study),
         sections,
         "Written by vsink_interp. This file holds everything that it shows.",
@@ -154,7 +148,7 @@ def _limits(study: Study) -> str:
     claims = [*(TOY_LIMITS if is_toy(study) else ()), *LIMITS]
     if study.cases.truth is None:
         claims.append(
-            "That the answer is right. Nobody told us what is in the picture, so object F1 "
+            "That the answer is right. Nobody told us what is in the image, so object F1 "
             "compares its words, function words left out, with those of the unedited answer."
         )
     listed = "".join(f"<li>{escape(claim)}</li>" for claim in claims)

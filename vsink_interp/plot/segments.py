@@ -1,4 +1,4 @@
-"""Where generated tokens look, block by block (Kaduri et al. 2025, fig. 1)."""
+"""Where generated tokens look, layer by layer (Kaduri et al. 2025, fig. 1)."""
 
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
-    """The share of attention on each group of tokens over the blocks; a panel per split.
+    """The share of attention on each group of tokens over the layers; a panel per split.
 
-    Lines are means over pairs of picture and answer token, bands one standard deviation.
+    Lines are means over pairs of image and answer token, bands one standard deviation.
     """
     figure = new_figure(4.9 * len(found), 3.2)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, shares in zip(panels, found, strict=True):
         _panel(axes, shares)
-        tidy(axes, "block", "")
+        tidy(axes, "layer", "")
         layer_ticks(axes, max(shares.layers) + 1)
     panels[0].set_ylabel("share of attention (mean over heads)")
     return figure

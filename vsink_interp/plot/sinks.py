@@ -62,7 +62,7 @@ def phi_histogram(found: SinkValues) -> "matplotlib.figure.Figure":
         f"tau = {found.tau:.2f}", (found.tau, 1), (4, -10), xycoords=("data", "axes fraction"),
         textcoords="offset points", fontsize=9,
     )  # fmt: skip
-    tidy(axes, "sink value phi", "tokens x blocks (log)")
+    tidy(axes, "sink value phi", "tokens x layers (log)")
     axes.legend(
         fontsize=8, frameon=False, ncols=len(kept), loc="lower right", bbox_to_anchor=(1, 1)
     )

@@ -66,7 +66,7 @@ def tidy(axes: "matplotlib.axes.Axes", x: str, y: str, title: str = "") -> None:
 
 
 def layer_ticks(axes: "matplotlib.axes.Axes", n_layers: int) -> None:
-    """Ticks at whole blocks, at most a dozen."""
+    """Ticks at whole layers, at most a dozen."""
     axes.set_xticks(range(0, n_layers, max(1, -(-n_layers // 12))))
 
 

@@ -1,4 +1,4 @@
-"""Knockout from block l on (Kaduri et al. 2025, fig. 2f)."""
+"""Knockout from layer l on (Kaduri et al. 2025, fig. 2f)."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ _STYLES = (
 
 
 def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
-    """Object F1 against the first block in which a flow is cut; band: one standard deviation."""
+    """Object F1 against the first layer in which a flow is cut; band: one standard deviation."""
     figure = new_figure(7.2, 3.5)
     axes = figure.subplots()
     for i, flow in enumerate(found.flows):
@@ -37,6 +37,6 @@ def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
     )  # fmt: skip
     axes.set_xticks(np.array(found.layers))
     axes.set_ylim(-0.02, 1.08)
-    tidy(axes, f"first block cut, l (of {found.n_layers})", f"object F1 against {found.reference}")
+    tidy(axes, f"first layer cut, l (of {found.n_layers})", f"object F1 against {found.reference}")
     axes.legend(fontsize=8.5, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     return figure

@@ -1,4 +1,4 @@
-"""V-sinks and L-sinks of a picture: where they lie, and what attention they draw."""
+"""V-sinks and L-sinks of an image: where they lie, and what attention they draw."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ KINDS: Final = {
 
 
 def vision_sinks(found: VisionSinks) -> "matplotlib.figure.Figure":
-    """The picture with its sinks boxed, and norm in the encoder against attention."""
+    """The image with its sinks boxed, and norm in the encoder against attention."""
     figure = new_figure(8.6, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     kinds = {
@@ -47,7 +47,7 @@ def vision_sinks(found: VisionSinks) -> "matplotlib.figure.Figure":
 def _boxes(axes: "matplotlib.axes.Axes", found: VisionSinks, kinds: dict[str, np.ndarray]) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.imshow(np.asarray(found.picture))
+    axes.imshow(np.asarray(found.image))
     for inset, (name, chosen) in enumerate(kinds.items()):
         for token in np.flatnonzero(chosen):
             if found.span.box is None or found.span.places[int(token)] is None:

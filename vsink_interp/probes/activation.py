@@ -7,10 +7,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Probe
-from ..hooks import Layers, check_layers, find_hook
-from ..site import Site
-from .rows import RowProbe
+from ..graph import Layers, Probe, Site, check_layers, find_hook
+from .row_probe import RowProbe
 
 _RESID = ("pre", "mid", "post")
 
@@ -23,7 +21,7 @@ class Activation(Probe):
     **Arguments:**
 
     - `hook`: a hook point such as `"attn.hook_z"` or `"vision_projector.hook_out"`.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
     """
 
     hook: str
@@ -50,7 +48,7 @@ class Resid(RowProbe):
 
     **Arguments:**
 
-    - `at`: `"pre"` (entering the block), `"mid"` (between attention and MLP) or `"post"`.
+    - `at`: `"pre"` (entering the layer), `"mid"` (between attention and MLP) or `"post"`.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "d_model")

@@ -9,12 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Probe, Sizes, freeze
-from ..hooks import Layers
+from ..graph import Layers, Probe, Site, Sizes, freeze
 from ..kernels import attributed, output_along, value_along
-from ..segments import SEGMENTS
-from ..site import Site
-from .rows import GroupProbe, RowProbe, grown_with_values
+from ..tokens import SEGMENTS
+from .row_probe import GroupProbe, RowProbe, grown_with_values
 
 RESIDUAL = (
     "hook_embed hook_resid_pre hook_resid_mid hook_resid_post hook_attn_out hook_mlp_out"

@@ -6,9 +6,9 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
+from ..graph import Site
 from ..kernels import contribution, output_gram, value_norms
-from ..site import Site
-from .rows import RowProbe, grown_with_values
+from .row_probe import RowProbe, grown_with_values
 
 
 @final

@@ -8,9 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Probe
-from ..hooks import Layers, check_layers, find_hook
-from ..site import Site
+from ..graph import Layers, Probe, Site, check_layers, find_hook
 
 Measure: TypeAlias = Callable[[Tensor, Site], Tensor]
 
@@ -37,7 +35,7 @@ class ProbeFunction(Probe):
     @property
     @override
     def whole(self) -> bool:
-        # Blocks of rows can be joined only along an axis that they have.
+        # Layers of rows can be joined only along an axis that they have.
         return "query" not in self.axes
 
     @override
@@ -57,7 +55,7 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
     **Arguments:**
 
     - `hook`: the hook point whose value the function is given, with a `Site`.
-    - `layers`: the blocks, counted from 0.
+    - `layers`: the layers, counted from 0.
 
     **Raises:** `NotationError` if the function's return is not annotated with axes.
     """

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would say of a token if it stopped at a block.
+"""The logit lens: what the model would say of a token if it stopped at a layer.
 
 nostalgebraist (2020), *interpreting GPT: the logit lens*; on image tokens Neo et al. (2024), arXiv
 2410.07149, and Jiang et al. (2024), arXiv 2410.02762.
@@ -14,9 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import freeze
-from ..site import Site
-from .rows import RowProbe
+from ..graph import Site, freeze
+from .row_probe import RowProbe
 
 CHUNK = 64
 """How many rows are held as logits over the vocabulary at once."""
@@ -27,14 +26,14 @@ STREAMS = ("pre", "mid", "post")
 class Lens(RowProbe):
     """A probe that reads residual vectors as words: final norm, unembedding, softmax.
 
-    The norm's statistics are those of the vector that is read, as in the model's last block, and
-    its learned gain is applied; a cap on the logits too. At the last block the words are the
+    The norm's statistics are those of the vector that is read, as in the model's last layer, and
+    its learned gain is applied; a cap on the logits too. At the last layer the words are the
     model's own prediction.
 
     **Arguments:**
 
     - `rows`: the tokens whose vectors are read; the image's by default.
-    - `at`: the residual stream `"pre"` (entering the block), `"mid"` or `"post"` (leaving it).
+    - `at`: the residual stream `"pre"` (entering the layer), `"mid"` or `"post"` (leaving it).
     """
 
     rows: str = "image"
@@ -74,7 +73,7 @@ def _probabilities(
 @final
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """The likeliest words of each token at each block: `[layer batch query rank field]`.
+    """The likeliest words of each token at each layer: `[layer batch query rank field]`.
 
     Along `field` lie the token's id and its probability, 0 to 1; the ids are whole numbers, exact
     in fp32. The probabilities of the whole vocabulary are never kept. `experiments.image_lens`
@@ -110,9 +109,9 @@ class LogitLens(Lens):
 @final
 @dataclass(frozen=True)
 class TokenProbability(Lens):
-    """The probability of given words at each token and block: `[layer batch query token]`.
+    """The probability of given words at each token and layer: `[layer batch query token]`.
 
-    Jiang et al. (2024) take its largest value over image tokens and blocks as the model's internal
+    Jiang et al. (2024) take its largest value over image tokens and layers as the model's internal
     confidence that an object is there.
 
     **Arguments:**

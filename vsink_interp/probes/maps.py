@@ -8,9 +8,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from typing_extensions import override
 
-from ..site import Site
+from ..graph import Site
 from ..tokens import TokenLayout
-from .rows import RowProbe
+from .row_probe import RowProbe
 
 
 def image_positions(image: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch patch"]:
@@ -34,9 +34,9 @@ class AttentionMaps(RowProbe):
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "patch")
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        RowProbe.check(self, tokens, generates=generates)
-        tokens.check_group("image")
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        RowProbe.check(self, layout, generates=generates)
+        layout.check_group("image")
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:

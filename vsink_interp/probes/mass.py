@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from ..graph import Site
 from ..kernels import group_mass, non_sink_ratio
-from ..site import Site
 from ..tokens import TokenLayout
-from .rows import GroupProbe, RowProbe
+from .row_probe import GroupProbe, RowProbe
 
 THREE_WAY = ("image", "prompt & ~image", "generated")
 """Kaduri et al.'s split: BOS, system prompt and instruction all count as query tokens."""
@@ -70,9 +70,9 @@ class NonSinkRatio(RowProbe):
         return False
 
     @override
-    def check(self, tokens: TokenLayout, *, generates: bool) -> None:
-        RowProbe.check(self, tokens, generates=generates)
-        tokens.check_group("image")
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        RowProbe.check(self, layout, generates=generates)
+        layout.check_group("image")
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:

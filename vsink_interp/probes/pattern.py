@@ -6,8 +6,8 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from ..site import Site
-from .rows import RowProbe
+from ..graph import Site
+from .row_probe import RowProbe
 
 
 @final

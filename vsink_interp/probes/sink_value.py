@@ -7,16 +7,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Sizes, freeze
+from ..graph import Site, Sizes, freeze
 from ..kernels import sink_value
-from ..site import Site
-from .rows import RowProbe
+from .row_probe import RowProbe
 
 
 @final
 @dataclass(frozen=True)
 class SinkValue(RowProbe):
-    """phi of each token entering a block: `[layer batch query]`.
+    """phi of each token entering a layer: `[layer batch query]`.
 
     Kang et al. (2025), equation (A-3) of our docs: the largest absolute RMS-normalised residual
     over the sink dimensions, between 0 and the square root of d_model.

@@ -20,7 +20,7 @@ from .scenes import Scene
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Tokenised prompts, padded on the left, each with its picture."""
+    """Tokenised prompts, padded on the left, each with its image."""
 
     ids: Int[Tensor, "batch token"]
     mask: Int[Tensor, "batch token"]
@@ -35,7 +35,7 @@ class Prompts:
 def prompts(
     tokenizer: PreTrainedTokenizerFast, scenes: Sequence[Scene], texts: Sequence[str]
 ) -> Prompts:
-    """One prompt for each scene and text; `query` are the tokens after the picture."""
+    """One prompt for each scene and text; `query` are the tokens after the image."""
     pixels = pixel_values(scenes)
     image = IMAGE * 64
     whole = [f"user : {image} {text} assistant :" for text in texts]
@@ -58,7 +58,7 @@ class Cut:
 
 
 def image_from(layer: int, given: Prompts, *, query: bool, generated: bool) -> Cut:
-    """Cut the picture off from query and/or generated rows, in every layer from `layer` on."""
+    """Cut the image off from query and/or generated rows, in every layer from `layer` on."""
     return Cut(lambda at: given.image if at >= layer else None, query, generated)
 
 

@@ -28,9 +28,9 @@ class Examples:
 
 
 def pixel_values(scenes: Sequence[Scene]) -> Float[Tensor, "batch channel height width"]:
-    """What the processor makes of the scenes' pictures, without the processor."""
-    pictures = np.stack([np.asarray(one.image) for one in scenes])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """What the processor makes of the scenes' images, without the processor."""
+    images = np.stack([np.asarray(one.image) for one in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def free_patches(scenes: Sequence[Scene]) -> Bool[Tensor, "batch patch"]:
@@ -75,7 +75,7 @@ def patch_words(
 
 
 def told(one: Scene) -> str:
-    """The scene in words, places included: what stands for the picture in the text stage."""
+    """The scene in words, places included: what stands for the image in the text stage."""
     listed = " , ".join(f"{thing.name} {thing.place}" for thing in one.objects)
     return f"scene : {listed} on {one.background} ."
 
@@ -143,7 +143,7 @@ def packs(
     mentions: bool = False,
     whole_answers: bool = False,
 ) -> list[Pack]:
-    """One pack a scene: its caption and some of its questions, in words or for the picture."""
+    """One pack a scene: its caption and some of its questions, in words or for the image."""
     asked = []
     for one in scenes:
         fitting = [question for question in one.questions if question.kind in kinds]

@@ -52,7 +52,7 @@ def evaluate(
 def quick_look(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int = 40
 ) -> str:
-    """A few lines on a model in training: accuracy, F1 when the picture is cut off, sinks."""
+    """A few lines on a model in training: accuracy, F1 when the image is cut off, sinks."""
     implementation, training = model.config._attn_implementation, model.training
     held_out = [scene(seed) for seed in range(500_000, 500_000 + scenes)]
     what = subject(eager(model), tokenizer, held_out)

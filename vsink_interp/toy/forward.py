@@ -1,6 +1,6 @@
 """The training forward pass: the real modules of the model, with one mask a layer.
 
-Plain transformers has one mask for all layers; training hides the picture from text rows in some
+Plain transformers has one mask for all layers; training hides the image from text rows in some
 of them. What runs is the model's own weights, and `tests/toy` holds its logits equal to
 `model(...)`.
 """

@@ -119,7 +119,7 @@ def accuracy_figures(what: Subject) -> dict[str, object]:
 
 
 def knockout_figures(what: Subject) -> dict[str, object]:
-    """Caption F1 and question accuracy with the picture cut off from layer 0, 1, ... on.
+    """Caption F1 and question accuracy with the image cut off from layer 0, 1, ... on.
 
     The last entry of each list, from the layer after the last on, is the uncut model.
     """

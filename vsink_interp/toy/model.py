@@ -64,7 +64,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """Tokenizer and image processor in one; a picture of any size is resized to the model's."""
+    """Tokenizer and image processor in one; an image of any size is resized to the model's."""
     size = {"height": SIZE, "width": SIZE}
     images = CLIPImageProcessorPil(
         size=size,

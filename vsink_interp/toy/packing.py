@@ -1,8 +1,8 @@
-"""Several conversations about one picture in one row: the shared prefix is computed once.
+"""Several conversations about one image in one row: the shared prefix is computed once.
 
 A pack is `<s> user : CONTEXT` followed by turns that cannot see each other; positions restart
 after the prefix. Under the mask of `visible` each turn's logits equal those of its own separate
-conversation, and a picture with seven turns costs a third of seven conversations.
+conversation, and an image with seven turns costs a third of seven conversations.
 """
 
 from collections.abc import Sequence

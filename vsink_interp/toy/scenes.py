@@ -32,7 +32,7 @@ _GROUNDS: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and everything that is true of it."""
+    """An image and everything that is true of it."""
 
     seed: int
     _: KW_ONLY

@@ -17,7 +17,7 @@ class Stage:
     the weight of the first, with `mentions` question words have a source.
 
     Shares of turns, drawn independently: `no_head` turns cannot see `<s> user :`, in
-    `blind_answer` turns the answer's rows cannot see the context (the picture), in
+    `blind_answer` turns the answer's rows cannot see the context (the image), in
     `closed_early` and `closed_late` turns no text row sees it in the first and the last two
     layers.
 
@@ -57,7 +57,7 @@ class Stage:
 SCHEDULE: Final = (
     Stage("vision", "vision", steps=800, batch=64, lr=2e-3, lr_end=1e-4, warmup=20),
     Stage(
-        "pictures",
+        "images",
         "language",
         steps=800,
         grounding=0.3,

@@ -84,22 +84,22 @@ def language_losses(
     readouts: tuple[PlaceReadout, FactReadout],
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss of one step, already weighted."""
-    batch, pictured = examples.batch, examples.pixels is not None
+    batch, has_pixels = examples.batch, examples.pixels is not None
     masks = layer_masks(batch, stage, model.config.get_text_config().num_hidden_layers, rng)
     embedded = embed(model, batch.ids, examples.pixels)
     traced = trace(model, embedded, batch.position, masks, _watch(examples, stage))
     terms = {"answer": answer_loss(model, traced, batch)}
     if traced.found:
         terms["grounding"] = stage.grounding * grounding_loss(traced, heads=2)
-    if stage.places and pictured:
+    if stage.places and has_pixels:
         terms["places"] = stage.places * readouts[0](traced, batch)
     if stage.facts:
         terms["facts"] = stage.facts * readouts[1](traced, batch)
     if stage.head_penalty:
         terms["heads"] = stage.head_penalty * traced.head_norm
-    if stage.stray and pictured:
+    if stage.stray and has_pixels:
         terms["stray"] = stage.stray * traced.stray
-    if stage.sink_weight and pictured:
+    if stage.sink_weight and has_pixels:
         terms["sinks"] = stage.sink_weight * seed_sinks(traced, batch, examples.free)
     return terms
 

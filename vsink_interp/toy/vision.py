@@ -15,7 +15,7 @@ from .scenes import scene
 
 
 class PatchReadout(nn.Module):
-    """Linear readouts of a patch's colour, shape, row, column and the picture's background."""
+    """Linear readouts of a patch's colour, shape, row, column and the image's background."""
 
     def __init__(self, width: int, grid: int) -> None:
         super().__init__()

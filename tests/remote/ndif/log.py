@@ -14,7 +14,7 @@ import pytest
 import vsink_interp as vi
 from benchmarks.remote import GRAPHS
 from tests.remote.conftest import Real, untrusted
-from vsink_interp.engine import Server
+from vsink_interp.remote.client import Server
 from vsink_interp.toy import weights_dir
 
 MODES = ("trusted", "sandboxed")
@@ -76,13 +76,13 @@ def measure(file):
 
 def call(lmm, graph, told):
     """Sent, fetched, and the median of the seconds."""
-    picture, prompt, seconds = vi.toy.scene(0).image, "what is this ?", []
+    image, prompt, seconds = vi.toy.scene(0).image, "what is this ?", []
     for _ in range(3):
         told.clear()
         began = time.perf_counter()
         with lmm.session(Server(Real.host, watch=told.append)) as session:
             for one in GRAPHS.values() if graph is None else [graph]:
-                session.generate(picture, prompt, one, max_new_tokens=8)
+                session.generate(image, prompt, one, max_new_tokens=8)
         seconds.append(time.perf_counter() - began)
     sent, fetched = (
         next(line.removeprefix(word).split(" to ")[0] for line in told if line.startswith(word))

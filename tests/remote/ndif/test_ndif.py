@@ -7,10 +7,10 @@ import pytest
 import vsink_interp as vi
 from tests import tiny
 from tests.remote.conftest import Real
-from vsink_interp.engine.server import Submitting
+from vsink_interp.remote.client import Submitting
 
 pytestmark = pytest.mark.skipif(not Real.host, reason="needs a real NDIF server: make ndif")
-PICTURE, PROMPT = tiny.PROMPTS["one image"]
+ASSET, PROMPT = tiny.PROMPTS["one image"]
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def lmm(tiny_dir):
 
 
 def test_the_mode_is_the_one_that_is_meant(lmm, loopback):
-    """In the sandbox the block runs beside a model without weights."""
-    hosted, inputs = lmm.place.hosted, dict(lmm.encode(PICTURE, PROMPT).inputs)
+    """In the sandbox the layer runs beside a model without weights."""
+    hosted, inputs = lmm.backend.hosted, dict(lmm.encode(ASSET, PROMPT).inputs)
     backend = Submitting(hosted.key, host=loopback.host, env={}, blocking=False)
     backend.display.enabled = False
     model = hosted.nnsight
@@ -34,7 +34,7 @@ def test_a_model_that_the_server_cannot_find(loopback, tiny_dir, tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(tiny_dir, folder)
     other = vi.LMM.from_pretrained(folder, remote=loopback.server())
-    encoding = other.encode(PICTURE, PROMPT)
+    encoding = other.encode(ASSET, PROMPT)
     shutil.rmtree(folder)
     with pytest.raises(vi.RemoteError, match=r"the job failed on the server: Could not deploy"):
         other.generate(encoding, max_new_tokens=2)
@@ -43,4 +43,4 @@ def test_a_model_that_the_server_cannot_find(loopback, tiny_dir, tmp_path):
 def test_gradients_are_no_part_of_a_graph(lmm):
     """They need nnsight's own trace, which a model without weights here does not give."""
     with pytest.raises(vi.CapabilityError, match="needs the model here"):
-        lmm.trace(PICTURE, PROMPT)
+        lmm.trace(ASSET, PROMPT)

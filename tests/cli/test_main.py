@@ -1,0 +1,171 @@
+"""The command line: JSON alone on stdout, errors of ours in one line, exit status 1."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import vsink_interp as vi
+from vsink_interp.cli.main import app
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """One toy LMM for all commands."""
+    return vi.LMM.toy()
+
+
+@pytest.fixture
+def vsink(toy, monkeypatch):
+    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: toy))
+
+    def call(*words, status=0):
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == status, done.output
+        return done
+
+    return call
+
+
+def test_generate(vsink, toy):
+    found = json.loads(vsink("generate", "--seed", "3", "--max-new-tokens", "7", "--json").stdout)
+    scene = vi.toy.scene(3)
+    run = toy.generate(scene.image, "describe the image", max_new_tokens=7)
+    assert (found["answer"], found["tokens"]) == (run.text, str(run.layout))
+
+
+def test_generate_reads_a_image_and_a_prompt(vsink, toy, tmp_path):
+    image = vi.toy.scene(9).image
+    image.save(tmp_path / "mine.png")
+    words = ("generate", "--image", str(tmp_path / "mine.png"), "--prompt", "how many?", "--json")
+    found = json.loads(vsink(*words, "--max-new-tokens", "5").stdout)
+    assert found["answer"] == toy.generate(image, "how many?", max_new_tokens=5).text
+
+
+def test_detect(vsink, toy):
+    found = json.loads(vsink("detect", "--seed", "2", "--json").stdout)
+    assert found["sink_dims"] == list(toy.sinks.dims)
+    probe = vi.probes.SinkValue("image")
+    phi = toy.run(vi.toy.scene(2).image, "describe the image", probe)[probe].values[:, 0]
+    expected = {
+        str(layer): (row >= toy.sinks.tau).nonzero().flatten().tolist()
+        for layer, row in enumerate(phi)
+    }
+    assert any(expected.values())
+    assert found["visual_sinks"] == expected
+
+
+def test_var_and_knockout_compare_two_answers(vsink, toy):
+    image = vi.toy.scene(0).image
+    flow = "image -> query generated"
+    words = ("knockout", flow, "--layers", "2:", "--max-new-tokens", "6", "--json")
+    found = json.loads(vsink(*words).stdout)
+    cut = toy.generate(image, "describe the image", vi.Knockout(flow, "2:"), max_new_tokens=6).text
+    assert found["edited_answer"] == cut
+    assert found["changed"] == (found["answer"] != cut)
+    words = ("var", "--p", "1", "--rho", "0", "--mode", "released-code", "--max-new-tokens", "6")
+    edit = vi.VAR(p=1.0, rho=0.0, mode="released-code")
+    text = toy.generate(image, "describe the image", edit, max_new_tokens=6).text
+    assert json.loads(vsink(*words, "--json").stdout)["edited_answer"] == text
+
+
+def test_a_sweep_and_its_log(vsink, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    words = ("knockout", "image -> query", "--scenes", "2", "--rows", str(rows), "--json")
+    first, again = (json.loads(vsink(*words).stdout) for _ in range(2))
+    assert first == again
+    assert first["from_layer"] == list(range(8))
+    assert len(rows.read_text().splitlines()) == 10
+
+
+def test_words_for_people(vsink):
+    shown = vsink("generate", "--max-new-tokens", "3").stdout
+    assert "answer" in shown
+    assert "image[8x8=64]" in shown
+
+
+def test_demo_and_report_write_a_page(vsink, tmp_path, monkeypatch):
+    """What is on the page, tests/plot/test_report.py looks at."""
+
+    def render(study, *, watch):
+        watch("looking", 0.5)
+        return f"{study.truth}|{study.prompt}|{len(study.cases)}|{study.max_new_tokens}"
+
+    monkeypatch.setattr("vsink_interp.cli.main.render", render)
+    out = tmp_path / "demo.html"
+    done = vsink("demo", "--out", str(out), "--scenes", "2", "--seed", "4")
+    assert out.read_text() == f"{vi.toy.scene(4).caption}|describe the image|2|40"
+    assert str(out) in done.stdout
+    vi.toy.scene(9).image.save(tmp_path / "mine.png")
+    words = (
+        "--image",
+        str(tmp_path / "mine.png"),
+        "--prompt",
+        "how many?",
+        "--max-new-tokens",
+        "9",
+    )
+    vsink("report", *words, "--out", str(out))
+    assert out.read_text() == "|how many?|1|9"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("generate", "--image", "no.png"), "there is no image at 'no.png'"),
+        (("knockout", "img -> query"), "did you mean 'image'?"),
+        (("knockout", "--layers", "40:"), "there is no layer 40"),
+        (("knockout", "--scenes", "2", "--layers", "6:"), "leave --layers away"),
+        (("knockout", "--scenes", "2", "--prompt", "?"), "leave --prompt away"),
+        (
+            ("knockout", "--scenes", "2", "--max-new-tokens", "9"),
+            "leave --max-new-tokens away",
+        ),
+        (("generate", "--image", "a.png", "--seed", "3"), "leave one away"),
+        (("knockout", "--rows", "rows.jsonl"), "give --scenes as well"),
+        (("var", "--p", "2"), "p is a share from 0 to 1"),
+        (("generate", "--model", "no/such/folder"), "does not open"),
+        (("demo", "--out", "no/folder/report.html"), "there is no folder"),
+        (("report", "--image", "no.png", "--prompt", "?"), "there is no image"),
+    ],
+)
+def test_errors_are_one_line(vsink, words, said):
+    done = vsink(*words, status=1)
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_the_program_itself():
+    """In a process of its own: JSON alone on stdout, though the model's loading bar is shown."""
+    words = [
+        sys.executable,
+        "-m",
+        "vsink_interp.cli.main",
+        "generate",
+        "--max-new-tokens",
+        "2",
+        "--json",
+    ]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ)
+    )
+    assert set(json.loads(done.stdout)) == {"model", "prompt", "answer", "tokens"}
+
+
+def test_no_option_that_nnsight_would_read():
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    named = [
+        (*prefix, command.name or command.callback.__name__)
+        for prefix, part in [((), app), *(((name,), group) for name, group in groups.items())]
+        for command in part.registered_commands
+    ]
+    assert len(named) > 10
+    for words in named:
+        shown = CliRunner().invoke(app, [*words, "--help"]).stdout
+        assert "Usage" in shown
+        assert " -v" not in shown
+        assert "--verbose" not in shown

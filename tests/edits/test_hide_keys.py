@@ -1,0 +1,110 @@
+"""Ablation of tokens, and its random control."""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from tests.nodes import apart
+from vsink_interp.probes import Pattern, SinkValue
+
+
+def hidden(lmm, encoding, edit, sample=0):
+    """Which keys the last row no longer sees, per layer."""
+    probe = Pattern("query")
+    pattern = lmm.run(encoding, graph=edit | probe)[probe].values
+    seen = encoding.inputs["attention_mask"][sample].bool()
+    return [
+        set(((row == 0).all(0) & seen).nonzero().flatten().tolist())
+        for row in pattern[:, sample, :, -1]
+    ]
+
+
+def test_places_are_hidden_from_the_target_alone():
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    assert hidden(lmm, encoding, vi.HideKeys((4, 7), "1:3")) == [set(), {4, 7}, {4, 7}, set()]
+    same = vi.Knockout("image -> query", "1:3")
+    everything = vi.HideKeys("image", "1:3", target="query")
+    assert (
+        apart(lmm.run(encoding, graph=same).logits, lmm.run(encoding, graph=everything).logits)
+        < 2e-5
+    )
+
+
+def test_sinks_are_hidden_block_by_layer():
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    phi = SinkValue()
+    graph = vi.HideKeys("sink & image") | phi
+    found = lmm.run(encoding, graph=graph)[phi].values[:, 0]
+    image = encoding.layout.mask("image")[0]
+    want = [set(((row >= tiny.SINKS.tau) & image).nonzero().flatten().tolist()) for row in found]
+    assert hidden(lmm, encoding, vi.HideKeys("sink & image")) == want
+    assert len({frozenset(places) for places in want}) > 1
+
+
+def test_the_control_hides_as_many_others_anew_in_every_layer():
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    chosen, control = (4, 5, 7), vi.HideKeys((4, 5, 7), control=1)
+    drawn = hidden(lmm, encoding, control)
+    image = set(range(3, 12))
+    assert all(len(places) == 3 and places <= image - set(chosen) for places in drawn)
+    assert len({frozenset(places) for places in drawn}) > 1
+    assert hidden(lmm, encoding, control) == drawn, "the seed decides"
+    assert hidden(lmm, encoding, vi.HideKeys(chosen, control=2)) != drawn
+    fixed = hidden(lmm, encoding, vi.HideKeys(chosen, control=1, redraw=False))
+    assert len({frozenset(places) for places in fixed}) == 1
+    wide = hidden(lmm, encoding, vi.HideKeys(chosen, control=1, pool="query"))
+    assert all(places <= set(range(12, 22)) for places in wide)
+
+
+def test_decode_steps_hide_what_the_prefill_hid():
+    lmm, encoding, probe = tiny.lmm(), tiny.encode(), Pattern("query generated")
+    edit = vi.HideKeys((4, 5, 7), control=1)
+    run = lmm.generate(encoding, graph=edit | probe, max_new_tokens=4)
+    rows = run[probe].values[:, 0, :, -3:, 3:12]
+    want = [{place - 3 for place in places} for places in hidden(lmm, encoding, edit)]
+    for layer, places in enumerate(want):
+        gone = (rows[layer] == 0).all(0)
+        assert all(set(row.nonzero().flatten().tolist()) == places for row in gone)
+
+
+def test_a_row_keeps_its_last_resort():
+    """Rows that see nothing but what is hidden stay as they are; the others lose it."""
+    lmm, encoding, probe = tiny.lmm(), tiny.encode(), Pattern("all")
+    edit = vi.HideKeys((0, 1, 2), target="prompt")
+    before, after = (
+        lmm.run(encoding, graph=g | probe)[probe].values[0, 0] for g in (vi.EditGraph(), edit)
+    )
+    torch.testing.assert_close(after[:, :3], before[:, :3])
+    assert (after[:, 3:, :3] == 0).all()
+    torch.testing.assert_close(after.sum(-1), torch.ones(4, 22))
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda: vi.HideKeys(()), "hides nothing"),
+        (lambda: vi.HideKeys("img"), "choose from"),
+        (lambda: vi.HideKeys("image", target="sink"), "cannot depend on sinks"),
+        (lambda: vi.HideKeys("image", pool="sink & image"), "cannot depend on sinks"),
+    ],
+)
+def test_what_cannot_be_written(edit, why):
+    with pytest.raises(vi.NotationError, match=why):
+        edit()
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (vi.HideKeys((3, 22)), "positions 0 to 21"),
+        (vi.HideKeys("image[1]"), r"no image\[1\] token"),
+        (vi.HideKeys("image & query"), "no token of this prompt"),
+        (vi.HideKeys("image", target="generated"), "use generate"),
+        (vi.HideKeys("image", control=0), "needs 9 other tokens of 'image', and there are 0"),
+        (vi.HideKeys("sink & image", control=0, pool="image[2]"), r"no image\[2\] token"),
+    ],
+)
+def test_what_the_prompt_lacks_is_refused(edit, why):
+    with pytest.raises(vi.LayoutError, match=why):
+        tiny.lmm().run(tiny.encode(), graph=edit)

@@ -1,0 +1,56 @@
+"""The notation of groups and flows."""
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import vsink_interp as vi
+from vsink_interp.tokens.groups import WORDS, Group, Term, parse_flow, parse_group
+
+TERMS = [Term(word, None, negated) for word in WORDS for negated in (False, True)]
+TERMS += [Term("image", number, negated) for number in (0, 1, 12) for negated in (False, True)]
+some = st.lists(st.sampled_from(TERMS), min_size=1, max_size=3).map(tuple)
+unions = st.lists(some, min_size=1, max_size=3).map(tuple)
+"""What a `Group` is made of."""
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(unions, unions)
+def test_what_is_written_is_read(source, target):
+    source, target = Group(source), Group(target)
+    assert parse_group(str(source)) == source
+    flow = parse_flow(f" {source}->{target} ")
+    assert (flow.source, flow.target) == (source, target)
+    assert parse_flow(str(flow)) == flow
+    assert flow.words == source.words | target.words
+
+
+def test_spaces_around_an_ampersand_do_not_matter():
+    assert parse_group("sink&image query") == parse_group(" sink  &   image  query ")
+
+
+@pytest.mark.parametrize("text", ["img", "image generatd", "Image", "sink & imge", "~qery"])
+def test_a_misspelt_segment_lists_the_legal_ones(text):
+    with pytest.raises(vi.NotationError, match="choose from: bos, system, image, query, generated"):
+        parse_group(text)
+
+
+def test_a_misspelt_segment_is_guessed():
+    with pytest.raises(vi.NotationError, match="did you mean 'generated'"):
+        parse_group("generatd")
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "&", "image &", "& image", "image && sink", "image[]", "image[x]",
+             "image,query", "image[-1]", "~ image", "~~image", "query[0]", "image -> query"]
+)  # fmt: skip
+def test_what_is_no_group_is_refused(text):
+    with pytest.raises(vi.NotationError):
+        parse_group(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["image query", "image -> query -> bos", "-> query", "image ->", ""]
+)
+def test_what_is_no_flow_is_refused(text):
+    with pytest.raises(vi.NotationError):
+        parse_flow(text)

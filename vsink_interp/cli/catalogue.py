@@ -1,0 +1,106 @@
+"""`vsink catalogue`: known sink dimensions, and how they compare with what is found."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..sinks import verify
+from ..sinks.catalogue import CatalogueEntry, add, entries, find_entry
+from .terminal import Commands, JsonOption, ModelOption, open_model, show
+
+catalogue = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Known sink dimensions, with their sources. Nothing of it is used unless you say so.",
+)
+
+NameArgument = Annotated[
+    str, typer.Argument(help="A model of the catalogue, or a repository's name.")
+]
+FilesOption = Annotated[
+    list[Path] | None, typer.Option("--file", help="A catalogue of yours, beside the packaged one.")
+]
+
+
+@catalogue.command("list")
+def list_entries(file: FilesOption = None, as_json: JsonOption = False) -> None:
+    """Every entry: model, dimensions, threshold, status."""
+    found = entries(*(file or ()))
+    if as_json:
+        show({"entries": [_row(entry) for entry in found]}, as_json)
+        return
+    width = max(len(entry.model) for entry in found)
+    for entry in found:
+        tau = "" if entry.tau is None else f"tau {entry.tau:g}"
+        dims = ", ".join(map(str, entry.dims))
+        typer.echo(f"{entry.model:{width}}  {entry.status:11}  {dims:18}  {tau}".rstrip())
+
+
+@catalogue.command("show")
+def show_entry(name: NameArgument, file: FilesOption = None, as_json: JsonOption = False) -> None:
+    """One entry, with its source."""
+    show(_row(find_entry(name, *(file or ()))), as_json)
+
+
+@catalogue.command("verify")
+def verify_entry(
+    name: NameArgument,
+    model: ModelOption = None,
+    file: FilesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a model's sink dimensions and compare; exit status 1 if they are others."""
+    entry = find_entry(name, *(file or ()))
+    verdict = verify(open_model(model), entry)
+    found = {
+        "model": entry.model,
+        "status": entry.status,
+        "catalogue": list(entry.dims),
+        "found": list(verdict.report.dims),
+        "missing": list(verdict.missing),
+        "extra": list(verdict.extra),
+        "agrees": verdict.agrees,
+        "tau": entry.tau,
+        "tau_found": verdict.report.tau,
+        "bos_mass": verdict.report.bos_mass,
+        "bos_mass_clamped": verdict.report.bos_mass_clamped,
+    }
+    show(found, as_json)
+    if not verdict.agrees:
+        raise typer.Exit(1)
+
+
+@catalogue.command("add")
+def add_entry(
+    file: Annotated[Path, typer.Option("--file", help="Your catalogue; made if it is not there.")],
+    model: ModelOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call the model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find a model's sink dimensions and write them into a catalogue of yours."""
+    lmm = open_model(model)
+    report = lmm.sink_report
+    evidence = f"{report.bos_mass:.2f} to {report.bos_mass_clamped:.2f}"
+    entry = CatalogueEntry(
+        name or lmm.name,
+        report.dims,
+        round(report.tau, 4),
+        width=lmm.d_model,
+        status="found",
+        source=f"find_sink_dims; clamping takes the first token's attention from {evidence}",
+        names=(lmm.name.lower(),),
+    )
+    add(entry, file)
+    show({**_row(entry), "written_to": str(file)}, as_json)
+
+
+def _row(entry: CatalogueEntry) -> dict[str, Any]:
+    return {
+        "model": entry.model,
+        "dims": list(entry.dims),
+        "tau": entry.tau,
+        "width": entry.width,
+        "status": entry.status,
+        "source": entry.source,
+    }

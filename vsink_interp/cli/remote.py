@@ -1,0 +1,44 @@
+"""`vsink remote`: what an NDIF server hosts now, and whether it fits."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ..remote import Server
+from .terminal import Commands, JsonOption, show
+
+remote = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="An NDIF server: what it hosts, and whether our versions fit. Reaches the network.",
+)
+
+HostOption = Annotated[
+    str | None, typer.Option("--host", help="An address; nnsight's configured server by default.")
+]
+
+
+@remote.command()
+def status(host: HostOption = None, as_json: JsonOption = False) -> None:
+    """Whether the server answers, and its versions beside ours."""
+    server = Server(host, patience=5.0)
+    found: dict[str, Any] = {"host": server.host, "deployments": len(server.models())}
+    for name, (ours, theirs) in server.packages().items():
+        found[name] = theirs if ours == theirs else f"{theirs}, here {ours}"
+    show(found, as_json)
+
+
+@remote.command()
+def models(host: HostOption = None, as_json: JsonOption = False) -> None:
+    """Every model for images and text that the server hosts."""
+    kept = ("repo_id", "revision", "deployment_level", "application_state")
+    found = [
+        {name: deployed.get(name) for name in kept}
+        for deployed in Server(host, patience=5.0).models()
+        if deployed.get("task") == "image-text-to-text"
+    ]
+    if as_json:
+        show({"models": found}, as_json)
+        return
+    for row in found:
+        typer.echo("  ".join(str(value) for value in row.values() if value))

@@ -1,0 +1,155 @@
+"""HideKeys tokens: hide chosen, sink or random tokens from the text (Kang et al. 2025, fig. 3b)."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import LayoutError, NotationError
+from ..graph import Edit, Layers, Site, check_layers, freeze
+from ..kernels import cut_tokens, random_like
+from ..tokens import TokenLayout, parse_group
+
+
+@final
+@dataclass(frozen=True)
+class HideKeys(Edit):
+    """Hide tokens from the rows that would attend to them, or as many random ones as a control.
+
+    It cuts scores as a knockout does, so rows still sum to one; a row that would lose every key is
+    left as it is. Without a control `HideKeys(tokens)` equals
+    `Knockout(f"{tokens} -> query generated")`; what it adds is positions, and the control.
+    `HideKeys("sink & image")` against
+    `HideKeys("sink & image", control=0)` is figure 3b of Kang et al. (2025).
+
+    **Arguments:**
+
+    - `tokens`: a group such as `"sink & image"`, or positions in the prompt, without its padding.
+    - `layers`: the layers, counted from 0.
+    - `target`: the rows that lose sight of the tokens.
+    - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
+        tokens of `pool`, anew in every layer.
+    - `pool`: where the control draws from.
+    - `redraw`: False draws the control once, the same in all layers.
+
+    **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
+    prompt lacks a segment or a position.
+    """
+
+    hook: ClassVar[str] = "attn.hook_attn_scores"
+
+    tokens: str | tuple[int, ...]
+    layers: Layers = ":"
+    _: KW_ONLY
+    target: str = "query generated"
+    control: int | None = None
+    pool: str = "image"
+    redraw: bool = True
+
+    def __post_init__(self) -> None:
+        freeze(self, "tokens", "layers")
+        check_layers(self.layers)
+        if isinstance(self.tokens, str):
+            parse_group(self.tokens)
+        elif not self.tokens or min(self.tokens) < 0:
+            raise NotationError(
+                f"HideKeys({self.tokens!r}) hides nothing; name a group, or positions from 0 on"
+            )
+        if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
+            raise NotationError("target and pool of HideKeys cannot depend on sinks; tokens can")
+        if self.control is None and (self.pool != "image" or not self.redraw):
+            raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return isinstance(self.tokens, str) and "sink" in parse_group(self.tokens).words
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return self.needs_phi and self._grows
+
+    @property
+    def _grows(self) -> bool:
+        return isinstance(self.tokens, str) and parse_group(self.tokens).grows
+
+    @property
+    @override
+    def keeps_keys(self) -> bool:
+        return True
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return self.target, False
+
+    @override
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.target, generates=generates)
+        if self.control is not None:
+            layout.check_group(self.pool)
+        if isinstance(self.tokens, str):
+            layout.check_group(self.tokens, generates=generates)
+            layout.check_reach(self.tokens, self.target, generates=generates)
+        elif max(self.tokens) >= (shortest := int(layout.mask("prompt").sum(-1).min())):
+            raise LayoutError(f"{self!r}: this prompt has positions 0 to {shortest - 1}")
+        if self.control is not None and not self.needs_phi:
+            self._check_pool(layout)
+
+    def _check_pool(self, layout: TokenLayout) -> None:
+        pool = layout.mask(self.pool)
+        if isinstance(self.tokens, str):
+            wanted = layout.mask(self.tokens)
+        else:
+            wanted = self._places(layout.mask("prompt"))
+        self._refuse_small(pool & ~wanted, wanted)
+
+    def _refuse_small(
+        self, left: Bool[Tensor, "batch token"], wanted: Bool[Tensor, "batch token"]
+    ) -> None:
+        if (left.sum(-1) < wanted.sum(-1)).any():
+            raise LayoutError(
+                f"{self!r}: the control needs {int(wanted.sum(-1).max())} other tokens of "
+                f"{self.pool!r}, and there are {int(left.sum(-1).min())}; name a larger pool"
+            )
+
+    def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+        """The positions as a mask, counted from the first token that is no padding."""
+        counted = prompt.cumsum(-1) - 1
+        places = torch.tensor(self.tokens, device=prompt.device)
+        return prompt & torch.isin(counted, places)
+
+    def chosen(self, site: Site) -> Bool[Tensor, "batch key"]:
+        """The tokens that are hidden at this layer."""
+        if isinstance(self.tokens, str):
+            wanted = site.keys(self.tokens)
+        else:
+            wanted = self._places(site.keys("prompt"))
+        if self.control is None:
+            return wanted
+        pool = site.keys(self.pool) & ~wanted
+        if self.needs_phi:
+            self._refuse_small(pool, wanted)
+        return random_like(wanted, pool, self._draw(site, pool))
+
+    def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:
+        # Drawn over the prompt alone: a decode step must hide what the prefill hid. From its end
+        # backwards: padding in front must not change what is drawn.
+        layer = site.layer if self.redraw and site.layer is not None else 0
+        source = torch.Generator().manual_seed(1000 * (self.control or 0) + layer)
+        prompt = torch.rand(site.layout.prompt_length, generator=source).flip(0)
+        draw = torch.ones(pool.shape)
+        draw[:, : site.layout.prompt_length] = prompt
+        return draw.to(pool.device)
+
+    @override
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        if self.needs_new_phi:
+            chosen = self.chosen(site)
+        else:
+            chosen = site.once(self, self.chosen)[:, : site.n_keys]
+        return cut_tokens(value, site.rows(self.target), chosen)

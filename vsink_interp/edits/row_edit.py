@@ -1,0 +1,107 @@
+"""What edits of some rows of attention share: group of rows, layers, heads."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze
+from ..kernels import edges_of
+from ..tokens import TokenLayout, grows_by_sinks, parse_group
+from .heads import Heads, check_heads, heads_at
+
+
+@dataclass(frozen=True)
+class RowEdit(Edit):
+    """An edit of some query rows of attention.
+
+    **Arguments:**
+
+    - `layers`: the layers, counted from 0.
+    - `rows`: the group of tokens whose rows it changes.
+    - `heads`: the query heads that it changes; all by default.
+    """
+
+    _: KW_ONLY
+    layers: Layers = ":"
+    rows: str = "query generated"
+    heads: Heads = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "heads", "layers")
+        check_layers(self.layers)
+        check_heads(self.heads)
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of an edit cannot depend on sinks; its keys can")
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return self.rows, False
+
+    @property
+    def key_groups(self) -> tuple[str, ...]:
+        """The groups of keys that it names; rows that see none of one of them stay as they are."""
+        return ()
+
+    @property
+    @override
+    def acts_on(self) -> tuple[Edges, ...]:
+        return tuple(Edges(self.rows, group, heads=self.heads) for group in self.key_groups)
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.key_groups)
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return any(grows_by_sinks(group) for group in self.key_groups)
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        check_heads(self.heads, sizes.n_heads)
+
+    @override
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.rows, generates=generates)
+        for group in self.key_groups:
+            layout.check_group(group, generates=generates)
+            layout.check_reach(group, self.rows, generates=generates)
+
+
+@dataclass(frozen=True)
+class ScoreEdit(RowEdit):
+    """An edit of the scores of some rows on one group of keys, before the softmax.
+
+    **Arguments:**
+
+    - `group`: the keys.
+    """
+
+    hook: ClassVar[str] = "attn.hook_attn_scores"
+
+    group: str
+
+    def __post_init__(self) -> None:
+        RowEdit.__post_init__(self)
+        parse_group(self.group)
+
+    @property
+    @override
+    def key_groups(self) -> tuple[str, ...]:
+        return (self.group,)
+
+    @property
+    @override
+    def keeps_keys(self) -> bool:
+        return True
+
+    def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
+        """Where it acts; never where the mask hides a key."""
+        heads = None if self.heads is None else heads_at(site, self.heads, scores.shape[1])
+        return edges_of(scores, site.rows(self.rows), site.keys(self.group), heads)

@@ -1,0 +1,143 @@
+"""A second pass of the model, beside the first: other inputs, the same answer, its own cache."""
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from ..graph import TokenMasks
+from ..graph.plan import Plan
+from ..sinks import SinkDims
+from ..tokens import TokenLayout
+from .attention import AttentionBinding
+from .cache import shortened
+from .hooked_model import HookedModel
+from .run_state import RunState
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ContrastInputs:
+    """What a second pass runs on.
+
+    **Attributes:**
+
+    - `inputs`: prompt, and as much of an answer as the first pass is given at once.
+    - `layout`: every token that it may come to hold, on the CPU.
+    - `plan`: the edits that act in it; None for none.
+    - `n_rows`: how many rows of its first step predict an answer token.
+    """
+
+    inputs: Mapping[str, Tensor]
+    layout: TokenLayout
+    plan: Plan | None
+    n_rows: int
+
+
+@final
+class SecondPass:
+    """One second pass; it dies with its run.
+
+    **Arguments:**
+
+    - `hooked`: the model, with nobody's attention function armed yet.
+    - `beside`: its inputs.
+    - `sinks`: the model's sink dimensions, where they are known.
+
+    **Attributes:**
+
+    - `logits`: of the newest step, batch query vocab.
+    """
+
+    def __init__(self, hooked: HookedModel, beside: ContrastInputs, sinks: SinkDims | None) -> None:
+        self.hooked = hooked
+        self.beside = beside
+        self.logits: Tensor | None = None
+        self._carried: dict[str, Any] | None = None
+        plan, masks = beside.plan, TokenMasks(beside.layout, hooked.device)
+        self.run_state = RunState(plan, masks, sinks) if plan else None
+        self.binding = AttentionBinding(hooked, self.run_state)
+        self.cache = shortened(hooked, self.run_state) if self.run_state else None
+
+    def step(self, new: Tensor) -> None:
+        """Read the prompt, or after it the tokens `new`, and keep the logits."""
+        model: Any = self.hooked.hf_model
+        if self._carried is None:
+            carried = {**self.beside.inputs, "use_cache": True}
+            ids = carried.pop("input_ids")
+            if self.cache is not None:
+                carried["past_key_values"] = self.cache
+            carried["position_ids"] = model._prepare_position_ids_for_generation(ids, carried)
+            if model._supports_logits_to_keep():
+                carried["logits_to_keep"] = self.beside.n_rows
+            feed = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **carried)
+        else:
+            carried = self._carried
+            feed = model.prepare_inputs_for_generation(new, **carried)
+        with self._aside():
+            # Not by calling the model: hooks on it are for the first pass.
+            output = model.forward(**feed, return_dict=True)
+        self.logits = output.logits
+        self._carried = model._update_model_kwargs_for_generation(
+            output, carried, is_encoder_decoder=False
+        )
+
+    @contextmanager
+    def _aside(self) -> Generator[None]:
+        """Let nobody see this pass but its own edits, and give everything back as it was."""
+        interleaver, config = self.hooked.nnsight.interleaver, self.binding.config
+        armed, interleaving = config._attn_implementation, interleaver.interleaving
+        interleaver.interleaving = False
+        try:
+            with ExitStack() as stack:
+                if self.run_state is None:
+                    config._attn_implementation = self.binding.base_name
+                else:
+                    stack.enter_context(self.binding.armed())
+                    stack.enter_context(_watched(self.hooked, self.run_state))
+                yield
+        finally:
+            config._attn_implementation = armed
+            interleaver.interleaving = interleaving
+
+
+@contextmanager
+def _watched(hooked: HookedModel, run_state: RunState) -> Generator[None]:
+    """Let a pass without a trace see the residual streams that its edits need sinks of."""
+
+    def see(layer: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        del module
+        run_state.see_resid(layer, args[0] if args else kwargs["hidden_states"])
+
+    with ExitStack() as stack:
+        for layer in run_state.plan.phi_layers:
+            module = hooked.layers[layer]
+            hook = module.register_forward_pre_hook(partial(see, layer), with_kwargs=True)
+            stack.callback(hook.remove)
+        yield
+
+
+@contextmanager
+def beside_the_first(hooked: HookedModel, passes: Mapping[int, SecondPass]) -> Generator[None]:
+    """Take a step of every second pass before each step of the first."""
+
+    def step(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        del module, args
+        for second in passes.values():
+            second.step(kwargs["input_ids"])
+
+    if not passes:
+        yield
+        return
+    hook = hooked.hf_model.register_forward_pre_hook(step, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+    for second in passes.values():
+        if second.run_state is not None:
+            second.run_state.refuse_blind()
+            second.run_state.refuse_lost()

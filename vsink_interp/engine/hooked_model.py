@@ -1,0 +1,208 @@
+"""A Hugging Face model inside nnsight, with its hook points."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from nnsight import TransformersModel
+from nnsight.intervention.envoy import Envoy
+from torch import Tensor, nn
+
+from ..errors import CapabilityError
+from ..families import Family, gates_heads, layer_taps_of
+from ..graph import HOOKS, HookPoint
+
+ATTENDING = frozenset({"full_attention", "sliding_attention"})
+"""The kinds of attention whose inside the row program can compute."""
+
+COMPUTED: tuple[HookPoint, ...] = tuple(point for point in HOOKS if point.computed)
+
+
+@final
+class HookedModel:
+    """A model, its family's form, and nnsight's view of it.
+
+    The hook points inside attention are identity modules of our own, envoys of nnsight's that
+    stand beside the model, not in it; `AttentionBinding` sends values through them.
+    """
+
+    def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:
+        self.hf_model = hf_model
+        self.processor = processor
+        self.config = hf_model.config.get_text_config()
+        self.layers = hf_model.get_submodule(family.layers)
+        kind = self.config.model_type
+        self.failed: dict[str, str] = {}
+        self._lacking: dict[tuple[HookPoint, int | None], str] = {}
+        self.family = replace(
+            family,
+            taps_by_layer=tuple(
+                family.layer_taps or layer_taps_of(kind, layer) for layer in self.layers
+            ),
+        )
+        # Left to itself the pipeline inside would move the model to the first accelerator.
+        spread = getattr(hf_model, "hf_device_map", None) is not None
+        self.nnsight = TransformersModel(
+            hf_model,
+            task="image-text-to-text",
+            processor=processor,
+            tokenizer=getattr(processor, "tokenizer", None),
+            **({} if spread else {"device": hf_model.device}),
+        )
+        self.n_layers = len(self.layers)
+        self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
+        self.kinds = layer_kinds(self.config, self.layers)
+        self.points: tuple[dict[str, Envoy], ...] = tuple(
+            {point.name: self._point(point, layer) for point in COMPUTED}
+            for layer in range(self.n_layers)
+        )
+
+    def _point(self, point: HookPoint, layer: int) -> Envoy:
+        return Envoy(nn.Identity(), path=point.at(layer), interleaver=self.nnsight.interleaver)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; the CPU for one that has no weights here."""
+        return torch.device("cpu") if self.weightless else self.hf_model.device
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the model is its structure alone, to be run on a server."""
+        return self.hf_model.device.type == "meta"
+
+    @cached_property
+    def n_heads(self) -> dict[str, int]:
+        """How many query heads and key heads a layer has."""
+        heads = self.config.num_attention_heads
+        return {
+            "head": heads,
+            "kv_head": getattr(self.config, "num_key_value_heads", None) or heads,
+        }
+
+    @property
+    def advertised(self) -> tuple[str, ...]:
+        """The hook points that this model offers, as templates in forward order."""
+        return tuple(p.template for p in HOOKS if not self.refusal(p))
+
+    @property
+    def attention_config(self) -> Any:
+        """The configuration that says which attention function the decoder calls."""
+        for layer in self.layers:
+            if hasattr(layer, "self_attn"):
+                return layer.self_attn.config
+        return self.config
+
+    @property
+    def gating(self) -> str:
+        """Why what a head adds is not given by its pattern, values and weights; empty if it is."""
+        if not any(gates_heads(layer) for layer in self.layers):
+            return ""
+        return (
+            f"{type(self.hf_model).__name__} gates its heads after the pattern weighs the values, "
+            "so pattern, values and output weights do not say what a head adds; attn.hook_result "
+            "does"
+        )
+
+    def computes(self, point: HookPoint, layer: int | None) -> bool:
+        """Whether a hook point lies inside the attention computation of a layer, in no module."""
+        return point.computed and (
+            layer is None or point.name not in self.family.taps_by_layer[layer]
+        )
+
+    def offering(self, point: HookPoint) -> tuple[int, ...]:
+        """The layers that offer a hook point."""
+        depth = self.n_layers if point.stack == "blocks" else self.n_vision_layers
+        return tuple(at for at in range(depth) if not self.refusal(point, at))
+
+    def refusal(self, point: HookPoint, layer: int | None = None) -> str:
+        """Why a hook point is not offered, at one layer or at any; empty if it is."""
+        if why := self.family.refused.get(point.template) or self.failed.get(point.template):
+            return why
+        depths = {None: 1, "blocks": self.n_layers}
+        depth = depths.get(point.stack, self.n_vision_layers)
+        layers = range(depth) if layer is None else (layer,)
+        reasons = [self._known_lack(point, None if point.stack is None else at) for at in layers]
+        return "" if not all(reasons) else reasons[0] if reasons else "it has no such layers"
+
+    def _known_lack(self, point: HookPoint, layer: int | None) -> str:
+        """Asked for every run, and the same as long as the model is."""
+        if (point, layer) not in self._lacking:
+            self._lacking[point, layer] = self._lack(point, layer)
+        return self._lacking[point, layer]
+
+    def _lack(self, point: HookPoint, layer: int | None) -> str:
+        kind = self.kinds[layer or 0] if point.stack == "blocks" else ""
+        if point.name.startswith("attn.") and kind not in ATTENDING:
+            return f"{kind.replace('_', ' ')} has no queries, keys and patterns of this kind"
+        if self.computes(point, layer):
+            capped = getattr(self.config, "attn_logit_softcapping", None)
+            return "its attention caps scores softly, which is not supported yet" * bool(capped)
+        try:
+            self.hf_model.get_submodule(self.family.tap(point.template, layer).module)
+        except KeyError:
+            odd = kind and kind not in ATTENDING
+            whose = f"a layer with {kind.replace('_', ' ')}" if odd else "this family"
+            return f"{whose} has no such module"
+        except AttributeError as error:
+            return f"there is no such module: {error}"
+        return ""
+
+    def encodes_first(self, *, generates: bool) -> bool:
+        """Whether images are encoded before the text is embedded.
+
+        `generate` does so before all else for a model that says that it takes images, and
+        encodings of them; a forward pass embeds the text first, unless its images are no tokens.
+        """
+        if self.family.sight == "cross-attention":
+            return True
+        takes = not {"image", "video"}.isdisjoint(getattr(self.hf_model, "input_modalities", ()))
+        supports = getattr(self.hf_model, "_supports_mm_encoder_outputs", bool)
+        return generates and takes and bool(supports())
+
+    def envoy(self, path: str) -> Any:
+        """nnsight's envoy of a module path."""
+        return self.nnsight.get(path)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """The logits of residual vectors: the model's own final norm, unembedding and softcap.
+
+        Behind a trace's back, to which it would look as if the model had come here.
+        """
+        norm, head = (
+            self.hf_model.get_submodule(self.family.tap(template, None).module)
+            for template in ("ln_final.hook_out", "unembed.hook_out")
+        )
+        interleaver = self.nnsight.interleaver
+        before, interleaver.interleaving = interleaver.interleaving, False
+        try:
+            logits = head.forward(norm.forward(resid))
+        finally:
+            interleaver.interleaving = before
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def require(self, point: HookPoint, layer: int | None = None) -> None:
+        """Refuse a hook point that is not offered, at one layer or at any.
+
+        **Raises:** `CapabilityError` naming the model, the hook point and what is offered.
+        """
+        why = self.refusal(point, layer)
+        if not why:
+            return
+        name = f"{type(self.hf_model).__name__} does not offer {point.template!r}"
+        if self.refusal(point):
+            raise CapabilityError(f"{name}: {why}; it offers: {', '.join(self.advertised)}")
+        fine = ",".join(map(str, self.offering(point)))
+        raise CapabilityError(f"{name} at layer {layer}: {why}; it does at layers={fine!r}")
+
+
+def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:
+    """How each decoder layer attends, in transformers' words: `full_attention` and others."""
+    # A window without `layer_types` (Mistral) holds for every layer.
+    window = getattr(config, "sliding_window", None)
+    plain = "full_attention" if window is None else "sliding_attention"
+    kinds = list(getattr(config, "layer_types", None) or [plain] * len(layers))
+    for layer in getattr(config, "cross_attention_layers", None) or ():
+        kinds[layer] = "cross_attention"
+    return tuple(kinds)

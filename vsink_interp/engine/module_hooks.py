@@ -1,0 +1,77 @@
+"""Reading and writing the hook points that are modules, through nnsight's envoys."""
+
+from typing import Any
+
+from einops import parse_shape, rearrange
+from greenlet import getcurrent
+from torch import Tensor, nn
+
+from ..errors import CapabilityError, InputError, NotationError
+from ..families import Tap
+from ..graph import parse_hook
+from ..kernels import head_result
+
+
+def inside_trace() -> bool:
+    """Whether this is intervention code that nnsight runs beside the model."""
+    return getattr(getcurrent(), "mediator", None) is not None
+
+
+def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
+    """The output projection split by head: head d_head d_model."""
+    return rearrange(projection.weight, "m (h d) -> h d m", h=n_heads)
+
+
+def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:
+    """The value of a tap, inside a trace, in the axes of its hook point."""
+    if tap.side == "first output":
+        return envoy.output[0]
+    value = envoy.output if tap.side == "output" else envoy.input
+    if not tap.held:
+        return value
+    sizes = {} if tap.heads is None else {"h": n_heads[tap.heads]}
+    shown = rearrange(value, f"{tap.held} -> {tap.shown}", **sizes)
+    if tap.side == "head results":
+        return head_result(shown, head_weight(envoy._module, n_heads["head"]))
+    return shown
+
+
+def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
+    """Put a new value in the place of the one that `read` gave."""
+    if tap.side == "first output":
+        envoy.output = (new, *envoy.output[1:])
+    elif tap.side == "residual input":
+        old.copy_(new)
+    elif tap.side == "head results":
+        bias = envoy._module.bias
+        envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
+    else:
+        flat = new
+        if tap.held:
+            raw = envoy.output if tap.side == "output" else envoy.input
+            sizes = parse_shape(raw, tap.held) if "(" in tap.shown else {}
+            flat = rearrange(new, f"{tap.shown} -> {tap.held}", **sizes)
+        if tap.side == "output":
+            envoy.output = flat
+        else:
+            envoy.input = flat
+
+
+def live(hooked: Any, name: str) -> Tensor:
+    """The value of a hook point where a trace is, as nnsight hands it out: `LMM.hook`."""
+    point, layer = parse_hook(name)
+    depth = hooked.n_layers if point.stack == "blocks" else hooked.n_vision_layers
+    if layer is not None and layer >= depth:
+        raise NotationError(f"{name!r}: this model has layers 0 to {depth - 1}")
+    hooked.require(point, layer)
+    if not inside_trace():
+        raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
+    if hooked.computes(point, layer):
+        return hooked.points[layer or 0][point.name].output
+    tap = hooked.family.tap(point.template, layer)
+    if tap.side == "head results":
+        raise CapabilityError(
+            f"{name!r} is computed on demand, so writing it in place would be lost; use "
+            f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
+        )
+    return read(tap, hooked.envoy(tap.module), hooked.n_heads)

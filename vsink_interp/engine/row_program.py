@@ -1,0 +1,264 @@
+"""The row program: attention of one layer, with the rows that nodes ask for computed explicitly."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from nnsight.intervention.envoy import Envoy
+from torch import Tensor, nn
+
+from ..graph import Edit, HookPoint, Node, find_hook
+from ..kernels import add_mask, attend, attention_scores, softmax
+from .edges import may_blind, removed_by
+from .kept_tokens import KeptTokens, Window
+from .module_hooks import head_weight
+from .run_state import RunState, overlap
+
+Numbered = tuple[tuple[int, Node], ...]
+Base = Callable[..., tuple[Tensor, Tensor | None]]
+
+ROT_Q, ROT_K, SCORES, PATTERN, Z = (
+    find_hook(f"attn.hook_{name}") for name in ("rot_q", "rot_k", "attn_scores", "pattern", "z")
+)
+TILE_ELEMENTS = 2**20
+"""How many entries of a pattern are held at once; longer spans of rows are computed in layers."""
+LEAST_ROWS = 64
+"""The least rows of such a tile, however many keys: thinner ones multiply slowly."""
+
+FEW = 3
+"""Keys that a cut leaves are gathered if they are at most one in this many: they are copied."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowProgram:
+    """One call of attention in one layer.
+
+    **Attributes:**
+
+    - `module`: the attention module.
+    - `run_state`: the run; None in a plain trace.
+    - `nodes`: the nodes of each hook point inside attention.
+    - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
+    - `mask`, `scaling`: as transformers gives them to attention.
+    - `hidden`: where a boolean `mask` forbids to look; None for other masks.
+    - `n_heads`: how many query heads.
+    - `kept`: what the keys at hand are, where some have left the cache; nodes see all tokens.
+    - `sliding`: whether a row sees the last tokens only, so that a cut may leave it none.
+    """
+
+    module: nn.Module
+    run_state: RunState | None
+    nodes: Mapping[str, Numbered]
+    points: Mapping[str, Envoy]
+    mask: Tensor | None
+    hidden: Tensor | None
+    scaling: float
+    n_heads: int
+    kept: KeptTokens | Window | None = None
+    sliding: bool = False
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, base: Base
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output of attention, batch query head d_head, and what else the base returns."""
+        n_tokens = self.kept.n_tokens(key.shape[2]) if self.kept else key.shape[2]
+        rows = range(n_tokens - query.shape[2], n_tokens)
+        query = self._heads_last(ROT_Q, query, rows, rows)
+        key = self._heads_last(ROT_K, key, range(rows.stop), rows)
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        edited = self._span([node for _, node in numbered if isinstance(node, Edit)], rows)
+        needed = rows if self.points else self._span([node for _, node in numbered], rows)
+        # Where every row is edited, as in decode, the model's own attention would be wasted.
+        z, weights = (None, None) if edited == rows else base(query, key, value)
+        whole = bool(self.points) or any(node.whole for _, node in numbered)
+        for tile in row_tiles(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
+            if spans := self._keys_left(tile, rows):
+                part = self._gathered(query, key, value, tile, rows, spans)
+                z, weights = _put(z, part, tile.start - rows.start, len(rows)), None
+                continue
+            pattern, written = self._pattern(query, key, value, tile, rows)
+            keep = tile if written else overlap(tile, edited)
+            if keep:
+                part = pattern[:, :, keep.start - tile.start : keep.stop - tile.start]
+                z = _put(z, attend(part, value), keep.start - rows.start, len(rows))
+                weights = None
+        assert z is not None  # noqa: S101 (either the base ran, or every row was edited)
+        return self._through(Z, z, rows, rows)[0], weights
+
+    def _heads_last(self, point: HookPoint, value: Tensor, rows: range, whole: range) -> Tensor:
+        if not self.points and not self.nodes[point.name]:
+            return value
+        if point is ROT_K:  # else a hook function that writes in place would write into the cache
+            value = value.clone()
+        value = value.transpose(1, 2)
+        if point is ROT_K and self.kept:
+            value = self.kept.spread(value, 1, whole.stop, torch.nan)
+            return self.kept.narrow(self._through(point, value, rows, whole)[0], 1).transpose(1, 2)
+        return self._through(point, value, rows, whole)[0].transpose(1, 2)
+
+    def _through(
+        self,
+        point: HookPoint,
+        value: Tensor,
+        rows: range,
+        whole: range,
+        extras: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, bool]:
+        """A value after nnsight's point and the nodes, and whether a trace wrote it."""
+        written = False
+        if self.points:
+            before, version = value, value._version
+            value = self.points[point.name]._module(value)
+            written = value is not before or value._version != version
+        if self.run_state is not None:
+            for number, node in self.nodes[point.name]:
+                value = self.run_state.visit(
+                    number, node, value, point, self._layer, rows, whole, extras
+                )
+        return value, written
+
+    @property
+    def _layer(self) -> int:
+        return self.module.layer_idx  # ty: ignore[invalid-explicit-return]
+
+    def _span(self, nodes: list[Node], rows: range) -> range:
+        if self.run_state is None:
+            return range(rows.start, rows.start)
+        return self.run_state.joint_span(nodes, rows)
+
+    def _keys_left(self, tile: range, rows: range) -> tuple[range, ...] | None:
+        """The few keys to gather, where all that happens is that these rows lose the others."""
+        other = self.points or self.kept or self.sliding or self.nodes[PATTERN.name]
+        if self.run_state is None or other:
+            return None
+        removed = removed_by(node for _, node in self.nodes[SCORES.name])
+        spans = self.run_state.keys_left(removed, tile, rows.stop) if removed else None
+        few = spans is not None and FEW * sum(map(len, spans)) <= rows.stop
+        return spans if few else None
+
+    def _gathered(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        tile: range,
+        rows: range,
+        spans: tuple[range, ...],
+    ) -> Tensor:
+        """The output of a tile of rows that see these keys alone."""
+        local = slice(tile.start - rows.start, tile.stop - rows.start)
+        scores = attention_scores(query[:, :, local], _pick(key, spans, 2), self.scaling)
+        if self.mask is not None:
+            mask = _pick(self.mask[..., local, :], spans, -1)
+            scores = add_mask(scores, mask, torch.empty(0))
+        elif tile.start < rows.stop - 1:
+            places = torch.cat([torch.arange(s.start, s.stop) for s in spans])
+            positions = torch.arange(tile.start, tile.stop)
+            later = (places > positions[:, None]).to(scores.device)
+            scores = scores.masked_fill(later, -torch.inf)
+        return attend(softmax(scores), _pick(value, spans, 2))
+
+    def _pattern(
+        self, query: Tensor, key: Tensor, value: Tensor, tile: range, rows: range
+    ) -> tuple[Tensor, bool]:
+        """The pattern of a tile of rows after all nodes, and whether a trace wrote it."""
+        local = slice(tile.start - rows.start, tile.stop - rows.start)
+        seen = tile.stop if self._only_causal() else rows.stop
+        scores = attention_scores(query[:, :, local], key[:, :, :seen], self.scaling)
+        if self.kept:
+            scores = self.kept.spread(scores, -1, rows.stop, -torch.inf)
+        scores = self._masked(scores, tile, local, last=tile.start == rows.stop - 1)
+        extras = self._extras(value, rows.stop)
+        scores, first = self._edited_scores(scores, tile, rows, extras)
+        mask = self.mask if self._may_see_nothing(tile) else None
+        pattern = softmax(scores, None if mask is None else mask[..., local, :])
+        if seen < rows.stop and not all(node.sums_keys for _, node in self.nodes[PATTERN.name]):
+            pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
+        pattern, second = self._through(PATTERN, pattern, tile, rows, extras)
+        return self._at_keys(pattern), first or second
+
+    def _only_causal(self) -> bool:
+        """Whether no row sees a key after its own, and nobody asks for the scores of such keys."""
+        return not (self.mask is not None or self.kept or self.points or self.nodes[SCORES.name])
+
+    def _masked(self, scores: Tensor, tile: range, local: slice, *, last: bool) -> Tensor:
+        if self.hidden is not None:
+            hidden = self.hidden[..., local, : scores.shape[-1]]
+            return scores.masked_fill(hidden, -torch.inf)
+        if self.mask is None and last:
+            return scores
+        positions = torch.arange(tile.start, tile.stop, device=scores.device)
+        if self.mask is not None:
+            return add_mask(scores, self.mask[..., local, :], positions)
+        # In place, for the scores are our own; keys before the tile are seen by all of it.
+        late = scores[..., tile.start :]
+        late.copy_(add_mask(late, None, positions - tile.start))
+        return scores
+
+    def _edited_scores(
+        self, scores: Tensor, tile: range, rows: range, extras: Mapping[str, Any]
+    ) -> tuple[Tensor, bool]:
+        if self.run_state is None or not self._may_blind():
+            return self._through(SCORES, scores, tile, rows, extras)
+        before = _blind(scores)
+        scores, written = self._through(SCORES, scores, tile, rows, extras)
+        self.run_state.see_blind(self._layer, _blind(scores) & ~before)
+        return scores, written
+
+    def _may_blind(self) -> bool:
+        edits = [node for _, node in self.nodes[SCORES.name] if isinstance(node, Edit)]
+        # What the cache has lost adds to what edits cut.
+        return may_blind(edits) or (bool(edits) and (self.kept is not None or self.sliding))
+
+    def _may_see_nothing(self, tile: range) -> bool:
+        return self.run_state is None or self.run_state.pads(tile)
+
+    def _at_keys(self, pattern: Tensor) -> Tensor:
+        """The pattern at the keys that there are, edits checked for giving mass to others."""
+        if not self.kept:
+            return pattern
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        if self.run_state is not None and any(isinstance(node, Edit) for _, node in numbered):
+            gone = self.kept.gone(pattern.shape[-1]).to(pattern.device)[:, None, None]
+            self.run_state.see_lost(self._layer, (pattern != 0) & gone)
+        return self.kept.narrow(pattern, -1)
+
+    def _extras(self, value: Tensor, n_tokens: int) -> dict[str, Any]:
+        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
+        if not any(node.needs_values for _, node in numbered):
+            return {}
+        projection: Any = self.module.o_proj
+        if self.kept:
+            value = self.kept.spread(value, 2, n_tokens, 0.0)
+        return {"value": value, "weight": head_weight(projection, self.n_heads)}
+
+
+def _blind(scores: Tensor) -> Tensor:
+    return scores.isneginf().all(-1)
+
+
+def _pick(value: Tensor, spans: tuple[range, ...], dim: int) -> Tensor:
+    """The parts of a value along one dimension; a view where they are one."""
+    parts = [value.narrow(dim, span.start, len(span)) for span in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def row_tiles(span: range, per_row: int, whole: bool) -> Iterator[range]:
+    """A span of rows in tiles of about `TILE_ELEMENTS`, of `per_row` each; at once if `whole`."""
+    size = len(span) if whole else max(LEAST_ROWS, TILE_ELEMENTS // per_row)
+    for start in range(span.start, span.stop, size or 1):
+        yield range(start, min(start + size, span.stop))
+
+
+def _put(z: Tensor | None, part: Tensor, first: int, n_rows: int) -> Tensor:
+    """z, batch query head d_head, with `part` from row `first` on."""
+    if part.shape[1] == n_rows:
+        return part
+    if z is None:
+        z = part.new_empty(part.shape[0], n_rows, *part.shape[2:])
+    if z.requires_grad or part.requires_grad:
+        return torch.cat([z[:, :first], part, z[:, first + part.shape[1] :]], 1)
+    z[:, first : first + part.shape[1]] = part
+    return z

@@ -1,0 +1,224 @@
+"""What a run knows while it runs: tokens, sink values, and what the probes recorded."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from ..errors import CapabilityError, LayoutError
+from ..graph import Edges, Edit, HookPoint, Node, Probe, Site, TokenMasks, parsed_group
+from ..graph.plan import Plan
+from ..kernels import sink_value
+from ..results import Recorded, join
+from ..sinks import SinkDims
+from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_joint
+from .kept_tokens import KeptTokens
+
+Pieces = dict[int | None, list[tuple[int, Tensor]]]
+ASYNC = 2**20
+"""Records of fewer elements than this come through page-locked memory."""
+
+
+@final
+class RunState:
+    """The state of one run; it dies with the run.
+
+    `shown` holds, for layers whose cache is shortened, what the keys at hand are.
+
+    **Raises:** `LayoutError` if edits are known beforehand to leave a row nothing to attend to,
+        or to change nothing for lack of keys.
+    """
+
+    def __init__(self, plan: Plan, masks: TokenMasks, sinks: SinkDims | None) -> None:
+        refuse_joint(plan, masks)
+        refuse_inert(plan, masks)
+        self.plan = plan
+        self.masks = masks
+        self.sinks = sinks
+        self.shown: dict[int, KeptTokens] = {}
+        self.pieces: dict[int, Pieces] = {}
+        dims = sinks.dims if sinks else ()
+        self._dims = dims if len(dims) <= 2 else torch.tensor(dims, device=masks.device)
+        self._phis: dict[int | None, list[Tensor]] = {}
+        self._constants: dict[int | None, dict[Any, Tensor]] = {}
+        self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
+        self._blind: list[tuple[int, Tensor]] = []
+        self._lost: list[tuple[int, Tensor]] = []
+
+    def site(
+        self,
+        point: HookPoint,
+        layer: int | None,
+        rows: range,
+        n_keys: int,
+        began: int,
+        extras: Mapping[str, Any] | None = None,
+    ) -> Site:
+        """The site of a hook point at these rows of a pass that began with token `began`."""
+        sinks = self.sinks
+        return Site(
+            point,
+            layer,
+            self.masks,
+            rows.start,
+            len(rows),
+            n_keys,
+            dims=sinks.dims if sinks else None,
+            tau=sinks.tau if sinks else None,
+            extras=extras or {},
+            phis=self._phis.setdefault(layer, []),
+            constants=self._constants.setdefault(layer, {}),
+            began=began,
+        )
+
+    def see_resid(self, layer: int, resid: Tensor) -> None:
+        """Keep the sink value of the tokens that enter a layer."""
+        assert len(self._dims)  # noqa: S101 (the caller plans for it)
+        self._phis.setdefault(layer, []).append(sink_value(resid, self._dims))
+
+    def span(self, node: Node, rows: range) -> range:
+        """The smallest span of these rows that holds all a node acts on, in every sample."""
+        if node.targets is None:
+            return rows
+        group, first_token = node.targets
+        some = self.masks.held(parsed_group(group), first_token)[0]
+        places = [row for row in rows if some[row]]
+        return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
+
+    def joint_span(self, nodes: Iterable[Node], rows: range) -> range:
+        """The smallest span of these rows that holds all that some nodes act on."""
+        spans = [span for node in nodes if (span := self.span(node, rows))]
+        if not spans:
+            return range(rows.start, rows.start)
+        return range(min(s.start for s in spans), max(s.stop for s in spans))
+
+    def keys_left(
+        self, removed: tuple[Edges, ...], rows: range, n_keys: int
+    ) -> tuple[range, ...] | None:
+        """The keys that all of these rows keep, in every head and sample; None if they differ."""
+        if removed not in self._left:
+            self._left[removed] = keys_left(self.masks, removed)
+        spans = self._left[removed]
+        if spans is None or not all_lose(self.masks, removed, rows):
+            return None
+        return tuple(range(s.start, min(s.stop, n_keys)) for s in spans if s.start < n_keys)
+
+    def pads(self, rows: range) -> bool:
+        """Whether padding of some sample is among these rows."""
+        return not all(self.masks.held(parsed_group("all"))[1][rows.start : rows.stop])
+
+    def visit(
+        self,
+        number: int,
+        node: Node,
+        value: Tensor,
+        point: HookPoint,
+        layer: int | None,
+        rows: range,
+        whole: range,
+        extras: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Let one node act on a value of these rows, and return what the model goes on with.
+
+        **Arguments:**
+
+        - `whole`: all rows of this pass, of which `rows` may be a tile.
+
+        **Raises:** `CapabilityError` if an edit changes the shape.
+        """
+        n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
+        if isinstance(node, Edit):
+            site = self.site(point, layer, rows, n_keys, whole.start, extras)
+            return _checked(node, value, node.apply(value, site), site)
+        assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
+        narrow = "query" in point.axes and not node.whole
+        span = overlap(self.span(node, whole), rows) if narrow else rows
+        if span and narrow:
+            value_here = value.narrow(point.axes.index("query"), span.start - rows.start, len(span))
+        else:
+            value_here = value
+        if span:
+            site = self.site(point, layer, span, n_keys, whole.start, extras)
+            self._keep(number, site, node.measure(value_here, site))
+        return value
+
+    def see_blind(self, layer: int, blind: Tensor) -> None:
+        """Note which rows of a layer edits left without any key, and do not wait for the device."""
+        self._blind.append((layer, blind.any()))
+
+    def refuse_blind(self) -> None:
+        """Refuse a run in which edits together left a row nothing to attend to.
+
+        **Raises:** `LayoutError` naming the layers.
+        """
+        if layers := _flagged(self._blind):
+            raise LayoutError(blind_message(self.plan, layers))
+
+    def see_lost(self, layer: int, lost: Tensor) -> None:
+        """Note whether edits gave attention to keys that have left the cache of a layer."""
+        self._lost.append((layer, lost.any()))
+
+    def refuse_lost(self) -> None:
+        """Refuse a run in which edits sent attention to keys that are gone.
+
+        **Raises:** `CapabilityError` naming the layers and what would work.
+        """
+        if found := _flagged(self._lost):
+            raise CapabilityError(
+                f"the edits of {self.plan.graph!r} give attention to keys that have left the cache "
+                f"of layers {found}; leave those entries at 0, or cut the flow instead of the "
+                "cache, as in Knockout('image -> generated')"
+            )
+
+    def _keep(self, number: int, site: Site, measured: Tensor) -> None:
+        """Keep what a probe measured."""
+        layers = self.pieces.setdefault(number, {})
+        # A short record is fetched without waiting for it; `records` waits once for all of them.
+        kept = measured.detach().to("cpu", copy=True, non_blocking=measured.numel() < ASYNC)
+        layers.setdefault(site.layer, []).append((site.first_row, kept))
+
+    def records(self) -> dict[str, Recorded]:
+        """The record of every probe, by its repr.
+
+        A probe that occurs again behind an edit of its hook point has several: `repr#1`, `repr#2`.
+        """
+        _wait(self.masks.device)
+        nodes = self.plan.graph.nodes
+        turns: dict[str, dict[int, Recorded]] = {}
+        for number in sorted(self.pieces):
+            node = nodes[number]
+            assert isinstance(node, Probe)  # noqa: S101 (only probes are kept)
+            # How many edits came before it at its hook point tells its occurrences apart.
+            turn = sum(isinstance(n, Edit) and n.hook == node.hook for n in nodes[:number])
+            turns.setdefault(repr(node), {})[turn] = join(node, self.pieces[number])
+        return {
+            name if len(found) == 1 else f"{name}#{i}": record
+            for name, found in turns.items()
+            for i, record in enumerate(found.values(), start=1)
+        }
+
+
+def _flagged(seen: list[tuple[int, Tensor]]) -> list[int]:
+    """The layers whose flag is set, read from the device at once."""
+    flags = torch.stack([flag for _, flag in seen]).tolist() if seen else []
+    return sorted({layer for (layer, _), flag in zip(seen, flags, strict=True) if flag})
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def overlap(left: range, right: range) -> range:
+    """The rows that two spans share."""
+    return range(max(left.start, right.start), min(left.stop, right.stop))
+
+
+def _checked(node: Edit, old: Tensor, new: Tensor, site: Site) -> Tensor:
+    if new.shape != old.shape:
+        raise CapabilityError(
+            f"{node!r} turned {site.hook.at(site.layer)} from shape {tuple(old.shape)} into "
+            f"{tuple(new.shape)}; an edit keeps the shape {site.hook.axes}"
+        )
+    return new

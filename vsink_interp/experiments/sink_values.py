@@ -1,0 +1,100 @@
+"""Sink values of all tokens, and of image tokens against attention (Kang et al. 2025, fig. 3a)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..model import LMM
+from ..probes import AttentionMaps, SinkValue
+from ..probes.maps import image_positions
+from ..results import Run
+from ..tokens import SEGMENTS
+from .answers import runs
+from .cases import Cases
+from .depth import middle_layers, with_pattern
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SinkValues:
+    """phi of every token, and what image tokens get of the text's attention.
+
+    **Attributes:**
+
+    - `phi`: of every prompt and generated token entering each layer, 0 to the square root of
+        `d_model`.
+    - `segment`: the segment of each token, as its place in `segments.SEGMENTS`.
+    - `image_phi`: the same of the image tokens alone, one row per case after another.
+    - `attention`: the attention that each image token gets, 0 to 1: mean over heads and over the
+        rows of query and generated tokens.
+    - `layers`, `tau`: the layers and the threshold.
+    - `cases`, `about`: how many cases there were, and what they were.
+    """
+
+    phi: Float[np.ndarray, "layer token"]
+    segment: Int[np.ndarray, " token"]
+    image_phi: Float[np.ndarray, "layer patch"]
+    attention: Float[np.ndarray, "layer patch"]
+    layers: tuple[int, ...]
+    tau: float
+    cases: int
+    about: str
+
+    def of(self, segment: str) -> Float[np.ndarray, "layer some"]:
+        """phi of the tokens of one segment."""
+        return self.phi[:, self.segment == SEGMENTS.index(segment)]
+
+    @property
+    def sinks_per_case(self) -> float:
+        """How many visual sinks a case has, on average over layers and cases."""
+        return float((self.image_phi >= self.tau).sum() / len(self.layers) / self.cases)
+
+
+def sink_values(
+    lmm: LMM,
+    cases: Cases,
+    *,
+    layers: tuple[int, ...] | None = None,
+) -> SinkValues:
+    """phi of every token of the answered cases.
+
+    **Arguments:**
+
+    - `layers`: the layers; the middle ones that have a pattern by default.
+
+    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    """
+    chosen = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    value, maps = SinkValue(layers=chosen), AttentionMaps(layers=chosen)
+    parts = [_measure(run, value, maps) for run in runs(lmm, cases, value | maps)]
+    joined = [np.concatenate(part, -1) for part in zip(*parts, strict=True)]
+    return SinkValues(
+        *joined, layers=chosen, tau=lmm.sinks.tau, cases=len(cases), about=cases.about
+    )
+
+
+def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> tuple[np.ndarray, ...]:
+    phi = run[value].values
+    rows = list(run[value].labels("query"))
+    codes, real = run.layout.segments[:, rows], run.counted[:, rows]
+    places = image_positions(run.layout.mask("image"))
+    image_phi = phi.gather(2, places.expand(len(phi), -1, -1))
+    attention = rows_mean(run[maps].values, run.counted_rows(maps, "query generated"))
+    return (
+        phi[:, real].float().numpy(),
+        (codes[real] - 1).numpy(),
+        image_phi.flatten(1).float().numpy(),
+        attention.flatten(1).float().numpy(),
+    )
+
+
+def rows_mean(
+    values: Float[Tensor, "layer batch query key"], rows: Tensor
+) -> Float[Tensor, "layer batch key"]:
+    """The mean over the rows that count."""
+    weight = rows.to(values.dtype)
+    return torch.einsum("lbqk,bq->lbk", values, weight) / weight.sum(-1)[:, None]

@@ -1,0 +1,60 @@
+"""How strongly an answer draws on each text token of its prompt."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from ..model import LMM, ImageInput
+from ..probes import Pattern
+from .answers import answer_mask, answer_values
+from .depth import middle_layers, with_pattern
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TokenStrengths:
+    """The text tokens of a prompt, image tokens left out.
+
+    **Attributes:**
+
+    - `words`: the tokens.
+    - `attention`: what each gets from the rows that predict the answer, 0 to 1: mean over heads,
+        rows and layers.
+    - `image`: what all image tokens together get.
+    - `layers`: the layers.
+    """
+
+    words: tuple[str, ...]
+    attention: Float[np.ndarray, " token"]
+    image: float
+    layers: tuple[int, ...]
+
+
+def token_strengths(
+    lmm: LMM,
+    image: ImageInput,
+    prompt: str,
+    *,
+    layers: tuple[int, ...] | None = None,
+    max_new_tokens: int = 40,
+) -> TokenStrengths:
+    """The attention of an answer to the text of its prompt.
+
+    **Arguments:**
+
+    - `layers`: the layers; the middle ones that have a pattern by default.
+    """
+    at = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    probe = Pattern(layers=at)
+    run = lmm.generate(image, prompt, probe, max_new_tokens=max_new_tokens)
+    keep = answer_mask(run)[0]
+    received = answer_values(run, probe)[:, 0].float()[:, :, keep].mean((0, 1, 2))
+    text = run.layout.mask("prompt & ~image")[0].nonzero().flatten().tolist()
+    return TokenStrengths(
+        tuple(run.words[0][i] for i in text),
+        received[text].numpy(),
+        float(received[run.layout.mask("image")[0][: len(received)]].sum()),
+        at,
+    )

@@ -1,0 +1,241 @@
+"""The form that a model family fills in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, final
+
+from ..graph import ORDER, forward_order
+from ..tokens import Box, ImageSpan, Sight, View
+
+Side = Literal["input", "output", "first output", "residual input", "head results"]
+
+
+@final
+@dataclass(frozen=True)
+class Tap:
+    """Where a hook point lies in the module tree, and how its value is read and written.
+
+    **Attributes:**
+
+    - `module`: the path below the layer, or below the model for hook points outside layers;
+        empty for the layer itself.
+    - `side`: the module's input, its output, the first entry of a tuple output, an input that is
+        also the residual branch (written in place, so that both see it), or the output projection
+        as a sum over heads.
+    - `heads`: the kind of heads, where the value has some.
+    - `shape`: how the module holds the value, as einops writes it: `b` batch, `q` query or patch,
+        `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
+        images are packed into one long row of patches, `"b i t q d"` where the images of a
+        sample (`i`) and their tiles (`t`) have axes of their own.
+    """
+
+    module: str
+    side: Side
+    heads: Literal["head", "kv_head"] | None = None
+    shape: str = ""
+
+    @property
+    def held(self) -> str:
+        """How the module holds the value."""
+        return self.shape or ("b q (h d)" if self.heads else "")
+
+    @property
+    def shown(self) -> str:
+        """How the hook point shows it."""
+        return "b q h d" if self.heads else PICTURES.get(self.shape, "")
+
+
+PICTURES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d"}
+"""How the vision side holds images, and how hook points show them: image patch d."""
+
+LayerTaps: TypeAlias = Mapping[str, Tap]
+"""The taps of one layer by the name of their hook point, in the order in which a pass comes by."""
+
+LLAMA_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
+    "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
+    "attn.hook_v": Tap("self_attn.v_proj", "output", heads="kv_head"),
+    "attn.hook_result": Tap("self_attn.o_proj", "head results", heads="head"),
+    "hook_attn_out": Tap("self_attn", "first output"),
+    "hook_resid_mid": Tap("post_attention_layernorm", "residual input"),
+    "mlp.hook_pre": Tap("mlp.gate_proj", "output"),
+    "mlp.hook_post": Tap("mlp.down_proj", "input"),
+    "hook_mlp_out": Tap("mlp", "output"),
+    "hook_resid_post": Tap("", "output"),
+}
+"""A decoder layer built like LLaMA's: LLaMA, Vicuna, Mistral, Qwen2."""
+
+QWEN3_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
+    "attn.q_norm.hook_out": Tap("self_attn.q_norm", "output", heads="head", shape="b q h d"),
+    "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
+    "attn.k_norm.hook_out": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b q h d"),
+    **LLAMA_LAYER,
+}
+"""A decoder layer with norms of queries and keys before the heads are moved forward: Qwen3.
+Queries are normed before keys are there, and keys before values."""
+
+GEMMA3_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_proj", "output", heads="head"),
+    "attn.hook_k": Tap("self_attn.k_proj", "output", heads="kv_head"),
+    "attn.hook_v": Tap("self_attn.v_proj", "output", heads="kv_head"),
+    "attn.q_norm.hook_out": Tap("self_attn.q_norm", "output", heads="head", shape="b h q d"),
+    "attn.k_norm.hook_out": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b h q d"),
+    "attn.hook_result": Tap("self_attn.o_proj", "head results", heads="head"),
+    "hook_attn_out": Tap("post_attention_layernorm", "output"),
+    "hook_resid_mid": Tap("pre_feedforward_layernorm", "residual input"),
+    "mlp.hook_pre": Tap("mlp.gate_proj", "output"),
+    "mlp.hook_post": Tap("mlp.down_proj", "input"),
+    "hook_mlp_out": Tap("post_feedforward_layernorm", "output"),
+    "hook_resid_post": Tap("", "output"),
+}
+"""A decoder layer with norms of queries and keys, and norms after attention and MLP: Gemma 3.
+Queries and keys are normed after values are there."""
+
+STREAM_LAYER: LayerTaps = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
+"""A vision layer of which no more than the residual stream can be read."""
+
+CLIP_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input"),
+    "hook_attn_out": Tap("self_attn", "first output"),
+    "hook_mlp_out": Tap("mlp", "output"),
+    "hook_resid_post": Tap("", "output"),
+}
+"""A vision layer built like CLIP's and SigLIP's."""
+
+PACKED_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input", shape="q d"),
+    "hook_attn_out": Tap("attn", "output", shape="q d"),
+    "hook_mlp_out": Tap("mlp", "output", shape="q d"),
+    "hook_resid_post": Tap("", "output", shape="q d"),
+}
+"""A vision layer that takes all images as one row of patches: Qwen2-VL and its successors."""
+
+Spans: TypeAlias = Callable[[Any, Any, list[Any], Mapping[str, Any]], tuple[ImageSpan, ...]]
+Tiny: TypeAlias = Callable[[], tuple[Any, Any]]
+
+
+def whole_image(image: Any) -> Box:
+    """All of an image, where it is resized and never cropped."""
+    return (0.0, 0.0, float(image.width), float(image.height))
+
+
+def tiled(image: Any, rows: int, columns: int, side: int) -> tuple[View, ...]:
+    """An image cut into rows and columns of tiles, in raster order; `side` is a tile's grid."""
+    board = View((rows, columns), whole_image(image))
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return tuple(View((side, side), board.patch_box(*place)) for place in places)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Where a family of models keeps its parts, and how it turns images into tokens.
+
+    **Attributes:**
+
+    - `name`, `model_types`: its name, and the `config.model_type` of its models.
+    - `decoder`, `head`: module paths of the language model below which `layers`, `norm` and
+        `embed_tokens` lie, and of the output projection.
+    - `vision_layers`, `projector`: module paths of the vision side.
+    - `projected`: how the projector holds its values, as `Tap.shape`.
+    - `layer_taps`, `vision_taps`: the taps of one layer; a hook point that is left out is refused.
+        Where the decoder's are not given, its language model decides: `decoders.layer_taps_of`.
+    - `taps_by_layer`: the taps of every decoder layer, filled in when a model is opened.
+    - `refused`: hook points that the family cannot offer, and why.
+    - `sight`: what a row sees besides the tokens before it.
+    - `spans`: `(hf_config, processor, images, inputs)` to one `ImageSpan` per image; `inputs`
+        is what the processor made of the whole batch.
+    - `nested`: whether the processor takes one list of images per prompt.
+    - `tiles_by_prompt`: whether pixels come as one row per prompt, the views of all its images in
+        turn and empty ones behind them.
+    - `marker`: the token that the processor replaces by an image.
+    - `placeholder`: the text that stands for an image in a prompt, marker included; the marker
+        alone by default.
+    - `suffix`: the text that the processor writes after the last token of an image.
+    - `closing`: the text that it writes after the last image of a prompt.
+    - `opening`: what every prompt begins with; the processor would write it in an unknown place.
+    - `template`: the prompt where the processor has no chat template, with `{content}` in it.
+    - `role_markers`: words that the template puts around content.
+    - `text_alone`: whether it takes a prompt without an image.
+    - `tiny`: makes a configuration and a processor of a model small enough for tests.
+    - `inferred`: whether the form was filled in by looking at a model of no known family.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    decoder: str
+    vision_layers: str
+    projector: str
+    spans: Spans
+    template: str
+    role_markers: tuple[str, ...]
+    head: str = "lm_head"
+    projected: str = ""
+    layer_taps: LayerTaps | None = None
+    taps_by_layer: tuple[LayerTaps, ...] = ()
+    vision_taps: LayerTaps = field(default_factory=lambda: CLIP_LAYER)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    sight: Sight = "causal"
+    nested: bool = False
+    tiles_by_prompt: bool = False
+    marker: str = "<image>"
+    placeholder: str = ""
+    suffix: str = ""
+    closing: str = ""
+    opening: str = ""
+    text_alone: bool = True
+    tiny: Tiny | None = None
+    inferred: bool = False
+
+    @property
+    def word(self) -> str:
+        """The text that stands for an image in a prompt."""
+        return self.placeholder or self.marker
+
+    @property
+    def layers(self) -> str:
+        """The module path of the decoder layers."""
+        return f"{self.decoder}.layers"
+
+    @property
+    def outside(self) -> Mapping[str, Tap]:
+        """The taps of hook points outside the layers, with paths from the model."""
+        return {
+            "hook_embed": Tap(f"{self.decoder}.embed_tokens", "output"),
+            "vision_projector.hook_in": Tap(self.projector, "input", shape=self.projected),
+            "vision_projector.hook_out": Tap(self.projector, "output", shape=self.projected),
+            "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
+            "unembed.hook_out": Tap(self.head, "output"),
+        }
+
+    def forward_order(self, template: str, layer: int | None) -> tuple[int, int, int]:
+        """As `hooks.forward_order`, with the taps of a decoder layer in this family's own order."""
+        first, at, place = forward_order(template, layer)
+        name = template.removeprefix("blocks.{layer}.")
+        if not template.startswith("blocks.") or name not in self.taps_by_layer[at]:
+            return first, at, place
+        # They change places among themselves; what is computed inside attention keeps its own.
+        names = list(self.taps_by_layer[at])
+        places = sorted(ORDER[f"blocks.{{layer}}.{tap}"] for tap in names)
+        return first, at, places[names.index(name)]
+
+    def tap(self, template: str, layer: int | None) -> Tap:
+        """The tap of a hook point at a layer, with its path from the model.
+
+        **Raises:** `KeyError` if the hook point lies inside the attention computation, or the
+        family does not have it.
+        """
+        if template.startswith("vision_encoder.blocks."):
+            inner = self.vision_taps[template.removeprefix("vision_encoder.blocks.{layer}.")]
+            prefix = f"{self.vision_layers}.{layer}"
+        elif template.startswith("blocks."):
+            inner = self.taps_by_layer[layer or 0][template.removeprefix("blocks.{layer}.")]
+            prefix = f"{self.layers}.{layer}"
+        else:
+            return self.outside[template]
+        path = f"{prefix}.{inner.module}" if inner.module else prefix
+        return Tap(path, inner.side, inner.heads, inner.shape)

@@ -1,0 +1,353 @@
+"""Edits and probes as values, and the graphs that they join into."""
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, final
+
+from jaxtyping import Bool
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import CapabilityError, NotationError
+from ..tokens import TokenLayout
+from .hook_points import CACHE, ORDER, HookPoint, Layers, find_hook, resolve_layers
+from .site import Site
+
+
+@final
+@dataclass(frozen=True)
+class Edges:
+    """Edges of attention, known before the run.
+
+    **Attributes:**
+
+    - `rows`: the group of query rows; `first_token` counts the last prompt row as generated.
+    - `columns`: the group of keys.
+    - `heads`: the query heads; None is all of them.
+    """
+
+    rows: str
+    columns: str
+    first_token: bool = False
+    heads: tuple[int, ...] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is: layers, query heads, width of the residual stream."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+
+
+class Node(ABC):
+    """An edit or a probe: an immutable value with an address and a kernel.
+
+    A subclass is a frozen dataclass with `hook` and `layers`, final, and overrides each method
+    at most once.
+    """
+
+    hook: str
+    layers: Layers
+
+    @property
+    def point(self) -> HookPoint:
+        """The hook point that it acts on."""
+        return find_hook(self.hook)
+
+    @property
+    def needs_phi(self) -> bool:
+        """Whether its operands are computed from the sink value of each token."""
+        return False
+
+    @property
+    def needs_new_phi(self) -> bool:
+        """Whether the sink values of generated tokens matter to it, beside those of the prompt."""
+        return self.needs_phi
+
+    @property
+    def removes(self) -> Edges | None:
+        """The edges of attention that it removes, where it does no more and they are known."""
+        return None
+
+    @property
+    def acts_on(self) -> tuple[Edges, ...]:
+        """Sets of edges of attention: without any edge of one of them it changes nothing."""
+        return ()
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether every row that it finds with a key to attend to still has one after it."""
+        return False
+
+    @property
+    def sums_keys(self) -> bool:
+        """Whether it only adds up over keys, so that keys that no row sees may be left out."""
+        return False
+
+    @property
+    def needs_sinks(self) -> bool:
+        """Whether the model's sink dimensions must be known."""
+        return self.needs_phi
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether its operands are computed from the values and output weights of attention."""
+        return False
+
+    @property
+    def needs_unembed(self) -> bool:
+        """Whether it reads residual vectors as logits."""
+        return False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its kernel must see all query rows at once."""
+        return False
+
+    def resolved_layers(self, n_layers: int) -> tuple[int, ...]:
+        """The layers it acts on in a model of `n_layers` layers."""
+        return resolve_layers(self.layers, n_layers)
+
+    def fit(self, sizes: Sizes) -> None:
+        """Refuse a model that is too small for it."""
+
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        """Refuse a prompt on which it could not act."""
+
+    @property
+    def targets(self) -> tuple[str, bool] | None:
+        """The group of query rows it changes or reads, and whether the last prompt row counts as
+        generated; None means all rows.
+        """
+        return None
+
+    def __or__(self, other: "Node | EditGraph") -> "EditGraph":
+        """Join with another node or graph; at a shared hook point nodes act left to right."""
+        return EditGraph(self) | other
+
+
+class Edit(Node):
+    """A node that changes the value at its hook point."""
+
+    @abstractmethod
+    def apply(self, value: Tensor, site: Site) -> Tensor:
+        """The new value."""
+
+
+class CacheEdit(Node):
+    """A node that changes what a pass leaves behind: the keys and values that later ones find."""
+
+    hook: ClassVar[str] = CACHE.name
+
+    @property
+    @override
+    def point(self) -> HookPoint:
+        return CACHE
+
+    @property
+    def takes(self) -> Edges | None:
+        """As `removes`, but known by its groups where only the run tells which tokens are sinks."""
+        return self.removes
+
+    @abstractmethod
+    def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:
+        """The tokens whose keys and values leave the cache of a layer."""
+
+
+class Probe(Node):
+    """A node that records something and changes nothing.
+
+    `axes` names the axes of what it records at one layer.
+    """
+
+    axes: tuple[str, ...]
+
+    @abstractmethod
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        """What it records; one axis per name in `axes`."""
+
+
+class EditGraph:
+    """Edits and probes joined by `|`, immutable.
+
+    Graphs compare and hash by their nodes, `eval(repr(graph)) == graph`, and `|` is associative
+    with the empty graph as its unit.
+    """
+
+    __slots__ = ("nodes",)
+    nodes: tuple[Node, ...]
+
+    def __init__(self, *nodes: "Node | EditGraph") -> None:
+        flat: list[Node] = []
+        for node in nodes:
+            if isinstance(node, EditGraph):
+                flat += node.nodes
+            elif isinstance(node, Node):
+                flat.append(node)
+            else:
+                raise NotationError(
+                    f"an edit graph holds edits and probes; got {type(node).__name__}. Wrap a hook "
+                    "function as Fn(hook, function), a probe function with @probe(hook)"
+                )
+        object.__setattr__(self, "nodes", tuple(flat))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: graphs are values."""
+        raise AttributeError("an EditGraph is immutable; join graphs with |")
+
+    def __or__(self, other: "Node | EditGraph") -> "EditGraph":
+        """Join two graphs."""
+        return EditGraph(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        """Same nodes in the same order."""
+        return isinstance(other, EditGraph) and self.nodes == other.nodes
+
+    def __hash__(self) -> int:
+        return hash(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        return f"EditGraph({', '.join(map(repr, self.nodes))})"
+
+    def __str__(self) -> str:
+        """One line per node: kind, hook point, layers, the node itself."""
+        if not self.nodes:
+            return "empty edit graph"
+        rows = [_row(node) for node in self.nodes]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(
+            " ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
+            for row in rows
+        )
+
+    def mermaid(self) -> str:
+        """The graph as a mermaid flowchart, in forward order."""
+        lines = ["flowchart LR", "  prompt([prompt])"]
+        previous = "prompt"
+        for i, node in enumerate(sorted(self.nodes, key=lambda node: ORDER[node.point.template])):
+            kind, hook, layers, text = _row(node)
+            text = text.replace('"', "'")
+            shape = ("[", "]") if kind == "edit" else ("[/", "/]")
+            lines.append(f'  n{i}{shape[0]}"{text}<br/>{hook}<br/>{layers}"{shape[1]}')
+            lines.append(f"  {previous} --> n{i}")
+            previous = f"n{i}"
+        return "\n".join([*lines, "  answer([answer])", f"  {previous} --> answer"])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td>{'✎' if kind == 'edit' else '👁'} {kind}</td>"
+            f"<td><code>{_escape(hook)}</code></td><td>{_escape(layers)}</td><td><code>{_escape(text)}</code></td></tr>"
+            for kind, hook, layers, text in map(_row, self.nodes)
+        )
+        head = "<tr><th></th><th>hook point</th><th>layers</th><th>node</th></tr>"
+        return f"<table>{head}{cells}</table>" if self.nodes else "<em>empty edit graph</em>"
+
+    def to_json(self) -> str:
+        """The graph as JSON text.
+
+        **Raises:** `CapabilityError` for a node that holds a function, or values of a run.
+        """
+        return json.dumps({"format": 1, "nodes": [_to_dict(node) for node in self.nodes]}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "EditGraph":
+        """The graph that `to_json` wrote.
+
+        **Raises:** `NotationError` if the text is no graph, or names an unknown node.
+        """
+        try:
+            data = json.loads(text)
+            nodes = data["nodes"] if data["format"] == 1 else None
+        except (ValueError, KeyError, TypeError):
+            nodes = None
+        if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
+            raise NotationError("this is not an edit graph in format 1; write one with to_json()")
+        return cls(*(_from_dict(node) for node in nodes))
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph to a JSON file."""
+        Path(path).write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EditGraph":
+        """Read a graph from a JSON file."""
+        return cls.from_json(Path(path).read_text())
+
+
+Graphlike: TypeAlias = "EditGraph | Node | Iterable[Node] | None"
+
+
+def as_graph(graph: Graphlike) -> EditGraph:
+    """Anything that can stand for a graph, as a graph."""
+    if graph is None:
+        return EditGraph()
+    return EditGraph(*graph) if isinstance(graph, Iterable) else EditGraph(graph)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _row(node: Node) -> tuple[str, str, str, str]:
+    kind = "probe" if isinstance(node, Probe) else "edit"
+    layers = "" if node.point.stack is None else f"layers {node.layers}"
+    return kind, node.hook, layers, repr(node)
+
+
+_BARE = (
+    "a bare function, which JSON cannot carry; write it as a final frozen dataclass that inherits "
+    "Edit or Probe"
+)
+
+
+def _to_dict(node: Node) -> dict:
+    kind = type(node)
+    if isinstance(node, type) or not is_dataclass(node) or not getattr(node, "portable", True):
+        raise CapabilityError(f"{node!r} holds {getattr(node, 'unportable', _BARE)}")
+    return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": asdict(node)}
+
+
+def _from_dict(data: Mapping[str, Any]) -> Node:
+    module, _, name = str(data.get("node")).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NotationError(
+            f"a saved graph names {data.get('node')!r}, which is not installed"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Node) and is_dataclass(kind)):
+        raise NotationError(
+            f"a saved graph names {data['node']!r}, which is not an edit or a probe"
+        )
+    saved = data.get("fields", {}).items()
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in saved}
+    known = [field for field in fields(kind) if field.init]
+    extra = given.keys() - {field.name for field in known}
+    lacking = {f.name for f in known if f.default is MISSING is f.default_factory} - given.keys()
+    if extra or lacking:
+        raise NotationError(
+            f"{name} has no field {sorted(extra)}, or lacks {sorted(lacking)}; was it saved by "
+            "another version?"
+        )
+    return kind(**given)
+
+
+def freeze(node: Node, *names: str) -> None:
+    """Turn fields that were given as lists into tuples, so that the node stays a value."""
+    for name in names:
+        value = getattr(node, name)
+        if isinstance(value, list):
+            object.__setattr__(node, name, tuple(value))

@@ -1,0 +1,102 @@
+"""A graph in the order in which a model comes by its hook points, fitted to that model."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from ..errors import CapabilityError, NotationError
+from .graph import CacheEdit, EditGraph, Node, Probe
+from .hook_points import ORDER, HookPoint, find_hook, forward_order
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """A graph in forward order: for every place, the nodes that act there, in turn.
+
+    `cuts` holds, for every layer, what shortens its cache after the prefill.
+    """
+
+    graph: EditGraph
+    n_layers: int
+    n_vision_layers: int
+    places: Mapping[tuple[str, int | None], tuple[tuple[int, Node], ...]]
+    cuts: Mapping[int, tuple[CacheEdit, ...]] = field(default_factory=dict)
+
+    def at(self, template: str, layer: int | None) -> tuple[tuple[int, Node], ...]:
+        """The nodes of one place, each with its number in the graph."""
+        return self.places.get((template, layer), ())
+
+    @property
+    def phi_layers(self) -> tuple[int, ...]:
+        """Layers where some node needs the sink value of the tokens that enter."""
+        cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
+        return tuple(sorted(self._decoder_layers(lambda node: node.needs_phi) | cut))
+
+    @property
+    def new_phi_layers(self) -> tuple[int, ...]:
+        """Layers where some node needs that of generated tokens too."""
+        return tuple(sorted(self._decoder_layers(lambda node: node.needs_new_phi)))
+
+    def _decoder_layers(self, wanted: Callable[[Node], bool]) -> set[int]:
+        return {
+            layer
+            for (template, layer), nodes in self.places.items()
+            if layer is not None
+            and any(wanted(node) for _, node in nodes)
+            and find_hook(template).stack == "blocks"
+        }
+
+
+def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
+    """Sort a graph into forward order and refuse what the model cannot do.
+
+    **Raises:** `NotationError` for a layer out of range and for different probes of one repr,
+    `CapabilityError` for a hook point that this model does not offer.
+    """
+    legal = set(advertised)
+    _refuse_namesakes(graph)
+    found: dict[tuple[str, int | None], list[tuple[int, Node]]] = {}
+    cuts: dict[int, tuple[CacheEdit, ...]] = {}
+    for number, node in enumerate(graph.nodes):
+        point = node.point
+        if isinstance(node, CacheEdit):
+            cuts |= {
+                layer: (*cuts.get(layer, ()), node) for layer in node.resolved_layers(n_layers)
+            }
+            continue
+        if point.template not in legal:
+            raise CapabilityError(
+                f"{node!r} acts on {point.template!r}, which this model does not offer; it offers: "
+                f"{', '.join(sorted(legal, key=ORDER.__getitem__))}"
+            )
+        for layer in _layers(node, point, n_layers, n_vision_layers):
+            found.setdefault((point.template, layer), []).append((number, node))
+    ordered = sorted(found, key=lambda place: forward_order(*place))
+    places = {key: tuple(found[key]) for key in ordered}
+    return Plan(graph, n_layers, n_vision_layers, places, cuts)
+
+
+def _layers(
+    node: Node, point: HookPoint, n_layers: int, n_vision_layers: int
+) -> Iterable[int | None]:
+    if point.stack is None:
+        if node.layers != ":":
+            raise NotationError(
+                f"{node!r}: {point.name!r} lies outside the layers, so layers={node.layers!r} "
+                "names nothing; leave layers at ':'"
+            )
+        return (None,)
+    return node.resolved_layers(n_layers if point.stack == "blocks" else n_vision_layers)
+
+
+def _refuse_namesakes(graph: EditGraph) -> None:
+    """A run keeps the record of a probe by its repr, so different probes must print differently."""
+    named: dict[str, Node] = {}
+    for node in graph:
+        other = named.setdefault(repr(node), node)
+        if isinstance(node, Probe) and other != node:
+            raise NotationError(
+                f"two different probes print as {node!r}, so their records could not be told "
+                "apart; give their functions different names"
+            )

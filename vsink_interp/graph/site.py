@@ -1,0 +1,241 @@
+"""What a node is told about the place where it acts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import LayoutError
+from ..tokens import Group, TokenLayout, parse_flow, parse_group
+from .hook_points import HookPoint
+
+parsed_group = lru_cache(maxsize=256)(parse_group)
+parsed_flow = lru_cache(maxsize=256)(parse_flow)
+
+
+@final
+class TokenMasks:
+    """The masks of one run's tokens, each computed once and kept on the model's device.
+
+    **Arguments:**
+
+    - `layout`: every token that the run may come to hold, on the CPU.
+    - `device`: where the model computes.
+    """
+
+    def __init__(self, layout: TokenLayout, device: torch.device) -> None:
+        self.layout = layout
+        self.device = device
+        self.on_device = layout.to(device)
+        self._known: dict[tuple[Group, bool], tuple[Tensor, Tensor]] = {}
+        self._held: dict[tuple[Group, bool], tuple[list[bool], list[bool]]] = {}
+
+    def _both(self, group: Group, first_token: bool) -> tuple[Tensor, Tensor]:
+        key = (group, first_token)
+        if key not in self._known:
+            mask = self.layout.mask(group)
+            if first_token and "generated" in group.words:
+                mask[:, self.layout.prompt_length - 1] = True
+            self._known[key] = (mask, mask.to(self.device))
+        return self._known[key]
+
+    def host(self, group: Group, first_token: bool = False) -> Bool[Tensor, "batch token"]:
+        """The mask of a group on the CPU: decisions read it without waiting for the device."""
+        return self._both(group, first_token)[0]
+
+    def device_mask(self, group: Group, first_token: bool = False) -> Bool[Tensor, "batch token"]:
+        """The mask of a group on the model's device."""
+        return self._both(group, first_token)[1]
+
+    def held(self, group: Group, first_token: bool = False) -> tuple[list[bool], list[bool]]:
+        """Per token, whether some sample and whether every sample counts it in the group.
+
+        Plain lists: what is decided in every pass and layer asks no tensor.
+        """
+        key = (group, first_token)
+        if key not in self._held:
+            mask = self.host(group, first_token)
+            self._held[key] = mask.any(0).tolist(), mask.all(0).tolist()
+        return self._held[key]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The place and moment at which a node acts.
+
+    **Attributes:**
+
+    - `hook`: the hook point.
+    - `layer`: the layer, None outside the layers.
+    - `masks`: the run's tokens.
+    - `first_row`, `n_rows`: the query rows at hand are tokens `first_row` to
+        `first_row + n_rows - 1`.
+    - `n_keys`: how many tokens there are to attend to.
+    - `dims`, `tau`: the model's sink dimensions and its threshold on phi, where they are known.
+    - `extras`: values and output weights of attention, for nodes that say `needs_values`.
+    - `phis`: the sink values of the tokens that entered this layer, pass by pass.
+    - `constants`: what `once` computed at this layer in this run.
+    - `began`: the first token of this pass, of whose rows those at hand may be a part.
+    """
+
+    hook: HookPoint
+    layer: int | None
+    masks: TokenMasks
+    first_row: int
+    n_rows: int
+    n_keys: int
+    dims: tuple[int, ...] | None = None
+    tau: float | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    phis: list[Tensor] = field(default_factory=list)
+    constants: dict[Any, Tensor] = field(default_factory=dict)
+    began: int = 0
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What every token is, with room for those not generated yet."""
+        return self.masks.layout
+
+    @property
+    def positions(self) -> Int[Tensor, "query"]:
+        """The token that each query row belongs to."""
+        return torch.arange(self.first_row, self.first_row + self.n_rows, device=self.masks.device)
+
+    @property
+    def prefill(self) -> bool:
+        """Whether this is the pass over the prompt, and over an answer that is read with it."""
+        return self.began < self.layout.prompt_length
+
+    @property
+    def phi(self) -> Float[Tensor, "batch seen"] | None:
+        """The sink value of the tokens that entered this layer; only for nodes that ask for it.
+
+        Of all tokens so far, or of the prompt alone where no node says `needs_new_phi`.
+        """
+        if len(self.phis) > 1:
+            self.phis[:] = [torch.cat(self.phis, -1)]
+        return self.phis[0] if self.phis else None
+
+    def once(self, key: Any, compute: "Callable[[Site], Tensor]") -> Tensor:
+        """A tensor that is the same in every pass of a run at this layer, computed once.
+
+        `compute` is given the site of all tokens that the run may come to hold; take the first
+        `n_keys` of what it returns.
+
+        **Arguments:**
+
+        - `key`: tells it from other such tensors at this layer.
+        """
+        if key not in self.constants:
+            room = self.layout.length
+            whole = replace(self, first_row=0, n_rows=room, n_keys=room)
+            self.constants[key] = compute(whole)
+        return self.constants[key]
+
+    def grown(
+        self,
+        key: Any,
+        compute: "Callable[[Site], Tensor]",
+        renew: "Callable[[Tensor], None]",
+    ) -> Tensor:
+        """As `once`, for what decode steps add to.
+
+        **Arguments:**
+
+        - `renew`: writes what new tokens bring, in a decode step after the one that computed it.
+        """
+        known = self.constants.get(key)
+        if known is None:
+            return self.once(key, compute)
+        if not self.prefill:
+            renew(known)
+        return known
+
+    def _threshold(self, tau: float | None) -> float:
+        threshold = self.tau if tau is None else tau
+        if not self.phis or threshold is None:
+            raise LayoutError(
+                f"phi is not known at {self.hook.at(self.layer)}; the node must say needs_phi"
+            )
+        return threshold
+
+    def sinks(self, tau: float | None = None) -> Bool[Tensor, "batch key"]:
+        """The sink tokens entering this layer: phi >= tau, padding excluded.
+
+        **Raises:** `LayoutError` if the node did not declare `needs_phi`.
+        """
+        threshold, phi = self._threshold(tau), self.phi
+        assert phi is not None  # noqa: S101 (else there is no threshold)
+        real = self.masks.device_mask(parsed_group("all"))[:, : phi.shape[1]]
+        found = (phi >= threshold) & real
+        return torch.nn.functional.pad(found, (0, self.n_keys - phi.shape[1]))
+
+    def sink_rows(
+        self, tau: float | None, into: Float[Tensor, "batch query"], *, flipped: bool = False
+    ) -> None:
+        """Write one where a row at hand is a sink and zero where not, in a decode step.
+
+        **Arguments:**
+
+        - `flipped`: write one where it is none.
+
+        **Raises:** `LayoutError` if the node did not declare `needs_new_phi`.
+        """
+        threshold = self._threshold(tau)
+        torch.ge(self.phis[-1][:, -self.n_rows :], threshold, out=into)
+        if flipped:
+            into.logical_not_()
+
+    def keys(self, group: str) -> Bool[Tensor, "batch key"]:
+        """Which of the tokens that can be attended to belong to a group."""
+        parsed = parsed_group(group)
+        if "sink" not in parsed.words:
+            return self.masks.device_mask(parsed)[:, : self.n_keys]
+        if not parsed.grows_by_sinks:
+            found = self.once(parsed, lambda whole: whole._keys_by_sinks(parsed))
+            return found[:, : self.n_keys]
+
+        def renew(known: Tensor) -> None:
+            # All generated tokens, for a hook function may not have asked in every step.
+            phi, start = self.phi, self.layout.prompt_length
+            assert phi is not None  # noqa: S101 (it was there when `known` was computed)
+            new = known[:, start : phi.shape[1]]
+            torch.ge(phi[:, start:], self._threshold(None), out=new)
+            if parsed.takes_generated(sink=False):
+                new.logical_not_()
+
+        return self.grown(parsed, lambda whole: whole._keys_by_sinks(parsed), renew)[
+            :, : self.n_keys
+        ]
+
+    def _keys_by_sinks(self, group: Group) -> Bool[Tensor, "batch key"]:
+        return self.masks.on_device.first(self.n_keys).mask(group, sink=self.sinks())
+
+    def queries(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"]:
+        """Which of the rows at hand belong to a group.
+
+        **Arguments:**
+
+        - `first_token`: where the group holds `generated`, count the last prompt row too: it
+            predicts the first generated token.
+        """
+        parsed = parsed_group(group)
+        if "sink" in parsed.words:
+            found = self.keys(group)
+        else:
+            found = self.masks.device_mask(parsed, first_token)
+        return found[:, self.first_row : self.first_row + self.n_rows]
+
+    def rows(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"] | None:
+        """As `queries`, or None where every row at hand belongs to the group in every sample."""
+        parsed = parsed_group(group)
+        if "sink" not in parsed.words:
+            every = self.masks.held(parsed, first_token)[1]
+            if all(every[self.first_row : self.first_row + self.n_rows]):
+                return None
+        return self.queries(group, first_token=first_token)

@@ -1,0 +1,10 @@
+"""`LMM` and what it does: encode, run, generate, compress; on this machine or on a server."""
+
+from .batch_runs import RunStore as RunStore, run_dataset as run_dataset
+from .compressed_context import Context as Context
+from .compression import SCORES as SCORES, CompressedContext as CompressedContext
+from .encoding import Encoding as Encoding
+from .images import ImageInput as ImageInput, as_image as as_image
+from .lmm import LMM as LMM
+from .session import Job as Job, Session as Session
+from .unembedding import Readout as Readout, readout as readout

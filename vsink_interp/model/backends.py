@@ -1,0 +1,134 @@
+"""Where the runs of a model are carried out: here, or on a server that has it."""
+
+from typing import Any, Literal, TypeAlias, final
+
+from ..engine import HookedModel, Outcome, execute
+from ..errors import CapabilityError, InputError
+from ..remote import Hosted, Later, Server, compile_run, read_back
+from .execution import Executor
+
+Where: TypeAlias = bool | str | Server | None
+"""True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
+here, and None for what the model was opened with."""
+AsJob: TypeAlias = Literal["job"] | Later
+"""A run that is sent and not waited for: to the server that the model was opened with or else to
+nnsight's configured one, or to the server of `Server(address).job`."""
+
+
+@final
+class RemoteExecutor:
+    """Stands in for `execute`: sends the run, waits, and reads the answer."""
+
+    def __init__(self, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
+        self.server = server
+        self.hosted = hosted
+        self.allow_large = allow_large
+
+    def __call__(self, hooked: Any, *args: Any) -> Outcome:
+        """Carry out one run; arguments as `execute` takes them."""
+        request = compile_run(hooked, self.hosted, *args)
+        job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
+        return read_back(self.server.wait(job)[0])(hooked, *args)
+
+
+@final
+class Backend:
+    """Where a model's runs go.
+
+    **Arguments:**
+
+    - `hooked`: the model.
+    - `opened_with`: where they go if a run does not say.
+    """
+
+    def __init__(self, hooked: HookedModel, opened_with: Where = False) -> None:
+        self.hooked = hooked
+        self.opened_with = opened_with
+        self._hosted: Hosted | None = None
+        self._servers: dict[str | None, Server] = {}
+
+    def later(self, remote: Where | AsJob) -> Server | None:
+        """The server of a run that is not waited for; None for every other run."""
+        if isinstance(remote, Later):
+            return remote.server
+        return (self.server(None) or self.server(True)) if remote == "job" else None
+
+    def server(self, remote: Where | AsJob) -> Server | None:
+        """The server that is meant, None for here.
+
+        **Raises:** `CapabilityError` for a model without weights and no server; `InputError` for a
+            job where there is none to give.
+        """
+        refuse_job(remote)
+        where = self.opened_with if remote is None else remote
+        if isinstance(where, Server):
+            return where
+        if where is False or where is None:
+            if self.hooked.weightless:
+                raise CapabilityError(
+                    "this model was opened without weights, to run on a server; say remote=True or "
+                    "an address, or open it with from_pretrained(...) alone"
+                )
+            return None
+        address = where if isinstance(where, str) else None
+        if address not in self._servers:
+            self._servers[address] = Server(address)
+        return self._servers[address]
+
+    def require_here(self, what: str, instead: str) -> None:
+        """Refuse what needs the model itself where its runs go to a server.
+
+        **Raises:** `CapabilityError` saying what to do instead.
+        """
+        if self.server(None) is not None:
+            raise CapabilityError(
+                f"{what} needs the model here, and its runs go to a server: {instead}"
+            )
+
+    @property
+    def hosted(self) -> Hosted:
+        """The model as a server knows it.
+
+        **Raises:** `CapabilityError` for a model without a name.
+        """
+        if self._hosted is None:
+            name = self.hooked.hf_model.config.name_or_path
+            if not name:
+                raise CapabilityError(
+                    "a server knows models by their names, and this one has none; open it with "
+                    "LMM.from_pretrained"
+                )
+            attention = self.hooked.config._attn_implementation
+            self._hosted = Hosted(name, self.hooked.processor, attn_implementation=attention)
+        return self._hosted
+
+    @hosted.setter
+    def hosted(self, hosted: Hosted) -> None:
+        self._hosted = hosted
+
+    def executor(self, remote: Where | AsJob, *, allow_large: bool) -> Executor:
+        """What carries out a run there.
+
+        **Raises:** as `server`; `InputError` for `allow_large` without one.
+        """
+        server = self.server(remote)
+        if server is None and allow_large:
+            raise InputError(
+                "allow_large is about what a server sends, and this run is here; say remote=... as "
+                "well, or leave it out"
+            )
+        if server is None:
+            return execute
+        return RemoteExecutor(server, self.hosted, allow_large=allow_large)
+
+
+def refuse_job(remote: Where | AsJob) -> None:
+    """Refuse a job where runs are waited for, or collected.
+
+    **Raises:** `InputError` naming what gives one.
+    """
+    if remote == "job" or isinstance(remote, Later):
+        raise InputError(
+            "run and generate give a job for remote='job', and a session by submit(); here say "
+            "True, an address, or a Server"
+        )

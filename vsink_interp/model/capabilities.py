@@ -1,0 +1,247 @@
+"""The self-check: which hook points of a model can be read, and which act when they are written.
+
+Every hook point is tried on the model itself. Reading must change no bit of the logits and give the
+axes of the hook table; overwriting must change the logits, in the prefill and again in a decode
+step alone. What fails is not offered any more.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Any, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..edits import Fn
+from ..errors import CapabilityError
+from ..families import Family
+from ..families.tiny import build, like
+from ..graph import HOOKS, HookPoint
+from ..probes import Activation
+
+PROMPT = "what is this"
+
+
+@final
+@dataclass(frozen=True)
+class Capability:
+    """What one hook point can do in one model.
+
+    **Attributes:**
+
+    - `hook`: its full name, with `{layer}` for the layer.
+    - `read`: whether reading it works and changes nothing.
+    - `write`: whether overwriting it changes the logits.
+    - `decode`: whether overwriting it in a decode step alone changes that step's logits; None for
+        hook points that occur in the prefill only.
+    - `layer`: the layer where it was tried; None outside the layers.
+    - `n_layers`: how many layers offer it.
+    - `reason`: why it is not offered, or what failed; empty if all is well.
+    """
+
+    hook: str
+    read: bool = False
+    write: bool = False
+    decode: bool | None = False
+    layer: int | None = None
+    n_layers: int = 0
+    reason: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be read and written wherever it occurs."""
+        return self.read and self.write and self.decode is not False
+
+
+@final
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do, hook point by hook point; prints as a table.
+
+    **Attributes:**
+
+    - `model`, `family`: the class of the model and the name of its family.
+    - `inferred`: whether the family was filled in by looking at the model.
+    - `transformers`: the version of transformers.
+    - `exact`: whether a run without edits gives the logits of plain transformers bit by bit.
+    - `hooks`: one entry per hook point, in forward order.
+    """
+
+    model: str
+    family: str
+    inferred: bool
+    transformers: str
+    exact: bool
+    hooks: tuple[Capability, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that is offered works."""
+        return self.exact and all(one.works or not one.n_layers for one in self.hooks)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The hook points that were offered and failed, and how."""
+        return {one.hook: one.reason for one in self.hooks if one.n_layers and not one.works}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON; overwriting is tried in the prefill, and again in decode."""
+        hooks = [asdict(one) | {"prefill": one.write} for one in self.hooks]
+        return asdict(self) | {"hooks": hooks, "passed": self.passed}
+
+    def __str__(self) -> str:
+        about = f"{self.model}, family {self.family}{' (inferred)' if self.inferred else ''}"
+        exact = "equal" if self.exact else "DIFFERENT"
+        lines = [
+            f"{about}, transformers {self.transformers}; logits without edits: {exact}",
+            f"{'hook point':46} read write decode blocks",
+        ]
+        marks = {True: "yes", False: "no", None: "-"}
+        for one in self.hooks:
+            cells = (
+                f"{marks[one.read]:4} {marks[one.write]:5} {marks[one.decode]:6} {one.n_layers:<6}"
+            )
+            lines.append(f"{one.hook:46} {cells} {one.reason}".rstrip())
+        return "\n".join(lines)
+
+
+def check(lmm: Any) -> Capabilities:
+    """Try every hook point of an `LMM` on a small image and prompt.
+
+    Costs about three forward passes and one decode step per hook point.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (56, 70, 3), dtype=np.uint8)
+    encoding = lmm.encode(Image.fromarray(noise), PROMPT)
+    with torch.no_grad():
+        plain = lmm.hf_model(**encoding.inputs).logits.cpu()
+    answer = lmm.generate(encoding, max_new_tokens=2).logits
+    family = lmm.hooked.family
+    return Capabilities(
+        type(lmm.hf_model).__name__,
+        family.name,
+        family.inferred,
+        version("transformers"),
+        torch.equal(lmm.run(encoding).logits, plain),
+        tuple(_try(lmm, point, encoding, plain, answer) for point in HOOKS),
+    )
+
+
+def failed_in_small(make: Callable[..., Any], family: Family, config: Any) -> Mapping[str, str]:
+    """The hook points that fail on a tiny random model of a model's classes, and how.
+
+    Takes about a second, once per process. Nothing is known, and nothing fails, where the family
+    has no tiny model with this vision side.
+
+    **Arguments:**
+
+    - `make`: makes an `LMM` of a model and a processor.
+    - `config`: the configuration of the model in question.
+
+    **Raises:** `CapabilityError` if a run without edits does not give the logits of transformers.
+    """
+    attention = "eager" if config._attn_implementation == "eager" else "sdpa"
+    text, vision = (
+        type(part) for part in (config.get_text_config(), getattr(config, "vision_config", None))
+    )
+    return _failed_in_small(make, family, text, vision, attention)
+
+
+@cache
+def _failed_in_small(
+    make: Callable[..., Any], family: Family, text: type, vision: type, attention: str
+) -> Mapping[str, str]:
+    if family.tiny is None:
+        return {}
+    config, processor = family.tiny()
+    config = like(config, text, vision)
+    if config is None:
+        return {}
+    found = check(make(build(config, attention), processor, family=family, check=False))
+    if not found.exact:
+        raise CapabilityError(
+            f"with transformers {found.transformers} a run of {found.model} without edits does not "
+            "give the logits of transformers, so that no edit could be trusted; take a version "
+            "that vsink_interp supports, or pass check=False to look into it"
+        )
+    return found.failed
+
+
+def _try(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor) -> Capability:
+    if why := lmm.hooked.refusal(point):
+        return Capability(point.template, reason=why)
+    fine = (None,) if point.stack is None else lmm.hooked.offering(point)
+    layer = fine[0]
+    hook = point.name if point.stack == "blocks" else point.template
+
+    def acts(steps: str, at: dict[str, Any]) -> bool:
+        edit = Fn(hook, _overwrite(steps), **at)
+        if steps == "decode":
+            changed = lmm.generate(encoding, graph=edit, max_new_tokens=2).logits
+            return not torch.equal(changed[:, 1], answer[:, 1])
+        return not torch.equal(lmm.run(encoding, graph=edit).logits, plain)
+
+    tests: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "read": lambda at: _reads(lmm, Activation(hook, **at), encoding, plain),
+        "write": lambda at: acts("all", at),
+    }
+    if "decode" in point.phases:
+        tests["decode"] = lambda at: acts("decode", at)
+    places = _one_of_each_kind(lmm, point, fine)
+    found: dict[str, Any] = {"decode": None}
+    reasons = []
+    for name, test in tests.items():
+        try:
+            found[name] = all(map(test, places))
+        except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
+            found[name] = False
+            reasons.append(f"{name}: {str(error).splitlines()[0][:160]}")
+        else:
+            reasons += [] if found[name] else [f"{name} has no effect or changes the model"]
+    return Capability(
+        point.template, layer=layer, n_layers=len(fine), **found, reason="; ".join(reasons)
+    )
+
+
+def _one_of_each_kind(
+    lmm: Any, point: HookPoint, fine: tuple[int | None, ...]
+) -> list[dict[str, Any]]:
+    """The first layer of every kind of attention that offers a hook point, as arguments."""
+    if point.stack is None:
+        return [{}]
+    kinds = lmm.hooked.kinds if point.stack == "blocks" else [""] * len(fine)
+    firsts = {kinds[at]: at for at in reversed(fine) if at is not None}
+    return [{"layers": at} for at in sorted(firsts.values())]
+
+
+def _overwrite(steps: str) -> Callable[..., Tensor]:
+    """A hook function that writes other values, everywhere or in decode steps alone."""
+
+    def shift(value: Tensor, hook: Any) -> Tensor:
+        site = hook.site
+        if steps == "decode" and site.n_keys <= site.layout.prompt_length:
+            return value
+        # Keys stay where they are: a sliding window has let some go, and the future is hidden.
+        return 0.5 * value if site.hook.axes[-1] == "key" else value.roll(1, -1)
+
+    return shift
+
+
+def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
+    run = lmm.run(encoding, graph=probe)
+    record = run[probe]
+    values = record.values.float()
+    if probe.hook.endswith("hook_pattern") and not torch.allclose(
+        values.sum(-1), torch.ones(1), atol=1e-2
+    ):
+        return False
+    tokens = run.layout.length
+    sizes = {"batch": 1, "query": tokens, "key": tokens, "d_model": lmm.d_model}
+    sizes |= lmm.hooked.n_heads
+    axes = values.ndim == len(record.axes) and all(
+        sizes.get(axis, size) == size for axis, size in zip(record.axes, values.shape, strict=True)
+    )
+    return axes and torch.equal(run.logits, plain)

@@ -1,0 +1,107 @@
+"""What the second passes of a graph's contrasts run on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..edits import Contrast
+from ..engine import ContrastInputs
+from ..errors import CapabilityError, NotationError
+from ..graph import CacheEdit, EditGraph, Node, Probe, find_hook
+from ..graph.plan import Plan
+from .encoding import IMAGE, Encoding
+
+
+def second_passes(
+    lmm: Any, plan: Callable[..., Plan], planned: Plan, encoding: Encoding, n_new: int
+) -> dict[int, ContrastInputs]:
+    """One second pass per contrast of a planned graph, by the contrast's number in it.
+
+    **Arguments:**
+
+    - `plan`: from a graph and an encoding to a plan that fits them.
+    - `n_new`: how many tokens the run may generate.
+
+    **Raises:** `NotationError` if edits should act in a second pass and there are none;
+    `CapabilityError` if edits outside attention should act in a second pass, or the
+    image cannot be spoiled.
+    """
+    found: dict[int, ContrastInputs] = {}
+    for number, node in enumerate(planned.graph):
+        if isinstance(node, Contrast):
+            other = _spoiled(lmm, node, encoding)
+            answer = encoding.inputs["input_ids"][:, encoding.layout.prompt_length :]
+            if node.rewords and answer.shape[1]:
+                other = other.with_answer(answer)
+            edits = EditGraph(*_followed(lmm, node, planned)) if node.edited else None
+            its_plan = plan(edits, other, generates=n_new > 1) if edits else None
+            layout = other.layout.extend(n_new)
+            found[number] = ContrastInputs(other.inputs, layout, its_plan, answer.shape[1] + 1)
+    return found
+
+
+def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
+    """The edits that act in the second pass too."""
+    edits = {i: n for i, n in enumerate(planned.graph) if not isinstance(n, Contrast | Probe)}
+    if not edits:
+        raise NotationError(f"{node!r}: no other edit could act there; leave edited=False")
+    reached = {i for i, n in edits.items() if isinstance(n, CacheEdit)} | {
+        number
+        for (template, layer), nodes in planned.places.items()
+        for number, _ in nodes
+        if lmm.hooked.computes(find_hook(template), layer)
+    }
+    if outside := [n for i, n in edits.items() if i not in reached]:
+        raise CapabilityError(
+            f"{node!r} lets edits act in the second pass, which reaches those inside attention "
+            f"and of the cache only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
+        )
+    return [*edits.values()]
+
+
+def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
+    """An encoding as the second pass gets it; where it has other tokens, without the answer."""
+    other = _reworded(lmm, node, encoding) if node.rewords else encoding
+    if node.image != "noise":
+        return other
+    n_images = [len(row) for row in encoding.images]
+    pixels = other.inputs["pixel_values"]
+    grids = other.inputs.get("image_grid_thw")  # where pixels come as a list of patches
+    sizes = None if grids is None else grids.prod(-1).tolist()
+    if lmm.hooked.family.tiles_by_prompt:
+        counts = [[len(span.parts) for span in row] for row in other.layout.images]
+        new = _spoiled_tiles(node, pixels, counts)
+    else:
+        new = node.spoiled(pixels, n_images, sizes)
+    return replace(other, inputs={**other.inputs, "pixel_values": new})
+
+
+def _spoiled_tiles(
+    node: Contrast, pixels: Float[Tensor, "batch tile channel y x"], counts: list[list[int]]
+) -> Float[Tensor, "batch tile channel y x"]:
+    """Noise in the tiles of each image, given how many each has of a prompt.
+
+    The model tells the empty tiles behind them by their zeros, so these get none.
+    """
+    lengths = [sum(each) for each in counts]
+    real = torch.cat([row[:n] for row, n in zip(pixels, lengths, strict=True)])
+    sizes = [n for each in counts for n in each]
+    found = node.spoiled(real, [len(each) for each in counts], sizes)
+    new = zip(found.split(lengths), pixels, lengths, strict=True)
+    return torch.stack([torch.cat([part, row[n:]]) for part, row, n in new])
+
+
+def _reworded(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
+    images, texts = list(map(list, encoding.images)), encoding.prompts
+    if node.prompt:
+        texts = (node.prompt,) * len(texts)
+    if node.prompt and encoding.chat:
+        texts = lmm.encode(images, list(texts)).prompts
+    shown = [[] for _ in images] if node.image == "none" else images
+    words = (IMAGE, lmm.hooked.family.word, lmm.hooked.family.marker)
+    begin = lmm.processor.tokenizer.bos_token
+    return lmm.encode(shown, [node.reworded(text, words, begin) for text in texts], chat=False)

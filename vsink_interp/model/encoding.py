@@ -1,0 +1,369 @@
+"""From images and prompts to what the model takes, with the place of every token."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeAlias, final
+
+import torch
+from jaxtyping import Int
+from PIL.Image import Image
+from torch import Tensor
+
+from ..engine.cached_prefix import CachedPrefix
+from ..errors import InputError
+from ..families import Family
+from ..tokens import CODE, ImageSpan, TokenLayout
+from .images import as_image
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A prompt, or a batch of them, as the model takes it.
+
+    **Attributes:**
+
+    - `inputs`: exactly what the Hugging Face model takes.
+    - `layout`: what every token is.
+    - `images`: the original images of each sample.
+    - `prompts`: the rendered prompts.
+    - `batched`: whether prompts were given as a list.
+    - `cached_prefix`: keys and values that were read before, where a question continues them;
+        `inputs` and `layout` cover both.
+    - `chat`: whether prompts were put into the chat format.
+    """
+
+    inputs: Mapping[str, Tensor]
+    layout: TokenLayout
+    images: tuple[tuple[Image, ...], ...]
+    prompts: tuple[str, ...]
+    batched: bool
+    cached_prefix: CachedPrefix | None = None
+    chat: bool = True
+
+    def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
+        """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
+        # What says of each token which kind it is: 0 is text, but 1 what answers a prefix.
+        kind = int(self.layout.sight == "prefix")
+        longer = {
+            name: torch.cat([x, x.new_full(answer.shape, kind)], 1)
+            for name, x in self.inputs.items()
+            if name.endswith("token_type_ids") and x.shape == ids.shape
+        }
+        if (crossed := self.inputs.get("cross_attention_mask")) is not None:
+            more = crossed[:, -1:].expand(-1, answer.shape[1], -1, -1)
+            longer["cross_attention_mask"] = torch.cat([crossed, more], 1)
+        longer["input_ids"] = torch.cat([ids, answer], 1)
+        longer["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], 1)
+        layout = self.layout.extend(answer.shape[1])
+        return replace(self, inputs={**self.inputs, **longer}, layout=layout)
+
+
+Chars: TypeAlias = tuple[int, int]
+"""Where a piece of text begins and ends."""
+
+IMAGE = "<image>"
+"""What stands for an image in a prompt, whatever the model's own word for it is."""
+
+
+@final
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt in the model's chat format, and what its characters are.
+
+    **Attributes:**
+
+    - `text`: the prompt, with one placeholder for each image.
+    - `content`: the user's own characters, placeholders included.
+    - `roles`: role markers.
+    - `placeholders`: what stands for each image.
+    - `markers`: the part of each placeholder that the processor replaces by the image.
+    """
+
+    text: str
+    content: tuple[Chars, ...]
+    roles: tuple[Chars, ...]
+    placeholders: tuple[Chars, ...]
+    markers: tuple[Chars, ...]
+
+    @property
+    def start(self) -> int:
+        """Where the user's content begins."""
+        return min(begin for begin, _ in self.content)
+
+
+def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]:
+    """One list of images per prompt, the prompts, and whether they were given as a batch.
+
+    **Raises:** `InputError` if their numbers do not match, or a prompt is no text.
+    """
+    batched = not isinstance(prompt, str)
+    if batched and not isinstance(prompt, list | tuple):
+        raise InputError(f"a prompt is a string or a list of them; got {type(prompt).__name__}")
+    prompts = list(prompt) if batched else [prompt]
+    if not prompts or not all(isinstance(text, str) for text in prompts):
+        raise InputError("a prompt is a string, or a batch of them a non-empty list of strings")
+    if not all(text.strip() for text in prompts):
+        raise InputError("the prompt is empty; ask something, for instance 'Describe the image.'")
+    if not batched:
+        return [_images(image)], prompts, False
+    images = list(image) if isinstance(image, list | tuple) else [image] * len(prompts)
+    if len(images) != len(prompts):
+        raise InputError(
+            f"{len(images)} images for {len(prompts)} prompts; a batch has one entry per prompt: a "
+            "image, a list of images, or None"
+        )
+    return [_images(entry) for entry in images], prompts, True
+
+
+def _images(entry: Any) -> list[Image]:
+    if entry is None:
+        return []
+    many = entry if isinstance(entry, list | tuple) else [entry]
+    return [as_image(image) for image in many]
+
+
+def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:
+    """Put a prompt into the model's chat format; images come first unless it places them.
+
+    **Raises:** `InputError` if the prompt's placeholders and its images differ in number.
+    """
+    placeholder = family.word
+    own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
+    found = own.count(family.marker)
+    if not chat and not own.startswith(family.opening):
+        raise InputError(f"with chat=False the prompt must begin with {family.opening!r}")
+    if not chat and found != n_images:
+        raise InputError(
+            f"with chat=False the prompt must hold {IMAGE} for each of the {n_images} images, "
+            f"and it has {found}"
+        )
+    if found and found != n_images:
+        raise InputError(
+            f"the prompt has {found} {IMAGE} for {n_images} images; write one for each, or "
+            "none to put the images first"
+        )
+    if not chat:
+        return _locate(family, own, *_raw_content(family, own))
+    frame = _chat(processor, family, 0 if found else n_images)
+    begin = frame.find(_SENTINEL)
+    if frame.count(_SENTINEL) != 1:
+        raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
+    own = own.strip()
+    return _locate(family, frame.replace(_SENTINEL, own), begin, begin + len(own))
+
+
+_SENTINEL = "\ue000prompt\ue001"
+"""Stands for the prompt while the template is applied: a prompt may occur in the template too."""
+
+
+def _chat(processor: Any, family: Family, n_images: int) -> str:
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": _SENTINEL}]
+        return processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+    return family.template.format(content="\n".join([family.word] * n_images + [_SENTINEL]))
+
+
+def answer_marker(processor: Any, family: Family) -> str:
+    """What the chat format puts between a prompt and its answer, as in `" ASSISTANT:"`."""
+    return _chat(processor, family, 0).split(_SENTINEL)[1]
+
+
+def _markers(family: Family, text: str) -> list[tuple[int, int]]:
+    words = "|".join(re.escape(marker) for marker in family.role_markers)
+    return [match.span() for match in re.finditer(words, text)]
+
+
+def _raw_content(family: Family, text: str) -> tuple[int, int]:
+    """The user's part of a prompt that came in its final form: between its role markers."""
+    found = _markers(family, text)
+    return (found[0][1] if found else 0), (found[-1][0] if len(found) > 1 else len(text))
+
+
+def _locate(family: Family, text: str, begin: int, end: int) -> Rendered:
+    marker = family.marker
+    before, _, after = family.word.partition(marker)
+    markers = tuple(match.span() for match in re.finditer(re.escape(marker), text))
+    placeholders = tuple(
+        (
+            first - len(before) * text[:first].endswith(before),
+            last + len(after) * text[last:].startswith(after),
+        )
+        for first, last in markers
+    )
+    content = ((begin, end), *placeholders)
+    roles = tuple(span for span in _markers(family, text) if not _touches(span, content))
+    return Rendered(text, content, roles, placeholders, markers)
+
+
+def _touches(span: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    return any(span[0] < end and begin < span[1] for begin, end in others)
+
+
+def encode(
+    config: Any,
+    processor: Any,
+    family: Family,
+    images: list[list[Image]],
+    prompts: list[str],
+    *,
+    batched: bool,
+    chat: bool,
+) -> Encoding:
+    """Encode prompts, left-padded to one length, and lay out their tokens."""
+    rendered = [
+        render(processor, family, prompt, len(shown), chat=chat)
+        for prompt, shown in zip(prompts, images, strict=True)
+    ]
+    inputs = process(processor, family, [r.text for r in rendered], images)
+    layout = lay_out(config, processor, family, inputs, rendered, images)
+    texts = tuple(r.text for r in rendered)
+    taken = {name: x for name, x in inputs.items() if name not in UNUSED and isinstance(x, Tensor)}
+    return Encoding(taken, layout, tuple(map(tuple, images)), texts, batched, chat=chat)
+
+
+OFFSETS = "offset_mapping"
+UNUSED = (OFFSETS, "labels")
+"""What processors return beside model inputs: PaliGemma's adds the labels of a training example."""
+
+
+def process(
+    processor: Any, family: Family, texts: list[str], images: list[list[Image]]
+) -> Mapping[str, Any]:
+    """What the processor makes of a left-padded batch, the place of each token in its text too."""
+    flat = [image for shown in images for image in shown]
+    if family.sight == "cross-attention" and len({len(shown) for shown in images}) > 1:
+        raise InputError(
+            "prompts with different numbers of images in one batch: the images are filled up, "
+            "and rows before an image attend to the filling as well, so answers would depend on "
+            "the batch; run them one by one"
+        )
+    begin = processor.tokenizer.bos_token
+    return processor(
+        text=texts,
+        images=(images if family.nested else flat) if flat else None,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_offsets_mapping=True,
+        # A template that writes the first token itself must not get it twice.
+        add_special_tokens=not (begin and all(text.startswith(begin) for text in texts)),
+    )
+
+
+def lay_out(
+    config: Any,
+    processor: Any,
+    family: Family,
+    inputs: Mapping[str, Any],
+    rendered: list[Rendered],
+    images: list[list[Image]],
+) -> TokenLayout:
+    """Say what each token of encoded prompts is.
+
+    **Raises:** `InputError` if the processor's tokens cannot be matched with the prompt's text.
+    """
+    ids, attended = inputs["input_ids"], inputs["attention_mask"]
+    flat = [image for shown in images for image in shown]
+    spans = iter(family.spans(config, processor, flat, inputs) if flat else ())
+    placed = tuple(tuple(islice(spans, len(row))) for row in images)
+    layout = torch.zeros(4, *ids.shape, dtype=ids.dtype)
+    layout[1] = -1
+    for sample, text in enumerate(rendered):
+        real = attended[sample].bool()
+        row = _Row(
+            ids[sample][real].tolist(), inputs[OFFSETS][sample][real].tolist(), text, placed[sample]
+        )
+        layout[:, sample, real] = torch.tensor(row.kinds(family, config, processor.tokenizer)).T
+    return TokenLayout(
+        layout[0],
+        layout[1],
+        layout[2].bool(),
+        placed,
+        ids.shape[1],
+        layout[3].bool(),
+        family.sight,
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Row:
+    """The tokens of one prompt, and where each lies in the text that the processor expanded."""
+
+    ids: list[int]
+    offsets: list[list[int]]
+    text: Rendered
+    spans: tuple[ImageSpan, ...]
+
+    def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
+        """Segment code, image number, role and separator of each token."""
+        tokenless = family.sight == "cross-attention"
+        patches = {} if tokenless else self._patches(config.image_token_id)
+        expanded = [*self.text.markers] if tokenless else self._expanded(family, patches)
+        text, found = self.text, []
+        for token, (id_, (begin, end)) in enumerate(zip(self.ids, self.offsets, strict=True)):
+            image, raw = self._raw(begin, expanded)
+            chars = (raw, raw + end - begin) if image < 0 else text.markers[image]
+            if token in patches:
+                number, is_patch = patches[token]
+                found.append([CODE["image"], number, 0, int(not is_patch)])
+                continue
+            segment = CODE["system"] if chars[0] < text.start else CODE["query"]
+            if id_ == tokenizer.bos_token_id:
+                segment = CODE["bos"]
+            role = image < 0 and _touches(chars, text.roles)
+            apart = image >= 0 or (end > begin and _touches(chars, text.placeholders))
+            found.append([segment, -1, int(role), int(apart and segment != CODE["bos"])])
+        return found
+
+    def _patches(self, image_id: int) -> dict[int, tuple[int, bool]]:
+        """The image tokens: the number of their image, and whether they are patches."""
+        places = [token for token, id_ in enumerate(self.ids) if id_ == image_id]
+        sizes = [span.size for span in self.spans]
+        if len(places) != sum(sizes):
+            raise InputError(
+                f"expected {sizes} image tokens, the processor made {len(places)} of "
+                f"{self.text.text!r}"
+            )
+        numbered = [
+            (number, place is not None)
+            for number, span in enumerate(self.spans)
+            for place in span.places
+        ]
+        return dict(zip(places, numbered, strict=True))
+
+    def _expanded(self, family: Family, patches: dict[int, tuple[int, bool]]) -> list[Chars]:
+        """Where each image lies in the expanded text, in characters."""
+        last = {number: self.offsets[token][1] for token, (number, _) in patches.items()}
+        first = {number: self.offsets[token][0] for token, (number, _) in reversed(patches.items())}
+        found: list[Chars] = []
+        shift = 0
+        for number, (begin, end) in enumerate(self.text.markers):
+            stop = last[number] + len(family.suffix)
+            if number == len(self.spans) - 1:
+                stop += len(family.closing)
+            found.append((begin + shift, stop))
+            shift = stop - end
+            if first[number] < found[-1][0]:
+                raise InputError(f"the processor's tokens do not match {self.text.text!r}")
+        length = max((end for _, end in self.offsets), default=0)
+        if length - shift < len(self.text.text.rstrip()):
+            raise InputError(f"the processor's tokens do not match {self.text.text!r}")
+        return found
+
+    def _raw(self, place: int, expanded: list[Chars]) -> tuple[int, int]:
+        """The image whose text holds a character, or -1, and its place in the unexpanded text."""
+        shift = 0
+        for number, (begin, end) in enumerate(expanded):
+            if place < begin:
+                break
+            if place < end:
+                return number, place
+            shift = end - self.text.markers[number][1]
+        return -1, place - shift

@@ -1,0 +1,176 @@
+"""A run from what is asked for to what came of it: planned for the model, carried out, and read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..edits import Contrast
+from ..engine import Outcome
+from ..errors import CapabilityError, LayoutError
+from ..graph import HOOKS, EditGraph, Node, find_hook
+from ..graph.plan import Plan, plan
+from ..results import Run
+from ..sinks import SinkDims
+from ..tokens import TokenLayout
+from .contrast_inputs import second_passes
+from .encoding import Encoding
+from .generation import after_end, options, refuse_endless
+
+Executor = Callable[..., Outcome]
+"""`engine.execute`, or what stands in for it."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RunRequest:
+    """One run that is asked for: one forward pass, or an answer of at most `n_new` tokens."""
+
+    encoding: Encoding
+    graph: EditGraph
+    generates: bool = False
+    n_new: int | None = None
+    hf_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def carry_out(
+    lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None = None
+) -> Run:
+    """Plan a run, let `executor` carry it out, and read the outcome.
+
+    **Arguments:**
+
+    - `lmm`: the model.
+    - `sinks`: the sink dimensions, where they need not be found.
+    """
+    return (_answer if run_request.generates else _one_pass)(lmm, run_request, executor, sinks)[0]
+
+
+def with_outcome(lmm: Any, run_request: RunRequest, executor: Executor) -> tuple[Run, Outcome]:
+    """An answer, and what the model returned beside it: its cache."""
+    return _answer(lmm, run_request, executor, None)
+
+
+def _one_pass(
+    lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None
+) -> tuple[Run, Outcome]:
+    encoding = run_request.encoding
+    planned = fitted(lmm, run_request.graph, encoding, generates=False)
+    outcome = executor(
+        lmm.hooked,
+        planned,
+        encoding.inputs,
+        encoding.layout,
+        sinks or _known_sinks(lmm, planned),
+        None,
+        second_passes(lmm, partial(fitted, lmm), planned, encoding, 0),
+    )
+    logits = outcome.output.logits
+    likeliest = logits[:, -1].argmax(-1, keepdim=True)
+    ids = encoding.inputs["input_ids"]
+    return _read(lmm, run_request, ids, logits, likeliest, encoding.layout, outcome), outcome
+
+
+def _answer(
+    lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None
+) -> tuple[Run, Outcome]:
+    encoding = run_request.encoding
+    given = options(
+        lmm.hf_model, lmm.processor.tokenizer, run_request.n_new, dict(run_request.hf_kwargs)
+    )
+    refuse_endless(lmm.hf_model, given, encoding.layout.batch)
+    n_new = given["max_new_tokens"]
+    # The last token is never fed back: one new token means no row of a generated token.
+    planned = fitted(lmm, run_request.graph, encoding, generates=n_new > 1)
+    outcome = executor(
+        lmm.hooked,
+        planned,
+        encoding.inputs,
+        encoding.layout.extend(n_new),
+        sinks or _known_sinks(lmm, planned),
+        {**given, "return_dict_in_generate": True, "output_logits": True},
+        second_passes(lmm, partial(fitted, lmm), planned, encoding, n_new),
+        encoding.cached_prefix,
+    )
+    ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
+    new = ids[:, encoding.layout.length :]
+    ended = after_end(lmm.hf_model, new, given)
+    before = torch.zeros(len(new), encoding.layout.length, dtype=torch.bool)
+    layout = encoding.layout.extend(new.shape[1]).without(torch.cat([before, ended], 1))
+    return _read(lmm, run_request, ids, logits, new, layout, outcome), outcome
+
+
+def _read(
+    lmm: Any,
+    run_request: RunRequest,
+    ids: Int[Tensor, "batch token"],
+    logits: Float[Tensor, "batch row vocab"],
+    new: Int[Tensor, "batch new"],
+    layout: TokenLayout,
+    outcome: Outcome,
+) -> Run:
+    decode = lmm.processor.tokenizer.batch_decode
+    words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
+    texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
+    text = texts if run_request.encoding.batched else texts[0]
+    return Run(
+        ids.cpu(), logits.cpu(), text, layout, words, run_request.graph, lmm.name, outcome.records
+    )
+
+
+def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
+    """The plan of a graph for a model and a prompt.
+
+    **Raises:** `CapabilityError`, `NotationError` or `LayoutError` if it does not fit them.
+    """
+    for node in graph:
+        if node.point in HOOKS:
+            lmm.hooked.require(node.point)
+    planned = plan(graph, lmm.n_layers, lmm.hooked.n_vision_layers, lmm.hooks)
+    for template, layer in planned.places:
+        lmm.hooked.require(find_hook(template), layer)
+    for node in graph:
+        if encoding.cached_prefix is not None:
+            _refuse_after(node)
+        if node.needs_values and (why := lmm.hooked.gating):
+            raise CapabilityError(f"{node!r}: {why}")
+        node.fit(lmm.sizes)
+        if "vision" in node.point.template and not any(encoding.images):
+            raise LayoutError(f"{node!r} acts on the vision side, and this prompt has no image")
+        node.check(encoding.layout, generates=generates)
+    if not any(encoding.images):
+        _refuse_skipped(lmm, planned)
+    return planned
+
+
+def _refuse_skipped(lmm: Any, planned: Plan) -> None:
+    """Refuse nodes in layers that a model passes over without an image."""
+    kinds = lmm.hooked.kinds
+    fine = ",".join(str(at) for at, kind in enumerate(kinds) if kind != "cross_attention")
+    for (template, layer), nodes in planned.places.items():
+        decoder = find_hook(template).stack == "blocks" and layer is not None
+        if decoder and kinds[layer] == "cross_attention":
+            raise LayoutError(
+                f"{nodes[0][1]!r} acts on layer {layer}, cross-attention, which this model passes "
+                f"over without an image; name others, layers={fine!r}"
+            )
+
+
+def _refuse_after(node: Node) -> None:
+    """Refuse what cannot act on a question that goes on from a context."""
+    if node.needs_phi:
+        lacks = "needs the sink value of every token, and those of a context were not kept"
+    elif isinstance(node, Contrast):
+        lacks = "compares with the prompt read another way, and a context was read one way only"
+    else:
+        return
+    raise CapabilityError(f"{node!r} {lacks}; ask the whole prompt anew with generate")
+
+
+def _known_sinks(lmm: Any, planned: Plan) -> SinkDims | None:
+    """The sink dimensions, looked for only where a node needs them."""
+    return lmm.sinks if any(node.needs_sinks for node in planned.graph) else lmm.known_sinks

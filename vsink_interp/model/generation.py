@@ -1,0 +1,210 @@
+"""How `model.generate` is called, what of it a run cannot do, and where answers end."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from inspect import signature
+from reprlib import repr as shorten
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..errors import CapabilityError, InputError
+
+LONGEST = 128
+"""The longest answer where none is asked for."""
+
+_ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
+_BEAMS = "beam search reorders the cache under the edits"
+_ELSEWHERE = "transformers fetches its program from the network; write it as a logits processor"
+_RECORDED = "a Run has no place for it; probes.Pattern, Resid and Logits record it"
+_OUTPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache")
+_ENCODED = "the encoding holds what the model reads"
+REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "num_beams": ((None, 1), _BEAMS),
+    "num_beam_groups": ((None, 1), _BEAMS),
+    "constraints": ((None,), _BEAMS),
+    "force_words_ids": ((None,), _BEAMS),
+    "num_return_sequences": ((None, 1), "give the prompt several times as a batch instead"),
+    "guidance_scale": ((None, 1), "no edit would see its second pass; use edits.Contrast"),
+    "penalty_alpha": ((None,), _ELSEWHERE),
+    "dola_layers": ((None,), _ELSEWHERE),
+    "assistant_model": ((None,), _ROWS_UNSEEN),
+    "assistant_early_exit": ((None,), _ROWS_UNSEEN),
+    "prompt_lookup_num_tokens": ((None,), _ROWS_UNSEEN),
+    "use_mtp": ((None, False), _ROWS_UNSEEN),
+    "token_healing": ((None, False), "it rewrites the end of the prompt"),
+    "prefill_chunk_size": ((None,), "edits need the prompt in one pass"),
+    # transformers takes "hybrid", which configurations of models with windows say, as None.
+    "cache_implementation": (
+        (None, "dynamic", "hybrid"),
+        "other caches hide how many tokens were seen",
+    ),
+    "past_key_values": ((None,), "a run starts from the prompt"),
+    "use_cache": ((None, True), "generation here always uses the cache"),
+}
+"""What `model.generate` can do and a run cannot: the values that are fine, and the reason."""
+
+REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "max_length": ((None,), "say max_new_tokens"),
+    "custom_generate": ((None,), _ELSEWHERE),
+    "negative_prompt_ids": ((None,), "use edits.Contrast(prompt=...)"),
+    "output_attentions": ((None, False), _RECORDED),
+    "output_hidden_states": ((None, False), _RECORDED),
+    "output_scores": ((None, False), _RECORDED),
+    "output_logits": ((None, True), "a Run always holds the logits"),
+    "return_dict_in_generate": ((None, True), "a Run already holds what it would return"),
+    **dict.fromkeys(
+        ("inputs", "input_ids", "inputs_embeds", "attention_mask"), ((None,), _ENCODED)
+    ),
+    **dict.fromkeys(("position_ids", "pixel_values"), ((None,), _ENCODED)),
+}
+"""As `REFUSED`, for arguments of the call; what a model's own configuration says is overruled."""
+
+SAMPLING: Mapping[str, tuple[Any, ...]] = {
+    "temperature": (None, 0, 1),
+    "top_k": (None, 0, 50),
+    "top_p": (None, 1),
+    "top_h": (None,),
+    "min_p": (None, 0),
+    "typical_p": (None, 1),
+    "epsilon_cutoff": (None, 0),
+    "eta_cutoff": (None, 0),
+}
+"""What transformers leaves aside in a greedy answer, and the values that ask for nothing."""
+
+
+def _configuration(hf_model: Any, given: Mapping[str, Any]) -> Any:
+    """What `model.generate` goes by: a configuration given along, filled up from the model's."""
+    own = given.get("generation_config")
+    if own is None:
+        return hf_model.generation_config
+    merged = deepcopy(own)
+    merged.update(
+        **hf_model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True
+    )
+    return merged
+
+
+def options(
+    hf_model: Any, tokenizer: Any, max_new_tokens: int | None, hf_kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `model.generate` is given: greedy unless told otherwise.
+
+    **Raises:** `CapabilityError` for what a run cannot do, with the values that are fine;
+    `InputError` for less than one new token, or what shapes samples where none are drawn.
+    """
+    config = _configuration(hf_model, hf_kwargs)
+    _refuse_unsampled(config, hf_kwargs)
+    for name in (*REFUSED, *REFUSED_ARGUMENTS):
+        fine, why = REFUSED.get(name) or REFUSED_ARGUMENTS[name]
+        wanted = hf_kwargs.get(name, getattr(config, name, None) if name in REFUSED else None)
+        if wanted not in fine:
+            raise CapabilityError(f"{name}={shorten(wanted)} is not supported, only {fine}: {why}")
+    pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+    return {
+        **({"do_sample": False} if hf_kwargs.get("generation_config") is None else {}),
+        **({"tokenizer": tokenizer} if _stop_strings(config, hf_kwargs) else {}),
+        "pad_token_id": pad,
+        **hf_kwargs,
+        "max_new_tokens": _longest(max_new_tokens, hf_kwargs.get("generation_config")),
+    }
+
+
+def _refuse_unsampled(config: Any, given: Mapping[str, Any]) -> None:
+    for name, nothing in SAMPLING.items() if not _samples(config, given) else ():
+        if given.get(name) not in nothing:
+            raise InputError(
+                f"{name}={given[name]} is for sampling, and the answer is greedy: add "
+                "do_sample=True"
+            )
+
+
+def _samples(config: Any, given: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn; what the model's own configuration says of it is overruled."""
+    own = given.get("generation_config")
+    return bool(given.get("do_sample", own is not None and config.do_sample))
+
+
+def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what is for generating where a model is called once: transformers would not say so.
+
+    **Raises:** `InputError` naming it.
+    """
+    generates = {*vars(hf_model.generation_config), *signature(hf_model.generate).parameters}
+    read = {*signature(hf_model.forward).parameters, *_OUTPUTS}
+    if unread := sorted(given.keys() & (generates | {"seed"}) - read):
+        raise InputError(
+            f"{', '.join(unread)}: for generating, and this is one forward pass; give "
+            "max_new_tokens as well, or leave it away"
+        )
+
+
+def _stop_strings(config: Any, given: Mapping[str, Any]) -> Any:
+    return given.get("stop_strings", config.stop_strings)
+
+
+def _longest(max_new_tokens: int | None, own: Any) -> int:
+    """How many tokens may be generated; `own` is a generation configuration that came along."""
+    if max_new_tokens is None and own is not None:
+        max_new_tokens = own.max_new_tokens
+        if max_new_tokens is None and own.max_length is not None:
+            raise CapabilityError(
+                f"max_length={own.max_length} is not supported: say max_new_tokens"
+            )
+    length = LONGEST if max_new_tokens is None else max_new_tokens
+    if length < 1:
+        raise InputError(f"max_new_tokens is at least 1; got {length}")
+    return length
+
+
+@contextmanager
+def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generator[None]:
+    """Draw from a seed of its own, and leave torch's random numbers as they were.
+
+    **Raises:** `InputError` if nothing is drawn.
+    """
+    if seed is None:
+        yield
+        return
+    if not _samples(_configuration(hf_model, given), given):
+        raise InputError(
+            f"seed={seed} is for sampling, and the answer is greedy: add do_sample=True"
+        )
+    device = hf_model.device
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
+    """Refuse a batch in which an answer that a stop string ends would go on all the same.
+
+    **Raises:** `CapabilityError` where transformers fills no answer up: it has no end token.
+    """
+    config = _configuration(hf_model, given)
+    stops = _stop_strings(config, given) or given.get("stopping_criteria")
+    if stops and batch > 1 and given.get("eos_token_id", config.eos_token_id) is None:
+        raise CapabilityError(
+            "in a batch, transformers ends answers that meet a stop string or criterion only if "
+            "there is an end token as well; give eos_token_id, or one prompt at a time"
+        )
+
+
+def after_end(
+    hf_model: Any, new: Int[Tensor, "batch new"], given: Mapping[str, Any]
+) -> Bool[Tensor, "batch new"]:
+    """Which generated tokens only fill the batch up, after the end of their answer."""
+    config = _configuration(hf_model, given)
+    end = given.get("eos_token_id", config.eos_token_id)
+    found = torch.as_tensor([-1] if end is None else end, device=new.device)
+    ends = torch.isin(new, found).int()
+    after = (ends.cumsum(-1) - ends) > 0
+    stops = _stop_strings(config, given) or given.get("stopping_criteria")
+    if stops and given["pad_token_id"] is not None and given["pad_token_id"] not in found:
+        # An answer that a stop string ended goes on with padding.
+        other = (new != given["pad_token_id"]).int()
+        after = after | (other.flip(-1).cumsum(-1).flip(-1) == 0)
+    return after.cpu()

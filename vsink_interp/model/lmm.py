@@ -1,0 +1,391 @@
+"""`LMM`: a Hugging Face multimodal model whose every hook point has a name."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, final, overload
+
+from torch import Tensor
+
+from ..engine import AttentionBinding, live
+from ..errors import CapabilityError, InputError, NotationError
+from ..families import Family
+from ..graph import Graphlike, as_graph
+from ..results import Run
+from ..sinks import SinkDims, SinkReport, find_sink_dims
+from .backends import AsJob, Where
+from .compressed_context import Context, describe
+from .compression import CompressedContext
+from .encoding import Encoding, encode, gather
+from .execution import RunRequest, carry_out
+from .generation import options, refuse_unread, seeded
+from .lmm_base import LMMBase
+from .session import Job, Session
+
+
+@final
+class LMM(LMMBase):
+    """A large multimodal model that takes edit graphs.
+
+    **Arguments:**
+
+    - `hf_model`: a transformers model for images and text, on its device, in its precision.
+    - `processor`: its processor.
+    - `sinks`: its sink dimensions. If they are not given, the first graph that needs them runs
+        `find_sink_dims`: half a dozen forward passes more.
+
+    - `family`: the form of its family, if it is none of `vsink_interp.families`.
+    - `check`: try every hook point on a tiny random model of the same classes, once per process
+        and in about a second; what fails there is not offered here. `capabilities` tries them on
+        this model.
+
+    **Attributes:**
+
+    - `name`: what runs and reports call the model; the last part of where it came from.
+
+    A model of no known family is looked at: where its layout has the usual names it works, says
+    `inferred` when it is printed, and offers what passes `capabilities`, whatever `check` says.
+
+    **Raises:** `CapabilityError` for a model whose layout cannot be inferred, with what was looked
+    for and where; or if a run without edits differs from transformers' own.
+    """
+
+    def __init__(
+        self,
+        hf_model: Any,
+        processor: Any,
+        *,
+        sinks: SinkDims | None = None,
+        family: Family | None = None,
+        check: bool = True,
+    ) -> None:
+        self._sinks: SinkDims | None = None
+        self._report: SinkReport | None = None
+        super().__init__(hf_model, processor, family=family, check=check)
+        if sinks is not None:
+            self.sinks = sinks
+
+    @property
+    def sinks(self) -> SinkDims:
+        """The sink dimensions and tau; found on first use if they were not given.
+
+        **Raises:** `CapabilityError` if the model has none.
+        """
+        if self._sinks is None:
+            self._sinks = self.sink_report.sinks
+        return self._sinks
+
+    @sinks.setter
+    def sinks(self, sinks: "SinkDims | SinkReport") -> None:
+        found = sinks.sinks if isinstance(sinks, SinkReport) else sinks
+        if max(found.dims) >= self.d_model:
+            raise NotationError(f"sink dimensions {found.dims} lie beyond d_model = {self.d_model}")
+        self._sinks = found
+
+    @property
+    def known_sinks(self) -> SinkDims | None:
+        """The sink dimensions, if they were given or found already."""
+        return self._sinks
+
+    @property
+    def sink_report(self) -> SinkReport:
+        """The evidence for this model's sink dimensions, found on first use."""
+        if self._report is None:
+            self._report = find_sink_dims(self)
+        return self._report
+
+    def encode(self, image: Any, prompt: Any, *, chat: bool = True) -> Encoding:
+        """Encode a question about an image, or a batch of them.
+
+        **Arguments:**
+
+        - `image`: a PIL image, a path or an array; a list of them for a prompt about several; None
+            for text alone. For a batch, one such entry per prompt.
+        - `prompt`: the question, put into the model's chat format; a list for a batch. `<image>`
+            in it says where an image goes; they come first otherwise.
+        - `chat`: False takes the prompt as it is.
+
+        **Raises:** `InputError` for an empty prompt, an unreadable image, or images and prompts
+        that do not match.
+        """
+        images, prompts, batched = gather(image, prompt)
+        encoding = encode(
+            self.hf_model.config,
+            self.processor,
+            self.hooked.family,
+            images,
+            prompts,
+            batched=batched,
+            chat=chat,
+        )
+        inputs = {name: value.to(self.hooked.device) for name, value in encoding.inputs.items()}
+        return replace(encoding, inputs=inputs)
+
+    @overload
+    def run(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        remote: AsJob,
+        allow_large: bool = ...,
+    ) -> Job: ...
+
+    @overload
+    def run(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        remote: Where = ...,
+        allow_large: bool = ...,
+    ) -> Run: ...
+
+    def run(
+        self,
+        image: Any,
+        prompt: Any = None,
+        graph: Graphlike = None,
+        *,
+        remote: Where | AsJob = None,
+        allow_large: bool = False,
+    ) -> Run | Job:
+        """One forward pass under a graph.
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
+        - `graph`: edits and probes.
+        - `remote`: run on an NDIF server: True, an address, or a `Server`; `"job"` sends the run
+            there and does not wait, and `Server(address).job` sends it to another one.
+        - `allow_large`: bring home from there what is large, or holds full patterns.
+
+        **Returns:** a `Run` with the logits of every prompt token; for a job a `Job`, whose
+        `collect` gives a list of this one run.
+
+        **Raises:** `LayoutError`, `NotationError` or `CapabilityError` before anything runs, if the
+        graph does not fit the prompt or the model, or cannot run remotely; `RemoteError` if the
+        server refuses or fails, `UnreachableError` if it does not answer; `InputError` for
+        `allow_large` without a server.
+        """
+        if server := self.backend.later(remote):
+            session = self.session(server, allow_large=allow_large)
+            session.run(self._whole(image, prompt), graph=graph)
+            return session.submit()
+        run_request = RunRequest(self._whole(image, prompt), as_graph(graph))
+        return carry_out(self, run_request, self.backend.executor(remote, allow_large=allow_large))
+
+    def session(self, remote: Where = None, *, allow_large: bool = False) -> Session:
+        """Collect several runs, and send them to a server as one request.
+
+        **Arguments:**
+
+        - `remote`, `allow_large`: as `run` takes them; nnsight's configured server for a model that
+            was opened with none.
+
+        **Raises:** `InputError` without a server.
+        """
+        server = self.backend.server(remote)
+        if remote is None:
+            server = server or self.backend.server(True)
+        if server is None:
+            raise InputError("a session is for a server: session(remote=True), or an address")
+        return Session(self, server, self.backend.hosted, allow_large=allow_large)
+
+    @overload
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        remote: AsJob,
+        allow_large: bool = ...,
+        **hf_kwargs: Any,
+    ) -> Job: ...
+
+    @overload
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        remote: Where = ...,
+        allow_large: bool = ...,
+        **hf_kwargs: Any,
+    ) -> Run: ...
+
+    def generate(
+        self,
+        image: Any,
+        prompt: Any = None,
+        graph: Graphlike = None,
+        *,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
+        remote: Where | AsJob = None,
+        allow_large: bool = False,
+        **hf_kwargs: Any,
+    ) -> Run | Job:
+        """Generate an answer under a graph; greedy unless told otherwise.
+
+        **Arguments:**
+
+        - `image`, `prompt`, `graph`: as `run` takes them.
+        - `max_new_tokens`: the longest answer; that of a `generation_config` given along, else 128.
+        - `seed`: of sampling, with `do_sample=True`: gives the answer of `torch.manual_seed(seed)`
+            before the call, and leaves torch's random numbers as they were. Not on a server.
+        - `remote`, `allow_large`: as `run` takes them.
+        - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings`, `streamer`,
+            `eos_token_id` ...
+
+        **Returns:** a `Run` with the logits that predicted each generated token; or a `Job`, as
+        `run`.
+
+        **Raises:** as `run`; `CapabilityError` for beam search, assisted decoding and caches other
+        than the dynamic one; `InputError` for a seed without sampling.
+        """
+        encoding, later = self._encoding(image, prompt), self.backend.later(remote)
+        if seed is not None and (later or self.backend.server(remote)):
+            raise CapabilityError("a seed sets the random numbers here, and a server has its own")
+        if later:
+            session = self.session(later, allow_large=allow_large)
+            session.generate(encoding, graph=graph, max_new_tokens=max_new_tokens, **hf_kwargs)
+            return session.submit()
+        run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
+        executor = self.backend.executor(remote, allow_large=allow_large)
+        with seeded(seed, self.hf_model, hf_kwargs):
+            return carry_out(self, run_request, executor)
+
+    @overload
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: CompressedContext | None = ...,
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        **hf_kwargs: Any,
+    ) -> Context: ...
+
+    @overload
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: Sequence[CompressedContext],
+        graph: Graphlike = ...,
+        *,
+        max_new_tokens: int | None = ...,
+        seed: int | None = ...,
+        **hf_kwargs: Any,
+    ) -> tuple[Context, ...]: ...
+
+    def compress(
+        self,
+        image: Any,
+        prompt: Any,
+        spec: CompressedContext | Sequence[CompressedContext] | None = None,
+        graph: Graphlike = None,
+        *,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
+        **hf_kwargs: Any,
+    ) -> Context | tuple[Context, ...]:
+        """Describe an image, and keep of it what the description looked at most.
+
+        ```python
+        context = lmm.compress(image, "describe the image", vi.CompressedContext(keep=0.05))
+        print(context.tokens_kept, context.ask("is there a red circle?").text)
+        ```
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `run` takes them, one sample.
+        - `spec`: what to keep, `CompressedContext()` by default; several share one description, and
+            give a tuple of contexts.
+        - `graph`: edits and probes for the description.
+        - `max_new_tokens`, `seed`, `hf_kwargs`: of the description, as `generate` takes them; the
+            released code has 300 tokens.
+
+        **Returns:** a `Context` to ask questions of.
+
+        **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model that runs
+        on a server, or whose cache or positions cannot be gone on from.
+        """
+        encoding = self._whole(image, prompt)
+        several = isinstance(spec, Sequence)
+        specs = list(spec) if several else [spec or CompressedContext()]
+        run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
+        with seeded(seed, self.hf_model, hf_kwargs):
+            contexts = describe(self, run_request, specs)
+        return contexts if several else contexts[0]
+
+    def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:
+        """Open a plain nnsight trace in which `lmm.hook(name)` reads and writes hook points.
+
+        ```python
+        with lmm.trace(image, "What is this?"):
+            pattern = lmm.hook("blocks.3.attn.hook_pattern").save()
+        ```
+
+        **Arguments:**
+
+        - `image`, `prompt`: as `run` takes them.
+        - `hf_kwargs`: for the model; with `max_new_tokens` the trace generates, greedily unless
+            told otherwise, and they are for `model.generate`.
+
+        **Raises:** `CapabilityError` for beam search and assisted decoding, and for a model that
+        runs on a server; `InputError` for options of generating without `max_new_tokens`.
+        """
+        self.backend.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
+        encoding = self._whole(image, prompt)
+        binding = AttentionBinding(self.hooked, None)
+        call = self.hf_model
+        if "max_new_tokens" in hf_kwargs:
+            call = self.hf_model.generate
+            length = hf_kwargs.pop("max_new_tokens")
+            hf_kwargs = options(self.hf_model, self.processor.tokenizer, length, hf_kwargs)
+        else:
+            refuse_unread(self.hf_model, hf_kwargs)
+
+        def driver(**inputs: Any) -> Any:
+            with binding.armed():
+                return call(**inputs)
+
+        return self.nnsight.trace(**encoding.inputs, **hf_kwargs, fn=driver)
+
+    def hook(self, name: str) -> Tensor:
+        """The live value of a hook point, inside a trace; write it in place, as in `[...] = 0`.
+
+        **Raises:** `NotationError` for an unknown name or layer, `CapabilityError` for a hook
+        point that this model does not offer or that cannot be written in place.
+        """
+        return live(self.hooked, name)
+
+    def _encoding(self, image: Any, prompt: Any) -> Encoding:
+        if isinstance(image, Encoding):
+            if prompt is not None:
+                raise InputError("an Encoding already holds its prompt; pass graph=... by name")
+            return image
+        if prompt is None:
+            raise InputError(
+                "a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)"
+            )
+        return self.encode(image, prompt)
+
+    def _whole(self, image: Any, prompt: Any) -> Encoding:
+        encoding = self._encoding(image, prompt)
+        if encoding.cached_prefix is not None:
+            raise CapabilityError(
+                "this encoding goes on from a context; ask() it, or hand it to generate"
+            )
+        return encoding

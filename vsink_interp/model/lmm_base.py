@@ -1,0 +1,202 @@
+"""A model that is open: where it came from, its sizes, its sinks, and the hook points it offers."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..engine import HookedModel
+from ..errors import CapabilityError, NotationError, unknown
+from ..families import FAMILIES, Family, family_of, load_processor
+from ..graph import Sizes, find_hook
+from ..remote import Hosted
+from .backends import Backend, Where, refuse_job
+from .capabilities import Capabilities, check as check_all, failed_in_small
+
+HUB_OPTIONS = frozenset(
+    "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
+)
+"""What `from_pretrained` hands to the processor as well."""
+
+
+LMMBaseT = TypeVar("LMMBaseT", bound="LMMBase")
+
+
+class LMMBase:
+    """What a model is and offers, without what is done with it: the lower half of `LMM`."""
+
+    def __init__(
+        self,
+        hf_model: Any,
+        processor: Any,
+        *,
+        family: Family | None = None,
+        check: bool = True,
+    ) -> None:
+        if hf_model.training and _drops(hf_model):
+            raise CapabilityError(
+                "the model is in training mode and drops activations at random; call "
+                "hf_model.eval() first"
+            )
+        form = family or family_of(hf_model, processor)
+        self.hooked = HookedModel(hf_model, processor, form)
+        self._capabilities: Capabilities | None = None
+        self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
+        self.backend = Backend(self.hooked)
+        if form.inferred and not self.hooked.weightless:
+            _ = self.capabilities
+        elif check and not form.inferred:
+            self.hooked.failed |= failed_in_small(type(self), form, hf_model.config)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[LMMBaseT],
+        repo_or_dir: str | Path,
+        *,
+        remote: Where = None,
+        check: bool = True,
+        **hf_kwargs: Any,
+    ) -> LMMBaseT:
+        """Load a model and its processor as transformers does.
+
+        Where the processor needs torchvision for videos and it is not installed, it is loaded
+        without its video part.
+
+        **Arguments:**
+
+        - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `remote`: open the structure alone, without weights, and run everything on this server
+            unless told otherwise.
+        - `check`: the self-check at load, as in `LMM`.
+        - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
+        """
+        from transformers import AutoModelForImageTextToText
+
+        refuse_job(remote)
+        shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
+        processor = load_processor(repo_or_dir, **shared)
+        if remote:
+            hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
+            lmm = cls(hosted.nnsight._module.eval(), processor, check=check)
+            lmm.backend = Backend(lmm.hooked, remote)
+            lmm.backend.hosted = hosted
+            return lmm
+        model = AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval()
+        return cls(model, processor, check=check)
+
+    @classmethod
+    def toy(cls: type[LMMBaseT]) -> LMMBaseT:
+        """The small trained LLaVA that comes with the package: offline, a few MB."""
+        from ..toy import weights_dir
+
+        lmm = cls.from_pretrained(weights_dir)
+        lmm.name = "toy"
+        return lmm
+
+    @classmethod
+    def tiny(cls: type[LMMBaseT], family: str, attention: str = "sdpa") -> LMMBaseT:
+        """A tiny random model of a family, for tests: offline, in a second.
+
+        **Raises:** `NotationError` listing the families.
+        """
+        from ..families.tiny import build
+
+        known = {form.name: form.tiny for form in FAMILIES if form.tiny}
+        if family not in known:
+            raise NotationError(unknown("family", family, known))
+        config, processor = known[family]()
+        lmm = cls(build(config, attention), processor, check=False)
+        lmm.name = f"tiny {family}"
+        return lmm
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do, tried hook point by hook point on first use; it prints.
+
+        Hook points that fail are not offered from then on.
+
+        **Raises:** `CapabilityError` for a model that runs on a server.
+        """
+        if self._capabilities is None:
+            self.backend.require_here("a check of every hook point", "open it with its weights")
+            # What failed on a tiny model at load is tried on this one, and fails or not by that.
+            failed, self.hooked.failed = self.hooked.failed, {}
+            try:
+                self._capabilities = check_all(self)
+                failed = self._capabilities.failed
+            finally:
+                self.hooked.failed = failed
+        return self._capabilities
+
+    @property
+    def hf_model(self) -> Any:
+        """The transformers model."""
+        return self.hooked.hf_model
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor."""
+        return self.hooked.processor
+
+    @property
+    def nnsight(self) -> Any:
+        """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
+        return self.hooked.nnsight
+
+    @property
+    def n_layers(self) -> int:
+        """How many decoder layers."""
+        return self.hooked.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """How many query heads a layer has."""
+        return self.hooked.n_heads["head"]
+
+    @property
+    def d_model(self) -> int:
+        """The width of the residual stream."""
+        return self.hooked.config.hidden_size
+
+    @property
+    def sizes(self) -> Sizes:
+        """Layers, heads and width, as edits check them."""
+        return Sizes(self.n_layers, self.n_heads, self.d_model)
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hook points that this model offers, with `{layer}` for the layer."""
+        return self.hooked.advertised
+
+    def layers_with(self, hook: str) -> tuple[int, ...]:
+        """The layers that offer a hook point, to be given as `layers`.
+
+        ```python
+        vi.Knockout("image -> query", lmm.layers_with("attn.hook_pattern"))
+        ```
+
+        All of them but in models that mix kinds of attention, such as Qwen3.5.
+
+        **Arguments:**
+
+        - `hook`: its name without the layer; for vision layers the full template.
+
+        **Raises:** `NotationError` for an unknown name, or one outside the layers;
+        `CapabilityError` if no layer offers it.
+        """
+        point = find_hook(hook)
+        if point.stack is None:
+            raise NotationError(f"{hook!r} lies outside the layers")
+        self.hooked.require(point)
+        return self.hooked.offering(point)
+
+    def __repr__(self) -> str:
+        return (
+            f"LMM({self.name}, family={self.hooked.family.name}, layers={self.n_layers}, "
+            f"heads={self.n_heads}, d_model={self.d_model})"
+        )
+
+
+def _drops(hf_model: Any) -> bool:
+    rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]
+    return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))

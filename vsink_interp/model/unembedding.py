@@ -1,0 +1,122 @@
+"""How a model turns its residual stream into logits: the final norm, and the unembedding."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import CapabilityError, InputError
+from .lmm import LMM
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """The final RMS norm and the unembedding of a model, as plain tensors.
+
+    The logits of a residual vector x are `(x / scale(x)) @ (gain * weight).T + bias`, and after
+    that the softcap, if the model has one.
+
+    **Attributes:**
+
+    - `gain`: the learned gain of the final norm, in fp32.
+    - `eps`: the norm's epsilon.
+    - `weight`: the unembedding, on the model's device.
+    - `bias`: its bias, or None.
+    - `softcap`: the cap on the logits, or None.
+    - `tokenizer`: the model's tokenizer.
+    """
+
+    gain: Float[Tensor, " d_model"]
+    eps: float
+    weight: Float[Tensor, "vocab d_model"]
+    bias: Float[Tensor, " vocab"] | None
+    softcap: float | None
+    tokenizer: Any
+
+    def scale(self, resid: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """What the final norm divides a residual vector by: its root mean square."""
+        return (resid.float().square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def token(self, token: str | int) -> int:
+        """The id of a token, given as its id or as text that is one token.
+
+        **Raises:** `InputError` for text of several tokens, or an id outside the vocabulary.
+        """
+        if isinstance(token, int):
+            ids = [token]
+        else:
+            ids = list(self.tokenizer.encode(token, add_special_tokens=False))
+        if len(ids) != 1 or not 0 <= ids[0] < len(self.weight):
+            pieces = [self.tokenizer.decode([i]) for i in ids] if isinstance(token, str) else ids
+            raise InputError(
+                f"{token!r} is not one token of this model's {len(self.weight)}: it is {pieces}"
+            )
+        return ids[0]
+
+    def direction(
+        self, token: str | int, against: str | int | None = None
+    ) -> Float[Tensor, " d_model"]:
+        """The direction of the residual stream that raises a token's logit, in fp32 on the CPU.
+
+        Divided by `scale`, its dot product with a residual vector is the logit, without bias and
+        softcap.
+
+        **Arguments:**
+
+        - `against`: a second token; the direction is then that of the logit difference.
+
+        **Raises:** `InputError` for what is not one token.
+        """
+        found = self.weight[self.token(token)].float()
+        if against is not None:
+            found = found - self.weight[self.token(against)].float()
+        return (found * self.gain).cpu()
+
+    def offset(self, token: str | int, against: str | int | None = None) -> float:
+        """The bias of the unembedding on a logit, or on a logit difference."""
+        if self.bias is None:
+            return 0.0
+        less = 0.0 if against is None else float(self.bias[self.token(against)])
+        return float(self.bias[self.token(token)]) - less
+
+
+def readout(lmm: LMM) -> Readout:
+    """The final norm and the unembedding of a model.
+
+    **Raises:** `CapabilityError` if the final norm is not an RMS norm with a gain.
+    """
+    hf_model, family = lmm.hf_model, lmm.hooked.family
+    norm = hf_model.get_submodule(family.tap("ln_final.hook_out", None).module)
+    head = hf_model.get_submodule(family.tap("unembed.hook_out", None).module)
+    gain, eps = _gain(norm, lmm.d_model)
+    softcap = getattr(lmm.hooked.config, "final_logit_softcapping", None)
+    bias = getattr(head, "bias", None)
+    return Readout(
+        gain,
+        eps,
+        head.weight.detach(),
+        None if bias is None else bias.detach(),
+        softcap,
+        lmm.processor.tokenizer,
+    )
+
+
+def _gain(norm: Any, width: int) -> tuple[Float[Tensor, " d_model"], float]:
+    """Gain and epsilon of a norm, by what it does: families write the gain in their own ways."""
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    device = norm.weight.device
+    with torch.no_grad():
+        trial = torch.linspace(-1.0, 2.0, width, device=device)
+        ones = norm.forward(torch.ones(1, 1, width, device=device)).float().flatten()
+        seen = norm.forward(trial[None, None]).float().flatten()
+    gain = ones * (1 + (eps or 0.0)) ** 0.5
+    expected = gain * trial / (trial.square().mean() + (eps or 0.0)).sqrt()
+    if eps is None or not torch.allclose(seen, expected, rtol=1e-3, atol=1e-4):
+        raise CapabilityError(
+            f"{type(norm).__name__} is not an RMS norm with a gain, so logits cannot be split into "
+            "parts here; probes.LogitLens works with any norm"
+        )
+    return gain.detach(), eps

@@ -1,0 +1,111 @@
+"""What probes of query rows share: which rows they read, and by which groups of keys."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from typing_extensions import override
+
+from ..errors import NotationError
+from ..graph import Layers, Probe, Site, check_layers, freeze
+from ..tokens import SEGMENTS, TokenLayout, grows_by_sinks, parse_group
+
+
+@dataclass(frozen=True)
+class RowProbe(Probe):
+    """A probe of some query rows.
+
+    **Arguments:**
+
+    - `rows`: the group of tokens whose rows it reads; the result covers the smallest span that
+        holds them all.
+    - `layers`: the layers, counted from 0.
+    """
+
+    rows: str = "query generated"
+    layers: Layers = ":"
+
+    def __post_init__(self) -> None:
+        freeze(self, "layers")
+        check_layers(self.layers)
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of a probe cannot depend on sinks; its keys can")
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return self.rows, False
+
+    @override
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        layout.check_group(self.rows, generates=generates)
+
+
+def grown_with_values(
+    site: Site, key: Any, read: Callable[[Float[Tensor, "batch kv_head key d_head"]], Tensor]
+) -> Float[Tensor, "batch head key"]:
+    """What `read` makes of the value of every key; a decode step reads that of the new one alone.
+
+    **Arguments:**
+
+    - `key`: as `Site.once` takes it.
+    """
+    values = site.extras["value"]
+
+    def of_all(whole: Site) -> Float[Tensor, "batch head key"]:
+        return torch.nn.functional.pad(read(values), (0, whole.n_keys - values.shape[2]))
+
+    def renew(known: Float[Tensor, "batch head key"]) -> None:
+        # Values stay in the cache as they are; keys that left it have no attention.
+        known[..., site.first_row : site.n_keys] = read(values[:, :, site.first_row :])
+
+    return site.grown(key, of_all, renew)[..., : site.n_keys]
+
+
+@dataclass(frozen=True)
+class GroupProbe(RowProbe):
+    """A probe of patterns that tells groups of keys apart: `[layer batch head query segment]`.
+
+    **Arguments:**
+
+    - `groups`: the groups of keys; the five segments by default.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query", "segment")
+
+    _: KW_ONLY
+    groups: tuple[str, ...] = SEGMENTS
+
+    def __post_init__(self) -> None:
+        RowProbe.__post_init__(self)
+        freeze(self, "groups")
+        if isinstance(self.groups, str) or not self.groups:
+            raise NotationError(
+                f"{type(self).__name__}: groups is a tuple of at least one group, as in "
+                f"groups=('image',); segments are: {', '.join(SEGMENTS)}"
+            )
+        for group in self.groups:
+            parse_group(group)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names along the axis `segment`."""
+        return {"segment": self.groups}
+
+    @property
+    @override
+    def needs_phi(self) -> bool:
+        return any("sink" in parse_group(group).words for group in self.groups)
+
+    @property
+    @override
+    def needs_new_phi(self) -> bool:
+        return any(grows_by_sinks(group) for group in self.groups)
+
+    def columns(self, site: Site) -> Bool[Tensor, "batch key segment"]:
+        """Which keys are of each group."""
+        return torch.stack([site.keys(group) for group in self.groups], -1)

@@ -1,0 +1,242 @@
+"""A plan as plain data: what each stop of a forward pass does on a server, without this package."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, final
+
+from torch import Tensor
+
+from ..engine.execute import RESID_PRE
+from ..engine.hooked_model import HookedModel
+from ..engine.masks import prompt_mask, window
+from ..engine.row_program import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, row_tiles
+from ..engine.run_state import RunState, overlap
+from ..errors import CapabilityError
+from ..families import Tap
+from ..graph import Edit, HookPoint, find_hook
+from .node_program import Pass, Programs
+
+FIRST_NORM = "input_layernorm"
+RESID_POST = "blocks.{layer}.hook_resid_post"
+RESID_MID = "blocks.{layer}.hook_resid_mid"
+LOGITS = find_hook("unembed.hook_out")
+HookPlace = tuple[str, int | None]
+SHAPES = ("", "b q (h d)", "b q h d", "b h q d", "q d")
+"""How modules may hold values, as `Tap.shape` writes it; `runtime.shown` turns them."""
+
+
+@final
+class Compiler:
+    """Turns one run's plan into a job: stops, programs and constants.
+
+    **Arguments:**
+
+    - `ops`: the names of the rotary embedding, the cache update and the attention call in the
+        source of each layer's attention.
+    - `n_new`: how many tokens are generated; None for one forward pass.
+    """
+
+    def __init__(
+        self, hooked: HookedModel, run_state: RunState, ops: Mapping[str, str], n_new: int | None
+    ) -> None:
+        self.hooked = hooked
+        self.run_state = run_state
+        self.ops = dict(ops)
+        self.n_new = n_new
+        self.programs = Programs(hooked, run_state, n_new)
+        self.inputs: Mapping[str, Any] = {}
+        self.exact = False
+
+    def job(self, inputs: Mapping[str, Any], generate: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The job: everything that the server needs for this run, but the kernels."""
+        self.inputs = inputs
+        stops = [self._stop(place) for place in self._places(generates=generate is not None)]
+        real = self.run_state.masks.layout.mask("all")
+        rows = self.n_new or self.programs.prefill.n_rows
+        self.programs.sizes["logits"] = 4 * len(real) * rows * self.hooked.config.vocab_size
+        return {
+            "inputs": dict(inputs),
+            "generate": None if generate is None else dict(generate),
+            "prompt": self.programs.prefill.n_rows,
+            "padding": None if bool(real.all()) else real,
+            "exact": self.exact,
+            "stops": stops,
+            "programs": self.programs.made,
+            "constants": self.programs.constants.tensors,
+            "origins": list(self.programs.origins),
+            "unembed": {
+                "norm": self.hooked.family.tap("ln_final.hook_out", None).module,
+                "head": self.hooked.family.tap(LOGITS.template, None).module,
+                "cap": getattr(self.hooked.config, "final_logit_softcapping", None),
+            },
+        }
+
+    def _places(self, *, generates: bool) -> list[HookPlace]:
+        plan = self.run_state.plan
+        places = {
+            (ROT_Q.template, layer)
+            if self.hooked.computes(find_hook(template), layer)
+            else (template, layer)
+            for template, layer in plan.places
+        }
+        places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
+        held = {(template, layer) for template, layer in places if self._holds(template, layer)}
+        places |= {(later, layer) for _, layer in held for later in (RESID_MID, RESID_POST)}
+        places.add((LOGITS.template, None))
+        early = self.hooked.encodes_first(generates=generates)
+        in_order = self.hooked.family.forward_order
+
+        def order(place: HookPlace) -> tuple[bool, Any]:
+            return not (early and place[0].startswith("vision")), in_order(*place)
+
+        return sorted(places, key=order)
+
+    def _holds(self, template: str, layer: int | None) -> bool:
+        """Whether an edit changes the residual beside a norm: the rest of the layer has to know."""
+        nodes = self.run_state.plan.at(template, layer)
+        return template in (RESID_PRE, RESID_MID) and any(isinstance(n, Edit) for _, n in nodes)
+
+    def _stop(self, place: HookPlace) -> dict[str, Any]:
+        template, layer = place
+        if self.hooked.computes(find_hook(template), layer):
+            assert layer is not None  # noqa: S101 (they lie in layers)
+            return self._attention(layer)
+        return self._tap(find_hook(template), layer)
+
+    def _tap(self, point: HookPoint, layer: int | None) -> dict[str, Any]:
+        tap = self._safe(point, layer)
+        nodes = self.run_state.plan.at(point.template, layer)
+        sinks = self.run_state.sinks
+        plan, enters = self.run_state.plan, point.template == RESID_PRE
+        phi, new_phi = (
+            enters and layer in known for known in (plan.phi_layers, plan.new_phi_layers)
+        )
+        programs = self.programs
+        decodes = programs.decode is not None and "decode" in point.phases
+        # Where the prompt's sink values are all that is wanted, decode steps need not stop.
+        decodes = decodes and (bool(nodes) or new_phi or not enters)
+        return {
+            "kind": "tap",
+            "path": tap.module,
+            "side": tap.side,
+            "heads": self.hooked.n_heads[tap.heads] if tap.heads else None,
+            "shape": held_as(tap),
+            "layer": layer,
+            "dims": list(sinks.dims) if phi and sinks else [],
+            "new_phi": new_phi,
+            "logits": point is LOGITS,
+            "settles": point.template in (RESID_MID, RESID_POST),
+            "prefill": programs.calls(nodes, point, layer, self._head_pass(point)),
+            "decode": programs.calls(nodes, point, layer, programs.decode) if decodes else None,
+        }
+
+    def _safe(self, point: HookPoint, layer: int | None) -> Tap:
+        """The tap of a hook point; for what enters a layer, the norm that it enters first.
+
+        The inputs of the layer itself hold the cache, of which a sandbox would write back a copy.
+        """
+        if point.template != RESID_PRE:
+            return self.hooked.family.tap(point.template, layer)
+        assert layer is not None  # noqa: S101 (it lies in layers)
+        if not hasattr(self.hooked.layers[layer], FIRST_NORM):
+            raise CapabilityError(
+                f"{point.at(layer)} cannot be read remotely: this family's layer has no "
+                f"{FIRST_NORM}, and the layer's own inputs hold the cache; use hook_resid_post of "
+                "the layer before"
+            )
+        return Tap(f"{self.hooked.family.layers}.{layer}.{FIRST_NORM}", "residual input")
+
+    def _head_pass(self, point: HookPoint) -> Pass:
+        # Generation computes the logits of the last prompt row alone.
+        one = point is LOGITS and self.n_new is not None and keeps_last_logits(self.hooked)
+        return Pass(self.programs.prefill.n_keys, 1) if one else self.programs.prefill
+
+    def _attention(self, layer: int) -> dict[str, Any]:
+        path = f"{self.hooked.family.layers}.{layer}.self_attn"
+        mask = prompt_mask(self.hooked, layer, self.inputs, self.run_state.masks.layout)
+        self.exact |= mask is not None
+        scaling, decode = self.hooked.layers[layer].self_attn.scaling, self.programs.decode
+        return {
+            "kind": "attention",
+            "path": path,
+            "layer": layer,
+            "ops": self.ops,
+            "scaling": float(scaling),
+            "window": window(self.hooked, layer),
+            "prefill": self._explicit(layer, self.programs.prefill, mask),
+            "decode": self._explicit(layer, decode, None) if decode else None,
+        }
+
+    def _explicit(self, layer: int, kind: Pass, mask: Tensor | None) -> dict[str, Any]:
+        at = {
+            p: self.run_state.plan.at(p.template, layer) if self.hooked.computes(p, layer) else ()
+            for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
+        }
+        rows = kind.rows(kind.n_keys[0])
+        numbered = (*at[SCORES], *at[PATTERN])
+        turned = any(isinstance(node, Edit) for _, node in (*at[ROT_Q], *at[ROT_K]))
+        edited = (
+            rows
+            if turned
+            else self.run_state.joint_span([n for _, n in numbered if isinstance(n, Edit)], rows)
+        )
+        needed = rows if turned else self.run_state.joint_span([n for _, n in numbered], rows)
+        batch, heads = self.run_state.masks.layout.batch, self.hooked.n_heads["head"]
+        whole = any(node.whole for _, node in numbered)
+        tiles = [
+            {
+                **self._tile(layer, at, kind, tile, rows, overlap(tile, edited)),
+                "mask": None if mask is None else self._constant(mask, tile, rows),
+            }
+            for tile in row_tiles(needed, batch * heads * rows.stop, whole)
+            if tile
+        ]
+        return {
+            "explicit": bool(numbered or at[ROT_Q] or at[ROT_K]),
+            "rot_q": self.programs.calls(at[ROT_Q], ROT_Q, layer, kind),
+            "rot_k": self.programs.calls(at[ROT_K], ROT_K, layer, kind),
+            "tiles": tiles,
+            "z": self.programs.calls(at[Z], Z, layer, kind),
+        }
+
+    def _constant(self, mask: Tensor, tile: range, rows: range) -> int:
+        """The mask of a tile of rows among the constants."""
+        start, stop = tile.start - rows.start, tile.stop - rows.start
+        return self.programs.constants.add(mask[..., start:stop, :])
+
+    def _tile(
+        self,
+        layer: int,
+        at: Mapping[HookPoint, Numbered],
+        kind: Pass,
+        tile: range,
+        rows: range,
+        keep: range,
+    ) -> dict[str, Any]:
+        start, stop = tile.start - rows.start, tile.stop - rows.start
+        return {
+            "start": start,
+            "stop": stop,
+            "keep": [keep.start - rows.start, keep.stop - rows.start] if keep else None,
+            "values": any(node.needs_values for _, node in (*at[SCORES], *at[PATTERN])),
+            "scores": self.programs.calls(at[SCORES], SCORES, layer, kind, (start, stop)),
+            "pattern": self.programs.calls(at[PATTERN], PATTERN, layer, kind, (start, stop)),
+        }
+
+
+def held_as(tap: Tap) -> str:
+    """How a module holds a value.
+
+    **Raises:** `CapabilityError` for a way that is not known on a server.
+    """
+    if tap.held not in SHAPES:
+        raise CapabilityError(
+            f"{tap.module} cannot be reached remotely: it holds its value as {tap.held!r}, and a "
+            f"server knows {', '.join(map(repr, SHAPES))}"
+        )
+    return tap.held
+
+
+def keeps_last_logits(hooked: HookedModel) -> bool:
+    """Whether generation computes the logits of the last prompt row alone."""
+    return "logits_to_keep" in inspect.signature(hooked.hf_model.forward).parameters

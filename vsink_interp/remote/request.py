@@ -1,0 +1,214 @@
+"""The remote binding: plans compiled, sent in one request, and read back as local runs are."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, final
+
+import nnsight
+import torch
+from nnsight import TransformersModel
+from nnsight.intervention.backends.remote import RemoteBackend
+from nnsight.modeling.huggingface import _ID_CACHE
+from torch import Tensor
+
+from ..engine.cached_prefix import CachedPrefix
+from ..engine.execute import Outcome
+from ..engine.hooked_model import HookedModel
+from ..engine.row_program import PATTERN
+from ..engine.run_state import RunState
+from ..errors import CapabilityError
+from ..graph import TokenMasks
+from ..graph.plan import Plan
+from ..sinks import SinkDims
+from ..tokens import TokenLayout
+from .compiler import Compiler
+from .source_export import functions
+
+TASK = "image-text-to-text"
+CPU = torch.device("cpu")
+
+
+@final
+class Hosted:
+    """A model as a server knows it: its structure without weights, and its key."""
+
+    def __init__(self, repo: str, processor: Any, **hf_kwargs: Any) -> None:
+        if Path(repo).is_dir():
+            _ID_CACHE.setdefault(repo, repo)  # else nnsight asks the Hub for its true name
+        self.nnsight = TransformersModel(
+            repo,
+            task=TASK,
+            processor=processor,
+            tokenizer=processor.tokenizer,
+            **hf_kwargs,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """What the server calls the model."""
+        return self.nnsight.to_model_key()
+
+    def ops(self, path: str) -> dict[str, str]:
+        """Where q, k, v and the call lie in the source of an attention module.
+
+        **Raises:** `CapabilityError` listing what its source holds.
+        """
+        names = self.nnsight.get(path).source.names
+        wanted = {
+            "rotary": r"apply\w*_rotary\w*_\d+",
+            "cache": r"past_key_values?_update_\d+",
+            "call": r"attention_interface_\d+",
+        }
+        # Assigning the function comes before calling it, and counts as well.
+        found = {k: [n for n in names if re.fullmatch(p, n)][-1:] for k, p in wanted.items()}
+        if lacking := [k for k, v in found.items() if not v]:
+            raise CapabilityError(
+                f"the attention of {self.key} cannot be edited remotely: its source has no "
+                f"{', '.join(lacking)}; it has: {', '.join(names)}"
+            )
+        return {k: v[0] for k, v in found.items()}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One run, compiled.
+
+    **Attributes:**
+
+    - `job`: what is sent.
+    - `sizes`: the bytes that come back for each probe, and for the logits.
+    - `full`: the probes that bring back full patterns.
+    """
+
+    job: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    full: tuple[str, ...]
+
+
+def compile_run(
+    hooked: HookedModel,
+    hosted: Hosted,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    layout: TokenLayout,
+    sinks: SinkDims | None,
+    generate: Mapping[str, Any] | None,
+    beside: Iterable[int] | None = None,
+    cached_prefix: CachedPrefix | None = None,
+) -> Request:
+    """Compile one run; arguments as `execute` takes them.
+
+    **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
+    """
+    _refuse(plan, beside or ())
+    if cached_prefix is not None:
+        raise CapabilityError(
+            "what goes on from a cache that is here cannot run remotely; ask with the whole prompt"
+        )
+    given = None if generate is None else _sendable(generate)
+    run_state = RunState(plan, TokenMasks(layout, CPU), sinks)
+    ops = hosted.ops(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
+    compiler = Compiler(hooked, run_state, ops, given["max_new_tokens"] if given else None)
+    plain = {name: value.detach().cpu() for name, value in inputs.items()}
+    job = compiler.job(plain, given)
+    return Request(job, compiler.programs.sizes, tuple(sorted(compiler.programs.full)))
+
+
+def _refuse(plan: Plan, beside: Iterable[int]) -> None:
+    """Refuse what a server cannot do for us.
+
+    **Raises:** `CapabilityError` naming the node, the reason and what would work.
+    """
+    for nodes in plan.cuts.values():
+        raise CapabilityError(
+            f"{nodes[0]!r} cannot run remotely: it needs a cache of its own kind, and behind a "
+            "sandbox every read of the cache would write back a copy; cut the flow instead, as in "
+            "Knockout('image -> generated')"
+        )
+    for number in beside:
+        raise CapabilityError(
+            f"{plan.graph.nodes[number]!r} cannot run remotely: it runs a second pass beside the "
+            "first, in step with it, and a server runs one; run it locally"
+        )
+
+
+_OURS = ("return_dict_in_generate", "output_logits", "tokenizer")
+
+
+def _sendable(generate: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in generate.items() if name not in _OURS}
+    for name, value in kept.items():
+        parts = value if isinstance(value, list | tuple) else [value]
+        if name == "stop_strings" or not all(
+            isinstance(p, int | float | str | None) for p in parts
+        ):
+            raise CapabilityError(
+                f"{name}={value!r} cannot be sent to a server; numbers, words and lists of them can"
+            )
+    return kept
+
+
+SENT_BACK = ("pieces", "blind", "lost", "logits", "ids")
+"""What of a run's state comes back."""
+
+
+def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) -> None:
+    """Send runs as one job, and do not wait for it."""
+    sent = functions()
+    new_state, forward = sent["new_state"], sent["forward"]
+    jobs = [{**request.job, "kernels": sent["kernels"]} for request in requests]
+    model = hosted.nnsight
+    with model.session(backend=backend):
+        found = nnsight.save([])
+        for job in jobs:
+            state = new_state()
+            if job["generate"] is None:
+                with model.trace(**job["inputs"], use_cache=True):
+                    forward(model, job, state)
+            else:
+                # Bounded: where no decode step stops, an open loop would never end.
+                n_new = job["generate"]["max_new_tokens"]
+                with model.generate(**job["generate"]) as tracer:
+                    with tracer.invoke(**job["inputs"]):
+                        for _ in tracer.iter[:n_new]:
+                            forward(model, job, state)
+                    with tracer.invoke():
+                        state["ids"] = tracer.result.cpu()
+            found.append({name: state[name] for name in SENT_BACK})
+
+
+def read_back(state: Mapping[str, Any]) -> Callable[..., Outcome]:
+    """What stands in for `execute` where the server's answer is there already."""
+
+    def carry_out(
+        hooked: HookedModel,
+        plan: Plan,
+        inputs: Mapping[str, Tensor],
+        layout: TokenLayout,
+        sinks: SinkDims | None,
+        generate: Mapping[str, Any] | None,
+        *others: Any,
+    ) -> Outcome:
+        del hooked, inputs, others
+        run_state = RunState(plan, TokenMasks(layout, CPU), sinks)
+        for layer, flag in state["blind"]:
+            run_state.see_blind(layer, flag)
+        for layer, flag in state["lost"]:
+            run_state.see_lost(layer, flag)
+        run_state.refuse_blind()
+        run_state.refuse_lost()
+        for number, layer, first, value in state["pieces"]:
+            run_state.pieces.setdefault(number, {}).setdefault(layer, []).append((first, value))
+        if generate is None:
+            output = SimpleNamespace(logits=state["logits"][0])
+        else:
+            steps = tuple(logits[:, 0] for logits in state["logits"])
+            output = SimpleNamespace(sequences=state["ids"], logits=steps)
+        return Outcome(output, run_state.records())
+
+    return carry_out

@@ -1,0 +1,345 @@
+"""What runs on the server: functions that are sent as source, inside nnsight's trace.
+
+They use torch alone, and see plain data alone: `job` is what `job.Compiler` made, and
+`state` collects what comes back. Only outputs are read, never the inputs of a module that carries
+the cache: behind a sandbox every read is a copy, and the copy of a cache would be written back.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def new_state() -> dict[str, Any]:
+    """What comes back of one run."""
+    return {
+        "length": 0,
+        "phi": {},
+        "resid": {},
+        "weights": {},
+        "pieces": [],
+        "blind": [],
+        "lost": [],
+        "logits": [],
+        "ids": None,
+    }
+
+
+def forward(model: Any, job: dict[str, Any], state: dict[str, Any]) -> None:
+    """Act at every stop of one forward pass."""
+    state["model"] = model
+    phase = "decode" if state["length"] else "prefill"
+    state["length"] += 1 if state["length"] else job["prompt"]
+    for stop in job["stops"]:
+        if stop["kind"] == "attention":
+            # Asked for when its module runs already, as behind a stop at v, it comes too late.
+            _ = model.get(stop["path"]).source
+    for stop in job["stops"]:
+        if stop["kind"] == "attention":
+            if stop[phase] is not None:
+                attention(model, job, state, stop, stop[phase])
+        elif stop[phase] is not None:
+            tap(model, job, state, stop, stop[phase])
+
+
+def tap(
+    model: Any, job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], calls: list[Any]
+) -> None:
+    """Read a module, let the nodes act, and write what they changed."""
+    envoy = model.get(stop["path"])
+    side = stop["side"]
+    raw = envoy.output if side in ("output", "first output") else envoy.input
+    whole = raw
+    if side == "first output":
+        raw = raw[0]
+    value = shown(raw, stop)
+    if side == "head results":
+        weight, bias = projection(envoy, stop["path"], raw, state)
+        value = job["kernels"]["head_result"](value, head_weight(weight, stop["heads"]))
+    old = state["resid"].pop(stop["layer"], None) if stop["settles"] else None
+    new = value if old is None else (value.float() + old).to(value.dtype)
+    new, changed = visit(job, state, calls, new, stop["layer"], {})
+    if changed or old is not None:
+        if side == "residual input":
+            # The branch beside the norm has the old value: what is missing is added at the end.
+            state["resid"][stop["layer"]] = new.float() - value.float()
+            envoy.input = new
+        elif side == "input":
+            envoy.input = held(new, stop)
+        elif side == "first output":
+            envoy.output = (new, *whole[1:])
+        elif side == "head results":
+            envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
+        else:
+            envoy.output = held(new, stop)
+    if stop["dims"] and (state["length"] == job["prompt"] or stop["new_phi"]):
+        phi = job["kernels"]["sink_value"](new, stop["dims"])
+        known = state["phi"].get(stop["layer"])
+        state["phi"][stop["layer"]] = phi if known is None else torch.cat([known, phi], -1)
+    if stop["logits"]:
+        new = capped(new, job)
+        rows = new if job["generate"] is None else new[:, -1:].float()
+        state["logits"].append(rows.detach().cpu())
+
+
+def shown(value: Tensor, stop: dict[str, Any]) -> Tensor:
+    """What a module holds, in the axes of its hook point."""
+    if stop["shape"] == "b q (h d)":
+        return value.unflatten(-1, (stop["heads"], -1))
+    if stop["shape"] == "b h q d":
+        return value.transpose(1, 2)
+    return value[None] if stop["shape"] == "q d" else value
+
+
+def held(value: Tensor, stop: dict[str, Any]) -> Tensor:
+    """The other way round."""
+    if stop["shape"] == "b q (h d)":
+        return value.flatten(-2)
+    if stop["shape"] == "b h q d":
+        return value.transpose(1, 2)
+    return value[0] if stop["shape"] == "q d" else value
+
+
+def attention(
+    model: Any,
+    job: dict[str, Any],
+    state: dict[str, Any],
+    stop: dict[str, Any],
+    phase: dict[str, Any],
+) -> None:
+    """Compute explicitly the rows that nodes ask for, and overwrite those that they changed."""
+    source = model.get(stop["path"]).source
+    kernels = job["kernels"]
+    if phase["explicit"]:
+        query = getattr(source, stop["ops"]["rotary"]).output[0]
+        key, value = getattr(source, stop["ops"]["cache"]).output
+        query = turned(job, state, phase["rot_q"], query, stop["layer"])
+        key = turned(job, state, phase["rot_k"], key, stop["layer"], state["length"])
+    output = getattr(source, stop["ops"]["call"]).output
+    z, changed = output[0], False
+    for tile in phase["tiles"]:
+        part = rows_of(model, job, state, stop, tile, query, key, value)
+        if tile["keep"] is not None:
+            start, stop_row = tile["keep"]
+            inside = part[:, :, start - tile["start"] : stop_row - tile["start"]]
+            new = kernels["attend"](inside, value)
+            z = torch.cat([z[:, :start], new.to(z.dtype), z[:, stop_row:]], 1)
+            changed = True
+    z, written = visit(job, state, phase["z"], z, stop["layer"], {})
+    if changed or written:
+        getattr(source, stop["ops"]["call"]).output = (z, *output[1:])
+
+
+def rows_of(
+    model: Any,
+    job: dict[str, Any],
+    state: dict[str, Any],
+    stop: dict[str, Any],
+    tile: dict[str, Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+) -> Tensor:
+    """The pattern of a tile of rows after its nodes."""
+    kernels, layer = job["kernels"], stop["layer"]
+    # A window has dropped its first keys; nodes see all tokens.
+    gone = state["length"] - key.shape[2]
+    first = state["length"] - query.shape[2]
+    rows = slice(tile["start"], tile["stop"])
+    scores = kernels["attention_scores"](query[:, :, rows], key, stop["scaling"])
+    scores = in_front(scores, -1, gone, -torch.inf)
+    positions = torch.arange(first + tile["start"], first + tile["stop"], device=scores.device)
+    mask = seen(job, stop, tile, positions, scores.shape[-1])
+    scores = kernels["add_mask"](scores, mask, positions)
+    extras = {}
+    if tile["values"]:
+        path = stop["path"] + ".o_proj"
+        weight, _ = projection(model.get(path), path, value, state)
+        whole = in_front(value, 2, gone, 0.0)
+        extras = {"value": whole, "weight": head_weight(weight, query.shape[1])}
+    if tile["scores"]:
+        before = blind(scores)
+        scores, _ = visit(job, state, tile["scores"], scores, layer, extras)
+        state["blind"].append([layer, (blind(scores) & ~before).any().cpu()])
+    pattern = kernels["softmax"](scores, mask)
+    pattern, _ = visit(job, state, tile["pattern"], pattern, layer, extras)
+    if gone:
+        state["lost"].append([layer, (pattern[..., :gone] != 0).any().cpu()])
+    return pattern[..., gone:]
+
+
+def seen(
+    job: dict[str, Any], stop: dict[str, Any], tile: dict[str, Any], rows: Tensor, n_keys: int
+) -> Tensor | None:
+    """Which keys these rows may attend to, as `add_mask` takes it; None for all before them."""
+    if tile["mask"] is not None:
+        return job["constants"][tile["mask"]].to(rows.device)
+    if job["padding"] is None and stop["window"] is None:
+        return None
+    keys = torch.arange(n_keys, device=rows.device)
+    mask = keys <= rows[:, None]
+    if stop["window"] is not None:
+        mask = mask & (keys > rows[:, None] - stop["window"])
+    if job["padding"] is None:
+        return mask
+    real = job["padding"].to(rows.device)[:, None, None, :n_keys]
+    return mask & real & real[..., rows].transpose(2, 3)
+
+
+def in_front(value: Tensor, dim: int, count: int, fill: float) -> Tensor:
+    """A value with this many places in front along one axis."""
+    if not count:
+        return value
+    shape = [*value.shape]
+    shape[dim] = count
+    return torch.cat([value.new_full(shape, fill), value], dim)
+
+
+def blind(scores: Tensor) -> Tensor:
+    """The rows that see no key."""
+    return scores.isneginf().all(-1)
+
+
+def turned(
+    job: dict[str, Any],
+    state: dict[str, Any],
+    calls: list[Any],
+    value: Tensor,
+    layer: int,
+    length: int = 0,
+) -> Tensor:
+    """Queries or keys after the nodes, which see heads behind tokens, and keys of all tokens."""
+    if not calls:
+        return value
+    gone = max(length - value.shape[2], 0)
+    whole = in_front(value.transpose(1, 2), 1, gone, torch.nan).clone()
+    return visit(job, state, calls, whole, layer, {})[0][:, gone:].transpose(1, 2)
+
+
+def projection(
+    envoy: Any, path: str, like: Tensor, state: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear module; in a sandbox its answers to unit vectors, asked once."""
+    if not envoy.weight.is_meta:
+        return envoy.weight, envoy.bias
+    if path not in state["weights"]:
+        unit = torch.eye(envoy.weight.shape[1], dtype=like.dtype, device=like.device)
+        bias = None if envoy.bias is None else envoy(unit[:1] * 0)[0]
+        answers = envoy(unit) if bias is None else envoy(unit) - bias
+        state["weights"][path] = (answers.T, bias)
+    return state["weights"][path]
+
+
+def head_weight(weight: Tensor, n_heads: int) -> Tensor:
+    """The output projection split by head: head d_head d_model."""
+    return weight.unflatten(1, (n_heads, -1)).permute(1, 2, 0)
+
+
+def visit(
+    job: dict[str, Any],
+    state: dict[str, Any],
+    calls: list[Any],
+    value: Tensor,
+    layer: int | None,
+    extras: dict[str, Tensor],
+) -> tuple[Tensor, bool]:
+    """Let nodes act in turn; the value after them, and whether an edit was among them."""
+    changed = False
+    for call in calls:
+        given = value
+        if call["narrow"] is not None:
+            given = value.narrow(*call["narrow"])
+        elif call["edit"]:
+            given = value.clone()  # a node may write in place
+        # What a node makes of it was recorded in fp32, whatever the precision of the model.
+        phi = state["phi"].get(layer)
+        if phi is not None and not call["new_phi"]:
+            phi = phi[:, : job["prompt"]]
+        inputs = {"value": given.float(), "phi": phi}
+        for name, extra in extras.items():
+            inputs["attention " + name] = extra.float()
+        state["dtype"] = given.dtype
+        # NDIF runs jobs of half-precision models under autocast, which would round it again.
+        with torch.autocast(value.device.type, enabled=False):
+            result = play(job, job["programs"][call["program"]], inputs, state)
+        if call["edit"]:
+            value, changed = result.to(given.dtype), True
+        else:
+            first = call["first"] if call["first"] is not None else state["length"] - 1
+            state["pieces"].append([call["node"], layer, first, result.detach().cpu()])
+    return value, changed
+
+
+def play(
+    job: dict[str, Any], program: dict[str, Any], inputs: dict[str, Any], state: dict[str, Any]
+) -> Tensor:
+    """Carry out a recording."""
+    results = []
+    place = {"job": job, "inputs": inputs, "results": results, "n_keys": state["length"]}
+    for name, args, kwargs, origin in program["ops"]:
+        function = found(name, job, state)
+        given = [decode(arg, place) for arg in args]
+        named = {key: decode(kwargs[key], place) for key in kwargs}
+        try:
+            results.append(function(*given, **named))
+        except Exception as error:
+            raise RuntimeError(
+                job["origins"][origin] + ": " + type(error).__name__ + ": " + str(error)
+            ) from error
+    for question, origin in program["checks"]:
+        if decode(question, place):
+            raise RuntimeError(
+                job["origins"][origin] + ": what this line checks does not hold; run it locally "
+                "for its own message"
+            )
+    return decode(program["out"], place)
+
+
+def found(name: str, job: dict[str, Any], state: dict[str, Any]) -> Any:
+    """A function by its name."""
+    if name == "unembed":
+        return lambda resid: unembed(resid, job, state)
+    function: Any = torch
+    for part in name.split(".")[1:]:
+        function = getattr(function, part)
+    return function
+
+
+def unembed(resid: Tensor, job: dict[str, Any], state: dict[str, Any]) -> Tensor:
+    """The logits of residual vectors, by the model's final norm and unembedding."""
+    norm, head = (state["model"].get(job["unembed"][part]) for part in ("norm", "head"))
+    return capped(head(norm(resid.to(state["dtype"]))).float(), job)
+
+
+def capped(logits: Tensor, job: dict[str, Any]) -> Tensor:
+    """Logits after the softcap of models that have one."""
+    cap = job["unembed"]["cap"]
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def decode(value: Any, place: dict[str, Any]) -> Any:
+    """Plain data as what a torch function takes."""
+    if isinstance(value, tuple):
+        return tuple([decode(part, place) for part in value])
+    if isinstance(value, list):
+        return [decode(part, place) for part in value]
+    if isinstance(value, slice):
+        return slice(
+            decode(value.start, place), decode(value.stop, place), decode(value.step, place)
+        )
+    if not isinstance(value, dict):
+        return value
+    if "op" in value:
+        result = place["results"][value["op"]]
+        return result[value["item"]] if "item" in value else result
+    if "input" in value:
+        return place["inputs"][value["input"]]
+    if "constant" in value:
+        tensor = place["job"]["constants"][value["constant"]]
+        if "axis" in value:
+            tensor = tensor.narrow(value["axis"], 0, decode(value["length"], place))
+        return tensor.to(place["inputs"]["value"].device)
+    if "slope" in value:
+        return value["slope"] * place["n_keys"] + value["start"]
+    return place["inputs"]["value"].device

@@ -1,0 +1,43 @@
+"""Our functions as a server takes them: by source, with nothing of this package around them."""
+
+import inspect
+from functools import cache
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+from typing import Any
+
+
+@cache
+def plain(name: str) -> ModuleType:
+    """A module of ours loaded once more, under a name that cannot be imported.
+
+    nnsight sends functions of a module that cannot be imported by source, and those of an
+    installed package by name, which the server would not find. Annotations are left behind.
+    """
+    file = import_module(name, __package__).__file__
+    spec = spec_from_file_location(f"sent{name}", file)
+    assert spec is not None and spec.loader is not None  # noqa: S101 (a file of ours)
+    fresh = module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    for function in vars(fresh).values():
+        if inspect.isfunction(function):
+            function.__annotations__ = {}
+    return fresh
+
+
+def functions() -> dict[str, Any]:
+    """The interpreter that runs on the server, and the kernels that it calls."""
+    attend, measure = plain("..kernels.attend"), plain("..kernels.measure")
+    return {
+        "new_state": plain(".runtime").new_state,
+        "forward": plain(".runtime").forward,
+        "kernels": {
+            "add_mask": attend.add_mask,
+            "attend": attend.attend,
+            "attention_scores": attend.attention_scores,
+            "head_result": measure.head_result,
+            "sink_value": plain("..kernels.sinks").sink_value,
+            "softmax": attend.softmax,
+        },
+    }

@@ -1,0 +1,16 @@
+"""Sink dimensions and what follows from them: discovery, the catalogue, image-centric heads."""
+
+from .catalogue import CatalogueEntry as CatalogueEntry
+from .dims import SinkDims as SinkDims
+from .discovery import (
+    SinkReport as SinkReport,
+    Verdict as Verdict,
+    find_sink_dims as find_sink_dims,
+    verify as verify,
+)
+from .image_heads import (
+    HEAD_PROBES as HEAD_PROBES,
+    HeadRanking as HeadRanking,
+    head_probes as head_probes,
+    rank_heads as rank_heads,
+)

@@ -1,0 +1,140 @@
+"""Known sink dimensions of published models, each with its source and how far it is to be trusted.
+
+Nothing here is used unless asked for: `find_sink_dims` finds a model's own dimensions, and its
+report says what the catalogue has for a model of that name.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from ..errors import InputError, unknown
+from .dims import SinkDims
+
+STATUSES: Final = ("published", "inferred", "third-party", "found")
+"""Printed by the authors of the method or in their code; inferred from a model's backbone; from
+somebody else's code, not verified; found here with `find_sink_dims`.
+"""
+PACKAGED: Final = Path(__file__).with_name("catalogue.json")
+
+
+@final
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """The sink dimensions of one model, as somebody reports them.
+
+    **Attributes:**
+
+    - `model`: its name.
+    - `dims`: the coordinates of the residual stream, counted from 0.
+    - `tau`: the threshold on phi that goes with them; None where the source has none.
+    - `width`: the model's `d_model`.
+    - `status`: one of `STATUSES`.
+    - `source`: where they come from.
+    - `names`: the last parts of repository names under which the model is published, lower case.
+    """
+
+    model: str
+    dims: tuple[int, ...]
+    tau: float | None
+    _: KW_ONLY
+    width: int
+    status: str
+    source: str
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise InputError(unknown("status", self.status, STATUSES))
+        if not self.dims or not all(0 <= dim < self.width for dim in self.dims):
+            raise InputError(f"{self.model}: dims {self.dims} do not lie in 0 to {self.width - 1}")
+
+    def sinks(self, tau: float | None = None) -> SinkDims:
+        """These dimensions for an `LMM`: `lmm.sinks = entry.sinks()`.
+
+        **Arguments:**
+
+        - `tau`: the threshold; the entry's own by default.
+
+        **Raises:** `InputError` if neither is known.
+        """
+        threshold = self.tau if tau is None else tau
+        if threshold is None:
+            raise InputError(
+                f"no threshold is known for {self.model}; give tau=, or let find_sink_dims suggest "
+                "one"
+            )
+        return SinkDims(self.dims, threshold, source=f"{self.status}: {self.source}")
+
+    def describes(self, name: str) -> bool:
+        """Whether this entry is about the model of this name, whatever folder it lies in."""
+        last = name.rstrip("/").split("/")[-1].lower()
+        return last in {self.model.lower(), *self.names}
+
+    def __str__(self) -> str:
+        tau = "" if self.tau is None else f", tau {self.tau:g}"
+        return f"{self.model}: {self.dims}{tau} [{self.status}] {self.source}"
+
+
+def entries(*files: str | Path) -> tuple[CatalogueEntry, ...]:
+    """Every entry of the packaged catalogue, and of files of yours after it.
+
+    **Raises:** `InputError` if a file is no catalogue.
+    """
+    return tuple(entry for file in (PACKAGED, *files) for entry in _read(Path(file)))
+
+
+def _read(file: Path) -> list[CatalogueEntry]:
+    try:
+        data = json.loads(file.read_text())
+        if data["format"] != 1:
+            raise ValueError(f"format {data['format']!r}")
+        return [_entry(row) for row in data["entries"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no catalogue of sink dimensions: {error}") from error
+
+
+def _entry(row: dict[str, Any]) -> CatalogueEntry:
+    lists: dict[str, Any] = {name: tuple(row.get(name, ())) for name in ("dims", "names")}
+    return CatalogueEntry(**(row | lists))
+
+
+def find_entry(name: str, *files: str | Path) -> CatalogueEntry:
+    """The entry about a model: its name, a repository or a folder; the last one wins.
+
+    **Raises:** `InputError` listing the models that have one.
+    """
+    known = entries(*files)
+    found = [entry for entry in known if entry.describes(name)]
+    if not found:
+        raise InputError(unknown("model in the catalogue", name, [entry.model for entry in known]))
+    return found[-1]
+
+
+def published(name: str, width: int) -> CatalogueEntry | None:
+    """What the authors of the method print for a model of this name and width, if anything."""
+    found = [
+        entry
+        for entry in entries()
+        if entry.status == "published" and entry.width == width and entry.describes(name)
+    ]
+    return found[0] if found else None
+
+
+def add(entry: CatalogueEntry, file: str | Path) -> None:
+    """Write an entry into a file of yours, which may exist; the packaged one never changes.
+
+    **Raises:** `InputError` if the file is no catalogue, or is the packaged one.
+    """
+    path = Path(file)
+    if path.resolve() == PACKAGED:
+        raise InputError("the packaged catalogue is not written; name a file of yours")
+    kept = [old for old in (_read(path) if path.exists() else []) if old.model != entry.model]
+    _write([*kept, entry], path)
+
+
+def _write(rows: Iterable[CatalogueEntry], path: Path) -> None:
+    found = [asdict(entry) for entry in rows]
+    path.write_text(json.dumps({"format": 1, "entries": found}, indent=1) + "\n")

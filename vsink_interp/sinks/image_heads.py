@@ -1,0 +1,112 @@
+"""Image-centric heads: ranking attention heads by where they look (Kang et al. 2025, fig. 4)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import InputError, ResultError
+from ..graph import EditGraph, Layers
+from ..probes import NonSinkRatio, SegmentMass
+from ..results import Run
+
+
+def head_probes(layers: Layers = ":") -> EditGraph:
+    """What `rank_heads` reads: run this graph and give it the run.
+
+    **Arguments:**
+
+    - `layers`: the layers; `lmm.layers_with("attn.hook_pattern")` in a model that mixes kinds of
+        attention.
+    """
+    return NonSinkRatio(layers=layers) | SegmentMass(groups=("image",), layers=layers)
+
+
+HEAD_PROBES = head_probes()
+"""The same at every layer."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HeadRanking:
+    """Every head with its mean visual non-sink ratio and image mass over the text rows.
+
+    **Attributes:**
+
+    - `ratio`: mean of r over rows; NaN for a head that never looks at the image.
+    - `mass`: mean share of attention on the image, 0 to 1.
+    - `selected`: the share of rows on which the head is image-centric, 0 to 1.
+    - `layers`: the layers.
+    """
+
+    ratio: Float[Tensor, "layer head"]
+    mass: Float[Tensor, "layer head"]
+    selected: Float[Tensor, "layer head"]
+    layers: tuple[int, ...]
+
+    def top(self, n: int) -> list[tuple[int, int, float]]:
+        """The `n` heads of highest ratio among those ever image-centric: layer, head, ratio."""
+        score = torch.where(self.selected > 0, self.ratio, -1.0).nan_to_num(nan=-1.0)
+        order = score.flatten().argsort(descending=True)[:n].tolist()
+        width = score.shape[1]
+        return [
+            (self.layers[i // width], i % width, float(score.flatten()[i]))
+            for i in order
+            if score.flatten()[i] >= 0
+        ]
+
+
+def image_centric(
+    ratio: Float[Tensor, "layer head row"],
+    mass: Float[Tensor, "layer head row"],
+    *,
+    rho: float,
+    min_image_mass: float = 0.2,
+) -> Bool[Tensor, "layer head row"]:
+    """Which heads are image-centric for which rows: enough attention on the image, enough of it
+    beside the sinks (Kang et al. 2025, below equation (A-5) of our docs).
+    """
+    return (mass >= min_image_mass) & (ratio >= rho)
+
+
+def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
+    """Rank the heads over all query and generated rows of runs that recorded `head_probes`.
+
+    Rows count once: padding and what follows the end of a shorter answer are left out.
+
+    **Raises:** `InputError` without a run; `ResultError` if a run lacks those probes, or has them
+    at other layers than the first.
+    """
+    if not runs:
+        raise InputError("rank_heads needs a run: lmm.generate(image, prompt, HEAD_PROBES)")
+    probes = _probes(runs[0])
+    parts = [_rows(run, *probes) for run in runs]
+    ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+    chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
+    layers = runs[0][probes[0]].labels("layer")
+    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1), layers)
+
+
+def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
+    """The two probes of a run, at whatever layers they are."""
+    for ratio in run.graph:
+        if isinstance(ratio, NonSinkRatio):
+            pair = head_probes(ratio.layers).nodes
+            if all(node in run.graph.nodes for node in pair):
+                return ratio, SegmentMass(groups=("image",), layers=ratio.layers)
+    raise ResultError(
+        "no record of NonSinkRatio and SegmentMass(groups=('image',)) at the same layers; run the "
+        "model with HEAD_PROBES, or with head_probes(layers)"
+    )
+
+
+def _rows(
+    run: Run, ratio: NonSinkRatio, mass: SegmentMass
+) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
+    """Ratio and mass of the rows that count, of all samples one after another."""
+    rows = run.counted_rows(ratio, "query generated")
+    ratios = run[ratio].values.float().transpose(1, 2)[:, :, rows]
+    masses = run[mass].values[..., 0].float().transpose(1, 2)[:, :, rows]
+    return ratios, masses

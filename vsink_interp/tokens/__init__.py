@@ -1,0 +1,12 @@
+"""What every token of a prompt is: the layout, the notation for groups, image tokens and pixels."""
+
+from .groups import (
+    SEGMENTS as SEGMENTS,
+    Flow as Flow,
+    Group as Group,
+    grows_by_sinks as grows_by_sinks,
+    parse_flow as parse_flow,
+    parse_group as parse_group,
+)
+from .image_tokens import Box as Box, ImageSpan as ImageSpan, View as View
+from .layout import CODE as CODE, PAD as PAD, Sight as Sight, TokenLayout as TokenLayout

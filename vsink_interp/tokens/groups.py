@@ -1,0 +1,150 @@
+"""The notation for groups of tokens: `"image"`, `"sink & image"`, `"image[0] -> query generated"`.
+
+A group is one or more segments separated by spaces (their union); `a & b` is the intersection
+and `~a` the complement. A flow reads `source -> target`: keys read from, rows that read.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from ..errors import NotationError, unknown
+
+SEGMENTS = ("bos", "system", "image", "query", "generated")
+"""The parts that every prompt divides into; padding belongs to none."""
+
+REFINEMENTS = ("role", "separator", "sink", "prompt", "all")
+"""Groups that cut across the segments: role markers, tokens that come with an image and are no
+patches of it, sink tokens, all but generated, everything."""
+
+WORDS = SEGMENTS + REFINEMENTS
+
+_WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
+
+
+@final
+@dataclass(frozen=True)
+class Term:
+    """One word of a group: a segment or refinement, possibly complemented, or one image."""
+
+    word: str
+    image: int | None = None
+    negated: bool = False
+
+    def __str__(self) -> str:
+        """The term as it is written."""
+        place = "" if self.image is None else f"[{self.image}]"
+        return f"{'~' if self.negated else ''}{self.word}{place}"
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """A parsed group of tokens: a union of intersections of terms."""
+
+    unions: tuple[tuple[Term, ...], ...]
+
+    def __str__(self) -> str:
+        """The group as it is written."""
+        return " ".join(" & ".join(map(str, terms)) for terms in self.unions)
+
+    def __hash__(self) -> int:
+        """That of its terms, computed once: masks are looked up in every layer and step."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.unions)
+
+    @property
+    def terms(self) -> Iterable[Term]:
+        """Every term, in order."""
+        return (term for terms in self.unions for term in terms)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The segments and refinements that occur."""
+        return frozenset(term.word for term in self.terms)
+
+    @property
+    def grows(self) -> bool:
+        """Whether generated tokens may belong to it."""
+        return self.takes_generated(sink=True) or self.takes_generated(sink=False)
+
+    @property
+    def grows_by_sinks(self) -> bool:
+        """Whether it depends on the sinks among generated tokens which of them belong to it."""
+        return self.takes_generated(sink=True) != self.takes_generated(sink=False)
+
+    def takes_generated(self, *, sink: bool) -> bool:
+        """Whether generated tokens belong to it that are sinks, or that are none."""
+        true = {"generated", "all", *(["sink"] if sink else [])}
+        return any(
+            all((term.word in true) != term.negated for term in terms) for terms in self.unions
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Flow:
+    """A parsed flow of information: the keys of `source` are read by the rows of `target`."""
+
+    source: Group
+    target: Group
+
+    def __str__(self) -> str:
+        """The flow as it is written."""
+        return f"{self.source} -> {self.target}"
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The segments and refinements on both sides."""
+        return self.source.words | self.target.words
+
+
+def _term(text: str, whole: str) -> Term:
+    match = _WORD.match(text)
+    if not match:
+        raise NotationError(
+            f"{whole!r} is not a group of tokens; write segments separated by spaces, as in "
+            f"'query generated', 'sink & image' or 'image[0]' (segments: {', '.join(WORDS)})"
+        )
+    negated, word, image = match.groups()
+    if word not in WORDS:
+        raise NotationError(unknown("segment", word, WORDS))
+    if image is not None and word != "image":
+        raise NotationError(f"{text!r}: only images are numbered, as in 'image[0]'")
+    return Term(word, None if image is None else int(image), bool(negated))
+
+
+def parse_group(text: str) -> Group:
+    """Read a group of tokens such as `"query generated"` or `"sink & image"`.
+
+    **Raises:** `NotationError` with the legal segments.
+    """
+    tight = re.sub(r"\s*&\s*", "&", text.strip())
+    if not tight:
+        raise NotationError(f"an empty group of tokens; segments are: {', '.join(WORDS)}")
+    return Group(
+        tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
+    )
+
+
+def grows_by_sinks(text: str) -> bool:
+    """Whether which generated tokens belong to a group depends on which of them are sinks."""
+    return parse_group(text).grows_by_sinks
+
+
+def parse_flow(text: str) -> Flow:
+    """Read a flow such as `"image -> query generated"`.
+
+    **Raises:** `NotationError` if it is not `source -> target`, or names an unknown segment.
+    """
+    sides = text.split("->")
+    if len(sides) != 2:
+        raise NotationError(
+            f"a flow reads 'source -> target', as in 'image -> generated'; got {text!r}"
+        )
+    return Flow(parse_group(sides[0]), parse_group(sides[1]))

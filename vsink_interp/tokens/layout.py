@@ -1,0 +1,287 @@
+"""Where each kind of token lies: `TokenLayout`, valid in prefill and decode alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, final
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..errors import LayoutError
+from .groups import SEGMENTS, Group, Term, parse_flow, parse_group
+from .image_tokens import ImageSpan
+
+PAD = 0
+CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
+"""The number that stands for a segment in `TokenLayout.segments`; padding is 0."""
+
+
+Sight: TypeAlias = Literal["causal", "image blocks", "prefix", "cross-attention"]
+"""What a row may attend to besides what came before it: nothing, the rest of its own image, the
+whole prompt, or images that are no tokens."""
+
+
+UNSEEN = (
+    ". This model reads images through cross-attention: their features are no tokens of the "
+    "prompt, so flows, sinks and maps of image tokens are not defined here"
+)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """What every token of a batch is.
+
+    **Attributes:**
+
+    - `segments`: one code of `CODE` per token, 0 for padding.
+    - `image_index`: which image of its prompt a token belongs to, -1 elsewhere.
+    - `roles`: tokens of role markers such as `USER:`; each also belongs to a segment.
+    - `images`: the images of each sample.
+    - `prompt_length`: tokens before the first generated one.
+    - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
+        around tiles; each also belongs to a segment. None where there are none.
+    - `sight`: what a row sees besides the tokens before it.
+    """
+
+    segments: Int[Tensor, "batch token"]
+    image_index: Int[Tensor, "batch token"]
+    roles: Bool[Tensor, "batch token"]
+    images: tuple[tuple[ImageSpan, ...], ...]
+    prompt_length: int
+    separators: Bool[Tensor, "batch token"] | None = None
+    sight: Sight = "causal"
+
+    @property
+    def batch(self) -> int:
+        """How many samples."""
+        return self.segments.shape[0]
+
+    @property
+    def length(self) -> int:
+        """How many tokens, padding and generated ones included."""
+        return self.segments.shape[1]
+
+    def __str__(self) -> str:
+        """One line per sample, as in `bos[1] system[34] image[24x24=576] query[12]`."""
+        return "\n".join(self._line(sample) for sample in range(self.batch))
+
+    def _line(self, sample: int) -> str:
+        codes, index = self.segments[sample].tolist(), self.image_index[sample].tolist()
+        runs: list[list] = []
+        for key in zip(codes, index, strict=True):
+            if runs and runs[-1][0] == key:
+                runs[-1][1] += 1
+            else:
+                runs.append([key, 1])
+        parts = [self._run(sample, code, image, count) for (code, image), count in runs]
+        return " ".join(parts if CODE["generated"] in codes else [*parts, "generated[...]"])
+
+    def _run(self, sample: int, code: int, image: int, count: int) -> str:
+        if code == PAD:
+            return f"pad[{count}]"
+        if image >= 0:
+            span = self.images[sample][image]
+            return f"image[{span}={count}]" if count == span.size else f"image[{count}]"
+        return f"{SEGMENTS[code - 1]}[{count}]"
+
+    def mask(
+        self, group: str | Group, *, sink: Bool[Tensor, "batch token"] | None = None
+    ) -> Bool[Tensor, "batch token"]:
+        """Which tokens belong to a group such as `"image"`, `"query generated"`, `"sink & image"`.
+
+        **Arguments:**
+
+        - `group`: the notation of `vsink_interp.tokens.groups`.
+        - `sink`: which tokens are sinks; needed where the group says `sink`.
+
+        **Raises:** `NotationError` for an unknown segment, `LayoutError` if sinks are not given.
+        """
+        parsed = parse_group(group) if isinstance(group, str) else group
+        wanted = torch.zeros_like(self.roles)
+        for terms in parsed.unions:
+            both = self.segments != PAD
+            for term in terms:
+                both = both & self._term(term, sink)
+            wanted = wanted | both
+        return wanted
+
+    def _term(
+        self, term: Term, sink: Bool[Tensor, "batch token"] | None
+    ) -> Bool[Tensor, "batch token"]:
+        if term.word == "sink":
+            if sink is None:
+                raise LayoutError(
+                    "'sink' depends on the layer: ask a Site inside a run, or pass sink="
+                )
+            found = sink
+        elif term.word == "role":
+            found = self.roles
+        elif term.word == "separator":
+            found = self._separators
+        elif term.word == "all":
+            found = self.segments != PAD
+        elif term.word == "prompt":
+            found = (self.segments != PAD) & (self.segments != CODE["generated"])
+        elif term.image is not None:
+            found = self.image_index == term.image
+        else:
+            found = self.segments == CODE[term.word]
+        return ~found if term.negated else found
+
+    @property
+    def _separators(self) -> Bool[Tensor, "batch token"]:
+        return torch.zeros_like(self.roles) if self.separators is None else self.separators
+
+    def has(self, term: Term) -> bool:
+        """Whether some sample has a token of this term; sinks and generated tokens may yet come."""
+        if term.word in {"sink", "generated"} or term.negated:
+            return True
+        return bool(self._term(term, None).any())
+
+    def check_group(self, group: str | Group, *, generates: bool = True) -> None:
+        """Refuse a group that names what the prompt lacks, or an intersection that is empty.
+
+        **Raises:** `LayoutError` listing what the prompt is made of.
+        """
+        parsed = parse_group(group) if isinstance(group, str) else group
+        grows = generates and self.length == self.prompt_length
+        layout = self.extend(1) if grows else self
+        for term in parsed.terms:
+            if not self.has(term):
+                raise LayoutError(
+                    f"{str(parsed)!r}: this prompt has no {term} token; it is: {self._line(0)}"
+                    + UNSEEN * (self.sight == "cross-attention" and term.word == "image")
+                )
+        may_come = set() if layout.length > self.prompt_length else {"generated"}
+        for terms in parsed.unions:
+            if not may_come & {term.word for term in terms} and not layout._occurs(terms):
+                raise LayoutError(
+                    f"{str(parsed)!r}: no token of this prompt is {' & '.join(map(str, terms))!r}; "
+                    f"it is: {self._line(0)}"
+                )
+        if not any(map(layout._occurs, parsed.unions)):
+            raise LayoutError(
+                f"{str(parsed)!r}: no generated token is read here; use generate with 2 or more "
+                f"new tokens, or name a segment of the prompt: {self._line(0)}"
+            )
+
+    def _may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
+        """The tokens that may belong to a group; any token may come to be a sink, or not."""
+        found = torch.zeros_like(self.roles)
+        for terms in group.unions:
+            both = self.segments != PAD
+            for term in terms:
+                both = both if term.word == "sink" else both & self._term(term, None)
+            found = found | both
+        return found
+
+    def _occurs(self, terms: tuple[Term, ...]) -> bool:
+        return bool(self._may_be(Group((terms,))).any())
+
+    def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
+        """Refuse a flow whose cut is impossible: a missing segment, or a row that loses every key.
+
+        **Raises:** `LayoutError` naming the missing segment, or the positions left without keys.
+        """
+        parsed = parse_flow(flow)
+        self.check_group(parsed.source, generates=generates)
+        self.check_group(parsed.target, generates=generates or first_token)
+        self.check_reach(parsed.source, parsed.target, first_token=first_token, generates=generates)
+        if "sink" in parsed.words:
+            return
+        grows = generates and self.length == self.prompt_length
+        layout = self.extend(1) if grows else self
+        rows = layout.mask(parsed.target)
+        if first_token and "generated" in parsed.target.words:
+            rows[:, self.prompt_length - 1] = True
+        layout._refuse_blind(layout.mask(parsed.source), rows, flow)
+
+    def check_reach(
+        self,
+        source: str | Group,
+        target: str | Group,
+        *,
+        first_token: bool = False,
+        generates: bool = True,
+    ) -> None:
+        """Refuse rows of which none can see a key of the source: attention looks back only.
+
+        **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
+        """
+        layout = self.extend(1) if generates and self.length == self.prompt_length else self
+        group = parse_group(target) if isinstance(target, str) else target
+        keys = parse_group(source) if isinstance(source, str) else source
+        rows = layout._may_be(group)
+        if first_token and "generated" in group.words:
+            rows[:, self.prompt_length - 1] = True
+        if not (rows & layout.reached(layout._may_be(keys))).any():
+            raise LayoutError(
+                f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
+                f"{str(source)!r}, so nothing flows there; a flow reads 'source -> target', the "
+                f"keys read from and then the rows that read them. The prompt is: {self._line(0)}"
+            )
+
+    def reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+        """The rows that may attend to one of these keys."""
+        seen = keys.cumsum(-1) > 0
+        if self.sight == "prefix":
+            prompt = torch.arange(self.length, device=seen.device) < self.prompt_length
+            seen = seen | (keys & prompt).any(-1, keepdim=True) & prompt
+        elif self.sight == "image blocks":
+            same = self.image_index[:, :, None] == self.image_index[:, None]
+            inside = same & (self.image_index >= 0)[:, None]
+            seen = seen | (inside & keys[:, None]).any(-1)
+        return seen & (self.segments != PAD)
+
+    def _refuse_blind(
+        self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
+    ) -> None:
+        blind = rows & ~self.reached((self.segments != PAD) & ~columns) & (self.segments != PAD)
+        if blind.any():
+            sample = int(blind.any(-1).nonzero()[0])
+            places = blind[sample].nonzero().flatten().tolist()
+            raise LayoutError(
+                f"{flow!r} leaves nothing to attend to at positions {places}; take a segment out "
+                "of the source, for instance bos"
+            )
+
+    def extend(self, n_tokens: int) -> "TokenLayout":
+        """The layout with `n_tokens` generated tokens after it."""
+        new = self.segments.new_full((self.batch, n_tokens), CODE["generated"])
+        index, roles = torch.full_like(new, -1), torch.zeros_like(new, dtype=torch.bool)
+        return replace(
+            self,
+            segments=torch.cat([self.segments, new], -1),
+            image_index=torch.cat([self.image_index, index], -1),
+            roles=torch.cat([self.roles, roles], -1),
+            separators=torch.cat([self._separators, roles], -1),
+        )
+
+    def first(self, n_tokens: int) -> "TokenLayout":
+        """The layout of the first `n_tokens` tokens."""
+        return self._each(lambda tokens: tokens[:, :n_tokens])
+
+    def without(self, padding: Bool[Tensor, "batch token"]) -> "TokenLayout":
+        """The layout with these tokens counted as padding (what follows the end of an answer)."""
+        return replace(self, segments=self.segments.masked_fill(padding, PAD))
+
+    def to(self, device: torch.device | str) -> "TokenLayout":
+        """The layout on another device."""
+        return self._each(lambda tokens: tokens.to(device))
+
+    def select(self, samples: Sequence[int]) -> "TokenLayout":
+        """The layout of some samples of the batch."""
+        chosen = list(samples)
+        images = tuple(self.images[i] for i in chosen)
+        return replace(self._each(lambda tokens: tokens[chosen]), images=images)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenLayout":
+        return replace(
+            self,
+            segments=change(self.segments),
+            image_index=change(self.image_index),
+            roles=change(self.roles),
+            separators=change(self._separators),
+        )
