@@ -1,5 +1,8 @@
 """Runs and records."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +117,16 @@ def test_a_run_is_saved_and_loaded(tmp_path, batched, generates):
         assert back[probe].axes == run[probe].axes
         assert back[probe].coords == run[probe].coords
         assert torch.equal(back[probe].values.nan_to_num(-1), run[probe].values.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))])
+def test_a_run_can_be_copied_and_pickled(how):
+    run = tiny.lmm().generate(tiny.encode(), graph=GRAPH, max_new_tokens=2)
+    back = how(run)
+    assert (back.graph, back.text, back.words) == (run.graph, run.text, run.words)
+    assert torch.equal(back.logits, run.logits)
+    assert torch.equal(back[SegmentMass()].values, run[SegmentMass()].values)
+    assert torch.equal(back.layout.mask("image"), run.layout.mask("image"))
 
 
 def test_a_run_with_bare_functions_is_saved_without_its_graph(tmp_path):

@@ -1,8 +1,13 @@
 """Graphs are values; the plan puts them into forward order."""
 
+import copy
+import io
 import json
+import pickle
 
 import pytest
+import torch
+from jaxtyping import Float
 
 import vsink_interp as vi
 from tests import nodes, tiny
@@ -19,6 +24,41 @@ def test_a_graph_cannot_be_changed():
         graph.nodes = ()
     with pytest.raises((AttributeError, TypeError)):
         KO.flow = "bos -> query"  # ty: ignore[invalid-assignment]
+
+
+def _through_torch(value):
+    held = io.BytesIO()
+    torch.save(value, held)
+    held.seek(0)
+    return torch.load(held, weights_only=False)
+
+
+COPIES = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "torch.save": _through_torch,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_every_node_and_graph_can_be_copied_and_pickled(how):
+    every = [*nodes.EDITS.values(), *nodes.DROPS.values(), *nodes.PROBES.values()]
+    for node in every:
+        assert repr(COPIES[how](node)) == repr(node)
+    assert COPIES[how](vi.EditGraph(*every[:9], nodes.sharpest)) == vi.EditGraph(
+        *every[:9], nodes.sharpest
+    )
+    assert COPIES[how](vi.EditGraph()) == vi.EditGraph()
+
+
+def test_a_function_probe_without_a_name_of_its_own_is_copied():
+    @vi.probe("hook_resid_pre", layers="1:")
+    def local(resid, site) -> Float[torch.Tensor, "batch query"]:
+        del site
+        return resid.sum(-1)
+
+    assert copy.deepcopy(vi.EditGraph(local)) == vi.EditGraph(local)
 
 
 def test_different_graphs_differ():

@@ -1,5 +1,7 @@
 """The notation of groups and flows."""
 
+import pickle
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -54,3 +56,11 @@ def test_what_is_no_group_is_refused(text):
 def test_what_is_no_flow_is_refused(text):
     with pytest.raises(vi.NotationError):
         parse_flow(text)
+
+
+def test_a_pickled_group_leaves_its_hash_behind():
+    group = parse_group("sink & image")
+    hash(group)
+    back = pickle.loads(pickle.dumps(group))
+    assert back == group
+    assert "_hash" not in vars(back), "texts hash otherwise in every process"

@@ -202,6 +202,10 @@ class EditGraph:
         """Refuse: graphs are values."""
         raise AttributeError("an EditGraph is immutable; join graphs with |")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by its nodes: attributes of a graph cannot be set one by one."""
+        return EditGraph, self.nodes
+
     def __or__(self, other: "Node | EditGraph") -> "EditGraph":
         """Join two graphs."""
         return EditGraph(self, other)

@@ -1,8 +1,10 @@
 """A probe written as a function, in a notebook or a script."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, final, get_type_hints
+from typing import Any, ClassVar, TypeAlias, final, get_type_hints
 
 from torch import Tensor
 from typing_extensions import override
@@ -32,6 +34,13 @@ class ProbeFunction(Probe):
     def __repr__(self) -> str:
         return getattr(self.fn, "__name__", "probe")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Under the name of a decorated function pickle would find this probe, not the function.
+        module, name = self.fn.__module__, self.fn.__qualname__
+        if getattr(sys.modules.get(module), name, None) is self:
+            return _named, (module, name)
+        return ProbeFunction, (self.hook, self.fn, self.axes, self.layers)
+
     @property
     @override
     def whole(self) -> bool:
@@ -41,6 +50,10 @@ class ProbeFunction(Probe):
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
         return self.fn(value, site)
+
+
+def _named(module: str, name: str) -> ProbeFunction:
+    return getattr(importlib.import_module(module), name)
 
 
 def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFunction]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 from ..errors import NotationError, unknown
 
@@ -57,6 +57,10 @@ class Group:
     @cached_property
     def _hash(self) -> int:
         return hash(self.unions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its hash, which is another in every process."""
+        return Group, (self.unions,)
 
     @property
     def terms(self) -> Iterable[Term]:
