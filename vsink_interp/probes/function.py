@@ -36,7 +36,7 @@ class ProbeFunction(Probe):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Under the name of a decorated function pickle would find this probe, not the function.
-        module, name = self.fn.__module__, self.fn.__qualname__
+        module, name = self.fn.__module__, getattr(self.fn, "__qualname__", "")
         if getattr(sys.modules.get(module), name, None) is self:
             return _named, (module, name)
         return ProbeFunction, (self.hook, self.fn, self.axes, self.layers)
