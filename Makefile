@@ -68,7 +68,7 @@ tl: ## the tests against transformer-lens itself and torchvision's processors, i
 	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-tl/bin/pytest tests/integrations $(PYTEST_ARGS)
 
 # What depends on transformers most, at the lower end of the range that pyproject.toml states.
-OLDEST := tests/test_lmm.py tests/test_generation.py tests/test_capabilities.py tests/families tests/engine
+OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py tests/families tests/engine
 oldest: ## families, engine and generation on the oldest transformers, in .venv-oldest
 	@$(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt \
 		.venv-oldest/.test
