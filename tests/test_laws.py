@@ -17,7 +17,7 @@ from vsink_interp.engine import row_program
 from vsink_interp.graph.graph import CacheEdit
 
 ATTENTIONS = ("sdpa", "eager")
-NEAR = 2e-5
+NEAR = 4e-5  # rounding of fp32 logits of size 5; how much depends on the processor
 """How far sums in another order may bring logits of about 6 apart, in fp32."""
 
 
@@ -381,7 +381,7 @@ def test_half_precision_is_no_worse_than_eagers_own(name, attention, dtype):
 
 @pytest.mark.parametrize("elements", [1, 300])
 @every([*nodes.PORTABLE])
-def test_blocks_of_rows_give_the_same_logits(name, elements, monkeypatch):
+def test_tiles_of_rows_give_the_same_logits(name, elements, monkeypatch):
     lmm, encoding = tiny.lmm(), tiny.batch(prompt_for(name), "text")
     whole = lmm.run(encoding, graph=EDITS[name]).logits
     monkeypatch.setattr(row_program, "TILE_ELEMENTS", elements)
@@ -392,13 +392,13 @@ def test_blocks_of_rows_give_the_same_logits(name, elements, monkeypatch):
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("elements", [1, 300])
 @every(PROBES)
-def test_blocks_of_rows_give_the_same_records(name, elements, padded, monkeypatch):
+def test_tiles_of_rows_give_the_same_records(name, elements, padded, monkeypatch):
     lmm, probe = tiny.lmm(), PROBES[name]
     encoding = tiny.batch("one image", "image last") if padded else tiny.encode("one image")
     whole = lmm.run(encoding, graph=probe)[probe]
     monkeypatch.setattr(row_program, "TILE_ELEMENTS", elements)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
-    layers = lmm.run(encoding, graph=probe)[probe]
-    assert layers.axes == whole.axes
-    assert layers.coords == whole.coords
-    torch.testing.assert_close(layers.values, whole.values, atol=1e-6, rtol=1e-5, equal_nan=True)
+    tiled = lmm.run(encoding, graph=probe)[probe]
+    assert tiled.axes == whole.axes
+    assert tiled.coords == whole.coords
+    torch.testing.assert_close(tiled.values, whole.values, atol=1e-6, rtol=1e-5, equal_nan=True)

@@ -53,12 +53,12 @@ class Eager:
     def __init__(self, lmm, encoding, node):
         self.lmm, self.node = lmm, node
         self.masks = TokenMasks(encoding.layout, torch.device("cpu"))
-        self.taps_by_layer = node.resolved_layers(tiny.LAYERS)
+        self.layers = node.resolved_layers(tiny.LAYERS)
         self.entering, self.constants, self.records = {}, {}, []
 
     def at(self, name, layer, value, extras):
         """The value that attention goes on with."""
-        if self.node.hook != f"attn.hook_{name}" or layer not in self.taps_by_layer:
+        if self.node.hook != f"attn.hook_{name}" or layer not in self.layers:
             return value
         length = self.masks.layout.length
         phi = torch.from_numpy(restated.phi(self.entering[layer], GAP.dims))

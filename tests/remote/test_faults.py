@@ -170,8 +170,7 @@ CLIENT = """
 import sys
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.dataset import run_dataset
-from vsink_interp.engine import Server
+from vsink_interp import Server, run_dataset
 
 lmm = vi.LMM.from_pretrained(sys.argv[1], remote=Server(sys.argv[2], patience=1.0))
 samples = [(tiny.image(i), f"what is w{i % 9} ?") for i in range(100)]

@@ -65,7 +65,7 @@ def test_what_is_played_is_what_was_written(name):
     ],
 )
 def test_what_decides_by_numbers_is_refused_with_its_line(fn):
-    with pytest.raises(vi.CapabilityError, match=r"test_record\.py:\d+"):
+    with pytest.raises(vi.CapabilityError, match=r"test_op_trace\.py:\d+"):
         played(fn)
 
 
