@@ -12,7 +12,7 @@ from vsink_interp.graph.hook_points import HOOKS, HookPoint
 PAGE = Path(__file__).with_name("hook-points.md")
 HEAD = """# Hook points
 
-<!-- Written by docs/gen_hooks.py from vsink_interp/graph/hook_points.py; edit that table instead. -->
+<!-- Written by docs/gen_hooks.py from vsink_interp/graph/hook_points.py; edit that instead. -->
 
 A hook point is a named place in the forward pass. Names and axes are TransformerLens's. The table
 is in forward order, and is the one that the library itself works from. `lmm.hooks` lists the names

@@ -19,7 +19,7 @@ COLLECT = """
 import sys
 import torch
 import vsink_interp as vi
-from vsink_interp.session import Job
+from vsink_interp import Job
 
 job = Job.load(sys.argv[1])
 lmm = vi.LMM.from_pretrained(sys.argv[2], remote=True)

@@ -206,7 +206,7 @@ def _to_plain(run_request: RunRequest) -> dict[str, Any]:
         "hf_kwargs": dict(run_request.hf_kwargs),
         "batched": encoding.batched,
         "prompts": encoding.prompts,
-        "images": [len(row) for row in encoding.images],
+        "n_images": [len(row) for row in encoding.images],
         "tensors": {name: tensor.tolist() for name, tensor in tensors.items()},
     }
 
@@ -217,7 +217,7 @@ def _from_plain(found: Mapping[str, Any]) -> RunRequest:
         {"input_ids": tensors["ids"]},
         layout_from(found, tensors),
         # The images are with the server; here it matters only that there were some.
-        tuple((Image.new("L", (1, 1)),) * n for n in found["images"]),
+        tuple((Image.new("L", (1, 1)),) * n for n in found["n_images"]),
         tuple(found["prompts"]),
         found["batched"],
     )
