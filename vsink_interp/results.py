@@ -137,14 +137,21 @@ class Run:
     model: str
     records: Mapping[str, Recorded] = field(default_factory=dict)
 
-    def __getitem__(self, probe: Node | str) -> Recorded:
-        """The record of a probe, by the probe or its repr.
+    def __getitem__(self, probe: Node | type[Node] | str) -> Recorded:
+        """The record of a probe: by the probe, or by its class or name where there is one of it.
 
         A probe that stood before and behind an edit has two: `run[f"{probe!r}#1"]` and `#2`.
 
         **Raises:** `ResultError` listing the probes of this run.
         """
-        name = probe if isinstance(probe, str) else repr(probe)
+        name = probe.__name__ if isinstance(probe, type) else probe
+        name = name if isinstance(name, str) else repr(name)
+        alike = [full for full in self.records if full.split("(")[0] == name]
+        if name not in self.records and len(alike) > 1:
+            raise ResultError(
+                f"this run has {len(alike)} records of {name}; name one: {', '.join(alike)}"
+            )
+        name = alike[0] if name not in self.records and alike else name
         if name not in self.records:
             known = ", ".join(self.records) or "none"
             raise ResultError(

@@ -12,8 +12,8 @@ from vsink_interp.graph.hook_points import (
     find_hook,
     forward_order,
     parse_hook,
-    resolve_layers,
 )
+from vsink_interp.graph.index_notation import resolve_layers
 
 AXES = set("batch head kv_head query key d_model d_head d_mlp vocab image patch d_vision".split())
 

@@ -9,7 +9,7 @@ from typing_extensions import override
 from ..errors import NotationError
 from ..graph import Site, Sizes
 from ..kernels import copy_head
-from .heads import check_heads, heads_at
+from .heads import check_heads, heads_at, heads_of
 from .row_edit import RowEdit
 
 
@@ -31,14 +31,14 @@ class CopyHead(RowEdit):
 
     def __post_init__(self) -> None:
         RowEdit.__post_init__(self)
-        check_heads((self.source,))
-        if self.heads is not None and set(self.heads) == {self.source}:
+        check_heads(self.source)
+        if not isinstance(self.heads, str) and set(heads_of(self.heads) or ()) == {self.source}:
             raise NotationError(f"CopyHead({self.source}) onto itself changes nothing")
 
     @override
     def fit(self, sizes: Sizes) -> None:
         RowEdit.fit(self, sizes)
-        check_heads((self.source,), sizes.n_heads)
+        check_heads(self.source, sizes.n_heads)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import CACHE, CacheEdit, Edges, Layers, Site, check_layers, freeze
+from ..graph import CACHE, CacheEdit, Edges, Layers, Site, settle
 from ..tokens import TokenLayout, parse_group
 
 
@@ -45,8 +45,7 @@ class DropKeys(CacheEdit):
     after: str = "prefill"
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
-        check_layers(self.layers)
+        settle(self)
         if "generated" in parse_group(self.group).words:
             raise NotationError(
                 f"DropKeys({self.group!r}): nothing is generated yet when the cache is cut, right "

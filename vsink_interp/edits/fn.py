@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Layers, Site, check_layers, find_hook
+from ..graph import Edit, Layers, Site, settle
 
 
 @final
@@ -53,8 +53,7 @@ class Fn(Edit):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
-        find_hook(self.hook)
-        check_layers(self.layers)
+        settle(self)
         if not callable(self.fn):
             raise NotationError(f"Fn takes a function; got {type(self.fn).__name__}")
 

@@ -5,10 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import NotationError
-from ..graph import Site
-
-Heads = tuple[int, ...] | None
-"""Query heads counted from 0; None is all of them."""
+from ..graph import Heads, Site, settled
 
 
 def check_heads(heads: Heads, n_heads: int | None = None) -> None:
@@ -16,13 +13,30 @@ def check_heads(heads: Heads, n_heads: int | None = None) -> None:
 
     **Raises:** `NotationError` with the legal numbers.
     """
-    if heads is None:
+    if isinstance(heads, str):  # read in full when the model is known: `Node.sized`
         return
-    # True and False are whole numbers to Python.
-    if not heads or not all(type(head) is int and head >= 0 for head in heads):
-        raise NotationError(f"heads={heads!r}: a tuple of head numbers from 0 on, or None for all")
-    if n_heads is not None and max(heads) >= n_heads:
+    numbers = heads_of(heads)
+    if numbers is None:
+        return
+    if not numbers or min(numbers) < 0:
+        raise NotationError(f"heads={heads!r}: head numbers from 0 on, or None for all")
+    if n_heads is not None and max(numbers) >= n_heads:
         raise NotationError(f"heads={heads!r}: a layer of this model has heads 0 to {n_heads - 1}")
+
+
+def heads_of(heads: Heads) -> tuple[int, ...] | None:
+    """Heads as numbers; None is all of them.
+
+    **Raises:** `NotationError` for text, whose numbers the model decides.
+    """
+    if heads is None:
+        return None
+    found = settled(heads, "head")
+    if isinstance(found, str):
+        raise NotationError(
+            f"heads={heads!r} are counted in a model: run it there, or name numbers"
+        )
+    return (found,) if isinstance(found, int) else found
 
 
 def heads_at(site: Site, heads: Heads, n_heads: int) -> Bool[Tensor, " head"]:
@@ -32,7 +46,8 @@ def heads_at(site: Site, heads: Heads, n_heads: int) -> Bool[Tensor, " head"]:
 
 def head_mask(heads: Heads, n_heads: int, device: torch.device) -> Bool[Tensor, " head"]:
     """The heads as a mask."""
-    chosen = torch.full((n_heads,), heads is None, device=device)
-    if heads is not None:
-        chosen[list(heads)] = True
+    numbers = heads_of(heads)
+    chosen = torch.full((n_heads,), numbers is None, device=device)
+    if numbers is not None:
+        chosen[list(numbers)] = True
     return chosen

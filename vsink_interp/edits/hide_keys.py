@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import Edit, Layers, Site, check_layers, freeze
+from ..graph import Edit, Layers, Site, freeze, settle
 from ..kernels import cut_tokens, random_like
 from ..tokens import TokenLayout, parse_group
 
@@ -50,8 +50,8 @@ class HideKeys(Edit):
     redraw: bool = True
 
     def __post_init__(self) -> None:
-        freeze(self, "tokens", "layers")
-        check_layers(self.layers)
+        settle(self)
+        freeze(self, "tokens")
         if isinstance(self.tokens, str):
             parse_group(self.tokens)
         elif not self.tokens or min(self.tokens) < 0:

@@ -12,10 +12,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze, parsed_flow
+from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, parsed_flow, settle
 from ..kernels import cut, cut_tokens
 from ..tokens import TokenLayout, grows_by_sinks, parse_flow
-from .heads import Heads, check_heads, heads_at
+from .heads import check_heads, heads_at, heads_of
 
 
 @final
@@ -67,9 +67,8 @@ class Knockout(Edit):
         return cls(flow, f"{max_layer + 1}:")
 
     def __post_init__(self) -> None:
-        freeze(self, "layers", "heads")
+        settle(self)
         flow = parse_flow(self.flow)
-        check_layers(self.layers)
         check_heads(self.heads)
         if self.first_token and "generated" not in flow.target.words:
             raise NotationError(
@@ -94,7 +93,7 @@ class Knockout(Edit):
         if self.needs_phi:
             return None
         flow = parsed_flow(self.flow)
-        return Edges(str(flow.target), str(flow.source), self.first_token, self.heads)
+        return Edges(str(flow.target), str(flow.source), self.first_token, heads_of(self.heads))
 
     @property
     @override

@@ -1,9 +1,16 @@
 """Numbers that an edit computes with: finite, or rows would become NaN."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
 
 from ..errors import NotationError
+
+Vector: TypeAlias = Sequence[float] | Tensor | np.ndarray
+"""One number per coordinate; a node keeps a tuple."""
 
 
 def check_finite(node: Any, *names: str) -> None:

@@ -4,10 +4,11 @@ Also called causal tracing or interchange intervention (Vig et al. 2020). On the
 and metrics, which changes what one finds: Zhang and Nanda (2024), arXiv 2309.16042.
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, final
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,17 +16,20 @@ from ..errors import LayoutError, NotationError
 from ..graph import (
     HOOKS,
     Edit,
+    Heads,
     HookPoint,
     Layers,
     Site,
-    check_layers,
-    find_hook,
-    freeze,
+    Sizes,
     parsed_group,
+    resolve,
     resolve_layers,
+    settle,
+    settled,
 )
 from ..results import Recorded, Run
 from ..tokens import TokenLayout, parse_group
+from .heads import check_heads, heads_at
 from .source import Source, taken
 
 
@@ -43,6 +47,7 @@ class Patch(Edit):
     ```python
     other = lmm.run(image, question, vi.probes.Activation("hook_resid_pre"))
     lmm.run(encoding, graph=Patch("hook_resid_pre", other, "8:12", rows="image"))
+    lmm.run(encoding, graph=Patch("attn.hook_z", others, layers=3, heads=[0], positions="-1"))
     ```
 
     **Arguments:**
@@ -54,6 +59,9 @@ class Patch(Edit):
     - `layers`: the layers, counted from 0; each must have been recorded.
     - `rows`: the tokens. Generated ones only where they are named, and only as many as the source
         has.
+    - `heads`: the heads that are patched, where the hook point has heads; all by default.
+    - `positions`: of these rows the ones at these places in the prompt, counted from its first
+        token and written as layers are; -1 is the last. All by default.
 
     **Raises:** `NotationError` for a hook point or group that cannot be patched, or a layer that
     was not recorded; `ResultError` for a run without such a record. When run: `LayoutError` if
@@ -71,15 +79,21 @@ class Patch(Edit):
     layers: Layers = ":"
     _: KW_ONLY
     rows: str = "prompt"
+    heads: Heads = None
+    positions: Layers | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
-        _refuse_odd(find_hook(self.hook))
-        check_layers(self.layers)
+        settle(self)
+        _refuse_odd(self.point)
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of a patch cannot depend on sinks")
+        if self.positions is not None:
+            object.__setattr__(self, "positions", settled(self.positions, "position"))
+        check_heads(self.heads)
+        if self.heads is not None and not _HEADED & set(self.point.axes):
+            raise NotationError(f"{self.hook!r} has no heads: {self.point.axes}")
         if not isinstance(self.source, Source):
-            object.__setattr__(self, "source", taken(find_hook(self.hook), self.source))
+            object.__setattr__(self, "source", taken(self.point, self.source))
 
     @property
     def values(self) -> Source:
@@ -103,14 +117,35 @@ class Patch(Edit):
         return named
 
     @override
+    def fit(self, sizes: Sizes) -> None:
+        check_heads(self.heads, sizes.n_kv_heads if "kv_head" in self.point.axes else sizes.n_heads)
+
+    @override
+    def sized(self, sizes: Sizes) -> "Patch":
+        if not isinstance(self.heads, str):
+            return self
+        count = sizes.n_kv_heads if "kv_head" in self.point.axes else sizes.n_heads
+        return replace(self, heads=tuple(resolve(self.heads, count, "head", "a layer")))
+
+    @override
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
         layout.check_group(self.rows, generates=generates)
-        self.values.check(layout, self.rows)
+        wanted = self._wanted(layout)
+        if not wanted.any() and "generated" not in parse_group(self.rows).words:
+            raise LayoutError(f"{self!r}: none of these positions belongs to {self.rows!r}")
+        self.values.check(layout, self.rows, wanted)
+
+    def _wanted(self, layout: TokenLayout) -> Bool[Tensor, "batch token"]:
+        """The tokens whose rows are patched."""
+        mask = layout.mask(self.rows)
+        return mask if self.positions is None else mask & _at(layout, self.positions)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
         span = slice(site.first_row, site.first_row + site.n_rows)
         rows = site.masks.host(parsed_group(self.rows))[:, span]
+        if self.positions is not None:
+            rows = rows & _at(site.layout, self.positions)[:, span]
         if not rows.any():
             return value
         tokens = self.values.counterparts(site.layout)
@@ -126,7 +161,29 @@ class Patch(Edit):
             keys = tokens[:, : site.n_keys]
             new = new.take_along_dim(keys.clamp_min(0)[:, None, None].to(new.device), 3)
             where = rows[:, None, :, None] & (keys >= 0)[:, None, None]
-        return torch.where(where.to(value.device), new, value)
+        where = where.to(value.device)
+        if self.heads is not None:
+            where = where & self._headed(site, value)
+        return torch.where(where, new, value)
+
+    def _headed(self, site: Site, value: Tensor) -> Bool[Tensor, "..."]:
+        """The patched heads, along the axis that they have in the value."""
+        axis = next(i for i, name in enumerate(site.hook.axes) if name in _HEADED)
+        shape = [1] * value.ndim
+        shape[axis] = value.shape[axis]
+        return heads_at(site, self.heads, value.shape[axis]).view(shape)
+
+
+_HEADED = {"head", "kv_head"}
+
+
+def _at(layout: TokenLayout, positions: Layers) -> Bool[Tensor, "batch token"]:
+    """The tokens at these places of each sample's prompt, counted behind its padding."""
+    found = torch.zeros_like(layout.roles)
+    for sample, prompt in enumerate(layout.mask("prompt")):
+        places = prompt.nonzero().flatten()
+        found[sample, places[resolve(positions, len(places), "position", "the prompt")]] = True
+    return found
 
 
 def _refuse_odd(point: HookPoint) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze
+from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, settle
 from ..kernels import edges_of
 from ..tokens import TokenLayout, grows_by_sinks, parse_group
-from .heads import Heads, check_heads, heads_at
+from .heads import check_heads, heads_at, heads_of
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class RowEdit(Edit):
     heads: Heads = None
 
     def __post_init__(self) -> None:
-        freeze(self, "heads", "layers")
-        check_layers(self.layers)
+        settle(self)
         check_heads(self.heads)
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of an edit cannot depend on sinks; its keys can")
@@ -50,7 +49,8 @@ class RowEdit(Edit):
     @property
     @override
     def acts_on(self) -> tuple[Edges, ...]:
-        return tuple(Edges(self.rows, group, heads=self.heads) for group in self.key_groups)
+        heads = heads_of(self.heads)
+        return tuple(Edges(self.rows, group, heads=heads) for group in self.key_groups)
 
     @property
     @override

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edges, Edit, Layers, Site, check_layers, freeze
+from ..graph import Edges, Edit, Layers, Site, settle
 from ..tokens import TokenLayout, grows_by_sinks, parse_group
 from .numbers import check_finite
 
@@ -36,8 +36,7 @@ class ScaleKeys(Edit):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
-        check_layers(self.layers)
+        settle(self)
         check_finite(self, "factor")
         parse_group(self.group)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Layers, Site, Sizes, check_layers, freeze
+from ..graph import Edit, Layers, Site, Sizes, freeze, settle
 from ..tokens import TokenLayout, parse_group
 from .numbers import check_finite
 
@@ -40,8 +40,8 @@ class SetDims(Edit):
     rows: str = "all"
 
     def __post_init__(self) -> None:
-        freeze(self, "dims", "layers")
-        check_layers(self.layers)
+        settle(self)
+        freeze(self, "dims")
         check_finite(self, "value")
         if not self.dims or min(self.dims) < 0:
             raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on")

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError, ResultError
@@ -109,8 +109,12 @@ class Source:
         shape[0], shape[dim] = index.shape
         return whole.expand(len(index), *whole.shape[1:]).take_along_dim(index.view(shape), dim)
 
-    def check(self, layout: TokenLayout, rows: str) -> None:
+    def check(self, layout: TokenLayout, rows: str, mask: Bool[Tensor, "batch token"]) -> None:
         """Refuse a prompt whose rows have no counterpart, or where counting would slip.
+
+        **Arguments:**
+
+        - `rows`, `mask`: the group that is patched, and its tokens of this prompt.
 
         **Raises:** `LayoutError` naming the segments that differ and those that match.
         """
@@ -119,7 +123,6 @@ class Source:
                 f"the source of a patch has {self.batch} samples, the prompt {layout.batch}; patch "
                 "from one sample, or from as many"
             )
-        mask = layout.mask(rows)
         wanted = layout.segments != PAD if self.point.axes[-1] == "key" else mask
         if self.layout is not None:
             self._check_lengths(layout, wanted, rows)

@@ -9,9 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edit, Layers, Site, Sizes, check_layers, freeze
+from ..graph import Edit, Layers, Site, Sizes, freeze, settle
 from ..tokens import TokenLayout, parse_group
-from .numbers import check_finite
+from .numbers import Vector, check_finite
 
 
 @final
@@ -21,7 +21,7 @@ class Steer(Edit):
 
     **Arguments:**
 
-    - `direction`: one number per coordinate; `Steer.along` takes a tensor.
+    - `direction`: one number per coordinate: a tensor, an array or a sequence.
     - `layers`: the layers, counted from 0.
     - `scale`: how much of it is added.
     - `rows`: the tokens at which it is added.
@@ -32,15 +32,15 @@ class Steer(Edit):
 
     hook: ClassVar[str] = "hook_resid_post"
 
-    direction: tuple[float, ...]
+    direction: Vector
     layers: Layers = ":"
     _: KW_ONLY
     scale: float = 1.0
     rows: str = "query generated"
 
     def __post_init__(self) -> None:
-        freeze(self, "direction", "layers")
-        check_layers(self.layers)
+        settle(self)
+        freeze(self, "direction")
         check_finite(self, "direction", "scale")
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of an edit cannot depend on sinks")
@@ -54,8 +54,8 @@ class Steer(Edit):
         scale: float = 1.0,
         rows: str = "query generated",
     ) -> "Steer":
-        """Steer along a tensor."""
-        return cls(tuple(direction.float().tolist()), layers, scale=scale, rows=rows)
+        """The same, for a tensor."""
+        return cls(direction, layers, scale=scale, rows=rows)
 
     @override
     def fit(self, sizes: Sizes) -> None:

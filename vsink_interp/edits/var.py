@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Layers, Site, Sizes, check_layers, freeze, resolve_layers
+from ..graph import Edges, Edit, Layers, Site, Sizes, resolve_layers, settle
 from ..kernels import redistribute, redistribution_terms
 from ..tokens import TokenLayout
 
@@ -55,8 +55,7 @@ class VAR(Edit):
     sinks_from: str | None = None
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
-        check_layers(self.layers)
+        settle(self)
         for name in ("p", "rho", "min_image_mass"):
             if not 0 <= getattr(self, name) <= 1:
                 raise NotationError(f"{name} is a share from 0 to 1; got {getattr(self, name)}")

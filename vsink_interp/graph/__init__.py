@@ -1,5 +1,11 @@
 """Edits and probes as values: the hook points they name, the graph that joins them, its plan."""
 
+from .address import (
+    matching as matching,
+    settle as settle,
+    short_name as short_name,
+    split_hook as split_hook,
+)
 from .graph import (
     CacheEdit as CacheEdit,
     Edges as Edges,
@@ -17,12 +23,16 @@ from .hook_points import (
     HOOKS as HOOKS,
     ORDER as ORDER,
     HookPoint as HookPoint,
-    Layers as Layers,
-    check_layers as check_layers,
     find_hook as find_hook,
     forward_order as forward_order,
     parse_hook as parse_hook,
+)
+from .index_notation import (
+    Heads as Heads,
+    Layers as Layers,
+    resolve as resolve,
     resolve_layers as resolve_layers,
+    settled as settled,
 )
 from .site import (
     Site as Site,

@@ -4,9 +4,9 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, ClassVar, TypeAlias, final, overload
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -14,7 +14,9 @@ from typing_extensions import override
 
 from ..errors import CapabilityError, NotationError
 from ..tokens import TokenLayout
-from .hook_points import CACHE, ORDER, HookPoint, Layers, find_hook, resolve_layers
+from .address import settle
+from .hook_points import CACHE, ORDER, HookPoint, find_hook
+from .index_notation import Layers, resolve, resolve_layers
 from .site import Site
 
 
@@ -39,11 +41,12 @@ class Edges:
 @final
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model is: layers, query heads, width of the residual stream."""
+    """How large a model is: layers, query heads, width of the residual stream, key heads."""
 
     n_layers: int
     n_heads: int
     d_model: int
+    n_kv_heads: int = 0
 
 
 class Node(ABC):
@@ -55,6 +58,10 @@ class Node(ABC):
 
     hook: str
     layers: Layers
+
+    def __post_init__(self) -> None:
+        """A subclass with checks of its own calls `settle` first."""
+        settle(self)
 
     @property
     def point(self) -> HookPoint:
@@ -115,6 +122,14 @@ class Node(ABC):
         """The layers it acts on in a model of `n_layers` layers."""
         return resolve_layers(self.layers, n_layers)
 
+    def sized(self, sizes: Sizes) -> "Node":
+        """The node for a model of these sizes: heads that were written as text are numbers."""
+        heads = getattr(self, "heads", None)
+        if not isinstance(heads, str):
+            return self
+        found: Any = self
+        return replace(found, heads=tuple(resolve(heads, sizes.n_heads, "head", "a layer")))
+
     def fit(self, sizes: Sizes) -> None:
         """Refuse a model that is too small for it."""
 
@@ -131,6 +146,10 @@ class Node(ABC):
     def __or__(self, other: "Node | EditGraph") -> "EditGraph":
         """Join with another node or graph; at a shared hook point nodes act left to right."""
         return EditGraph(self) | other
+
+    def to_json(self) -> str:
+        """As `EditGraph.to_json`, of this node alone; `EditGraph.from_json` reads it."""
+        return EditGraph(self).to_json()
 
 
 class Edit(Node):
@@ -222,6 +241,17 @@ class EditGraph:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    @overload
+    def __getitem__(self, place: int) -> Node: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "EditGraph": ...
+
+    def __getitem__(self, place: int | slice) -> "Node | EditGraph":
+        """One node, or a slice of them as a graph."""
+        found = self.nodes[place]
+        return EditGraph(*found) if isinstance(found, tuple) else found
 
     def __repr__(self) -> str:
         return f"EditGraph({', '.join(map(repr, self.nodes))})"
@@ -350,8 +380,15 @@ def _from_dict(data: Mapping[str, Any]) -> Node:
 
 
 def freeze(node: Node, *names: str) -> None:
-    """Turn fields that were given as lists into tuples, so that the node stays a value."""
+    """Turn fields that were given as lists, arrays or tensors into tuples: a node is a value.
+
+    **Raises:** `NotationError` for an array with more than one axis.
+    """
     for name in names:
         value = getattr(node, name)
-        if isinstance(value, list):
-            object.__setattr__(node, name, tuple(value))
+        if getattr(value, "ndim", 1) != 1:
+            raise NotationError(
+                f"{name} of {type(node).__name__} has one axis; got shape {tuple(value.shape)}"
+            )
+        if isinstance(value, list) or hasattr(value, "tolist"):
+            object.__setattr__(node, name, tuple(getattr(value, "tolist", value.__iter__)()))

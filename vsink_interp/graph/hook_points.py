@@ -1,4 +1,4 @@
-"""The hook points: one table of names, axes and forward order, and the layer notation.
+"""The hook points: one table of names, axes and forward order.
 
 Names and axes are TransformerLens's, so hook functions and habits carry over. The table drives
 execution order, shape checks, the documentation page and the load-time self-check.
@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 from ..errors import NotationError, unknown
-
-Layers: TypeAlias = str | int | tuple[int, ...]
-"""Which layers: `":"`, `"12:"`, `"-4:"`, `"4:20"`, `"except 4:20"`, `"0,3,7"`, `5`, `(0, 3)`."""
 
 Stack: TypeAlias = Literal["blocks", "vision_encoder.blocks"]
 
@@ -225,79 +222,3 @@ def parse_hook(name: str) -> tuple[HookPoint, int | None]:
     if point.stack is not None:
         raise NotationError(f"{name!r} needs its layer, as in {point.at(0)!r}")
     return point, None
-
-
-_RANGE = re.compile(r"^(-?\d+)?(?:(:)(-?\d+)?)?$")
-
-
-def _span(text: str, whole: str) -> tuple[int | None, bool, int | None]:
-    match = _RANGE.match(text.strip())
-    if not match or not text.strip():
-        raise NotationError(
-            f"{whole!r} is not a layer range; write ':', '12:', '-4:', '4:20', 'except 4:20', "
-            "'0,3,7', a number or a tuple of numbers"
-        )
-    first, colon, last = match.groups()
-    return (int(first) if first else None), bool(colon), (int(last) if last else None)
-
-
-def check_layers(layers: Layers) -> None:
-    """Refuse a layer range that cannot be read.
-
-    **Raises:** `NotationError` with the legal forms.
-    """
-    if isinstance(layers, str):
-        for part in layers.removeprefix("except ").split(","):
-            _span(part, layers)
-        return
-    numbers = layers if isinstance(layers, tuple) else (layers,)
-    # True and False are whole numbers to Python.
-    if not all(type(layer) is int for layer in numbers):
-        raise NotationError(
-            f"{layers!r} is not a layer range: text such as '12:', a whole number, or a tuple "
-            "of them"
-        )
-
-
-def resolve_layers(layers: Layers, n_layers: int) -> tuple[int, ...]:
-    """The layers that a layer range names in a model of `n_layers` layers, ascending.
-
-    **Raises:** `NotationError` if a bound lies outside the model, or no layer is named.
-    """
-    check_layers(layers)
-    if isinstance(layers, str):
-        parts = layers.removeprefix("except ").split(",")
-        chosen = {layer for part in parts for layer in _expand(part, layers, n_layers)}
-        if layers.startswith("except "):
-            chosen = set(range(n_layers)) - chosen
-    else:
-        wanted = (layers,) if isinstance(layers, int) else layers
-        chosen = {_index(layer, layers, n_layers) for layer in wanted}
-    if not chosen:
-        raise NotationError(
-            f"layers {layers!r} name no layer; this model has {n_layers}, 0 to {n_layers - 1}"
-        )
-    return tuple(sorted(chosen))
-
-
-def _index(layer: int, layers: Layers, n_layers: int) -> int:
-    if not -n_layers <= layer < n_layers:
-        raise NotationError(
-            f"layers {layers!r}: there is no layer {layer}; this model has {n_layers}, 0 to "
-            f"{n_layers - 1}"
-        )
-    return layer % n_layers
-
-
-def _expand(part: str, layers: Layers, n_layers: int) -> range:
-    first, colon, last = _span(part, str(layers))
-    if not colon:
-        only = _index(first if first is not None else 0, layers, n_layers)
-        return range(only, only + 1)
-    start = 0 if first is None else _index(first, layers, n_layers)
-    if last is None:
-        return range(start, n_layers)
-    stop = last + n_layers if last < 0 else last
-    if not 0 <= stop <= n_layers:
-        raise NotationError(f"layers {layers!r}: layer {last} lies beyond this model's {n_layers}")
-    return range(start, stop)

@@ -127,6 +127,7 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
 
     **Raises:** `CapabilityError`, `NotationError` or `LayoutError` if it does not fit them.
     """
+    graph = EditGraph(*(node.sized(lmm.sizes) for node in graph))
     for node in graph:
         if node.point in HOOKS:
             lmm.hooked.require(node.point)

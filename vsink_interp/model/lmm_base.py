@@ -8,7 +8,7 @@ import torch
 from ..engine import HookedModel
 from ..errors import CapabilityError, NotationError, unknown
 from ..families import FAMILIES, Family, family_of, load_processor
-from ..graph import Sizes, find_hook
+from ..graph import Sizes, resolve_layers, split_hook
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
@@ -161,7 +161,7 @@ class LMMBase:
     @property
     def sizes(self) -> Sizes:
         """Layers, heads and width, as edits check them."""
-        return Sizes(self.n_layers, self.n_heads, self.d_model)
+        return Sizes(self.n_layers, self.n_heads, self.d_model, self.hooked.n_heads["kv_head"])
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -179,16 +179,20 @@ class LMMBase:
 
         **Arguments:**
 
-        - `hook`: its name without the layer; for vision layers the full template.
+        - `hook`: its name, for vision layers the full template; of the layers that a full name
+            says, as `blocks.{2-5}.attn.hook_z` does, those that offer it.
 
         **Raises:** `NotationError` for an unknown name, or one outside the layers;
         `CapabilityError` if no layer offers it.
         """
-        point = find_hook(hook)
+        point, layers = split_hook(hook)
         if point.stack is None:
             raise NotationError(f"{hook!r} lies outside the layers")
         self.hooked.require(point)
-        return self.hooked.offering(point)
+        offered = self.hooked.offering(point)
+        depth = self.n_layers if point.stack == "blocks" else self.hooked.n_vision_layers
+        wanted = resolve_layers(":" if layers is None else layers, depth)
+        return tuple(layer for layer in wanted if layer in offered)
 
     def __repr__(self) -> str:
         return (

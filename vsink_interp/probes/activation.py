@@ -7,7 +7,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Layers, Probe, Site, check_layers, find_hook
+from ..graph import Layers, Probe, Site, settle
+from ..tokens import TokenLayout, parse_group
 from .row_probe import RowProbe
 
 _RESID = ("pre", "mid", "post")
@@ -21,15 +22,36 @@ class Activation(Probe):
     **Arguments:**
 
     - `hook`: a hook point such as `"attn.hook_z"` or `"vision_projector.hook_out"`.
-    - `layers`: the layers, counted from 0.
+    - `layers`: the layers, counted from 0; a full name, `"blocks.3.attn.hook_z"`, says them itself.
+    - `rows`: the group of tokens whose rows it reads, as the smallest span that holds them all;
+        None reads every row, of padding too.
+
+    **Raises:** `NotationError` for rows at a hook point that has none, or that depend on sinks.
     """
 
     hook: str
     layers: Layers = ":"
+    _: KW_ONLY
+    rows: str | None = None
 
     def __post_init__(self) -> None:
-        find_hook(self.hook)
-        check_layers(self.layers)
+        settle(self)
+        if self.rows is None:
+            return
+        if "query" not in self.point.axes:
+            raise NotationError(f"{self.hook!r} has no rows of tokens: {self.point.axes}")
+        if "sink" in parse_group(self.rows).words:
+            raise NotationError("the rows of a probe cannot depend on sinks; its keys can")
+
+    @property
+    @override
+    def targets(self) -> tuple[str, bool] | None:
+        return None if self.rows is None else (self.rows, False)
+
+    @override
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        if self.rows is not None:
+            layout.check_group(self.rows, generates=generates)
 
     @property
     def axes(self) -> tuple[str, ...]:

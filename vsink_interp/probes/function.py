@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Layers, Probe, Site, check_layers, find_hook
+from ..graph import Layers, Probe, Site, settle
 
 Measure: TypeAlias = Callable[[Tensor, Site], Tensor]
 
@@ -28,8 +28,7 @@ class ProbeFunction(Probe):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
-        find_hook(self.hook)
-        check_layers(self.layers)
+        settle(self)
 
     def __repr__(self) -> str:
         return getattr(self.fn, "__name__", "probe")

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Layers, Probe, Site, check_layers, freeze
+from ..graph import Layers, Probe, Site, freeze, settle
 from ..tokens import SEGMENTS, TokenLayout, grows_by_sinks, parse_group
 
 
@@ -29,8 +29,7 @@ class RowProbe(Probe):
     layers: Layers = ":"
 
     def __post_init__(self) -> None:
-        freeze(self, "layers")
-        check_layers(self.layers)
+        settle(self)
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of a probe cannot depend on sinks; its keys can")
 

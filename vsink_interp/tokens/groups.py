@@ -15,9 +15,10 @@ from ..errors import NotationError, unknown
 SEGMENTS = ("bos", "system", "image", "query", "generated")
 """The parts that every prompt divides into; padding belongs to none."""
 
-REFINEMENTS = ("role", "separator", "sink", "prompt", "all")
+REFINEMENTS = ("role", "separator", "sink", "prompt", "first", "last", "all")
 """Groups that cut across the segments: role markers, tokens that come with an image and are no
-patches of it, sink tokens, all but generated, everything."""
+patches of it, sink tokens, all but generated, the first and the last token of the prompt (the one
+whose row predicts the first generated token), everything."""
 
 WORDS = SEGMENTS + REFINEMENTS
 

@@ -124,6 +124,12 @@ class TokenLayout:
             found = self.segments != PAD
         elif term.word == "prompt":
             found = (self.segments != PAD) & (self.segments != CODE["generated"])
+        elif term.word == "first":
+            real = self.segments != PAD
+            found = real & (real.cumsum(-1) == 1)
+        elif term.word == "last":
+            places = torch.arange(self.length, device=self.segments.device)
+            found = (places == self.prompt_length - 1).expand(self.batch, -1)
         elif term.image is not None:
             found = self.image_index == term.image
         else:
