@@ -170,3 +170,33 @@ def test_answer_rows_are_those_that_predict_the_answer():
     assert torch.equal(best, run.generated)
     assert np.array(run.words).shape == run.ids.shape
     assert run.words[0][prompt:] == tuple(run.text.split())
+
+
+def test_a_record_is_found_by_class_and_by_name():
+    one = SegmentMass(layers=1)
+    run = tiny.lmm().run(tiny.encode(), graph=one | nodes.sharpest | Pattern(layers=0) | Pattern())
+    assert run[SegmentMass] is run[one]
+    assert run["SegmentMass"] is run[one]
+    assert run["sharpest"] is run[nodes.sharpest]
+    with pytest.raises(
+        vi.ResultError, match=r"2 records of Pattern; name one: Pattern\(.*layers=0"
+    ):
+        run[Pattern]
+    with pytest.raises(vi.ResultError, match="no record of SinkValue"):
+        run[SinkValue]
+
+
+def test_the_first_and_the_last_token_of_a_prompt():
+    encoding = tiny.batch("one image", "short")
+    real = encoding.inputs["attention_mask"].bool()
+    places = torch.arange(real.shape[1]).expand_as(real)
+    first = places.masked_fill(~real, 99).min(-1).values
+    record = tiny.lmm().run(encoding, graph=SegmentMass("last", groups=("first", "~first")))
+    assert record["SegmentMass"].labels("query") == (real.shape[1] - 1,)
+    eager = tiny.lmm(attention="eager").hf_model
+    with torch.no_grad():
+        patterns = torch.stack(eager(**encoding.inputs, output_attentions=True).attentions)
+    wanted = torch.stack([patterns[:, i, :, -1, first[i]] for i in range(2)], 1)
+    got = record[SegmentMass].values[:, :, :, 0]
+    assert nodes.apart(got[..., 0], wanted) < 2e-5
+    assert nodes.apart(got.sum(-1), torch.ones_like(wanted)) < 2e-5

@@ -313,3 +313,64 @@ def test_another_model_is_refused():
 def test_rows_cannot_depend_on_sinks():
     with pytest.raises(vi.NotationError, match="cannot depend on sinks"):
         Patch("hook_resid_pre", recorded("hook_resid_pre"), rows="sink & image")
+
+
+@pytest.mark.parametrize(("hook", "module"), [("attn.hook_z", "o_proj"), ("attn.hook_v", "v_proj")])
+def test_heads_and_positions_against_forward_hooks(hook, module):
+    """Two heads of two layers at three positions, in a left-padded batch."""
+    lmm, pair = tiny.lmm(), ["one image", "short"]
+    encoding = tiny.batch(*pair)
+    source = lmm.encode([tiny.image(9), tiny.image(8)], [tiny.PROMPTS[name][1] for name in pair])
+    heads = (1,) if module == "v_proj" else (0, 3)
+    patch = Patch(
+        hook,
+        lmm.run(source, graph=Activation(hook)),
+        [1, 2],
+        heads=list(heads),
+        positions=(0, 3, -1),
+    )
+    real = encoding.inputs["attention_mask"].bool()
+    rows = torch.zeros_like(real)
+    for sample, kept in enumerate(real):
+        places = kept.nonzero().flatten()
+        rows[sample, places[[0, 3, len(places) - 1]]] = True
+    d_head = tiny.WIDTH // tiny.HEADS
+    columns = torch.zeros(tiny.WIDTH if module == "o_proj" else d_head * tiny.KV_HEADS, dtype=bool)
+    for head in heads:
+        columns[head * d_head : (head + 1) * d_head] = True
+    found: dict[int, torch.Tensor] = {}
+    attention = [layer.self_attn for layer in lmm.hf_model.model.language_model.layers]
+
+    def run(inputs, act):
+        def hooked(layer):
+            if module == "o_proj":
+                return attention[layer].o_proj.register_forward_pre_hook(
+                    lambda _, args: (act(layer, args[0]),)
+                )
+            return attention[layer].v_proj.register_forward_hook(lambda _, __, out: act(layer, out))
+
+        handles = [hooked(layer) for layer in (1, 2)]
+        with torch.no_grad():
+            logits = lmm.hf_model(**inputs).logits
+        for handle in handles:
+            handle.remove()
+        return logits
+
+    run(source.inputs, lambda layer, x: found.setdefault(layer, x.clone()))
+    chosen = rows[..., None] & columns
+    wanted = run(encoding.inputs, lambda layer, x: torch.where(chosen, found[layer], x))
+    got = lmm.run(encoding, graph=patch).logits
+    assert apart(wanted[real], tiny.plain(lmm, encoding)[real]) > 1e-3
+    assert apart(got[real], wanted[real]) < 2e-5
+
+
+def test_heads_and_positions_that_are_not_there_are_refused():
+    run = recorded("attn.hook_z")
+    with pytest.raises(vi.NotationError, match="has no heads"):
+        Patch("hook_resid_pre", recorded("hook_resid_pre"), heads=1)
+    with pytest.raises(vi.NotationError, match="heads 0 to 3"):
+        tiny.lmm().run(other(), graph=Patch("attn.hook_z", run, heads=4))
+    with pytest.raises(vi.NotationError, match="no position 99; the prompt has"):
+        tiny.lmm().run(other(), graph=Patch("attn.hook_z", run, positions=99))
+    with pytest.raises(vi.LayoutError, match="none of these positions belongs to 'image'"):
+        tiny.lmm().run(other(), graph=Patch("attn.hook_z", run, positions=0, rows="image"))

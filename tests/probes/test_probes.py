@@ -306,3 +306,15 @@ def test_what_the_prompt_lacks_is_refused():
         lmm.run(text, graph=probes.Activation("vision_projector.hook_out"))
     with pytest.raises(vi.NotationError, match="beyond d_model = 64"):
         lmm.run(text, graph=probes.SinkValue(dims=(64,)))
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_z", "attn.hook_pattern", "hook_resid_post"])
+def test_an_activation_of_some_rows_is_a_part_of_the_whole(hook):
+    whole, part = probes.Activation(hook), probes.Activation(hook, rows="image")
+    run = tiny.lmm().run(tiny.encode(), graph=whole | part)
+    rows = run.layout.mask("image")[0].nonzero().flatten().tolist()
+    assert run[part].labels("query") == tuple(rows)
+    axis = run[whole].axis("query")
+    assert torch.equal(run[part].values, run[whole].values.index_select(axis, torch.tensor(rows)))
+    with pytest.raises(vi.NotationError, match="has no rows of tokens"):
+        probes.Activation("vision_projector.hook_out", rows="image")

@@ -50,6 +50,8 @@ def belongs(place: int, group, sinks: set[int]) -> bool:
             "separator": roles.ljust(15)[place] == "|",
             "all": True,
             "prompt": letter != "g",
+            "first": place == words.index("b"),
+            "last": place == words.rindex("q"),
         }.get(term.word, letter == term.word[0])
         if term.image is not None:
             found = images[place] == str(term.image)

@@ -41,9 +41,9 @@ def settled(numbers: Any, what: str = "layer") -> Numbers:
         for part in numbers.removeprefix("except ").split(","):
             _span(part, numbers, what)
         return numbers
+    given = numbers.tolist() if hasattr(numbers, "tolist") else numbers
     try:
-        # True and False are whole numbers to Python.
-        return _whole(numbers) if hasattr(numbers, "__index__") else tuple(map(_whole, numbers))
+        return _whole(given) if hasattr(given, "__index__") else tuple(map(_whole, given))
     except TypeError as error:
         raise NotationError(
             f"{numbers!r} is not a {what} range: text such as '12:', a whole number, or several, "
@@ -52,9 +52,10 @@ def settled(numbers: Any, what: str = "layer") -> Numbers:
 
 
 def _whole(number: Any) -> int:
-    if isinstance(number, bool) or type(number).__name__ == "bool":
-        raise TypeError(number)
-    return index(number)
+    plain = number.item() if hasattr(number, "item") else number
+    if isinstance(plain, bool):  # True and False are whole numbers to Python
+        raise TypeError(plain)
+    return index(plain)
 
 
 def resolve(numbers: Any, count: int, what: str = "layer", whose: str = "this model") -> list[int]:
