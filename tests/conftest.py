@@ -53,6 +53,18 @@ class GuardedSocket(socket.socket):
         return super().connect_ex(address)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rounds", type=int, default=1, help="how much of the stress tests' work is done; 1 in CI"
+    )
+
+
+@pytest.fixture(scope="session")
+def rounds(request):
+    """How many times the work of a stress test is done."""
+    return request.config.getoption("--rounds")
+
+
 def pytest_collection_modifyitems(items):
     no_gpu = pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False")
     no_network = pytest.mark.skip(reason="needs the network: run with VSINK_NETWORK=1")

@@ -6,3 +6,4 @@ from .contrast_pass import ContrastInputs as ContrastInputs
 from .execute import Outcome as Outcome, execute as execute
 from .hooked_model import HookedModel as HookedModel
 from .module_hooks import live as live
+from .turns import TakingTurns as TakingTurns, turns_of as turns_of

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from threading import get_ident
 from typing import Any, final
 
 import torch
@@ -19,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
-from .hooked_model import ATTENDING, COMPUTED, HookedModel
+from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
 from .kept_tokens import KeptTokens, Window
 from .row_program import Base, Numbered, RowProgram
 from .run_state import RunState
@@ -31,7 +32,7 @@ READ = (sdpa_mask, eager_mask)
 
 @final
 class AttentionBinding:
-    """One run's attention function.
+    """One run's attention function, for the thread of the run; calls of others pass it by.
 
     **Arguments:**
 
@@ -45,7 +46,8 @@ class AttentionBinding:
         self.run_state = run_state
         self.config = hooked.attention_config
         self.seen = [0] * hooked.n_layers
-        self.base_name: str = self.config._attn_implementation
+        self.base_name = hooked.attention
+        self.thread = get_ident()
         plan = run_state.plan if run_state else None
         self.nodes: list[dict[str, Numbered]] = [
             {
@@ -62,19 +64,21 @@ class AttentionBinding:
     @contextmanager
     def armed(self) -> Generator[None]:
         """Register the function, point the decoder at it, and undo both whatever happens."""
-        name = f"vsink_interp_{next(_names)}"
+        name = f"{ARMED}{next(_names)}"
+        before = self.config._attn_implementation
         self._refuse_other_masks()
-        ALL_ATTENTION_FUNCTIONS[name] = self
-        # `register`, not item assignment: transformers looks for mask functions among the global
-        # ones only, and takes None (no mask at all) for one that it does not find there.
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[self.base_name])
-        self.config._attn_implementation = name
         try:
+            ALL_ATTENTION_FUNCTIONS[name] = self
+            # `register`, not item assignment: transformers looks for mask functions among the
+            # global ones only, and takes None (no mask at all) for one that it does not find there.
+            mask = ALL_MASK_ATTENTION_FUNCTIONS[self.base_name]
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
+            self.config._attn_implementation = name
             yield
         finally:
-            self.config._attn_implementation = self.base_name
-            del ALL_ATTENTION_FUNCTIONS[name]
-            del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[name]
+            self.config._attn_implementation = before
+            ALL_ATTENTION_FUNCTIONS.pop(name, None)
+            ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
 
     def _refuse_other_masks(self) -> None:
         names = [*ALL_MASK_ATTENTION_FUNCTIONS]
@@ -106,7 +110,9 @@ class AttentionBinding:
     ) -> tuple[Tensor, Tensor | None]:
         """Attention as transformers calls it; the result has shape batch query head d_head."""
         layer: int = module.layer_idx  # ty: ignore[invalid-assignment]
-        if self.hooked.kinds[layer] not in ATTENDING:  # keys of images, to which no node comes
+        others = get_ident() != self.thread
+        # In cross-attention the keys are of images, to which no node comes.
+        if others or self.hooked.kinds[layer] not in ATTENDING:
             return self.base(module)(
                 module, query, key, value, attention_mask, scaling=scaling, **kwargs
             )

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -108,8 +109,12 @@ class SecondPass:
 def _watched(hooked: HookedModel, run_state: RunState) -> Generator[None]:
     """Let a pass without a trace see the residual streams that its edits need sinks of."""
 
+    thread = get_ident()
+
     def see(layer: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
         del module
+        if get_ident() != thread:
+            return
         run_state.see_resid(layer, args[0] if args else kwargs["hidden_states"])
 
     with ExitStack() as stack:
@@ -124,8 +129,12 @@ def _watched(hooked: HookedModel, run_state: RunState) -> Generator[None]:
 def beside_the_first(hooked: HookedModel, passes: Mapping[int, SecondPass]) -> Generator[None]:
     """Take a step of every second pass before each step of the first."""
 
+    thread = get_ident()
+
     def step(module: nn.Module, args: tuple, kwargs: dict) -> None:
         del module, args
+        if get_ident() != thread:
+            return  # somebody else's call of the same model
         for second in passes.values():
             second.step(kwargs["input_ids"])
 

@@ -94,11 +94,27 @@ def execute(
     - `beside`: what the second passes run on, by the number of the edit that compares with one.
     - `cached_prefix`: what was read before; `inputs` and `layout` cover it too.
 
-    **Raises:** `CapabilityError` if the model passes by a hook point of the plan; `LayoutError` if
-    edits together leave a row nothing to attend to.
+    Runs of one model take turns, whichever threads they are asked for in.
+
+    **Raises:** `CapabilityError` if the model passes by a hook point of the plan, and inside a run
+    of the same model; `LayoutError` if edits together leave a row nothing to attend to.
     """
+    with hooked.turns.run():
+        return _execute(hooked, plan, inputs, layout, sinks, generate, beside or {}, cached_prefix)
+
+
+def _execute(
+    hooked: HookedModel,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    layout: TokenLayout,
+    sinks: SinkDims | None,
+    generate: Mapping[str, Any] | None,
+    beside: Mapping[int, ContrastInputs],
+    cached_prefix: CachedPrefix | None,
+) -> Outcome:
     run_state = RunState(plan, TokenMasks(layout, hooked.device), sinks)
-    passes = {n: SecondPass(hooked, it, sinks) for n, it in (beside or {}).items()}
+    passes = {n: SecondPass(hooked, it, sinks) for n, it in beside.items()}
     binding = AttentionBinding(hooked, run_state)
     given = {**(generate or {}), **cached(hooked, run_state, inputs, cached_prefix)}
     box: list[Any] = []

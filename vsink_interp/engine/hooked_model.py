@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from ..errors import CapabilityError
 from ..families import Family, gates_heads, layer_taps_of
 from ..graph import HOOKS, HookPoint
+from .turns import OwnThread, turns_of
 
 ATTENDING = frozenset({"full_attention", "sliding_attention"})
 """The kinds of attention whose inside the row program can compute."""
+
+ARMED = "vsink_interp_"
+"""What the names of our attention functions begin with; they exist during a run."""
 
 COMPUTED: tuple[HookPoint, ...] = tuple(point for point in HOOKS if point.computed)
 
@@ -34,6 +38,13 @@ class HookedModel:
         self.layers = hf_model.get_submodule(family.layers)
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
+        self.turns = turns_of(self.layers)
+        with self.turns.hold():
+            self._wrap(family, kind)
+
+    def _wrap(self, family: Family, kind: str) -> None:
+        hf_model, processor = self.hf_model, self.processor
+        _ = self.attention
         self._lacking: dict[tuple[HookPoint, int | None], str] = {}
         self.family = replace(
             family,
@@ -50,6 +61,7 @@ class HookedModel:
             tokenizer=getattr(processor, "tokenizer", None),
             **({} if spread else {"device": hf_model.device}),
         )
+        OwnThread.of(self.nnsight.interleaver)
         self.n_layers = len(self.layers)
         self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
         self.kinds = layer_kinds(self.config, self.layers)
@@ -92,6 +104,18 @@ class HookedModel:
             if hasattr(layer, "self_attn"):
                 return layer.self_attn.config
         return self.config
+
+    @property
+    def attention(self) -> str:
+        """The attention function of the model itself; whoever asks has the turn.
+
+        What a run left armed, because its own clearing up was interrupted, is put right.
+        """
+        config = self.attention_config
+        if self.turns.attention and config._attn_implementation.startswith(ARMED):
+            config._attn_implementation = self.turns.attention
+        self.turns.attention = config._attn_implementation
+        return self.turns.attention
 
     @property
     def gating(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..engine import HookedModel, execute, prefix_of, refuse_prefix
+from ..engine import HookedModel, execute, prefix_of, refuse_prefix, turns_of
 from ..engine.cached_prefix import CachedPrefix
 from ..errors import CapabilityError, InputError
 from ..graph import CacheEdit, EditGraph, Graphlike
@@ -175,8 +175,9 @@ class Context:
         if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
             raise InputError("ask a question, or a list of them; none may be empty")
         texts = [q.strip() + (self.marker if chat else "") for q in questions]
-        made = [self.tokenizer(text, add_special_tokens=bos, return_offsets_mapping=True)
-                for text in texts]  # fmt: skip
+        with turns_of(self.tokenizer).hold():
+            made = [self.tokenizer(text, add_special_tokens=bos, return_offsets_mapping=True)
+                    for text in texts]  # fmt: skip
         starts = [len(q.strip()) for q in questions]
         width = max(len(one["input_ids"]) for one in made)
         parts = [self._part(one, start, width) for one, start in zip(made, starts, strict=True)]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..edits import Contrast
-from ..engine import Outcome
+from ..engine import Outcome, turns_of
 from ..errors import CapabilityError, LayoutError
 from ..graph import HOOKS, EditGraph, Node, find_hook
 from ..graph.plan import Plan, plan
@@ -114,8 +114,9 @@ def _read(
     outcome: Outcome,
 ) -> Run:
     decode = lmm.processor.tokenizer.batch_decode
-    words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
-    texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
+    with turns_of(lmm.processor.tokenizer).hold():
+        words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
+        texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
     text = texts if run_request.encoding.batched else texts[0]
     return Run(
         ids.cpu(), logits.cpu(), text, layout, words, run_request.graph, lmm.name, outcome.records

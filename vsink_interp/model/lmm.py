@@ -6,7 +6,7 @@ from typing import Any, final, overload
 
 from torch import Tensor
 
-from ..engine import AttentionBinding, live
+from ..engine import AttentionBinding, TakingTurns, live, turns_of
 from ..errors import CapabilityError, InputError, NotationError
 from ..families import Family
 from ..graph import Graphlike, as_graph
@@ -108,15 +108,16 @@ class LMM(LMMBase):
         that do not match.
         """
         images, prompts, batched = gather(image, prompt)
-        encoding = encode(
-            self.hf_model.config,
-            self.processor,
-            self.hooked.family,
-            images,
-            prompts,
-            batched=batched,
-            chat=chat,
-        )
+        with turns_of(self.processor.tokenizer).hold():
+            encoding = encode(
+                self.hf_model.config,
+                self.processor,
+                self.hooked.family,
+                images,
+                prompts,
+                batched=batched,
+                chat=chat,
+            )
         inputs = {name: value.to(self.hooked.device) for name, value in encoding.inputs.items()}
         return replace(encoding, inputs=inputs)
 
@@ -260,7 +261,9 @@ class LMM(LMMBase):
             return session.submit()
         run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
         executor = self.backend.executor(remote, allow_large=allow_large)
-        with seeded(seed, self.hf_model, hf_kwargs):
+        if seed is None:
+            return carry_out(self, run_request, executor)
+        with self.alone(), seeded(seed, self.hf_model, hf_kwargs):
             return carry_out(self, run_request, executor)
 
     @overload
@@ -325,7 +328,8 @@ class LMM(LMMBase):
         several = isinstance(spec, Sequence)
         specs = list(spec) if several else [spec or CompressedContext()]
         run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
-        with seeded(seed, self.hf_model, hf_kwargs):
+        # Some models remember of their last prompt what its context needs.
+        with self.alone(), seeded(seed, self.hf_model, hf_kwargs):
             contexts = describe(self, run_request, specs)
         return contexts if several else contexts[0]
 
@@ -348,7 +352,6 @@ class LMM(LMMBase):
         """
         self.backend.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
         encoding = self._whole(image, prompt)
-        binding = AttentionBinding(self.hooked, None)
         call = self.hf_model
         if "max_new_tokens" in hf_kwargs:
             call = self.hf_model.generate
@@ -358,10 +361,11 @@ class LMM(LMMBase):
             refuse_unread(self.hf_model, hf_kwargs)
 
         def driver(**inputs: Any) -> Any:
-            with binding.armed():
+            with AttentionBinding(self.hooked, None).armed():
                 return call(**inputs)
 
-        return self.nnsight.trace(**encoding.inputs, **hf_kwargs, fn=driver)
+        backend = TakingTurns(self.hooked.turns)
+        return self.nnsight.trace(**encoding.inputs, **hf_kwargs, fn=driver, backend=backend)
 
     def hook(self, name: str) -> Tensor:
         """The live value of a hook point, inside a trace; write it in place, as in `[...] = 0`.

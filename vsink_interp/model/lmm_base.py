@@ -1,5 +1,6 @@
 """A model that is open: where it came from, its sizes, its sinks, and the hook points it offers."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -193,6 +194,21 @@ class LMMBase:
         depth = self.n_layers if point.stack == "blocks" else self.hooked.n_vision_layers
         wanted = resolve_layers(":" if layers is None else layers, depth)
         return tuple(layer for layer in wanted if layer in offered)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep the model for this thread: runs that other threads ask for wait until it is left.
+
+        ```python
+        with lmm.alone():
+            lmm.hf_model.set_attn_implementation("eager")
+            run = lmm.run(image, "What is this?")
+            lmm.hf_model.set_attn_implementation("sdpa")
+        ```
+
+        Each run takes its turn by itself; this is for what has to stay together, and for changing
+        the model.
+        """
+        return self.hooked.turns.hold()
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,103 @@
+"""Whose turn it is: one run of a model at a time, whichever thread asks for it."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock, RLock, get_ident
+from typing import Any, final
+from weakref import WeakKeyDictionary
+
+from nnsight.intervention.interleaver import Interleaver
+from nnsight.tracing.backend import Backend
+from typing_extensions import override
+
+from ..errors import CapabilityError
+
+
+@final
+class Turns:
+    """The lock of one model or tokenizer, and whether a run of it is going on.
+
+    **Attributes:**
+
+    - `attention`: the attention function of the model itself, as it was last seen outside a run.
+    """
+
+    def __init__(self) -> None:
+        self.attention = ""
+        self._lock = RLock()
+        self._running = False
+
+    @contextmanager
+    def hold(self) -> Generator[None]:
+        """Wait until it is nobody's, and keep it; a thread that has it may hold it again."""
+        with self._lock:
+            yield
+
+    @contextmanager
+    def run(self) -> Generator[None]:
+        """Hold it for a run.
+
+        **Raises:** `CapabilityError` inside a run of it in the same thread.
+        """
+        with self._lock:
+            if self._running:
+                raise CapabilityError(
+                    "this is a run inside a hook of a run of the same model, which would lose its "
+                    "place; run it before or after, or open the model a second time for it"
+                )
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+
+
+_turns: WeakKeyDictionary[Any, Turns] = WeakKeyDictionary()
+_asking = Lock()
+
+
+def turns_of(thing: Any) -> Turns:
+    """The turns of a model's layers, or of a tokenizer: the same for whoever wraps them."""
+    with _asking:
+        return _turns.setdefault(thing, Turns())
+
+
+@final
+class OwnThread(Interleaver):
+    """nnsight's interleaver for the thread of a run alone.
+
+    A module that is called in another thread meanwhile is called plainly: the greenlets that wait
+    for a value cannot be woken from there, and its visits are none of the run's.
+    """
+
+    _by: int | None
+
+    @classmethod
+    def of(cls, interleaver: Interleaver) -> None:
+        """Make an interleaver one of these."""
+        if not isinstance(interleaver, cls):
+            interleaver.__dict__.pop("interleaving")
+            interleaver.__class__ = cls
+            interleaver.interleaving = False
+
+    @property
+    def interleaving(self) -> bool:
+        """Whether this thread is in a run."""
+        return self._by is not None and self._by == get_ident()
+
+    @interleaving.setter
+    def interleaving(self, value: bool) -> None:
+        self._by = get_ident() if value else None
+
+
+@final
+class TakingTurns(Backend):
+    """Where nnsight carries out a trace of the user's own: here, in its turn."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    @override
+    def __call__(self, tracer: Any) -> None:
+        with self.turns.run():
+            super().__call__(tracer)
