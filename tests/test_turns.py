@@ -1,4 +1,4 @@
-"""One model, several callers: each gets the answer that it gets alone, and the model stays whole."""
+"""One model, several callers: each gets what it gets alone, and the model stays whole."""
 
 import asyncio
 import copy
