@@ -258,6 +258,7 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
         "prompt_length": layout.prompt_length,
         "images": [[_saved(span) for span in row] for row in layout.images],
         "sight": layout.sight,
+        "digests": layout.digests,
     }
 
 
@@ -272,6 +273,7 @@ def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Token
         meta["prompt_length"],
         tensors.get("separators"),
         meta.get("sight", "causal"),
+        tuple(meta.get("digests", ())),
     )
 
 

@@ -57,6 +57,59 @@ def test_the_control_hides_as_many_others_anew_in_every_layer():
     assert all(places <= set(range(12, 22)) for places in wide)
 
 
+SCENES = [(tiny.image(seed), "what is the red disc on this ?") for seed in range(24)]
+
+
+def scenes(*numbers):
+    """Scenes as one batch; their prompts are equal, their images are not."""
+    return tiny.lmm().encode([SCENES[i][0] for i in numbers], [SCENES[i][1] for i in numbers])
+
+
+def test_the_control_is_drawn_anew_for_every_scene():
+    """Every token of the pool is about as likely: a fixed mask would hide 3 of 6 ever."""
+    lmm, edit = tiny.lmm(), vi.HideKeys((4, 5, 7), "0", control=1)
+    encoding = scenes(*range(24))
+    drawn = [hidden(lmm, encoding, edit, sample)[0] for sample in range(24)]
+    pool = {3, 6, 8, 9, 10, 11}
+    assert all(len(places) == 3 and places <= pool for places in drawn)
+    often = {place: sum(place in places for places in drawn) for place in pool}
+    assert min(often.values()) >= 4, often  # of 24, 12 expected
+    fixed = vi.HideKeys((4, 5, 7), control=1, redraw=False)
+    per_scene = [hidden(lmm, encoding, fixed, sample) for sample in range(24)]
+    assert all(len({frozenset(places) for places in layers}) == 1 for layers in per_scene)
+    assert len({frozenset(layers[0]) for layers in per_scene}) > 5
+
+
+def test_a_scene_has_its_draw_alone_and_in_a_batch_and_asked_otherwise_another():
+    lmm, edit = tiny.lmm(), vi.HideKeys((4, 5, 7), control=1)
+    alone = [hidden(lmm, lmm.encode(*SCENES[i]), edit) for i in (3, 5)]
+    assert [hidden(lmm, scenes(9, 5, 3), edit, sample) for sample in (2, 1)] == alone
+    ragged = lmm.encode([SCENES[3][0], tiny.image(99)], [SCENES[3][1], "count " * 9])
+    shift = int((ragged.layout.segments[0] == 0).sum())
+    assert shift > 0
+    moved = [{place - shift for place in places} for places in hidden(lmm, ragged, edit)]
+    assert moved == alone[0]
+    other = lmm.encode(SCENES[3][0], "what is the blue disc on this ?")
+    assert hidden(lmm, other, edit) != alone[0]
+
+
+def test_the_answer_read_at_once_is_drawn_as_the_one_generated():
+    lmm, edit, probe = tiny.lmm(), vi.HideKeys("sink & image", control=4, pool="all"), Pattern()
+    encoding = scenes(0, 1)
+    run = lmm.generate(encoding, graph=edit, max_new_tokens=4)
+    read = lmm.run(encoding.with_answer(run.generated), graph=edit | probe)
+    assert apart(read.logits[:, -5:-1], run.logits) < 2e-5
+    assert (read[probe].values == 0).any()
+
+
+def test_a_saved_layout_keeps_what_draws_follow_from(tmp_path):
+    run = tiny.lmm().run(scenes(2, 3))
+    run.save(tmp_path)
+    digests = vi.Run.load(tmp_path).layout.digests
+    assert digests == run.layout.digests == run.layout.select([0, 1]).digests
+    assert len(set(digests)) == 2
+
+
 def test_decode_steps_hide_what_the_prefill_hid():
     lmm, encoding, probe = tiny.lmm(), tiny.encode(), Pattern("query generated")
     edit = vi.HideKeys((4, 5, 7), control=1)

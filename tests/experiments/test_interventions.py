@@ -92,11 +92,31 @@ def test_query_only(sunk, cases):
 
 
 def test_sink_ablation(sunk, cases):
-    found = ex.sink_ablation(sunk, cases, seed=1)
+    found = ex.sink_ablation(sunk, cases, seed=1, draws=2)
     assert found.f1.shape == (4, 3)
     for arm, graph in enumerate(found.graphs):
-        np.testing.assert_allclose(found.f1[arm], true_f1(one_by_one(sunk, cases, graph), cases))
+        expected = true_f1(one_by_one(sunk, cases, graph), cases)
+        first = found.by_draw[arm - 2, 0] if arm >= 2 else found.f1[arm]
+        np.testing.assert_allclose(first, expected)
     assert found.graphs[1] == vi.EditGraph(vi.HideKeys("sink & image"))
+    other = vi.HideKeys("sink & image", control=2, redraw=False)
+    np.testing.assert_allclose(found.by_draw[1, 1], true_f1(one_by_one(sunk, cases, other), cases))
+    np.testing.assert_allclose(found.f1[2:], found.by_draw.mean(1))
+    np.testing.assert_allclose(found.error, found.f1.std(1) / 3**0.5)
+
+
+def test_sink_ablation_wants_visual_sinks(sunk, cases, monkeypatch):
+    """Without one there is nothing to hide, and four equal arms would say nothing."""
+    phi = vi.probes.SinkValue("image")
+    counted = ex.sink_ablation(sunk, cases, draws=1).n_sinks
+    for case, number in enumerate(counted):
+        run = sunk.run(cases.images[case], cases.prompts[case], phi)
+        assert number == int((run[phi].values >= sunk.sinks.tau).sum()) > 0
+    monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=11.0))
+    with pytest.raises(vi.ResultError, match="nothing to hide"):
+        ex.sink_ablation(sunk, cases)
+    with pytest.raises(vi.InputError, match="one draw or more"):
+        ex.sink_ablation(sunk, cases, draws=0)
 
 
 def test_cases_must_match():

@@ -1,10 +1,11 @@
 """HideKeys tokens: hide chosen, sink or random tokens from the text (Kang et al. 2025, fig. 3b)."""
 
 from dataclasses import KW_ONLY, dataclass
+from hashlib import sha256
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -25,15 +26,20 @@ class HideKeys(Edit):
     `HideKeys("sink & image")` against
     `HideKeys("sink & image", control=0)` is figure 3b of Kang et al. (2025).
 
+    What a control hides follows from its seed, the images and the text of the prompt, and the
+    layer, and from nothing else. Every scene has a draw of its own, so that a mean over scenes is
+    one over draws too. One scene has the same draw alone and in a batch, in the prompt and while
+    the answer is generated, here and on a server; another seed draws anew for every scene.
+
     **Arguments:**
 
     - `tokens`: a group such as `"sink & image"`, or positions in the prompt, without its padding.
     - `layers`: the layers, counted from 0.
     - `target`: the rows that lose sight of the tokens.
     - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
-        tokens of `pool`, anew in every layer.
+        tokens of `pool`, anew for every prompt and layer.
     - `pool`: where the control draws from.
-    - `redraw`: False draws the control once, the same in all layers.
+    - `redraw`: False draws the control once for a prompt, the same in all layers.
 
     **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
     prompt lacks a segment or a position.
@@ -134,17 +140,19 @@ class HideKeys(Edit):
         pool = site.keys(self.pool) & ~wanted
         if self.needs_phi:
             self._refuse_small(pool, wanted)
-        return random_like(wanted, pool, self._draw(site, pool))
+        return random_like(wanted, pool, site.once((self, "draw"), self._draw)[:, : site.n_keys])
 
-    def _draw(self, site: Site, pool: Bool[Tensor, "batch key"]) -> Tensor:
+    def _draw(self, site: Site) -> Float[Tensor, "batch key"]:
         # Drawn over the prompt alone: a decode step must hide what the prefill hid. From its end
         # backwards: padding in front must not change what is drawn.
-        layer = site.layer if self.redraw and site.layer is not None else 0
-        source = torch.Generator().manual_seed(1000 * (self.control or 0) + layer)
-        prompt = torch.rand(site.layout.prompt_length, generator=source).flip(0)
-        draw = torch.ones(pool.shape)
-        draw[:, : site.layout.prompt_length] = prompt
-        return draw.to(pool.device)
+        layout = site.layout
+        layer = site.layer if self.redraw else None
+        draw = torch.ones(layout.batch, site.n_keys)
+        for row, name in zip(draw, layout.digests or ("",) * layout.batch, strict=True):
+            seed = sha256(repr((self.control, layer, name)).encode()).hexdigest()[:14]
+            source = torch.Generator().manual_seed(int(seed, 16))
+            row[: layout.prompt_length] = torch.rand(layout.prompt_length, generator=source).flip(0)
+        return draw.to(site.masks.device)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:

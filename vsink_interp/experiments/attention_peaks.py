@@ -12,12 +12,11 @@ from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph
 from ..metrics import Canvas
 from ..metrics.localisation import Point
-from ..model import LMM
+from ..model import LMM, digest
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from .answers import naming_rows
 from .depth import pattern_layers
-from .log import digest
 from .object_masks import ObjectMasks
 
 KEYS: Final = ("image", "image & ~sink")
@@ -102,7 +101,7 @@ def grouped(lmm: LMM, located: Sequence[ObjectMasks], way: Way) -> list[SharedCa
         raise InputError("localisation needs at least one ObjectMasks object")
     groups: dict[str, list[int]] = {}
     for place, one in enumerate(located):
-        groups.setdefault(digest([(one.image, one.prompt)]), []).append(place)
+        groups.setdefault(digest([([one.image], one.prompt)]), []).append(place)
     found = []
     for places in groups.values():
         first = located[places[0]]
@@ -183,7 +182,7 @@ def _peaks(
 def setting(lmm: LMM, asked: Sequence[SharedCanvas], way: Way) -> str:
     """What a log of peaks is about."""
     shown = digest(
-        (one.objects[0].image, (one.objects[0].prompt, [thing.words for thing in one.objects]))
+        ([one.objects[0].image], (one.objects[0].prompt, [thing.words for thing in one.objects]))
         for one in asked
     )
     asks = way.without_sinks or any(node.needs_sinks for node in way.graph)

@@ -12,10 +12,10 @@ from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
 from ..metrics import yes_or_no
-from ..model import LMM, SCORES, CompressedContext, Context
+from ..model import LMM, SCORES, CompressedContext, Context, digest
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
-from .log import SweepLog, Tick, digest
+from .log import SweepLog, Tick
 
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
@@ -213,7 +213,9 @@ def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext])
 
 
 def _setting(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> str:
-    shown = digest(zip(quizzes.images, quizzes.questions, strict=True))
+    shown = digest(
+        ([image], asked) for image, asked in zip(quizzes.images, quizzes.questions, strict=True)
+    )
     longest = (quizzes.described, quizzes.max_new_tokens)
     sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if any(s.needs_sinks for s in specs) else ""
     return f"{lmm}{sinks}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..model import LMM
+from ..model import LMM, digest
 from ..probes import Pattern
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
-from .log import SweepLog, Tick, digest
+from .log import SweepLog, Tick
 
 FLOWS: Final = ("image -> generated", "image -> query", "image -> query generated")
 """KO_{img -> gen}, KO_{img -> txt} and KO_{img -> txt+gen}."""
@@ -108,5 +108,7 @@ def _starts(lmm: LMM) -> tuple[int, ...]:
 
 
 def _setting(lmm: LMM, cases: Cases) -> str:
-    shown = digest(zip(cases.images, cases.prompts, strict=True))
+    shown = digest(
+        ([image], asked) for image, asked in zip(cases.images, cases.prompts, strict=True)
+    )
     return f"{lmm}; {len(cases)} cases {shown}; {cases.max_new_tokens} tokens"

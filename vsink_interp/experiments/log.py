@@ -1,26 +1,15 @@
 """What a long measurement has found so far, kept in a file that it can go on from."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar, final
-
-from PIL.Image import Image
 
 from ..errors import ResultError
 
 Row = TypeVar("Row")
 Tick: TypeAlias = Callable[[int, int], None]
 """Called with the steps done and their number."""
-
-
-def digest(cases: Iterable[tuple[Image, object]]) -> str:
-    """A short name for images and what is asked about them."""
-    found = hashlib.sha256()
-    for image, asked in cases:
-        found.update(repr((image.size, asked)).encode() + image.tobytes())
-    return found.hexdigest()[:16]
 
 
 @final

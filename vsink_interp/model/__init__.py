@@ -4,7 +4,7 @@ from .batch_runs import RunStore as RunStore, run_dataset as run_dataset
 from .compressed_context import Context as Context
 from .compression import SCORES as SCORES, CompressedContext as CompressedContext
 from .encoding import Encoding as Encoding
-from .images import ImageInput as ImageInput, as_image as as_image
+from .images import ImageInput as ImageInput, as_image as as_image, digest as digest
 from .lmm import LMM as LMM
 from .session import Job as Job, Session as Session
 from .unembedding import Readout as Readout, readout as readout

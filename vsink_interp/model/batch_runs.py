@@ -1,6 +1,5 @@
 """Many prompts under one graph, in chunks: each is written when done, and a stop loses none."""
 
-import hashlib
 import json
 import shutil
 import time
@@ -11,7 +10,7 @@ from typing import Any, final
 from ..errors import InputError, ResultError, UnreachableError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..results import Run
-from .images import as_image
+from .images import as_images, digest
 from .lmm import LMM, Where
 
 Tick = Callable[[int, int], None]
@@ -125,13 +124,6 @@ def _write(done: Path, runs: list[Run], first: int) -> None:
 def _about(
     lmm: LMM, samples: Sequence[Sample], graph: EditGraph, max_new_tokens: int, chunk: int
 ) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for image, prompt in samples:
-        for one in image if isinstance(image, list | tuple) else [image]:
-            if one is not None:
-                shown = as_image(one)
-                digest.update(repr(shown.size).encode() + shown.tobytes())
-        digest.update(prompt.encode() + b"\0")
     sinks = lmm.sinks if any(node.needs_sinks for node in graph) else None
     return {
         "model": lmm.name,
@@ -140,7 +132,7 @@ def _about(
         "max_new_tokens": max_new_tokens,
         "chunk": chunk,
         "samples": len(samples),
-        "digest": digest.hexdigest(),
+        "digest": digest((as_images(image), repr(prompt)) for image, prompt in samples),
     }
 
 

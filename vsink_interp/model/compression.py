@@ -4,7 +4,6 @@ Kaduri et al. (2025), arXiv 2411.17491: describe the image, keep in every layer 
 that the description looked at most, and answer new questions from what is left.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import final
@@ -18,6 +17,7 @@ from ..errors import InputError, NotationError, unknown
 from ..graph import Probe
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..results import Recorded, Run
+from .images import digest
 
 SCORES = ("attention", "attention-without-sinks", "contribution", "random")
 STRATEGIES = ("qs", "q", "s")
@@ -94,7 +94,7 @@ class CompressedContext:
         """
         image = run.layout.mask("image")[0].nonzero().flatten()
         if self.score == "random":
-            draw = torch.Generator().manual_seed(_number(self.seed, images))
+            draw = torch.Generator().manual_seed(int(digest([(images, self.seed)])[:14], 16))
             return torch.rand(n_layers, len(image), generator=draw)
         if self.score == "contribution":
             return _answer_mean(run, _ADDED)[:, image]
@@ -128,14 +128,6 @@ class CompressedContext:
             rank = found.argsort(stable=True, dim=-1, descending=True).argsort(-1)
             kept[:, image] = (rank < count) & found.isfinite()
         return kept
-
-
-def _number(seed: int, images: Sequence[Image]) -> int:
-    """A seed that tells images apart, the same in every process."""
-    found = hashlib.sha256(str(seed).encode())
-    for image in images:
-        found.update(repr((image.mode, image.size)).encode() + image.tobytes())
-    return int.from_bytes(found.digest()[:7], "big")
 
 
 def _last(run: Run, probe: Probe) -> Recorded:

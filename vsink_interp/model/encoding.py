@@ -15,7 +15,7 @@ from ..engine.cached_prefix import CachedPrefix
 from ..errors import InputError
 from ..families import Family
 from ..tokens import CODE, ImageSpan, TokenLayout
-from .images import as_image
+from .images import as_images, digest
 
 
 @final
@@ -109,21 +109,14 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
     if not all(text.strip() for text in prompts):
         raise InputError("the prompt is empty; ask something, for instance 'Describe the image.'")
     if not batched:
-        return [_images(image)], prompts, False
+        return [as_images(image)], prompts, False
     images = list(image) if isinstance(image, list | tuple) else [image] * len(prompts)
     if len(images) != len(prompts):
         raise InputError(
             f"{len(images)} images for {len(prompts)} prompts; a batch has one entry per prompt: a "
             "image, a list of images, or None"
         )
-    return [_images(entry) for entry in images], prompts, True
-
-
-def _images(entry: Any) -> list[Image]:
-    if entry is None:
-        return []
-    many = entry if isinstance(entry, list | tuple) else [entry]
-    return [as_image(image) for image in many]
+    return [as_images(entry) for entry in images], prompts, True
 
 
 def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:
@@ -288,6 +281,7 @@ def lay_out(
         ids.shape[1],
         layout[3].bool(),
         family.sight,
+        tuple(digest([row]) for row in zip(images, (r.text for r in rendered), strict=True)),
     )
 
 

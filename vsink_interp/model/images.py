@@ -1,7 +1,9 @@
 """Images as users have them: PIL images, paths, arrays."""
 
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,6 +35,24 @@ def as_image(image: ImageInput) -> Image.Image:
         raise InputError(f"there is no image at {str(image)!r}") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InputError(f"{str(image)!r} cannot be read as an image: {error}") from error
+
+
+def as_images(entry: Any) -> list[Image.Image]:
+    """The images of one prompt, given as one, as a list of them, or as None."""
+    if entry is None:
+        return []
+    many = entry if isinstance(entry, list | tuple) else [entry]
+    return [as_image(image) for image in many]
+
+
+def digest(cases: Iterable[tuple[Sequence[Image.Image], object]]) -> str:
+    """A short name for images and what is asked about them, the same in every process."""
+    found = sha256()
+    for images, asked in cases:
+        found.update(str(asked).encode())
+        for image in images:
+            found.update(repr((image.mode, image.size)).encode() + image.tobytes())
+    return found.hexdigest()[:16]
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -4,6 +4,7 @@ from html import escape
 
 import numpy as np
 
+from ..errors import ResultError
 from ..experiments import (
     Spectrum,
     WordMaps,
@@ -198,14 +199,17 @@ def ranked_heads(study: Study) -> str:
 
 def ablation(study: Study) -> str:
     """Hiding sinks against hiding random image tokens, and what they contribute."""
-    hidden = measure_ablation(study.lmm, study.cases)
+    try:
+        hidden = measure_ablation(study.lmm, study.cases)
+    except ResultError as error:
+        return text(f"Nothing to compare: {escape(str(error))}.")
     added = measure_contributions(study.lmm, study.cases)
     graphs = "; ".join(escape(repr(graph.nodes[0])) for graph in hidden.graphs if len(graph))
     ratio = float(added.norm[0] / added.norm[1]) if added.sinks else float("nan")
     said = (
         f"Here a visual sink adds {ratio:.2f} times as much as another image token."
         if added.sinks
-        else "No visual sink was seen in these images, so there is nothing to compare."
+        else "In the layers measured no image token is a sink, so there is nothing to compare."
     )
     return (
         text(
@@ -220,7 +224,8 @@ def ablation(study: Study) -> str:
         )
         + drawing(contributions(added), "attention and contribution of sinks and other tokens")
         + setting(
-            f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}. "
+            f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}; "
+            f"{hidden.draws} draws a case, with the seeds from the first on. "
             f"Contributions: mean over heads, query and generated rows, layers {added.layers[0]} "
             f"to {added.layers[-1]}."
         )

@@ -101,8 +101,7 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
     """Object F1 with nothing, sinks, or as many random image tokens hidden (fig. 3b)."""
     figure = new_figure(6.4, 2.5)
     axes = figure.subplots()
-    mean = found.f1.mean(1)
-    error = found.f1.std(1) / found.f1.shape[1] ** 0.5
+    mean, error = found.mean, found.error
     colours = [MUTED, COLOURS["sink"], COLOURS["image"], COLOURS["image"]]
     place = np.arange(len(found.arms))[::-1]
     axes.barh(place, mean, xerr=error, color=colours[: len(mean)], height=0.62)
@@ -113,7 +112,8 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
         )  # fmt: skip
     axes.set_yticks(place, found.arms)
     axes.set_xlim(0, 1.12)
-    tidy(axes, f"object F1 against {found.reference} (± standard error)", "")
+    spread = f"± standard error; {found.draws} draws a case"
+    tidy(axes, f"object F1 against {found.reference} ({spread})", "")
     axes.set_ylabel("hidden from the text", fontsize=9)
     return figure
 

@@ -43,6 +43,8 @@ class TokenLayout:
     - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
         around tiles; each also belongs to a segment. None where there are none.
     - `sight`: what a row sees besides the tokens before it.
+    - `digests`: a name for the images and the text of each prompt, by which random choices tell
+        samples apart; empty for a layout that was made by hand.
     """
 
     segments: Int[Tensor, "batch token"]
@@ -52,6 +54,7 @@ class TokenLayout:
     prompt_length: int
     separators: Bool[Tensor, "batch token"] | None = None
     sight: Sight = "causal"
+    digests: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -281,7 +284,8 @@ class TokenLayout:
         """The layout of some samples of the batch."""
         chosen = list(samples)
         images = tuple(self.images[i] for i in chosen)
-        return replace(self._each(lambda tokens: tokens[chosen]), images=images)
+        digests = tuple(self.digests[i] for i in chosen) if self.digests else ()
+        return replace(self._each(lambda tokens: tokens[chosen]), images=images, digests=digests)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenLayout":
         return replace(
