@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..edits import Fn
 from ..errors import CapabilityError, InputError, LayoutError
-from ..graph import EditGraph, Graphlike, as_graph
+from ..graph import EditGraph, Graphlike, Probe, as_graph
 from ..kernels import normalised
 from ..model import LMM, Encoding, ImageInput
 from ..probes import Activation, AttentionMaps, Resid, SinkValue
@@ -138,13 +138,13 @@ def vision_sinks(
     maps = AttentionMaps(layers=lmm.layers_with(AttentionMaps.hook))
     run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
     tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
-    features = _features(lmm, run, run[ENTERING].values[0, 0])
+    features = _features(lmm, run, _image_rows(run, ENTERING)[0])
     norms = features.norm(dim=-1).amax(-1)
     times = 2.0 if ratio is None else ratio
     least = times * float(norms.nanmedian()) if norm is None else norm
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
-    resid = run[stream].values[list(layers), 0][:, found]
+    resid = _image_rows(run, stream)[list(layers)][:, found]
     without = _without(lmm, encoding, edits, tokens[found], tokens[~found])
     sinks = lmm.sinks
     return VisionSinks(
@@ -154,7 +154,7 @@ def vision_sinks(
         least,
         found.numpy(),
         _dims(_strongest(features[found])),
-        run[VALUE].values[:, 0].numpy(),
+        _image_rows(run, VALUE).numpy(),
         sinks.tau,
         sinks.dims,
         _dims(resid.flatten(0, 1)),
@@ -170,22 +170,45 @@ def _features(
     """What the projector was given for each image token; NaN for a token that it did not make."""
     given = run[FEATURES].values.float().flatten(0, -2)
     made = run[PROJECTED].values.flatten(0, -2)
-    merged = len(given) // len(made)
-    vision = getattr(lmm.hf_model.config, "vision_config", None)
-    expected = getattr(vision, "spatial_merge_size", 1) ** 2
+    grouped = _by_token(given, len(made), lmm.hooked.family.merged, run.layout.images[0][0])
     # Tokens are matched by value, for some models put patches into another order behind the
     # projector, and newline tokens between them.
     distance = torch.cdist(_unit(entering), _unit(made))
     nearest = distance.min(-1)
     is_patch = nearest.values < 1e-2
-    if merged != expected or len(given) != merged * len(made) or not is_patch.any():
+    if grouped is None or not is_patch.any():
         raise CapabilityError(
             f"{lmm.name}: the projector makes {len(made)} vectors of {len(given)} patches, and "
             f"{int(is_patch.sum())} of {len(entering)} image tokens are one of them; V-sinks are "
             "told apart where each image token has patches of its own"
         )
-    grouped = given.unflatten(0, (len(made), merged))[nearest.indices]
-    return grouped.masked_fill(~is_patch[:, None, None], torch.nan)
+    return grouped[nearest.indices].masked_fill(~is_patch[:, None, None], torch.nan)
+
+
+def _by_token(
+    given: Float[Tensor, "patch d_vision"], n_made: int, merged: str, span: ImageSpan
+) -> Float[Tensor, "made merged d_vision"] | None:
+    """The patches that the projector made each of its vectors of; None where that is not known."""
+    n_merged = len(given) // n_made
+    if len(given) != n_merged * n_made or (not merged and n_merged > 1):
+        return None
+    if merged != "squares":
+        return given.unflatten(0, (n_made, n_merged))
+    side = round(n_merged**0.5)
+    sizes = [view.grid[0] * view.grid[1] * n_merged for view in span.parts]
+    if side**2 != n_merged or sum(sizes) != len(given):
+        return None
+    views = zip(given.split(sizes), span.parts, strict=True)
+    return torch.cat([_squares(patches, view.grid, side) for patches, view in views])
+
+
+def _squares(
+    patches: Float[Tensor, "patch d_vision"], grid: tuple[int, int], side: int
+) -> Float[Tensor, "token merged d_vision"]:
+    """Patches of one view in raster order, grouped by the square of `side` that they lie in."""
+    rows, columns = grid
+    squares = patches.view(rows, side, columns, side, -1).transpose(1, 2)
+    return squares.reshape(rows * columns, side * side, -1)
 
 
 def _unit(rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
@@ -230,4 +253,10 @@ def _without(
         return changed
 
     run = lmm.run(encoding, graph=Fn("hook_resid_pre", flatten, layers=0) | edits | VALUE)
-    return run[VALUE].values[:, 0]
+    return _image_rows(run, VALUE)
+
+
+def _image_rows(run: Run, probe: Probe) -> Float[Tensor, "layer token *width"]:
+    """The record of a probe at the image tokens alone; others may lie between these."""
+    image = run.layout.mask("image[0]")[0].nonzero().flatten().tolist()
+    return run[probe].values[:, 0, run[probe].places("query", image)]

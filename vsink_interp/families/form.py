@@ -142,6 +142,8 @@ class Family:
         `embed_tokens` lie, and of the output projection.
     - `vision_layers`, `projector`: module paths of the vision side.
     - `projected`: how the projector holds its values, as `Tap.shape`.
+    - `merged`: which patches the projector makes one image token of, where it makes it of several:
+        `"runs"` that follow one another, or `"squares"` of a view in raster order.
     - `layer_taps`, `vision_taps`: the taps of one layer; a hook point that is left out is refused.
         Where the decoder's are not given, its language model decides: `decoders.layer_taps_of`.
     - `taps_by_layer`: the taps of every decoder layer, filled in when a model is opened.
@@ -175,6 +177,7 @@ class Family:
     role_markers: tuple[str, ...]
     head: str = "lm_head"
     projected: str = ""
+    merged: Literal["", "runs", "squares"] = ""
     layer_taps: LayerTaps | None = None
     taps_by_layer: tuple[LayerTaps, ...] = ()
     vision_taps: LayerTaps = field(default_factory=lambda: CLIP_LAYER)

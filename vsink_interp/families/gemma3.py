@@ -67,6 +67,7 @@ GEMMA3 = Family(
     decoder="model.language_model",
     vision_layers="model.vision_tower.encoder.layers",
     projector="model.multi_modal_projector",
+    merged="squares",
     spans=pooled_spans,
     sight="image blocks",
     nested=True,

@@ -58,6 +58,7 @@ GLM4V = replace(
     name="GLM-4.1V",
     model_types=("glm4v",),
     layer_taps=GLM4_LAYER,
+    merged="",
     marker=MARKER,
     placeholder=f"<|begin_of_image|>{MARKER}<|end_of_image|>",
     template="[gMASK]<sop><|user|>\n{content}<|assistant|>\n",

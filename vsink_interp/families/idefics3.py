@@ -61,6 +61,7 @@ IDEFICS3 = Family(
     decoder="model.text_model",
     vision_layers="model.vision_model.encoder.layers",
     projector="model.connector",
+    merged="squares",
     spans=split_spans,
     nested=True,
     tiles_by_prompt=True,

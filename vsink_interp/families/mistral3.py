@@ -75,6 +75,7 @@ MISTRAL3 = Family(
     vision_layers="model.vision_tower.transformer.layers",
     vision_taps=PIXTRAL_LAYER,
     projector="model.multi_modal_projector",
+    merged="squares",
     projected="q d",
     spans=sized_spans,
     marker="[IMG]",

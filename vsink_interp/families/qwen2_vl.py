@@ -74,6 +74,7 @@ QWEN2_VL = Family(
     vision_layers="model.visual.blocks",
     vision_taps=PACKED_LAYER,
     projector="model.visual.merger",
+    merged="runs",
     projected="q d",
     spans=merged_spans,
     marker=MARKER,
