@@ -8,23 +8,23 @@ from vsink_interp.plot.style import MUTED, new_figure, png, tidy
 
 DOCS = Path(__file__).parents[1] / "docs"
 WHAT = {
-    "empty-plan": "armed, nothing asked for",
+    "empty-plan": "engine active, no edits, no probes",
     "knockout-prefill": "`Knockout('image -> query generated')`, every layer",
     "var-prefill": "`VAR()`, every layer",
     "probe-text-rows": "`SegmentMass()`, text rows, every layer",
     "probe-all-rows": "`SegmentMass(rows='all')`, every layer",
-    "eager": "eager attention, nothing asked for",
+    "eager": "eager attention, no edits, no probes",
     "eager-var": "VAR on the whole pattern, vectorised, eager",
     "released-var": "VAR head by head, as released, eager",
-    "empty-decode": "armed, nothing asked for",
+    "empty-decode": "engine active, no edits, no probes",
     "knockout-decode": "`Knockout('image -> query generated')`, every layer",
     "var-decode": "`VAR()`, every layer",
     "probe-decode": "`SegmentMass()`, every layer",
     "dropped-decode": "`DropKeys('image')` after the prefill",
-    "eager-decode": "eager attention, nothing asked for",
+    "eager-decode": "eager attention, no edits, no probes",
     "eager-var-decode": "VAR on the whole pattern, vectorised, eager",
     "released-var-decode": "VAR head by head, as released, eager",
-    "empty-answer": "nothing asked for",
+    "empty-answer": "no edits, no probes",
     "knockout-answer": "`Knockout('image -> query generated')`",
     "var-answer": "`VAR()`",
     "probe-answer": "`SegmentMass()`",
@@ -42,12 +42,12 @@ HEAD = """# What it costs
 
 <!-- Written by `make bench` from its own figures; run that instead of editing. -->
 
-Ratios to plain SDPA in the same run: 1.00 is the model alone. Median over interleaved rounds of
-CPU-time ratios on one thread, with the least and the largest; *A/A* is plain SDPA against itself,
-and what lies inside its spread is noise. Decoders have width 1,024, 16 heads and random weights
-(8 layers at 600 tokens, 4 at more), in fp32; sinks are planted, one token in forty. `make bench`
-measures them again. These were taken on two cores shared with other work, which widens the spreads;
-what was *asked for* was set before measuring, and is not met everywhere.
+Time as a ratio to plain SDPA in the same run: 1.00 is the model alone. Given are the median of
+CPU-time ratios over interleaved rounds on one thread and, in parentheses, the smallest and largest.
+*A/A* is plain SDPA against itself: differences within its spread are noise. Decoders have width
+1,024, 16 heads and random weights (8 layers at 600 tokens, 4 at more), in fp32; one token in forty
+is a planted sink. `make bench` measures again. These numbers were measured on two cores shared with
+other work, which widens the spreads. *Target* was set before measuring and is not met everywhere.
 
 ![Ratios to plain SDPA](assets/benchmarks.png)
 """
@@ -58,8 +58,8 @@ TITLES = {
 TOY = """
 ## Whole answers of the toy LMM
 
-17 tokens, from the encoded image and prompt on. A forward pass of the toy takes a few
-milliseconds, so this is what opening a trace and planning cost, rather than attention.
+Generating 17 tokens from an encoded image and prompt. A forward pass of the toy takes a few
+milliseconds, so this shows the cost of planning and of opening a trace rather than of attention.
 """
 
 
@@ -94,7 +94,7 @@ def table(figures: Figures, sizes: list[str], mark: str, phase: str) -> str:
     heads = [f"{n} tokens" if n.isdigit() else "answer" for n in sizes]
     columns = [cell for head in heads for cell in (head, "peak memory")]
     lines = [
-        f"| | {' | '.join(columns)} | asked for |",
+        f"| | {' | '.join(columns)} | target |",
         f"|---|{'---|' * (len(columns) + 1)}",
         f"| *A/A* | {' | '.join(f'{_aa(figures, n + mark, phase)} |' for n in sizes)} | |",
     ]

@@ -15,47 +15,48 @@ HEAD = """# Model families
 
 <!-- Written by docs/gen_families.py from the self-check of every family; edit the families. -->
 
-A family is a filled form in `vsink_interp/families/`: where the parts of a model are, and how its
-processor turns images into tokens. Names, flows, edits and probes are the same in all of them.
+A family is a form filled in in `vsink_interp/families/`: where the parts of a model are, and how
+its processor turns images into tokens. Names, flows, edits and probes are the same in all families.
 
-What stands below was tried, on a tiny random model of each family built from its real classes:
+The table below was tested on a tiny random model of each family, built from its real classes:
 reading a hook point changed no bit of the logits, and overwriting it changed the logits, in the
-prefill and in a decode step alone. `vsink check-model DIR_OR_ID` does the same for your model,
-`lmm.capabilities` in Python. Real checkpoints are not part of it.
+prefill and in a single decode step. `vsink check-model DIR_OR_ID` does the same for your model, as
+does `lmm.capabilities` in Python. Real checkpoints were not tested.
 
 """
 SIGHT = {
-    "causal": "what came before",
-    "image blocks": "what came before, and all of its own image",
-    "prefix": "the whole prompt; an answer, what came before",
-    "cross-attention": "what came before; images, which are no tokens, in layers of their own",
+    "causal": "all tokens before it",
+    "image blocks": "all tokens before it, and all of its own image",
+    "prefix": "the whole prompt; in the answer, all tokens before it",
+    "cross-attention": "all tokens before it; images through cross-attention layers",
 }
 TAIL = """
-`yes`: read and written wherever it occurs. `some`: so in some layers, which
-`lmm.layers_with("attn.hook_pattern")` names; a node that names others is refused. {why}.
+`yes`: can be read and written in every layer. `some`: only in some layers;
+`lmm.layers_with("attn.hook_pattern")` lists them, and a node that names others is refused. {why}.
 
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
-Sliding-window layers are edited like others, and keys are counted from the first token of the
-prompt; a cut that leaves a window nothing is refused.
+Layers with a sliding window are edited like others, and keys are counted from the first token of
+the prompt; a cut that leaves a window no key is refused.
 
 **DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first layers, at
 image tokens: there `hook_resid_pre` of a layer is not `hook_resid_post` of the one before it.
 
-**Linear attention** (Qwen3.5, three of four layers) has a state in place of keys, and no pattern:
-edits inside attention act in the other layers. What is cut there still flows through the linear
-ones. Heads are gated after the pattern weighs the values; `attn.hook_z` lies behind the gate.
+**Linear attention** (Qwen3.5, three of four layers) has a state instead of keys, and no pattern:
+edits inside attention act in the other layers. Information that is cut there still flows through
+the linear layers. Heads are gated after the pattern weights the values; `attn.hook_z` includes the
+gate.
 
-**Cross-attention** (Mllama) reads the images in some layers; they are no tokens of the prompt, so
-a group `image` is refused with this reason, and with it VAR, maps and knockouts of image tokens.
-The other layers attend to the prompt, BOS sinks included, and are edited like any model's. In
-layers of cross-attention there are the residual stream and the MLP's hidden layer; without a
-image they are passed over, and a node there is refused. Every prompt of a batch has the same
-number of images.
+**Cross-attention** (Mllama) reads images in some layers, and the prompt has no image tokens. The
+group `image` is therefore refused with this reason, and with it VAR, maps and knockouts of image
+tokens. The other layers attend to the prompt, BOS sinks included, and are edited like any model's.
+Cross-attention layers offer the residual stream and the MLP's hidden layer; for a prompt without
+images the model skips these layers, and a node there is refused. All prompts of a batch must have
+the same number of images.
 
-**A model of no known family** is looked at when it is opened. Where its parts have the usual names
-it works, prints as *inferred*, is checked at once, and its image tokens have no place in the
-image. [Add a family](adding-a-family.md) to give it one.
+**A model of no known family** is inspected when it is opened. If its parts have the usual names it
+works, is marked *inferred* and is checked at once; where its image tokens lie in the image is then
+unknown. [Add a family](adding-a-family.md) to say where.
 
 **Refused, by name:**
 
@@ -63,12 +64,12 @@ image. [Add a family](adding-a-family.md) to give it one.
 
 **Processors.** Most processors of these families also hold a video processor, which needs
 torchvision. Where it is not installed, `LMM.from_pretrained` uses the official class with its image
-processor and tokenizer alone: prompts and images are its own code, videos are not supported.
+processor and tokenizer alone: prompts and images go through its own code, videos are not supported.
 
-`make tl` compares such a processor with the official one beside torchvision, family by family, on
-three images of other shapes. Token ids, masks and grids are equal. So are pixels where an image
-needs no resizing; else they differ by up to 12 of 255 levels of brightness at single pixels and by
-0.04 on average, for PIL and torchvision resize with kernels of their own.
+`make tl` compares such a processor with the official one under torchvision, family by family, on
+three images of different shapes. Token ids, masks and grids are equal. So are pixels where an image
+needs no resizing; otherwise they differ by up to 12 of 255 levels of brightness at single pixels
+and by 0.04 on average, because PIL and torchvision resize with different kernels.
 """
 
 

@@ -14,13 +14,15 @@ HEAD = """# Hook points
 
 <!-- Written by docs/gen_hooks.py from vsink_interp/graph/hook_points.py; edit that instead. -->
 
-A hook point is a named place in the forward pass. Names and axes are TransformerLens's. The table
-is in forward order, and is the one that the library itself works from. `lmm.hooks` lists the names
-that a model offers; asking for another raises `CapabilityError`.
+A hook point is a named place in the forward pass. Names and axes are TransformerLens's, `blocks` in
+names included; elsewhere a decoder layer is called a layer. This is the table that the library
+itself works from, in forward order. `lmm.hooks` lists the names that a model offers; asking for
+another raises `CapabilityError`.
 
-`{layer}` counts layers from 0. Edits and probes leave the prefix away and name their layers apart:
-`hook="attn.hook_pattern", layers="12:"`. A place marked *computed* lies inside the attention
-function: it exists for the rows that an edit or probe asks for, and costs nothing otherwise.
+`{layer}` counts from 0. Edits and probes leave the prefix out and name their layers separately:
+`hook="attn.hook_pattern", layers="12:"`. A hook point marked *computed* lies inside the
+attention function: it is computed for the rows that an edit or probe asks for, and costs nothing
+otherwise.
 
 """
 TITLES = {
@@ -41,7 +43,7 @@ LAYERS = """## Naming layers
 | `"0,3,7"` or `(0, 3, 7)` | these three |
 | `5` | layer 5 |
 
-A layer that the model lacks is an error, never an empty range.
+A layer that the model does not have is an error, never an empty range.
 """
 
 
