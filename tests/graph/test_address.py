@@ -133,7 +133,7 @@ NAMES = [f"blocks.{i}.{n}" for i in range(12) for n in ("attn.hook_z", "attn.hoo
         ("blocks.1.attn.*", NAMES[2:4]),
         ("blocks.{9-11}.attn.hook_q", NAMES[19::2]),
         ("blocks.{0,11}.attn.hook_*", NAMES[:2] + NAMES[22:]),
-        ("attn.hook_q", NAMES[1::2]),
+        ("*.hook_q", NAMES[1::2]),
         ("blocks.{layer}.attn.hook_q", NAMES[1::2]),
         ("*hook_k", []),
     ],

@@ -50,13 +50,8 @@ def _layers(text: str) -> Numbers:
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The full names that a pattern means: `*` and `?` as in file names, `{2-5}` and `{0,3}`.
-
-    A name without its layer, such as `attn.hook_pattern`, means it in every layer.
-    """
+    """The full names that a pattern means: `*` and `?` as in file names, `{2-5}` and `{0,3}`."""
     known = list(names)
-    if pattern.startswith(("attn.", "mlp.", "hook_resid", "hook_attn", "hook_mlp")):
-        pattern = f"blocks.*.{pattern}"
     options = [pattern]
     while any(_BRACES.search(text) for text in options):
         options = [one for text in options for one in _expanded(text)]

@@ -4,23 +4,21 @@ The other way needs nothing from here: hook functions written for TransformerLen
 `vi.Fn(hook, function)`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..errors import CapabilityError, ResultError
-from ..graph import EditGraph, Graphlike, Node, as_graph, find_hook, parse_hook
+from ..graph import EditGraph, Graphlike, as_graph, find_hook
 from ..model import LMM, readout
-from ..probes import Activation, Logits, Pattern, Resid
-from ..results import Recorded, Run
+from ..model.activation_cache import NamesFilter, cache_graph as chosen_graph, entries
+from ..probes import Activation
+from ..results import Run
 from .lens_model import LensModel
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache  # ty: ignore[import-not-found] (optional)
-
-NamesFilter: TypeAlias = str | Iterable[str] | Callable[[str], bool] | None
-"""Which hook points: one full name, several, or a function of the name; None for the default."""
 
 DEFAULT_NAMES = (
     "hook_embed hook_resid_pre hook_resid_mid hook_attn_out hook_mlp_out hook_resid_post "
@@ -41,14 +39,7 @@ def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
     """
     if names_filter is None:
         return EditGraph(*(_wherever(lmm, name) for name in DEFAULT_NAMES))
-    wanted = list(_chosen(lmm, names_filter))
-    if not wanted:
-        raise ResultError(f"no hook point passes names_filter; there are: {', '.join(lmm.hooks)}")
-    layers: dict[str, list[int]] = {}
-    for point, layer in map(parse_hook, wanted):
-        relative = point.name if point.stack in ("blocks", None) else point.template
-        layers.setdefault(relative, []).extend([] if layer is None else [layer])
-    return EditGraph(*(Activation(name, tuple(at) or ":") for name, at in layers.items()))
+    return chosen_graph(lmm, names_filter)
 
 
 def _wherever(lmm: LMM, name: str) -> Activation:
@@ -56,21 +47,6 @@ def _wherever(lmm: LMM, name: str) -> Activation:
     point = find_hook(name)
     layers = lmm.hooked.offering(point) if point.stack else ()
     return Activation(name, layers if 0 < len(layers) < lmm.n_layers else ":")
-
-
-def _chosen(lmm: LMM, names_filter: NamesFilter) -> Iterator[str]:
-    if isinstance(names_filter, str):
-        yield names_filter
-    elif callable(names_filter):
-        yield from filter(names_filter, _all_names(lmm))
-    else:
-        yield from names_filter or ()
-
-
-def _all_names(lmm: LMM) -> Iterator[str]:
-    for point in map(find_hook, lmm.hooks):
-        layers = (None,) if point.stack is None else lmm.hooked.offering(point)
-        yield from map(point.at, layers)
 
 
 def run_with_cache(
@@ -118,7 +94,7 @@ def to_transformer_lens(run: Run, lmm: LMM) -> "ActivationCache":
     cache_class = _cache_class()
     if run.model != lmm.name:
         raise ResultError(f"this run is of {run.model!r}, not of {lmm.name!r}")
-    entries = dict(_entries(run))
+    entries = dict(entries(run))
     if not entries:
         raise ResultError(
             "this run holds no activation; run it with integrations.cache_graph(lmm), or with "
@@ -139,35 +115,6 @@ def _cache_class() -> Any:
             "pip by itself when it opens a multimodal model, see docs/gotchas.md)"
         ) from error
     return ActivationCache
-
-
-def _entries(run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every activation; of one recorded twice the later, behind the edits."""
-    for node in run.graph:
-        if isinstance(node, Activation | Resid | Pattern | Logits):
-            yield from _of_node(node, _last_record(run, node))
-
-
-def _last_record(run: Run, node: Node) -> Recorded:
-    several = [name for name in run.records if name.startswith(f"{node!r}#")]
-    return run[several[-1] if several else node]
-
-
-def _of_node(node: Node, record: Recorded) -> Iterator[tuple[str, Tensor]]:
-    if "step" in record.axes:  # keys after the rotary embedding: the last step holds them all
-        steps = record.values.shape[record.axis("step")]
-        record = record.at(step=steps - 1)
-    rows = record.coords.get("query", ())
-    if rows and tuple(rows) != tuple(range(len(rows))):
-        raise ResultError(
-            f"{node!r} holds the rows {rows[0]} to {rows[-1]} alone, and the entries of a cache "
-            "share their positions; record all rows, as integrations.cache_graph does"
-        )
-    if "layer" not in record.axes:
-        yield node.point.at(None), record.values
-        return
-    for i, layer in enumerate(record.labels("layer")):
-        yield node.point.at(layer), record.values[i]
 
 
 def _scales(entries: dict[str, Tensor], model: LensModel) -> Iterator[tuple[str, Tensor]]:

@@ -18,12 +18,12 @@ from .compression import CompressedContext
 from .encoding import Encoding, encode, gather
 from .execution import RunRequest, carry_out
 from .generation import options, refuse_unread, seeded
-from .lmm_base import LMMBase
+from .lens_style import LensStyle
 from .session import Job, Session
 
 
 @final
-class LMM(LMMBase):
+class LMM(LensStyle):
     """A large multimodal model that takes edit graphs.
 
     **Arguments:**
