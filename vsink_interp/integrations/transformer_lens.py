@@ -94,16 +94,16 @@ def to_transformer_lens(run: Run, lmm: LMM) -> "ActivationCache":
     cache_class = _cache_class()
     if run.model != lmm.name:
         raise ResultError(f"this run is of {run.model!r}, not of {lmm.name!r}")
-    entries = dict(entries(run))
-    if not entries:
+    found = dict(entries(run))
+    if not found:
         raise ResultError(
             "this run holds no activation; run it with integrations.cache_graph(lmm), or with "
             "probes.Activation(hook)"
         )
-    if "hook_embed" in entries and "blocks.0.hook_resid_pre" in entries:
-        entries["hook_embed"] = entries["blocks.0.hook_resid_pre"]
+    if "hook_embed" in found and "blocks.0.hook_resid_pre" in found:
+        found["hook_embed"] = found["blocks.0.hook_resid_pre"]
     model = LensModel(lmm, readout(lmm))
-    return cache_class(entries | dict(_scales(entries, model)), model)
+    return cache_class(found | dict(_scales(found, model)), model)
 
 
 def _cache_class() -> Any:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits import Fn
-from ..errors import InputError
+from ..errors import CapabilityError, InputError
 from ..graph import EditGraph, Graphlike, as_graph
 from .activation_cache import (
     ActivationDict,
@@ -27,8 +27,8 @@ HookFunction = Callable[..., Tensor | None]
 class LensStyle(LMMBase):
     """The methods of a TransformerLens model that an `LMM` has as well; `LMM` brings the runs."""
 
+    encode: Callable[..., Encoding]
     run: Callable[..., Any]
-    _whole: Callable[[Any, Any], Encoding]
 
     def run_with_cache(
         self,
@@ -131,3 +131,22 @@ class LensStyle(LMMBase):
     def _texts(self, rows: list[list[int]]) -> list[list[str]]:
         decode = self.processor.tokenizer.batch_decode
         return [list(decode([[i] for i in row])) for row in rows]
+
+    def _encoding(self, image: Any, prompt: Any) -> Encoding:
+        if isinstance(image, Encoding):
+            if prompt is not None:
+                raise InputError("an Encoding already holds its prompt; pass graph=... by name")
+            return image
+        if prompt is None:
+            raise InputError(
+                "a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)"
+            )
+        return self.encode(image, prompt)
+
+    def _whole(self, image: Any, prompt: Any) -> Encoding:
+        encoding = self._encoding(image, prompt)
+        if encoding.cached_prefix is not None:
+            raise CapabilityError(
+                "this encoding goes on from a context; ask() it, or hand it to generate"
+            )
+        return encoding

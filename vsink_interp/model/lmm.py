@@ -374,22 +374,3 @@ class LMM(LensStyle):
         point that this model does not offer or that cannot be written in place.
         """
         return live(self.hooked, name)
-
-    def _encoding(self, image: Any, prompt: Any) -> Encoding:
-        if isinstance(image, Encoding):
-            if prompt is not None:
-                raise InputError("an Encoding already holds its prompt; pass graph=... by name")
-            return image
-        if prompt is None:
-            raise InputError(
-                "a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)"
-            )
-        return self.encode(image, prompt)
-
-    def _whole(self, image: Any, prompt: Any) -> Encoding:
-        encoding = self._encoding(image, prompt)
-        if encoding.cached_prefix is not None:
-            raise CapabilityError(
-                "this encoding goes on from a context; ask() it, or hand it to generate"
-            )
-        return encoding

@@ -140,6 +140,26 @@ class LMMBase:
         return self.hooked.processor
 
     @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def config(self) -> Any:
+        """The transformers configuration; `config.get_text_config()` is the decoder's."""
+        return self.hf_model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go; the CPU for a model that has no weights here."""
+        return self.hooked.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights; of a quantised model, that in which it computes."""
+        return self.hf_model.dtype
+
+    @property
     def nnsight(self) -> Any:
         """nnsight's `TransformersModel`: `edit`, `scan`, `session` and module paths."""
         return self.hooked.nnsight
