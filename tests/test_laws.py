@@ -103,7 +103,7 @@ def test_joining_is_associative_with_the_empty_graph_as_unit(a, b, c):
 @given(node_lists)
 def test_a_graph_comes_back_from_its_repr_and_its_json(found):
     graph = vi.EditGraph(*found)
-    names = vars(vi) | vars(vi.edits) | vars(probes_module)
+    names = {n: getattr(vi, n) for n in vi.__all__} | vars(vi.edits) | vars(probes_module)
     assert eval(repr(graph), dict(names)) == graph
     assert vi.EditGraph.from_json(graph.to_json()) == graph
     assert repr(vi.EditGraph.from_json(graph.to_json())) == repr(graph)

@@ -15,7 +15,7 @@ import vsink_interp as vi
 # Where `__init__` takes each name from.
 ORIGIN = {
     alias.name: f"vsink_interp.{node.module}" if node.module else "vsink_interp"
-    for node in ast.parse(Path(vi.__file__).read_text()).body
+    for node in ast.walk(ast.parse(Path(vi.__file__).read_text()))
     if isinstance(node, ast.ImportFrom) and node.level == 1
     for alias in node.names
 }
@@ -94,18 +94,51 @@ def test_a_public_method_is_documented(cls, method):
     assert inspect.getdoc(getattr(getattr(vi, cls), method)), f"{cls}.{method} has no docstring"
 
 
-HEAVY = (
+OPTIONAL = (
     "circuitsvis", "fastapi", "matplotlib", "pandas", "ray", "torchvision", "transformer_lens",
     "uvicorn", "vllm", "xarray",
 )  # fmt: skip
+HEAVY = ("jaxtyping", "nnsight", "numpy", "safetensors", "torch", "transformers")
 
 
-def test_importing_is_light():
-    code = f"import sys, vsink_interp; print(*(m for m in {HEAVY} if m in sys.modules))"
+@pytest.mark.parametrize(
+    ("code", "kept_out", "most"),
+    [
+        ("import vsink_interp", OPTIONAL + HEAVY, 25),
+        ("from vsink_interp import InputError, errors", OPTIONAL + HEAVY, 25),
+        ("import vsink_interp as vi; vi.Knockout", (*OPTIONAL, "nnsight", "transformers"), None),
+        ("import vsink_interp as vi; vi.LMM, vi.VAR, vi.edits, vi.probes", OPTIONAL, None),
+    ],
+)
+def test_importing_is_light(code, kept_out, most):
+    """Of a fresh process: what a name needs is loaded with it, and nothing before."""
+    script = f"""
+import sys, importlib.util
+before = set(sys.modules)
+{code}
+print(len(set(sys.modules) - before), *(m for m in {kept_out} if m in sys.modules))
+"""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.split() == []
+    count, *loaded = done.stdout.split()
+    assert loaded == []
+    assert most is None or int(count) <= most
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_lazy_name_is_the_one_of_its_room(name):
+    module = import_module(ORIGIN[name])
+    is_room = ORIGIN[name] == "vsink_interp"
+    expected = import_module(f"vsink_interp.{name}") if is_room else getattr(module, name)
+    assert getattr(vi, name) is expected
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(vi, "no_such_name")
+    assert not hasattr(vi, "_repr_html_")
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec("from vsink_interp import no_such_name")
 
 
 def test_importing_changes_no_global_state():

@@ -1,75 +1,80 @@
 """Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
 
-from . import (
-    edits,
-    errors,
-    experiments,
-    families,
-    integrations,
-    kernels,
-    metrics,
-    plot,
-    probes,
-    toy,
-)
-from .edits import (
-    ACT,
-    VAR,
-    AddScores,
-    Contrast,
-    CopyHead,
-    DropKeys,
-    Fn,
-    HideKeys,
-    Knockout,
-    Patch,
-    Redistribute,
-    ScaleHeads,
-    ScaleKeys,
-    ScaleScores,
-    SetDims,
-    Steer,
-)
-from .errors import (
-    CapabilityError,
-    InputError,
-    LayoutError,
-    NotationError,
-    RemoteError,
-    ResultError,
-    UnreachableError,
-    VsinkError,
-)
-from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site
-from .model import (
-    LMM,
-    CompressedContext,
-    Context,
-    Encoding,
-    Job,
-    Readout,
-    RunStore,
-    Session,
-    readout,
-    run_dataset,
-)
-from .probes import probe
-from .remote import Server
-from .results import Recorded, Run
-from .sinks import (
-    HEAD_PROBES,
-    CatalogueEntry,
-    HeadRanking,
-    SinkDims,
-    SinkReport,
-    Verdict,
-    catalogue,
-    find_sink_dims,
-    head_probes,
-    rank_heads,
-    verify,
-)
-from .tokens import ImageSpan, TokenLayout, View
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        edits,
+        errors,
+        experiments,
+        families,
+        integrations,
+        kernels,
+        metrics,
+        plot,
+        probes,
+        toy,
+    )
+    from .edits import (
+        ACT,
+        VAR,
+        AddScores,
+        Contrast,
+        CopyHead,
+        DropKeys,
+        Fn,
+        HideKeys,
+        Knockout,
+        Patch,
+        Redistribute,
+        ScaleHeads,
+        ScaleKeys,
+        ScaleScores,
+        SetDims,
+        Steer,
+    )
+    from .errors import (
+        CapabilityError,
+        InputError,
+        LayoutError,
+        NotationError,
+        RemoteError,
+        ResultError,
+        UnreachableError,
+        VsinkError,
+    )
+    from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site
+    from .model import (
+        LMM,
+        CompressedContext,
+        Context,
+        Encoding,
+        Job,
+        Readout,
+        RunStore,
+        Session,
+        readout,
+        run_dataset,
+    )
+    from .probes import probe
+    from .remote import Server
+    from .results import Recorded, Run
+    from .sinks import (
+        HEAD_PROBES,
+        CatalogueEntry,
+        HeadRanking,
+        SinkDims,
+        SinkReport,
+        Verdict,
+        catalogue,
+        find_sink_dims,
+        head_probes,
+        rank_heads,
+        verify,
+    )
+    from .tokens import ImageSpan, TokenLayout, View
 
 __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     # a model, its prompts and its runs
@@ -146,6 +151,22 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "UnreachableError",
     "VsinkError",
 )
+
+_HOMES = ("errors", "tokens", "graph", "results", "probes", "edits", "sinks", "remote", "model")
+"""Where the names are from: each of these imports those before it, and none after it."""
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and complains of other names
+
+    def __getattr__(name: str) -> object:
+        """Load a name when it is first asked for: `import vsink_interp` alone loads no torch."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if find_spec(f".{name}", __name__):
+            return import_module(f".{name}", __name__)
+        homes = (import_module(f".{home}", __name__) for home in _HOMES)
+        found = next(getattr(home, name) for home in homes if hasattr(home, name))
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -56,6 +57,46 @@ def test_detect(vsink, toy):
     }
     assert any(expected.values())
     assert found["visual_sinks"] == expected
+    assert found["image_size"] == [64, 64]
+    for layer, tokens in expected.items():  # 8 x 8 patches of 8 pixels, in raster order
+        squares = [[t % 8 * 8, t // 8 * 8, t % 8 * 8 + 8, t // 8 * 8 + 8] for t in tokens]
+        assert found["visual_sink_pixels"][layer] == squares
+
+
+def test_pixels_are_those_of_a_image_that_is_not_square(vsink, toy, tmp_path):
+    """A wide image is scaled to a square: a patch of 8 pixels covers 16 x 8 of the original."""
+    vi.toy.scene(2).image.resize((128, 64)).save(tmp_path / "wide.png")
+    found = json.loads(vsink("detect", "--image", str(tmp_path / "wide.png"), "--json").stdout)
+    assert found["image_size"] == [128, 64]
+    boxes = [box for boxes in found["visual_sink_pixels"].values() for box in boxes]
+    span = toy.encode(str(tmp_path / "wide.png"), "what?").layout.images[0][0]
+    tokens = [t for tokens in found["visual_sinks"].values() for t in tokens]
+    assert boxes
+    assert boxes == [[round(edge, 1) for edge in span.patch_box(t)] for t in tokens]
+
+
+@pytest.mark.parametrize("command", ["var", "knockout"])
+def test_by_default_something_changes(vsink, command):
+    assert json.loads(vsink(command, "--json").stdout)["changed"]
+
+
+def test_attend_draws_the_words(vsink, toy, tmp_path):
+    image = tmp_path / "mine.png"
+    vi.toy.scene(3).image.save(image)
+    out = tmp_path / "maps.png"
+    answer = toy.generate(str(image), "describe the image", max_new_tokens=6).text
+    word = answer.split()[1]
+    words = ("attend", str(image), "describe the image", "--word", word, "--out", str(out))
+    found = json.loads(vsink(*words, "--max-new-tokens", "6", "--json").stdout)
+    assert found["answer"] == answer
+    assert word in found["words"]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    one = out.stat().st_size
+    vsink("attend", str(image), "describe the image", "--out", str(out), "--max-new-tokens", "6")
+    assert out.stat().st_size > one, "all words take more room than one"
+    missing = vsink("attend", str(image), "what?", "--word", "zebra", status=1)
+    assert "zebra" in missing.stderr
+    assert vsink("attend", "--out", str(tmp_path / "maps.doc"), status=1).stdout == ""
 
 
 def test_var_and_knockout_compare_two_answers(vsink, toy):
@@ -66,10 +107,12 @@ def test_var_and_knockout_compare_two_answers(vsink, toy):
     cut = toy.generate(image, "describe the image", vi.Knockout(flow, "2:"), max_new_tokens=6).text
     assert found["edited_answer"] == cut
     assert found["changed"] == (found["answer"] != cut)
-    words = ("var", "--p", "1", "--rho", "0", "--mode", "released-code", "--max-new-tokens", "6")
+    words = ("var", "--seed", "0", "--p", "1", "--rho", "0", "--mode", "released-code")
     edit = vi.VAR(p=1.0, rho=0.0, mode="released-code")
     text = toy.generate(image, "describe the image", edit, max_new_tokens=6).text
-    assert json.loads(vsink(*words, "--json").stdout)["edited_answer"] == text
+    assert (
+        json.loads(vsink(*words, "--max-new-tokens", "6", "--json").stdout)["edited_answer"] == text
+    )
 
 
 def test_a_sweep_and_its_log(vsink, tmp_path):
@@ -94,7 +137,7 @@ def test_demo_and_report_write_a_page(vsink, tmp_path, monkeypatch):
         watch("looking", 0.5)
         return f"{study.truth}|{study.prompt}|{len(study.cases)}|{study.max_new_tokens}"
 
-    monkeypatch.setattr("vsink_interp.cli.main.render", render)
+    monkeypatch.setattr(vi.plot, "report", render)
     out = tmp_path / "demo.html"
     done = vsink("demo", "--out", str(out), "--scenes", "2", "--seed", "4")
     assert out.read_text() == f"{vi.toy.scene(4).caption}|describe the image|2|40"
@@ -156,6 +199,40 @@ def test_the_program_itself():
     assert set(json.loads(done.stdout)) == {"model", "prompt", "answer", "tokens"}
 
 
+FOREIGN = ("PIL", "jaxtyping", "matplotlib", "nnsight", "numpy", "torch", "transformers")
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("detect", "--help"), ("catalogue", "--help"), ("var", "--p", "x")]
+)
+def test_help_is_light(words):
+    """Nothing heavy is imported before a model is opened: modules are counted, not seconds."""
+    code = f"""
+import sys
+from vsink_interp.cli.main import app
+try:
+    app({list(words)})
+except SystemExit:
+    print()
+print(len(sys.modules), *(m for m in {FOREIGN} if m in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    count, *loaded = done.stdout.splitlines()[-1].split()
+    assert loaded == []
+    assert int(count) < 600
+
+
+def test_the_version():
+    shown = CliRunner().invoke(app, ["--version"])
+    assert shown.exit_code == 0
+    assert shown.stdout == (
+        f"vsink-interp {version('vsink-interp')} (torch {version('torch')}, transformers "
+        f"{version('transformers')}, nnsight {version('nnsight')})\n"
+    )
+
+
 def test_no_option_that_nnsight_would_read():
     groups = {group.name: group.typer_instance for group in app.registered_groups}
     named = [
@@ -167,5 +244,6 @@ def test_no_option_that_nnsight_would_read():
     for words in named:
         shown = CliRunner().invoke(app, [*words, "--help"]).stdout
         assert "Usage" in shown
+        assert "<bool>" not in shown
         assert " -v" not in shown
         assert "--verbose" not in shown

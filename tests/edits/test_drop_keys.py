@@ -237,7 +237,7 @@ def test_a_run_leaves_nothing():
 
 def test_a_drop_is_a_value():
     graph = vi.DropKeys("image", "1:") | vi.VAR() | probes.SegmentMass()
-    assert eval(repr(graph), vars(vi) | vars(probes)) == graph
+    assert eval(repr(graph), {n: getattr(vi, n) for n in vi.__all__} | vars(probes)) == graph
     assert vi.EditGraph.from_json(graph.to_json()) == graph
     assert str(graph).startswith("edit  cache             layers 1: DropKeys(")
     assert "cache" in graph.mermaid()

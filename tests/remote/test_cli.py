@@ -4,6 +4,7 @@ import json
 
 from typer.testing import CliRunner
 
+import vsink_interp as vi
 from vsink_interp.cli.main import app
 
 
@@ -27,7 +28,7 @@ def test_status_compares_versions(loopback):
 
 
 def test_no_server_is_one_line_and_status_1(monkeypatch):
-    monkeypatch.setattr("vsink_interp.cli.remote.Server", lambda host, **_: quick(host))
+    monkeypatch.setattr(vi, "Server", lambda host, **_: quick(host))
     found = ask("status", "--host", "http://127.0.0.1:1")
     assert found.exit_code == 1
     assert found.stderr.startswith("vsink: http://127.0.0.1:1 does not answer")

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..sinks import verify
-from ..sinks.catalogue import CatalogueEntry, add, entries, find_entry
-from .terminal import Commands, JsonOption, ModelOption, open_model, show
+import vsink_interp as vi
+
+from .terminal import Command, Commands, JsonOption, ModelOption, open_model, show
 
 catalogue = typer.Typer(
     cls=Commands,
@@ -23,10 +23,10 @@ FilesOption = Annotated[
 ]
 
 
-@catalogue.command("list")
+@catalogue.command("list", cls=Command)
 def list_entries(file: FilesOption = None, as_json: JsonOption = False) -> None:
     """Every entry: model, dimensions, threshold, status."""
-    found = entries(*(file or ()))
+    found = vi.catalogue.entries(*(file or ()))
     if as_json:
         show({"entries": [_row(entry) for entry in found]}, as_json)
         return
@@ -37,13 +37,13 @@ def list_entries(file: FilesOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"{entry.model:{width}}  {entry.status:11}  {dims:18}  {tau}".rstrip())
 
 
-@catalogue.command("show")
+@catalogue.command("show", cls=Command)
 def show_entry(name: NameArgument, file: FilesOption = None, as_json: JsonOption = False) -> None:
     """One entry, with its source."""
-    show(_row(find_entry(name, *(file or ()))), as_json)
+    show(_row(vi.catalogue.find_entry(name, *(file or ()))), as_json)
 
 
-@catalogue.command("verify")
+@catalogue.command("verify", cls=Command)
 def verify_entry(
     name: NameArgument,
     model: ModelOption = None,
@@ -51,8 +51,8 @@ def verify_entry(
     as_json: JsonOption = False,
 ) -> None:
     """Find a model's sink dimensions and compare; exit status 1 if they are others."""
-    entry = find_entry(name, *(file or ()))
-    verdict = verify(open_model(model), entry)
+    entry = vi.catalogue.find_entry(name, *(file or ()))
+    verdict = vi.verify(open_model(model), entry)
     found = {
         "model": entry.model,
         "status": entry.status,
@@ -71,7 +71,7 @@ def verify_entry(
         raise typer.Exit(1)
 
 
-@catalogue.command("add")
+@catalogue.command("add", cls=Command)
 def add_entry(
     file: Annotated[Path, typer.Option("--file", help="Your catalogue; made if it is not there.")],
     model: ModelOption = None,
@@ -82,7 +82,7 @@ def add_entry(
     lmm = open_model(model)
     report = lmm.sink_report
     evidence = f"{report.bos_mass:.2f} to {report.bos_mass_clamped:.2f}"
-    entry = CatalogueEntry(
+    entry = vi.CatalogueEntry(
         name or lmm.name,
         report.dims,
         round(report.tau, 4),
@@ -91,11 +91,11 @@ def add_entry(
         source=f"find_sink_dims; clamping takes the first token's attention from {evidence}",
         names=(lmm.name.lower(),),
     )
-    add(entry, file)
+    vi.catalogue.add(entry, file)
     show({**_row(entry), "written_to": str(file)}, as_json)
 
 
-def _row(entry: CatalogueEntry) -> dict[str, Any]:
+def _row(entry: "vi.CatalogueEntry") -> dict[str, Any]:
     return {
         "model": entry.model,
         "dims": list(entry.dims),

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..remote import Server
-from .terminal import Commands, JsonOption, show
+import vsink_interp as vi
+
+from .terminal import Command, Commands, JsonOption, show
 
 remote = typer.Typer(
     cls=Commands,
@@ -18,23 +19,23 @@ HostOption = Annotated[
 ]
 
 
-@remote.command()
+@remote.command(cls=Command)
 def status(host: HostOption = None, as_json: JsonOption = False) -> None:
     """Whether the server answers, and its versions beside ours."""
-    server = Server(host, patience=5.0)
+    server = vi.Server(host, patience=5.0)
     found: dict[str, Any] = {"host": server.host, "deployments": len(server.models())}
     for name, (ours, theirs) in server.packages().items():
         found[name] = theirs if ours == theirs else f"{theirs}, here {ours}"
     show(found, as_json)
 
 
-@remote.command()
+@remote.command(cls=Command)
 def models(host: HostOption = None, as_json: JsonOption = False) -> None:
     """Every model for images and text that the server hosts."""
     kept = ("repo_id", "revision", "deployment_level", "application_state")
     found = [
         {name: deployed.get(name) for name in kept}
-        for deployed in Server(host, patience=5.0).models()
+        for deployed in vi.Server(host, patience=5.0).models()
         if deployed.get("task") == "image-text-to-text"
     ]
     if as_json:

@@ -84,14 +84,16 @@ def word_maps(
     graph: Graphlike = None,
     layers: tuple[int, ...] | None = None,
     max_new_tokens: int = 40,
+    sinks: bool = True,
 ) -> WordMaps:
     """Where each word of an answer looks, before and after an edit; `VAR()` by default.
 
     **Arguments:**
 
-    - `graph`: the edit.
+    - `graph`: the edit; `EditGraph()` for none, where before is all there is to see.
     - `layers`: the layers to average over; 10 to 12 of 32, scaled to the model, by default, and
         those of them that have a pattern.
+    - `sinks`: False leaves sinks unmarked, for a model that has none.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, `LayoutError` if the answer
     has no words.
@@ -100,21 +102,25 @@ def word_maps(
     maps = AttentionMaps(layers=pattern_layers(lmm))
     at = with_pattern(lmm, map_layers(lmm.n_layers)) if layers is None else layers
     encoding = lmm.encode(image, prompt)
-    run = lmm.generate(encoding, graph=maps | VALUE, max_new_tokens=max_new_tokens)
-    edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
-    again = lmm.run(encoding.with_answer(run.generated), graph=edit | maps)
+    probes = maps | VALUE if sinks else maps
+    run = edited = again = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
+    if edit:
+        edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
+        again = lmm.run(encoding.with_answer(run.generated), graph=edit | maps)
     words = answer_words(lmm, run)
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to look at")
     span = run.layout.images[0][0]
-    sinks = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
+    boxed = torch.zeros(lmm.n_layers, span.size, dtype=torch.bool)
+    if sinks:
+        boxed = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
     return WordMaps(
         encoding.images[0][0],
         span,
         tuple(word.text for word in words),
         _by_word(run, maps, words, lmm.n_layers),
         _by_word(again, maps, words, lmm.n_layers),
-        sinks.numpy(),
+        boxed.numpy(),
         at,
         _text(run),
         _text(edited),

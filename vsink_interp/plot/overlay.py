@@ -167,7 +167,9 @@ def heat_of(maps: WordMaps) -> Heat:
     edits = " | ".join(type(node).__name__ for node in maps.graph) or "no edit"
     note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks)}"
     shown = list(maps.span.tokens_of())
-    rows = (("before", maps.before[:, shown]), (f"after {edits}", maps.after[:, shown]))
+    rows = (("before" if maps.graph else "attention", maps.before[:, shown]),)
+    if maps.graph:
+        rows = (*rows, (f"after {edits}", maps.after[:, shown]))
     return Heat(maps.image, _whole(maps.span), maps.words, rows, maps.sinks[shown], note)
 
 

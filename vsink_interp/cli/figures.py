@@ -1,0 +1,113 @@
+"""`vsink demo`, `report` and `attend`: what is written to a file and looked at."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import vsink_interp as vi
+
+from ..errors import CapabilityError, InputError
+from .terminal import (
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    TokensOption,
+    check_folder,
+    open_model,
+    progress,
+    read_input,
+    show,
+)
+
+OutOption = Annotated[Path, typer.Option("--out", help="The HTML file to write.")]
+ScenesOption = Annotated[
+    int, typer.Option("--scenes", help="How many toy scenes to average over.", min=1)
+]
+FIGURES = (".pdf", ".png", ".svg")
+
+
+def demo(
+    out: OutOption = Path("report.html"), scenes: ScenesOption = 50, seed: SeedOption = None
+) -> None:
+    """Write the report on the toy LMM: one HTML file that needs no network."""
+    check_folder(out)
+    lmm = open_model(None)
+    _write_report(vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed or 0), out)
+
+
+def report(
+    image: Annotated[Path, typer.Option("--image", help="The image.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="What to ask about it.")],
+    model: ModelOption = None,
+    out: OutOption = Path("report.html"),
+    max_new_tokens: TokensOption = 64,
+) -> None:
+    """Write the report on a model, an image and a prompt of your own."""
+    check_folder(out)
+    shown, asked = read_input(image, prompt, None)
+    lmm = open_model(model)
+    study = vi.plot.Study.of_image(lmm, shown, asked, max_new_tokens=max_new_tokens)
+    _write_report(study, out)
+
+
+def attend(
+    image: Annotated[Path | None, typer.Argument(help="An image; a toy scene by default.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="What to ask about it.")] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option("--word", help="A word of the answer; can be given again. All by default."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="Layers to average over: '12:', '10,11'. The middle ones."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="The figure to write: .png, .pdf or .svg.")
+    ] = Path("attention.png"),
+    model: ModelOption = None,
+    seed: SeedOption = None,
+    max_new_tokens: TokensOption = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw where the words of the answer look in the image; sinks are boxed."""
+    if out.suffix not in FIGURES:
+        raise InputError(f"{str(out)!r} is no figure: end it with one of {', '.join(FIGURES)}")
+    check_folder(out)
+    shown, asked = read_input(image, prompt, seed)
+    lmm = open_model(model)
+    maps = vi.experiments.word_maps(
+        lmm,
+        shown,
+        asked,
+        graph=vi.EditGraph(),
+        layers=_numbers(lmm, layers),
+        max_new_tokens=max_new_tokens,
+        sinks=_has_sinks(lmm),
+    )
+    vi.plot.overlay(maps, words=word).savefig(out)
+    found = {"model": lmm.name, "answer": maps.answer, "words": list(maps.words)}
+    show({**found, "layers": list(maps.layers), "figure": str(out)}, as_json)
+
+
+def _numbers(lmm: "vi.LMM", layers: str | None) -> tuple[int, ...] | None:
+    from ..graph import resolve_layers
+
+    return None if layers is None else resolve_layers(layers, lmm.n_layers)
+
+
+def _has_sinks(lmm: "vi.LMM") -> bool:
+    try:
+        return bool(lmm.sinks)
+    except CapabilityError as error:
+        typer.echo(f"vsink: no sinks are boxed: {error}", err=True)
+        return False
+
+
+def _write_report(study: Any, out: Path) -> None:
+    began = time.monotonic()
+    with progress() as watch:
+        out.write_text(vi.plot.report(study, watch=watch), encoding="utf-8")
+    size = out.stat().st_size / 1e6
+    typer.echo(f"{out} ({size:.1f} MB, {time.monotonic() - began:.0f} s): open it in a browser")
