@@ -3,15 +3,15 @@
 ```text
 VsinkError
  ├─ NotationError     (ValueError)  a flow, segment, layer range or hook name that cannot be read
- ├─ LayoutError       (ValueError)  the prompt lacks what was asked, or a row would lose its keys
+ ├─ LayoutError       (ValueError)  the prompt lacks what was named, or a row would lose every key
  ├─ InputError        (ValueError)  an image, prompt or encoding that the model cannot take
- ├─ CapabilityError   (RuntimeError) this model cannot do that, here or at all
+ ├─ CapabilityError   (RuntimeError) the model cannot do that, here or remotely
  ├─ RemoteError       (RuntimeError) a server refused a request, or the job failed there
- │   └─ UnreachableError              it does not answer, or has lost the job: asking again may help
+ │   └─ UnreachableError              it does not answer, or has lost the job; trying again may help
  └─ ResultError       (LookupError) a run holds no such result
 ```
 
-Each message says what is wrong, lists the legal choices, and names the next step.
+Each message says what is wrong, lists the valid choices, and names the next step.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ class VsinkError(Exception):
 
 
 class NotationError(VsinkError, ValueError):
-    """A string with structure (flow, segments, layers, hook name) could not be read."""
+    """A flow, group, layer range or hook name could not be read."""
 
 
 class LayoutError(VsinkError, ValueError):
-    """The prompt lacks a segment, or an edit would leave a row nothing to attend to."""
+    """The prompt lacks a segment, or an edit would leave a row no key to attend to."""
 
 
 class InputError(VsinkError, ValueError):
@@ -39,11 +39,11 @@ class CapabilityError(VsinkError, RuntimeError):
 
 
 class RemoteError(VsinkError, RuntimeError):
-    """A server refused a request, or a job failed there; the message holds its traceback."""
+    """A server refused a request, or a job failed there; the message includes its traceback."""
 
 
 class UnreachableError(RemoteError):
-    """A server does not answer, or has lost a job: asking again may help."""
+    """A server does not answer, or has lost a job; trying again may help."""
 
 
 class ResultError(VsinkError, LookupError):
@@ -51,7 +51,7 @@ class ResultError(VsinkError, LookupError):
 
 
 def unknown(what: str, word: object, choices: Iterable[str]) -> str:
-    """The text of an error about a word that is not one of `choices`."""
+    """The message for a word that is not one of `choices`."""
     legal = list(choices)
     close = get_close_matches(str(word), legal, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

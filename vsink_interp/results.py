@@ -1,4 +1,4 @@
-"""What a run brings back: `Run`, and one `Recorded` per probe."""
+"""The result of a run: `Run`, with one `Recorded` per probe."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """The record of one probe: a tensor whose axes have names, and labels where they have any.
+    """The record of one probe: a tensor with named axes, some of which have labels.
 
     **Attributes:**
 
     - `values`: the tensor, on the CPU.
-    - `axes`: one name per axis; `layer` comes first for probes of layers.
+    - `axes`: one name per axis; `layer` comes first if the probe acts on layers.
     - `coords`: the labels of some axes: layer numbers, token positions, segment names.
     """
 
@@ -41,7 +41,7 @@ class Recorded:
         return f"Recorded({sizes})"
 
     def axis(self, name: str) -> int:
-        """The place of an axis.
+        """The index of an axis.
 
         **Raises:** `ResultError` listing the axes.
         """
@@ -50,14 +50,14 @@ class Recorded:
         return self.axes.index(name)
 
     def mean(self, *names: str) -> "Recorded":
-        """The mean over one or more axes, NaN left out."""
+        """The mean over one or more axes, ignoring NaN."""
         dims = [self.axis(name) for name in names]
         kept = tuple(axis for axis in self.axes if axis not in names)
         coords = {axis: labels for axis, labels in self.coords.items() if axis in kept}
         return Recorded(self.values.float().nanmean(dims), kept, coords)
 
     def at(self, **labels: Any) -> "Recorded":
-        """One label of one or more axes, as in `at(layer=3, segment="image")`.
+        """Select one label of one or more axes, as in `at(layer=3, segment="image")`.
 
         **Raises:** `ResultError` listing the axis's labels.
         """
@@ -73,11 +73,11 @@ class Recorded:
         return Recorded(self.values.select(self.axis(name), place), kept, coords)
 
     def labels(self, name: str) -> tuple:
-        """The labels of an axis; 0, 1, 2 ... where it has none."""
+        """The labels of an axis; 0, 1, 2 ... if it has none."""
         return self.coords.get(name, tuple(range(self.values.shape[self.axis(name)])))
 
     def places(self, name: str, labels: Iterable[Any]) -> list[int]:
-        """Where labels stand along an axis, as in `places("query", run.answer_rows)`.
+        """The indices of labels along an axis, as in `places("query", run.answer_rows)`.
 
         **Raises:** `ResultError` listing the axis's labels.
         """
@@ -88,13 +88,13 @@ class Recorded:
         return [known[label] for label in wanted]
 
     def to_xarray(self) -> "xarray.DataArray":
-        """As an xarray with the same axes; needs the package xarray."""
+        """An xarray DataArray with the same axes; needs xarray."""
         xarray = _optional("xarray")
         coords = {axis: list(labels) for axis, labels in self.coords.items()}
         return xarray.DataArray(self.values.float().numpy(), dims=self.axes, coords=coords)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """One line per number: a column per axis, and `value`; needs the package pandas."""
+        """A table with one row per number: a column per axis, and `value`; needs pandas."""
         pandas = _optional("pandas")
         index = pandas.MultiIndex.from_product([self.labels(a) for a in self.axes], names=self.axes)
         flat = self.values.float().reshape(-1).numpy()
@@ -113,15 +113,14 @@ def _optional(name: str) -> Any:
 @final
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one `run` or `generate` brought back.
+    """The result of one `run` or `generate`.
 
     **Attributes:**
 
     - `ids`: the whole sequence, prompt and generated tokens, as `model.generate` returns it.
-    - `logits`: after `run`, of every prompt token; after `generate`, of every generated token: the
-        row that predicted it. As edits left them (contrasted under `edits.Contrast`), before any
-        logits processor.
-    - `text`: the answer; a list for a batch. After `run`, the likeliest next token.
+    - `logits`: after `run`, one row per prompt token; after `generate`, for each generated token
+        the row that predicted it. Edits are included (`edits.Contrast` too), logits processors not.
+    - `text`: the answer; a list for a batch. After `run`, the most likely next token.
     - `layout`: what every token is.
     - `words`: every token of `ids` as text.
     - `graph`: the edits and probes that ran.
@@ -138,9 +137,9 @@ class Run:
     records: Mapping[str, Recorded] = field(default_factory=dict)
 
     def __getitem__(self, probe: Node | type[Node] | str) -> Recorded:
-        """The record of a probe: by the probe, or by its class or name where there is one of it.
+        """The record of a probe, by the probe itself or, if only one, by its class or name.
 
-        A probe that stood before and behind an edit has two: `run[f"{probe!r}#1"]` and `#2`.
+        A probe that stood both before and after an edit has two: `run[f"{probe!r}#1"]` and `#2`.
 
         **Raises:** `ResultError` listing the probes of this run.
         """
@@ -155,8 +154,8 @@ class Run:
         if name not in self.records:
             known = ", ".join(self.records) or "none"
             raise ResultError(
-                f"this run has no record of {name}; its probes are: {known}. A probe whose rows "
-                "did not occur has none either"
+                f"this run has no record of {name}; its probes are: {known}. A probe none of whose "
+                "rows occurred has no record"
             )
         return self.records[name]
 
@@ -167,23 +166,23 @@ class Run:
 
     @property
     def answer_rows(self) -> range:
-        """The token positions whose rows predict the generated tokens, first one included."""
+        """The positions whose rows predict the generated tokens, the first one included."""
         first = self.layout.prompt_length - 1
         return range(first, first + self.generated.shape[1])
 
     @property
     def counted(self) -> Bool[Tensor, "batch token"]:
-        """The tokens that one sample alone would have had rows for.
+        """The tokens for which the sample alone would have had rows.
 
-        Padding is left out, and so is the last token of an answer: it is fed back only where a
-        longer answer in its batch goes on.
+        Padding is excluded, and so is the last token of an answer: it is fed back only if another
+        sample's answer is longer.
         """
         generated = self.layout.mask("generated")
         followed = torch.cat([generated[:, 1:], torch.zeros_like(generated[:, :1])], 1)
         return self.layout.mask("prompt") | (generated & followed)
 
     def counted_rows(self, probe: Node, group: str) -> Bool[Tensor, "batch query"]:
-        """Which rows of a record belong to a group and count, sample by sample."""
+        """Which rows of a record belong to a group and to `counted`, sample by sample."""
         rows = self.counted & self.layout.mask(group)
         return rows[:, list(self[probe].labels("query"))]
 
@@ -246,7 +245,7 @@ class Run:
 
 
 def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A layout as tensors, and as what JSON can hold."""
+    """A layout, split into tensors and JSON values."""
     tensors = {
         "segments": layout.segments,
         "image_index": layout.image_index,
@@ -263,7 +262,7 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenLayout:
-    """A layout from its tensors and what JSON holds of it."""
+    """The layout that `layout_parts` split."""
     images = tuple(tuple(_span(*saved) for saved in row) for row in meta["images"])
     return TokenLayout(
         tensors["segments"],
@@ -283,7 +282,7 @@ def _saved(span: ImageSpan) -> list[Any]:
 
 
 def _span(rows: int, columns: int, box: list[float] | None, views: Sequence[Any] = ()) -> ImageSpan:
-    """An image as it was saved; earlier versions wrote no views."""
+    """A saved image; earlier versions wrote no views."""
     found = tuple(View((r, c), _box(b), newline, tail) for r, c, b, newline, tail in views)
     return ImageSpan((rows, columns), _box(box), found)
 
@@ -293,9 +292,9 @@ def _box(saved: list[float] | None) -> Box | None:
 
 
 def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]) -> Recorded:
-    """The record of a probe from its pieces: per layer, the first row and value of each pass.
+    """Join the record of a probe from its pieces: per layer, the first row and value of each pass.
 
-    Passes are joined along `query`; keys that a pass did not have yet are 0. A probe without a
+    Passes are joined along `query`; keys that did not exist yet in a pass are 0. A probe without a
     `query` axis gets an axis `step` if it measured in more than one pass.
     """
     layers = [layer for layer in pieces if layer is not None]

@@ -304,7 +304,7 @@ def test_an_error_in_the_second_pass_leaves_nothing_behind():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (Contrast, "spoils nothing"),
+        (Contrast, "distorts nothing"),
         (lambda: Contrast("nois"), "did you mean 'noise'"),
         (lambda: Contrast("noise", alpha=-1.0), "at least 0"),
         (lambda: Contrast("noise", alpha=float("inf")), "at least 0"),

@@ -72,14 +72,14 @@ def test_entries_of_ones_own_go_into_a_file_of_ones_own(tmp_path):
     assert catalogue.entries(file)[-2:] == (entry(model="other"), entry())
     assert catalogue.find_entry("tiny", file) == entry()
     assert catalogue.PACKAGED.read_bytes() == before
-    with pytest.raises(vi.InputError, match="packaged catalogue is not written"):
+    with pytest.raises(vi.InputError, match="packaged catalogue is read-only"):
         catalogue.add(entry(), catalogue.PACKAGED)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1, "entries": [{}]}'])
 def test_a_file_that_is_no_catalogue_is_refused(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
-    with pytest.raises(vi.InputError, match="is no catalogue"):
+    with pytest.raises(vi.InputError, match="is not a catalogue"):
         catalogue.entries(tmp_path / "bad.json")
 
 

@@ -1,4 +1,4 @@
-"""What changes a forward pass. One edit a file."""
+"""Edits: nodes that change a forward pass. One edit per file."""
 
 from . import recipes as recipes
 from .act import ACT as ACT

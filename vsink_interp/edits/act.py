@@ -20,24 +20,25 @@ from .row_edit import RowEdit
 @final
 @dataclass(frozen=True)
 class ACT(RowEdit):
-    """Take attention from sinks found by mean attention, and give it to all other tokens.
+    """Move attention from sinks, found by their mean attention, to all other tokens.
 
-    Per head, a token other than the first is a sink if the prompt rows from it on give it more
-    than `threshold` on average. It keeps the share `beta`; the rest goes to every other token of
-    the row, the first one included, in proportion to what it has. Every row still sums to one.
+    Per head, a token other than the first is a sink if the prompt rows at and after it give it
+    more than `threshold` on average. It keeps the share `beta` of its attention; the rest goes to
+    all other tokens, the first included, in proportion to theirs. Every row still sums to one.
 
-    Yu et al. choose heads by what calibrating each does to accuracy on held-out data: name them,
-    one `ACT` per layer, as `ACT(layers=9, heads=(8, 10)) | ACT(layers=10, heads=(0,))`. Their code
-    is written for one pass over the prompt, and so is this by default. With `rows="prompt
-    generated"` a generated row has no rows but itself to be judged by: a token is a sink for it if
-    it gives it more than `threshold`.
+    Yu et al. choose heads by how calibrating each one changes accuracy on held-out data. Name yours
+    with one `ACT` per layer, as `ACT(layers=9, heads=(8, 10)) | ACT(layers=10, heads=(0,))`. Their
+    code acts in one pass over the prompt, as does this by default. With `rows="prompt generated"`,
+    the sinks of a generated row are the tokens to which this row itself gives more than
+    `threshold`.
 
     **Arguments:**
 
-    - `threshold`: the mean attention beyond which a token is a sink; 0.1 in the released scripts,
+    - `threshold`: the mean attention above which a token is a sink; 0.1 in the released scripts,
         0.15 in those for MT-bench.
     - `beta`: the share that a sink keeps, 0 to 1.
-    - `layers`: the layers, counted from 0; as theirs, not the first two and not the last.
+    - `layers`: the layers, counted from 0; by default, as in their code, all but the first two
+        and the last.
 
     **Raises:** `NotationError` for shares outside 0 to 1. When run: `LayoutError` if the prompt
     lacks a segment.
@@ -80,7 +81,7 @@ class ACT(RowEdit):
         return calibrate(value, bounds, self.beta, rows, site.queries("prompt"), site.positions)
 
     def _bounds(self, n_heads: int, whole: Site) -> Float[Tensor, "batch head key"]:
-        """Beyond which mean attention a key is a sink: never for the first token of a sample."""
+        """The mean attention above which a key is a sink; infinite for a sample's first token."""
         real = whole.keys("all")
         spared = (real.cumsum(-1) <= 1)[:, None]  # the padding before it has no attention
         heads = heads_at(whole, self.heads, n_heads)[:, None]

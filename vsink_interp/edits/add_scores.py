@@ -17,14 +17,13 @@ from .row_edit import ScoreEdit
 class AddScores(ScoreEdit):
     """Add a constant to the scores of some rows on a group of keys, before the softmax.
 
-    The odds of a key in the group against any other grow by the exponential of `amount`, and every
-    row still sums to one. Scores stay in the range of the model's precision: an amount beyond it
-    makes those of the group equal, where the bound is reached.
+    The odds of a key in the group against any other key are multiplied by `exp(amount)`; every row
+    still sums to one. Scores are clamped to the range of the model's precision.
 
     **Arguments:**
 
     - `group`: the keys.
-    - `amount`: what is added, in units of the scaled score.
+    - `amount`: what is added to the scores (already scaled by 1/sqrt(d)).
 
     **Raises:** `NotationError` for a group that cannot be read or a number that is not finite. When
     run: `LayoutError` if the prompt lacks a segment.

@@ -1,6 +1,6 @@
-"""Contrastive decoding: a second pass over spoiled inputs, subtracted from the first.
+"""Contrastive decoding: subtract the logits of a second pass over distorted inputs.
 
-Leng et al. (2024), arXiv 2311.16922, spoil the image (VCD); Wang et al. (2024), arXiv 2403.18715,
+Leng et al. (2024), arXiv 2311.16922, distort the image (VCD); Wang et al. (2024), arXiv 2403.18715,
 the instruction (ICD).
 """
 
@@ -20,46 +20,45 @@ from ..tokens import TokenLayout
 
 _IMAGES = ("noise", "none")
 N_STEPS = 1000
-"""The steps of VCD's diffusion."""
+"""The number of steps of VCD's diffusion."""
 
 
 @final
 @dataclass(frozen=True)
 class Contrast(Edit):
-    """Subtract what the model would say to spoiled inputs from what it says.
+    """Subtract the logits that the model gives for distorted inputs.
 
-    A second pass of the same model runs beside the first, with a cache of its own, over the same
-    answer after a spoiled prompt. Where an answer token is predicted, logits become
-    `(1 + alpha) * first - alpha * second`, and minus infinity for tokens that the first pass gives
-    less than `beta` times the probability of its best. That comes before every logits processor
-    (one that forbids the best token may leave none) and before sampling, so `Run.logits` holds
-    contrasted logits, and `probes.Logits` the plain ones where it stands before the contrast. Other
-    prompt rows keep their logits: in `run` it acts on the last one.
+    A second pass of the same model runs beside the first, with its own cache: a distorted prompt,
+    then the same answer. In rows that predict an answer token, logits become
+    `(1 + alpha) * first - alpha * second`, and minus infinity for tokens whose probability in the
+    first pass is less than `beta` times that of its most likely token. This comes before sampling
+    and before every logits processor (one that forbids the most likely token may leave none).
+    `Run.logits` holds contrasted logits; `probes.Logits` placed before the contrast records the
+    plain ones. In `run`, only the last prompt row is contrasted.
 
-    Other edits act in the first pass alone, unless `edited`. Of a batch, samples without an image
-    keep their logits where the image alone is spoiled.
+    Other edits act in the first pass only, unless `edited`. If only the image is distorted, samples
+    of a batch without an image keep their logits.
 
     **Arguments:**
 
     - `image`: `"noise"` for VCD's diffused image, `"none"` for no image.
     - `prompt`: another question for the second pass, for every sample of a batch. It is put into
-        the chat format if the encoding's own was; with `chat=False` it is taken as it is, with
-        `<image>` for each image that the second pass sees.
-    - `prefix`: words before the whole prompt, as a system prompt: ICD's disturbance.
-    - `alpha`: how much of the difference is added; 0 changes nothing but for `beta`.
-    - `beta`: the adaptive plausibility constraint, 0 to 1; 0 is none.
-    - `step`: how many of 1,000 diffusion steps, 0 to 999, spoil the image. Leng et al.'s script
-        for POPE has alpha 1, beta 0.2, step 500; their code falls back on alpha 0.5, beta 0.1.
+        the chat format if the encoding's prompt was; with `chat=False` it is used as it is, and
+        holds one `<image>` for each image that the second pass sees.
+    - `prefix`: words put before the whole prompt of the second pass, as in ICD.
+    - `alpha`: the weight of the difference; with 0 only `beta` has an effect.
+    - `beta`: the adaptive plausibility constraint, 0 to 1; 0 is no constraint.
+    - `step`: how many of 1,000 diffusion steps, 0 to 999, distort the image. Leng et al.'s script
+        for POPE has alpha 1, beta 0.2, step 500; their code's defaults are alpha 0.5, beta 0.1.
     - `seed`: of the noise. It differs between the images of a prompt, not between the samples of
         a batch.
-    - `edited`: let the graph's edits act in the second pass too; inside attention
-        and of the cache only.
+    - `edited`: apply the graph's other edits in the second pass too; they must be edits inside
+        attention or of the cache.
 
-    **Raises:** `NotationError` if nothing is spoiled, a number lies outside its range, or a step
-    or seed comes without noise. When run: `LayoutError` without an image to spoil; `NotationError`
-    where `edited` meets no other edit;
-    `CapabilityError` for pixels that cannot be told apart by image, and where `edited` meets an
-    edit outside attention.
+    **Raises:** `NotationError` if nothing is distorted, a number is out of range, or a step or seed
+    is given without noise. When run: `LayoutError` if there is no image to distort; `NotationError`
+    for `edited` without any other edit; `CapabilityError` if pixels cannot be assigned to images,
+    and for `edited` with an edit outside attention.
     """
 
     hook: ClassVar[str] = "unembed.hook_out"
@@ -80,7 +79,7 @@ class Contrast(Edit):
             raise NotationError(unknown("spoiled image", self.image, _IMAGES))
         if self.image is None and not self.prompt and not self.prefix:
             raise NotationError(
-                "Contrast spoils nothing: say image='noise' (VCD), image='none', prefix='...' "
+                "Contrast distorts nothing: give image='noise' (VCD), image='none', prefix='...' "
                 "(ICD) or prompt='...'"
             )
         if not 0 <= self.alpha < math.inf or not 0 <= self.beta <= 1:
@@ -90,7 +89,7 @@ class Contrast(Edit):
         if not 0 <= self.step < N_STEPS:
             raise NotationError(f"step is one of 0 to {N_STEPS - 1}; got {self.step}")
         if self.image != "noise" and (self.step, self.seed) != (Contrast.step, Contrast.seed):
-            raise NotationError("step and seed belong to the noise; say image='noise' as well")
+            raise NotationError("step and seed belong to the noise; give image='noise' as well")
 
     @property
     def rewords(self) -> bool:
@@ -103,9 +102,9 @@ class Contrast(Edit):
             layout.check_group("image")
 
     def reworded(self, text: str, placeholders: Sequence[str], begin: str | None = None) -> str:
-        """A rendered prompt as the second pass gets it; `placeholders` stand for an image.
+        """The rendered prompt of the second pass; `placeholders` stand for an image.
 
-        A BOS token `begin` that the text starts with stays in front of the prefix.
+        If the text starts with a BOS token `begin`, the prefix goes after it.
         """
         for placeholder in placeholders if self.image == "none" else ():
             text = text.replace(placeholder, "")
@@ -117,14 +116,14 @@ class Contrast(Edit):
     def spoiled(
         self, pixels: Tensor, n_images: Sequence[int], sizes: Sequence[int] | None = None
     ) -> Tensor:
-        """The pixels of a batch with noise in them.
+        """The pixels of a batch, with noise.
 
         **Arguments:**
 
-        - `n_images`: how many of each sample.
-        - `sizes`: how many entries of `pixels` each image has; one by default.
+        - `n_images`: the number of images of each sample.
+        - `sizes`: the number of entries of `pixels` of each image; one by default.
 
-        **Raises:** `CapabilityError` if the entries cannot be told apart by image.
+        **Raises:** `CapabilityError` if entries cannot be assigned to images.
         """
         places = [place for n in n_images for place in range(n)]
         lengths = [1] * len(places) if sizes is None else list(sizes)
@@ -139,9 +138,9 @@ class Contrast(Edit):
         )
 
     def noise(self, shape: Sequence[int], place: int) -> Tensor:
-        """Standard normal noise for the image at a place of its prompt."""
+        """Standard normal noise for the n-th image of its prompt."""
         source = torch.Generator().manual_seed(1000 * self.seed + place)
-        # Tile by tile: a batch may add empty ones behind those of an image.
+        # Tile by tile, because a batch may pad an image with empty ones.
         n_tiles = math.prod(shape[:-3])
         tiles = [torch.randn(shape[-3:], generator=source) for _ in range(n_tiles)]
         return torch.stack(tiles).reshape(shape)

@@ -20,7 +20,7 @@ class CopyHead(RowEdit):
 
     **Arguments:**
 
-    - `source`: the head copied, counted from 0.
+    - `source`: the head whose pattern is copied, counted from 0.
 
     **Raises:** `NotationError` for a head that the model does not have.
     """

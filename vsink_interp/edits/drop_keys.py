@@ -1,6 +1,6 @@
-"""Drop tokens from the KV cache: what comes after the prefill neither sees them nor pays for them.
+"""Drop tokens from the KV cache after the prefill, so that decode steps cannot attend to them.
 
-Query-token-only generation of Kaduri et al. (2025), arXiv 2411.17491, in its cheap form.
+This is query-token-only generation (Kaduri et al. 2025, arXiv 2411.17491) with a shorter cache.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -18,23 +18,23 @@ from ..tokens import TokenLayout, parse_group
 @final
 @dataclass(frozen=True)
 class DropKeys(CacheEdit):
-    """Take the keys and values of a group of tokens out of the cache once the prompt is read.
+    """Remove the keys and values of a group of tokens from the KV cache after the prefill.
 
-    `DropKeys("image")` gives the answer of `Knockout("image -> generated")`, from a shorter cache:
-    the prompt is read with everything in sight, the first token is predicted as ever, and every
-    later token sees only what is left, at its original positions. Edits and probes go on counting
-    keys by token: what was dropped has score minus infinity, pattern 0, and no key (NaN at
-    `attn.hook_rot_k`). With `"sink & image"` every layer drops its own sinks.
+    `DropKeys("image")` gives the answer of `Knockout("image -> generated")` from a shorter cache:
+    the prompt is read in full, the first token is predicted as usual, and later tokens see only the
+    remaining keys, at their original positions. Edits and probes still see one key per token;
+    dropped ones have score minus infinity, pattern 0, and NaN at `attn.hook_rot_k`. With
+    `"sink & image"` each layer drops its own sinks.
 
     **Arguments:**
 
-    - `group`: the tokens of the prompt that leave.
+    - `group`: the tokens of the prompt that are dropped.
     - `layers`: the layers whose cache is cut, counted from 0; the others keep theirs.
-    - `after`: when; `"prefill"` is the only choice.
+    - `after`: when they are dropped; `"prefill"` is the only choice.
 
     **Raises:** `NotationError` for a group that cannot be read or holds generated tokens. When run:
-    `LayoutError` if the prompt lacks a segment, nothing is generated from the cache, or an edit
-    acts on what is dropped alone; `CapabilityError` for a layer whose cache is no plain one.
+    `LayoutError` if the prompt lacks a segment, nothing is generated from the cache, or another
+    edit acts only on dropped keys; `CapabilityError` for a layer whose cache is not a plain one.
     """
 
     hook: ClassVar[str] = CACHE.name
@@ -77,7 +77,7 @@ class DropKeys(CacheEdit):
         layout.check_group(self.group, generates=False)
         if not generates:
             raise LayoutError(
-                f"{self!r} acts on what is generated after the first token; use generate with 2 or "
+                f"{self!r} acts on tokens generated after the first one; use generate with 2 or "
                 "more new tokens"
             )
 

@@ -16,7 +16,7 @@ from ..graph import Edit, Layers, Site, settle
 class HookContext:
     """What a TransformerLens hook function receives as `hook`: name, layer, and a scratch dict.
 
-    `ctx` lasts one call: nothing outlives a run.
+    `ctx` is new in every call: no state outlives a run.
     """
 
     name: str
@@ -24,7 +24,7 @@ class HookContext:
     ctx: dict[str, Any] = field(default_factory=dict)
 
     def layer(self) -> int | None:
-        """The layer, None outside the layers."""
+        """The layer; None for hook points outside the layers."""
         return self.site.layer
 
 
@@ -33,8 +33,8 @@ class HookContext:
 class Fn(Edit):
     """Run `fn(activation, hook=...)` at a hook point; None keeps the activation.
 
-    Hook functions written for TransformerLens run unchanged, those that change the activation in
-    place included. `hook.site` gives them the token masks as well.
+    Hook functions written for TransformerLens run unchanged, including those that change the
+    activation in place. `hook.site` also gives them the token masks.
 
     **Arguments:**
 

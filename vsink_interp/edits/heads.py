@@ -1,4 +1,4 @@
-"""Which heads an edit acts on: checked notation shared by the edits of heads."""
+"""The heads that an edit acts on: their notation, checks and masks."""
 
 import torch
 from jaxtyping import Bool
@@ -9,9 +9,9 @@ from ..graph import Heads, Site, settled
 
 
 def check_heads(heads: Heads, n_heads: int | None = None) -> None:
-    """Refuse heads that are no head numbers, or that a layer does not have.
+    """Refuse heads that are not head numbers, or that a layer does not have.
 
-    **Raises:** `NotationError` with the legal numbers.
+    **Raises:** `NotationError` listing the valid numbers.
     """
     if isinstance(heads, str):  # read in full when the model is known: `Node.sized`
         return
@@ -25,22 +25,23 @@ def check_heads(heads: Heads, n_heads: int | None = None) -> None:
 
 
 def heads_of(heads: Heads) -> tuple[int, ...] | None:
-    """Heads as numbers; None is all of them.
+    """Heads as numbers; None means all.
 
-    **Raises:** `NotationError` for text, whose numbers the model decides.
+    **Raises:** `NotationError` for a range written as text, which only a model can resolve.
     """
     if heads is None:
         return None
     found = settled(heads, "head")
     if isinstance(found, str):
         raise NotationError(
-            f"heads={heads!r} are counted in a model: run it there, or name numbers"
+            f"heads={heads!r} depend on how many heads a model has; run the edit on a model, or "
+            "give numbers"
         )
     return (found,) if isinstance(found, int) else found
 
 
 def heads_at(site: Site, heads: Heads, n_heads: int) -> Bool[Tensor, " head"]:
-    """The heads as a mask, made once a run at each layer."""
+    """The heads as a mask, computed once per run and layer."""
     return site.once(("heads", heads), lambda whole: head_mask(heads, n_heads, whole.masks.device))
 
 

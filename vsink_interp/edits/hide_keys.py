@@ -1,4 +1,4 @@
-"""HideKeys tokens: hide chosen, sink or random tokens from the text (Kang et al. 2025, fig. 3b)."""
+"""Hide chosen tokens, sinks or random tokens from the text (Kang et al. 2025, figure 3b)."""
 
 from dataclasses import KW_ONLY, dataclass
 from hashlib import sha256
@@ -18,13 +18,13 @@ from ..tokens import TokenLayout, parse_group
 @final
 @dataclass(frozen=True)
 class HideKeys(Edit):
-    """Hide tokens from the rows that would attend to them, or as many random ones as a control.
+    """Hide tokens from attention, or as many random tokens as a control.
 
-    It cuts scores as a knockout does, so rows still sum to one; a row that would lose every key is
-    left as it is. Without a control `HideKeys(tokens)` equals
-    `Knockout(f"{tokens} -> query generated")`; what it adds is positions, and the control.
-    `HideKeys("sink & image")` against
-    `HideKeys("sink & image", control=0)` is figure 3b of Kang et al. (2025).
+    Scores are cut before the softmax, as in a knockout, so rows still sum to one; a row that would
+    lose every key is left unchanged. Without a control, `HideKeys(tokens)` equals
+    `Knockout(f"{tokens} -> query generated")`; it also takes positions, and a control.
+    Figure 3b of Kang et al. (2025) compares `HideKeys("sink & image")` with
+    `HideKeys("sink & image", control=0)`.
 
     What a control hides follows from its seed, the images and the text of the prompt, and the
     layer, and from nothing else. Every scene has a draw of its own, so that a mean over scenes is
@@ -33,9 +33,9 @@ class HideKeys(Edit):
 
     **Arguments:**
 
-    - `tokens`: a group such as `"sink & image"`, or positions in the prompt, without its padding.
+    - `tokens`: a group such as `"sink & image"`, or positions in the prompt, padding not counted.
     - `layers`: the layers, counted from 0.
-    - `target`: the rows that lose sight of the tokens.
+    - `target`: the rows from which the tokens are hidden.
     - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
         tokens of `pool`, anew for every prompt and layer.
     - `pool`: where the control draws from.
@@ -62,7 +62,7 @@ class HideKeys(Edit):
             parse_group(self.tokens)
         elif not self.tokens or min(self.tokens) < 0:
             raise NotationError(
-                f"HideKeys({self.tokens!r}) hides nothing; name a group, or positions from 0 on"
+                f"HideKeys({self.tokens!r}) hides nothing; give a group, or positions from 0 on"
             )
         if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
             raise NotationError("target and pool of HideKeys cannot depend on sinks; tokens can")
@@ -124,7 +124,7 @@ class HideKeys(Edit):
             )
 
     def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
-        """The positions as a mask, counted from the first token that is no padding."""
+        """The positions as a mask, counted from the first token that is not padding."""
         counted = prompt.cumsum(-1) - 1
         places = torch.tensor(self.tokens, device=prompt.device)
         return prompt & torch.isin(counted, places)

@@ -2,7 +2,7 @@
 
 Geva et al. (2023), arXiv 2304.14767, introduced the method. Kaduri et al. (2025), arXiv
 2411.17491, write it KO_{img -> gen}: add minus infinity to the scores before the softmax where
-a target row meets a source column (equations (B-3) and (B-4) of our docs).
+a target row meets a source column (equations B-3 and B-4 of docs/papers.md).
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -23,25 +23,25 @@ from .heads import check_heads, heads_at, heads_of
 class Knockout(Edit):
     """Stop the target of `flow` from attending to its source.
 
-    The cut is made before the softmax, so what a target row would have spent on the source goes
-    to its other keys: every row still sums to one.
+    The cut is made before the softmax: the other keys of a target row share what the source would
+    have got, and every row still sums to one.
 
     **Arguments:**
 
-    - `flow`: `"source -> target"`, each side one or more segments. `"image -> generated"` leaves
-        the query tokens as the only road from the image to the answer. Kaduri et al. count BOS
-        and the system prompt among the query tokens: write `"image -> prompt & ~image"` for that.
-        The target says when it acts: rows of `generated` are decode steps, all others prefill.
-    - `layers`: the layers to cut, counted from 0. `"12:"` is "from layer 12 on", which their
-        released code writes `max_layer=11`. All layers by default.
-    - `first_token`: also cut the last prompt row. It is a *query* row, yet it predicts the first
-        generated token; left alone, as in their code, that token still sees the image.
+    - `flow`: `"source -> target"`, each side a group. `"image -> generated"` leaves the query
+        tokens as the only path from the image to the answer. Kaduri et al. count BOS and the system
+        prompt among the query tokens: `"image -> prompt & ~image"`. The target decides when it
+        acts: rows of `generated` are decode steps, all others are in the prefill.
+    - `layers`: the layers to cut, counted from 0. `"12:"` is "from layer 12 on", `max_layer=11` in
+        their released code. All layers by default.
+    - `first_token`: also cut the last prompt row. It is a *query* row but predicts the first
+        generated token. By default it is not cut, as in their code: that token sees the image.
     - `heads`: the query heads that are cut; all by default.
 
     **Raises:** `NotationError` if the flow, the layers or the heads cannot be read. When run:
     `LayoutError` if the prompt lacks a segment, no row of the target can see the source, or a row
-    would lose every key. Where the flow names sinks that is known during the run only: a row that
-    would lose every key then keeps them.
+    would lose every key. If the flow contains `sink`, this is only known during the run: a row that
+    would lose every key then keeps them all.
     """
 
     hook: ClassVar[str] = "attn.hook_attn_scores"
@@ -54,16 +54,18 @@ class Knockout(Edit):
 
     @classmethod
     def released(cls, flow: str, max_layer: int) -> "Knockout":
-        """A knockout by the layer test of Kaduri et al.'s code: `layer > max_layer`, strictly.
+        """A knockout with the layer test of Kaduri et al.'s code: `layer > max_layer`, strictly.
 
-        So -1 is every layer, and "from layer l on" is `max_layer=l - 1`. Their sweeps write
-        `max_layer` = number of layers for no knockout; an edit that would act nowhere is refused
-        when run, so leave the edit away instead.
+        So -1 means every layer, and `max_layer=l - 1` means "from layer l on". Their sweeps write
+        `max_layer` = number of layers for no knockout. Here an edit that acts in no layer is
+        refused when run; leave it out instead.
 
         **Raises:** `NotationError` for `max_layer` below -1, or a flow that cannot be read.
         """
         if max_layer < -1:
-            raise NotationError(f"max_layer={max_layer}: -1 cuts every layer, l all layers after l")
+            raise NotationError(
+                f"max_layer={max_layer}: -1 cuts every layer, l cuts all layers after l"
+            )
         return cls(flow, f"{max_layer + 1}:")
 
     def __post_init__(self) -> None:

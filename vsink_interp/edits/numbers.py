@@ -1,4 +1,4 @@
-"""Numbers that an edit computes with: finite, or rows would become NaN."""
+"""Numbers that an edit computes with; they must be finite, or rows would become NaN."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Vector: TypeAlias = Sequence[float] | Tensor | np.ndarray
 
 
 def check_finite(node: Any, *names: str) -> None:
-    """Refuse fields that hold a number, or a tuple of them, that is infinite or NaN.
+    """Refuse fields with a number, or a tuple of numbers, that is infinite or NaN.
 
     **Raises:** `NotationError` naming the field.
     """

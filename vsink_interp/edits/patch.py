@@ -1,7 +1,7 @@
-"""Activation patching: values of another run in the place of this run's.
+"""Activation patching: replace values of a run by those of another run.
 
-Also called causal tracing or interchange intervention (Vig et al. 2020). On the choice of prompts
-and metrics, which changes what one finds: Zhang and Nanda (2024), arXiv 2309.16042.
+Also called causal tracing or interchange intervention (Vig et al. 2020). On how the choice of
+prompts and metrics affects results: Zhang and Nanda (2024), arXiv 2309.16042.
 """
 
 from dataclasses import KW_ONLY, dataclass, replace
@@ -38,11 +38,10 @@ from .source import Source, taken
 class Patch(Edit):
     """Replace the value of a hook point, at some tokens, by the one recorded in another run.
 
-    Tokens are matched by what they are: the n-th token of the same segment, and of the same image.
-    So `rows="image[0]"` puts the first image of one prompt into another whatever its question,
-    and `rows="prompt"` needs segments of equal length. A source of one sample is given to every
-    sample of a batch. Recorded in full and patched into itself, a run keeps every bit outside
-    attention.
+    Tokens are matched by segment, image and position within it. So `rows="image[0]"` puts the first
+    image of one prompt into another, whatever its question; `rows="prompt"` needs segments of equal
+    length. A source with one sample is used for every sample of a batch. Outside attention, a run
+    patched with its own values is bit-equal.
 
     ```python
     other = lmm.run(image, question, vi.probes.Activation("hook_resid_pre"))
@@ -52,20 +51,19 @@ class Patch(Edit):
 
     **Arguments:**
 
-    - `hook`: a hook point with rows of tokens, such as `"hook_resid_pre"` or `"attn.hook_z"`.
+    - `hook`: a hook point with one row per token, such as `"hook_resid_pre"` or `"attn.hook_z"`.
     - `source`: a `Run` whose graph held one probe of that hook point (`Activation`, `Resid`), or
-        what a probe recorded: then tokens are matched by position, padding included. The values
-        are copied; equality and hash go by their digest.
+        a probe's record, whose tokens are matched by position, padding included. The values are
+        copied; equality and hash go by their digest.
     - `layers`: the layers, counted from 0; each must have been recorded.
-    - `rows`: the tokens. Generated ones only where they are named, and only as many as the source
-        has.
-    - `heads`: the heads that are patched, where the hook point has heads; all by default.
-    - `positions`: of these rows the ones at these places in the prompt, counted from its first
-        token and written as layers are; -1 is the last. All by default.
+    - `rows`: the tokens to patch; generated ones only as many as the source has.
+    - `heads`: the heads to patch, if the hook point has heads; all by default.
+    - `positions`: restrict the rows to these positions in the prompt, in the notation of layers;
+        -1 is the last. All by default.
 
     **Raises:** `NotationError` for a hook point or group that cannot be patched, or a layer that
     was not recorded; `ResultError` for a run without such a record. When run: `LayoutError` if
-    tokens have no counterpart, with what would work; `CapabilityError` if shapes differ.
+    tokens have no counterpart, saying what would work; `CapabilityError` if shapes differ.
     """
 
     portable: ClassVar[bool] = False
@@ -97,7 +95,7 @@ class Patch(Edit):
 
     @property
     def values(self) -> Source:
-        """What is put in place."""
+        """The values that are put in place."""
         assert isinstance(self.source, Source)  # noqa: S101 (__post_init__ makes it one)
         return self.source
 
@@ -167,7 +165,7 @@ class Patch(Edit):
         return torch.where(where, new, value)
 
     def _headed(self, site: Site, value: Tensor) -> Bool[Tensor, "..."]:
-        """The patched heads, along the axis that they have in the value."""
+        """The patched heads, selected along the value's head axis."""
         axis = next(i for i, name in enumerate(site.hook.axes) if name in _HEADED)
         shape = [1] * value.ndim
         shape[axis] = value.shape[axis]
@@ -178,7 +176,7 @@ _HEADED = {"head", "kv_head"}
 
 
 def _at(layout: TokenLayout, positions: Layers) -> Bool[Tensor, "batch token"]:
-    """The tokens at these places of each sample's prompt, counted behind its padding."""
+    """The tokens at these positions of each sample's prompt, padding not counted."""
     found = torch.zeros_like(layout.roles)
     for sample, prompt in enumerate(layout.mask("prompt")):
         places = prompt.nonzero().flatten()
@@ -187,7 +185,7 @@ def _at(layout: TokenLayout, positions: Layers) -> Bool[Tensor, "batch token"]:
 
 
 def _refuse_odd(point: HookPoint) -> None:
-    """Refuse a hook point whose value has no row per token."""
+    """Refuse a hook point whose value does not have one row per token."""
     if "query" not in point.axes:
         legal = ", ".join(sorted({p.name for p in HOOKS if "query" in p.axes}))
         hint = (

@@ -1,6 +1,6 @@
-"""Published interventions as lines of the general edits, with their sources.
+"""Published interventions, written with the general edits, and their sources.
 
-Each is one published form, not a reproduction of a result; settings are those of the released code.
+Each is one published form, not a reproduction of a result. Settings are those of the released code.
 """
 
 from ..graph import EditGraph, Layers
@@ -12,8 +12,8 @@ from .scale_scores import ScaleScores
 def pai(alpha: float = 0.2, layers: Layers = "2:") -> ScaleScores:
     """PAI's attention part (Liu et al. 2024, arXiv 2407.21771): s + alpha |s| on image keys.
 
-    For every row after the image; the released code acts on the last row. Its contrast with a
-    prompt without image is not part of it.
+    Acts on every row after the image; the released code acts on the last row. PAI's contrast with a
+    prompt without image is not included.
     """
     return ScaleScores("image", alpha, by="size", layers=layers)
 
@@ -24,14 +24,14 @@ def clearsight(image: float = 1.15, system: float = 0.95, layers: Layers = "9:15
 
 
 def adaptvis(factor: float, layers: Layers = ":") -> ScaleScores:
-    """AdaptVis (arXiv 2503.01773) for one answer: image scores times 1.2 if sure, 0.5 if not."""
+    """AdaptVis (arXiv 2503.01773) for one answer: image scores times 1.2 if confident, else 0.5."""
     return ScaleScores("image", factor, layers=layers)
 
 
 def act(beta: float = 0.4, threshold: float = 0.1, layers: Layers = "2:-1") -> ACT:
     """ACT (Yu et al. 2024, arXiv 2406.15765) with the settings of its scripts, on every head.
 
-    The published method acts on heads chosen on held-out data; give them to `ACT` layer by layer.
+    The published method acts only on heads chosen on held-out data; give those to `ACT` per layer.
     """
     return ACT(threshold, beta, layers=layers)
 
@@ -49,7 +49,7 @@ def icd(
 ) -> Contrast:
     """ICD (Wang et al. 2024, arXiv 2403.18715): contrast with a disturbed instruction.
 
-    The released code for LLaVA puts these words in the place of the system prompt; here they are
-    put before the whole prompt, whose system prompt stays. The formula on the logits is VCD's.
+    The released code for LLaVA replaces the system prompt by these words; here they are put before
+    the whole prompt, system prompt included. The formula on the logits is VCD's.
     """
     return Contrast(prefix=prefix, alpha=alpha, beta=beta)

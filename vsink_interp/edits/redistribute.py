@@ -22,14 +22,14 @@ from .row_edit import RowEdit
 class Redistribute(RowEdit):
     """Move a share of each row's attention from one group of keys to another, in proportion.
 
-    After the softmax; every row still sums to one. `VAR` is the form of it that chooses heads by
-    where they look; this one acts on the heads that it is told. A row that gives `target` nothing
-    is left as it is.
+    Acts after the softmax; every row still sums to one. `VAR` chooses heads by where they attend;
+    this edit acts on the heads that you name. A row that gives `target` nothing is left unchanged.
 
     **Arguments:**
 
     - `source`: the keys that lose attention, for instance `"sink"`.
-    - `target`: the keys that gain it, in proportion to what they have; keys of both are source.
+    - `target`: the keys that gain it, in proportion to their attention; keys in both groups count
+        as source.
     - `p`: the share moved, 0 to 1.
 
     **Raises:** `NotationError` for a group that cannot be read or a share outside 0 to 1. When
@@ -79,7 +79,7 @@ class Redistribute(RowEdit):
         return torch.stack([source, whole.keys(self.target) & ~source], 1).float()
 
     def _renew(self, site: Site, terms: Float[Tensor, "batch term key"]) -> None:
-        """Write whether a new token gives or takes, where that depends on its being a sink."""
+        """Update the masks for new tokens that may be sinks."""
         source, target = parse_group(self.source), parse_group(self.target)
         gives = {sink: source.takes_generated(sink=sink) for sink in (True, False)}
         takes = {s: target.takes_generated(sink=s) and not gives[s] for s in (True, False)}
@@ -89,6 +89,6 @@ class Redistribute(RowEdit):
                 site.sink_rows(None, new, flipped=belongs[False])
 
     def _least(self, n_heads: int, whole: Site) -> Float[Tensor, "head 1"]:
-        """The least that a row gives the target; in heads that are not meant, no share will do."""
+        """The lowest share for the target at which a row is edited; unreachable in other heads."""
         heads = heads_at(whole, self.heads, n_heads)
         return torch.where(heads, 1e-37, torch.inf)[:, None]

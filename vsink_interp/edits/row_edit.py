@@ -1,4 +1,4 @@
-"""What edits of some rows of attention share: group of rows, layers, heads."""
+"""Base of edits of selected attention rows: a group of rows, layers and heads."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
@@ -16,13 +16,13 @@ from .heads import check_heads, heads_at, heads_of
 
 @dataclass(frozen=True)
 class RowEdit(Edit):
-    """An edit of some query rows of attention.
+    """An edit of selected query rows of attention.
 
     **Arguments:**
 
     - `layers`: the layers, counted from 0.
-    - `rows`: the group of tokens whose rows it changes.
-    - `heads`: the query heads that it changes; all by default.
+    - `rows`: the group of tokens whose query rows are changed.
+    - `heads`: the query heads that are changed; all by default.
     """
 
     _: KW_ONLY
@@ -43,7 +43,7 @@ class RowEdit(Edit):
 
     @property
     def key_groups(self) -> tuple[str, ...]:
-        """The groups of keys that it names; rows that see none of one of them stay as they are."""
+        """The groups of keys that it uses; a row that sees no key of one of them is unchanged."""
         return ()
 
     @property
@@ -76,7 +76,7 @@ class RowEdit(Edit):
 
 @dataclass(frozen=True)
 class ScoreEdit(RowEdit):
-    """An edit of the scores of some rows on one group of keys, before the softmax.
+    """An edit of the scores of selected rows on a group of keys, before the softmax.
 
     **Arguments:**
 
@@ -102,6 +102,6 @@ class ScoreEdit(RowEdit):
         return True
 
     def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
-        """Where it acts; never where the mask hides a key."""
+        """The entries to change; never where the mask hides a key."""
         heads = None if self.heads is None else heads_at(site, self.heads, scores.shape[1])
         return edges_of(scores, site.rows(self.rows), site.keys(self.group), heads)

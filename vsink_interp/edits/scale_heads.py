@@ -1,4 +1,4 @@
-"""Scale what heads write."""
+"""Scale the output of attention heads."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -16,11 +16,11 @@ from .row_edit import RowEdit
 @final
 @dataclass(frozen=True)
 class ScaleHeads(RowEdit):
-    """Multiply the output of `heads` at some rows; 0 removes the heads there.
+    """Multiply the output of `heads` in selected rows; 0 removes the heads there.
 
     **Arguments:**
 
-    - `factor`: what the weighed values are multiplied by.
+    - `factor`: what the heads' weighted values are multiplied by.
 
     **Raises:** `NotationError` for a factor that is not finite.
     """

@@ -1,4 +1,4 @@
-"""Scale keys: the gate of V-sink and L-sink work (arXiv 2604.03316)."""
+"""Scale keys, as the gate of Choi et al. (arXiv 2604.03316) does for V-sinks and L-sinks."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
@@ -15,7 +15,7 @@ from .numbers import check_finite
 @final
 @dataclass(frozen=True)
 class ScaleKeys(Edit):
-    """Multiply the keys of a group of tokens: every row's scores on them are multiplied alike.
+    """Multiply the keys of a group of tokens, and so every row's scores on them.
 
     softmax(Q (diag(s) K)^T / sqrt(d)), where s is `factor` on the group and 1 elsewhere.
 

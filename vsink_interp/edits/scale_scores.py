@@ -1,4 +1,4 @@
-"""Scale attention scores: the form of PAI, ClearSight and AdaptVis."""
+"""Scale attention scores, as PAI, ClearSight and AdaptVis do."""
 
 from dataclasses import dataclass
 from typing import final
@@ -18,14 +18,15 @@ from .row_edit import ScoreEdit
 class ScaleScores(ScoreEdit):
     """Multiply the scores of some rows on a group of keys, before the softmax.
 
-    Every row still sums to one. A score may be negative: multiplying it then makes the key *less*
-    attended to. `by="size"` adds a share of the score's size instead, which never does. Scores stay
-    in the range of the model's precision: those that reach its bound are equal.
+    Every row still sums to one. If a score is negative, multiplying it by more than 1 *lowers* the
+    key's attention; `by="size"` adds a share of the score's absolute value instead, which always
+    raises it. Scores are clamped to the range of the model's precision.
 
     **Arguments:**
 
     - `group`: the keys.
-    - `factor`: what scores are multiplied by; with `by="size"` the share of their size added.
+    - `factor`: what scores are multiplied by; with `by="size"`, the share of their absolute value
+        that is added.
     - `by`: `"score"` or `"size"`.
 
     **Raises:** `NotationError` for a group that cannot be read or a number that is not finite. When

@@ -1,4 +1,4 @@
-"""Set coordinates of the residual stream: the ablation of massive activations."""
+"""Set coordinates of the residual stream, for instance to ablate massive activations."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
@@ -16,7 +16,7 @@ from .numbers import check_finite
 @final
 @dataclass(frozen=True)
 class SetDims(Edit):
-    """Set some coordinates of the residual stream entering a layer to a value, at some tokens.
+    """Set coordinates of the residual stream entering a layer to a value, at selected tokens.
 
     Sun et al. (2024), arXiv 2402.17762, set massive activations to zero or to their mean.
 
@@ -27,7 +27,7 @@ class SetDims(Edit):
     - `layers`: the layers, counted from 0.
     - `rows`: the tokens.
 
-    **Raises:** `NotationError` if a coordinate lies beyond the model's width, or the value is not
+    **Raises:** `NotationError` if a coordinate is beyond the model's width, or the value is not
     finite.
     """
 

@@ -1,4 +1,4 @@
-"""What a patch puts in place: values of a hook point, frozen, with the tokens they belong to."""
+"""The source of a patch: frozen values of a hook point, and the tokens they belong to."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from ..results import Recorded, Run
 from ..tokens import PAD, SEGMENTS, TokenLayout
 
 IMAGES, ORDINALS = 2**10, 2**20
-"""More images and tokens than a segment has: they number tokens by segment, image and place."""
+"""Larger than any number of images or tokens; used to number tokens by segment, image, place."""
 
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Source:
-    """Values of one hook point; they compare and hash by their digest.
+    """Values of one hook point, compared and hashed by their digest.
 
     **Attributes:**
 
     - `point`: the hook point.
-    - `values`: by layer, `batch query ...`; None is the layer of hook points outside layers.
+    - `values`: per layer, `batch query ...`; the key is None for hook points outside the layers.
     - `queries`: the tokens whose rows were recorded.
-    - `layout`: what every token was; None matches by position.
+    - `layout`: the layout of the recorded run; None matches tokens by position.
     - `digest`: of values and tokens.
     """
 
@@ -49,7 +49,7 @@ class Source:
         object.__setattr__(self, "digest", made.hexdigest())
 
     def __eq__(self, other: object) -> bool:
-        """Same values, of the same tokens."""
+        """Equal values of equal tokens."""
         return isinstance(other, Source) and self.digest == other.digest
 
     def __hash__(self) -> int:
@@ -66,11 +66,11 @@ class Source:
 
     @property
     def batch(self) -> int:
-        """How many samples."""
+        """The number of samples."""
         return next(iter(self.values.values())).shape[0]
 
     def counterparts(self, layout: TokenLayout) -> Int[Tensor, "batch token"]:
-        """The token of the source that stands for each token of a prompt; -1 for none."""
+        """For each token of a prompt, the matching token of the source; -1 for none."""
         if self.layout is None:
             places = torch.arange(layout.length).expand(layout.batch, -1)
             return places.masked_fill(layout.segments == PAD, -1)
@@ -83,7 +83,7 @@ class Source:
         return order.gather(1, found).masked_fill(~hit, -1)
 
     def recorded_rows(self, tokens: Int[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
-        """The place among the recorded rows of tokens of the source; -1 for none."""
+        """The index among recorded rows of tokens of the source; -1 for none."""
         size = max(int(tokens.max()), *self.queries) + 2
         rows = torch.full((size,), -1)
         rows[list(self.queries)] = torch.arange(len(self.queries))
@@ -92,7 +92,7 @@ class Source:
     def picked(
         self, value: Tensor, layer: int | None, places: Int[Tensor, "batch query"]
     ) -> Tensor:
-        """The recorded values of these rows, with the shape of `value` but for keys.
+        """The recorded values of these rows, with the shape of `value` except for keys.
 
         **Raises:** `CapabilityError` if they have another shape.
         """
@@ -110,11 +110,11 @@ class Source:
         return whole.expand(len(index), *whole.shape[1:]).take_along_dim(index.view(shape), dim)
 
     def check(self, layout: TokenLayout, rows: str, mask: Bool[Tensor, "batch token"]) -> None:
-        """Refuse a prompt whose rows have no counterpart, or where counting would slip.
+        """Refuse a prompt whose rows have no counterpart, or could be matched wrongly.
 
         **Arguments:**
 
-        - `rows`, `mask`: the group that is patched, and its tokens of this prompt.
+        - `rows`, `mask`: the patched group, and its tokens in this prompt.
 
         **Raises:** `LayoutError` naming the segments that differ and those that match.
         """
@@ -151,7 +151,7 @@ class Source:
 
 
 def taken(point: HookPoint, source: Run | Recorded) -> Source:
-    """The values of a hook point from a run, or from what a probe recorded.
+    """The values of a hook point from a run, or from a probe's record.
 
     **Raises:** `ResultError` if there is no record with a row per token, or more than one.
     """
@@ -181,7 +181,7 @@ def _at(node: Probe, point: HookPoint) -> bool:
 
 
 def _addresses(layout: TokenLayout) -> Int[Tensor, "batch token"]:
-    """Segment, image and place of every token as one number; -1 for padding."""
+    """Segment, image and position of every token as one number; -1 for padding."""
     kinds = layout.segments.long() * IMAGES + layout.image_index + 1
     ordinals = torch.zeros_like(kinds)
     for kind in kinds.unique():

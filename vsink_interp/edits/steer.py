@@ -17,14 +17,14 @@ from .numbers import Vector, check_finite
 @final
 @dataclass(frozen=True)
 class Steer(Edit):
-    """Add `scale` times a direction to the residual stream leaving a layer, at some tokens.
+    """Add `scale` times a direction to the residual stream leaving a layer, at selected tokens.
 
     **Arguments:**
 
     - `direction`: one number per coordinate: a tensor, an array or a sequence.
     - `layers`: the layers, counted from 0.
-    - `scale`: how much of it is added.
-    - `rows`: the tokens at which it is added.
+    - `scale`: the factor of the direction.
+    - `rows`: the tokens to steer.
 
     **Raises:** `NotationError` if the direction does not fit the width of the model, or is not
     finite.
@@ -70,7 +70,7 @@ class Steer(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        # By identity: to hash thousands of numbers costs what is to be saved.
+        # By identity, because hashing thousands of numbers costs more than it saves.
         added = site.once(("steer", id(self)), lambda _: self._added(value))
         return torch.where(site.queries(self.rows)[..., None], value + added, value)
 

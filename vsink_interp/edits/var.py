@@ -13,7 +13,7 @@ from ..kernels import redistribute, redistribution_terms
 from ..tokens import TokenLayout
 
 _SINKS_FROM = {"paper": "online", "released-code": "prefill"}
-"""Each mode, and where its sinks come from."""
+"""The modes, and where the sinks of each come from."""
 _ROWS = "query generated"
 
 
@@ -22,23 +22,23 @@ _ROWS = "query generated"
 class VAR(Edit):
     """Move attention from sink tokens to the visual non-sinks, in image-centric heads.
 
-    Equations (A-3) to (A-6) of our docs. It acts on the rows of query and generated tokens, and
-    every row still sums to one. A layer without sinks is left as it is.
+    Equations A-3 to A-6 of docs/papers.md. Acts on the rows of query and generated tokens; every
+    row still sums to one. A layer without sinks is left unchanged.
 
     **Arguments:**
 
     - `p`: the share of every sink's attention that is *moved*, 0 to 1 (paper: 0.6).
-    - `rho`: the least visual *non-sink* ratio of an image-centric head, 0 to 1 (paper: 0.8 for
+    - `rho`: the lowest visual *non-sink* ratio of an image-centric head, 0 to 1 (paper: 0.8 for
         general questions, 0.5 against hallucination, 0.9 for vision-centric ones).
-    - `min_image_mass`: the least attention that such a head gives the image.
-    - `tau`: the least sink value of a sink token; the model's own by default.
-    - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept* and `rho` the largest
-        *sink* ratio, the last layer is edited too and the first two are not, and generated
-        tokens are never sinks.
-    - `layers`: the layers, counted from 0; the mode excludes its own.
-    - `sinks_from`: `"prefill"`: sinks are found once, among the tokens of the prompt; `"online"`:
-        generated tokens may be sinks too, and decode steps look for them. None is what the mode
-        does: `"online"` for the paper, `"prefill"` for the released code.
+    - `min_image_mass`: the lowest attention to the image of such a head.
+    - `tau`: the lowest sink value (phi) of a sink token; the model's own by default.
+    - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept*, `rho` the upper bound
+        of the *sink* ratio, the last layer is edited, the first two are not, and generated tokens
+        are never sinks.
+    - `layers`: the layers, counted from 0; each mode excludes some.
+    - `sinks_from`: `"prefill"` finds sinks once, among prompt tokens; `"online"` also looks for
+        sinks among generated tokens, in each decode step. None takes the mode's choice: `"online"`
+        for the paper, `"prefill"` for the released code.
 
     **Raises:** `NotationError` for a share outside 0 to 1, or an unknown mode or `sinks_from`. When
     run: `LayoutError` if the prompt has no image.
@@ -89,7 +89,7 @@ class VAR(Edit):
         largest = sizes.d_model**0.5
         if self.tau is not None and not 0 < self.tau <= largest:
             raise NotationError(
-                f"tau={self.tau} is out of reach: phi is at most sqrt(d_model) = {largest:.1f}"
+                f"tau={self.tau} can never be reached: phi is at most sqrt(d_model) = {largest:.1f}"
             )
 
     @override
@@ -98,7 +98,7 @@ class VAR(Edit):
         first = 0 if self.mode == "paper" else 2
         named = resolve_layers(self.layers, n_layers)
         kept = tuple(layer for layer in named if first <= layer < last)
-        # A range may reach over the ends; a layer that is named one by one is meant.
+        # A range may include excluded layers; a layer named by its number may not.
         if not kept or (not isinstance(self.layers, str) and kept != named):
             raise NotationError(
                 f"{self!r} names {named}: mode {self.mode!r} edits {first} to {last - 1} only"

@@ -54,7 +54,7 @@ def segment_mass(
     groups: tuple[str, ...] = SEGMENTS,
     layers: Layers | None = None,
 ) -> SegmentShares:
-    """Relative attention of the rows that predict the answer, equation (B-5) of our docs.
+    """Relative attention of the rows that predict the answer, equation B-5 of docs/papers.md.
 
     **Arguments:**
 

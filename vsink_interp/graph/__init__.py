@@ -1,4 +1,4 @@
-"""Edits and probes as values: the hook points they name, the graph that joins them, its plan."""
+"""Edits and probes as values: hook points, the graphs that nodes join into, and their plans."""
 
 from .address import (
     matching as matching,

@@ -1,4 +1,4 @@
-"""Where a node acts: hook point, layers and heads, brought into one form."""
+"""Where a node acts: hook point, layers and heads, each in one canonical form."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def short_name(point: HookPoint) -> str:
 
 
 def split_hook(name: str) -> tuple[HookPoint, Numbers | None]:
-    """The hook point that a name means, and the layers that it names, if it names any.
+    """The hook point that a name stands for, and its layers if the name includes any.
 
     `blocks.3.attn.hook_z`, `blocks.{2-5}.hook_resid_post`, `blocks.*.hook_mlp_out`, or
     `attn.hook_z` without layers.
@@ -69,7 +69,7 @@ def _expanded(text: str) -> list[str]:
 
 
 def settle(node: Any) -> None:
-    """Bring what a node is addressed to into one form, so that nodes that say the same are equal.
+    """Bring a node's address into one form, so that nodes that mean the same are equal.
 
     A full hook name becomes the name and its layers; layers and heads become text, a number or a
     tuple.

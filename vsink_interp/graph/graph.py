@@ -41,7 +41,7 @@ class Edges:
 @final
 @dataclass(frozen=True)
 class Sizes:
-    """How large a model is: layers, query heads, width of the residual stream, key heads."""
+    """The sizes of a model: layers, query heads, width of the residual stream, key heads."""
 
     n_layers: int
     n_heads: int
@@ -60,7 +60,7 @@ class Node(ABC):
     layers: Layers
 
     def __post_init__(self) -> None:
-        """A subclass with checks of its own calls `settle` first."""
+        """Bring the address into one form; a subclass with its own checks calls `settle` first."""
         settle(self)
 
     @property
@@ -70,32 +70,32 @@ class Node(ABC):
 
     @property
     def needs_phi(self) -> bool:
-        """Whether its operands are computed from the sink value of each token."""
+        """Whether it needs the sink value (phi) of each token."""
         return False
 
     @property
     def needs_new_phi(self) -> bool:
-        """Whether the sink values of generated tokens matter to it, beside those of the prompt."""
+        """Whether it needs the sink values of generated tokens too, not only of the prompt."""
         return self.needs_phi
 
     @property
     def removes(self) -> Edges | None:
-        """The edges of attention that it removes, where it does no more and they are known."""
+        """The edges of attention that it removes, if that is all it does and they are known."""
         return None
 
     @property
     def acts_on(self) -> tuple[Edges, ...]:
-        """Sets of edges of attention: without any edge of one of them it changes nothing."""
+        """Sets of edges of attention; if all edges of one set are gone, it changes nothing."""
         return ()
 
     @property
     def keeps_keys(self) -> bool:
-        """Whether every row that it finds with a key to attend to still has one after it."""
+        """Whether it leaves at least one key to every row that had one."""
         return False
 
     @property
     def sums_keys(self) -> bool:
-        """Whether it only adds up over keys, so that keys that no row sees may be left out."""
+        """Whether it only sums over keys, so that keys that no row sees may be left out."""
         return False
 
     @property
@@ -105,12 +105,12 @@ class Node(ABC):
 
     @property
     def needs_values(self) -> bool:
-        """Whether its operands are computed from the values and output weights of attention."""
+        """Whether it needs the values and output weights of attention."""
         return False
 
     @property
     def needs_unembed(self) -> bool:
-        """Whether it reads residual vectors as logits."""
+        """Whether it needs the final norm and the unembedding."""
         return False
 
     @property
@@ -131,10 +131,10 @@ class Node(ABC):
         return replace(found, heads=tuple(resolve(heads, sizes.n_heads, "head", "a layer")))
 
     def fit(self, sizes: Sizes) -> None:
-        """Refuse a model that is too small for it."""
+        """Refuse a model in which it cannot act, for instance one with fewer heads."""
 
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
-        """Refuse a prompt on which it could not act."""
+        """Refuse a prompt on which it would not act."""
 
     @property
     def targets(self) -> tuple[str, bool] | None:
@@ -148,7 +148,7 @@ class Node(ABC):
         return EditGraph(self) | other
 
     def to_json(self) -> str:
-        """As `EditGraph.to_json`, of this node alone; `EditGraph.from_json` reads it."""
+        """This node as a graph in JSON; `EditGraph.from_json` reads it."""
         return EditGraph(self).to_json()
 
 
@@ -161,7 +161,7 @@ class Edit(Node):
 
 
 class CacheEdit(Node):
-    """A node that changes what a pass leaves behind: the keys and values that later ones find."""
+    """A node that changes the KV cache that the prefill leaves to decode steps."""
 
     hook: ClassVar[str] = CACHE.name
 
@@ -172,25 +172,25 @@ class CacheEdit(Node):
 
     @property
     def takes(self) -> Edges | None:
-        """As `removes`, but known by its groups where only the run tells which tokens are sinks."""
+        """As `removes`, but also for groups whose sinks are known only during the run."""
         return self.removes
 
     @abstractmethod
     def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:
-        """The tokens whose keys and values leave the cache of a layer."""
+        """The tokens whose keys and values are removed from the cache of a layer."""
 
 
 class Probe(Node):
     """A node that records something and changes nothing.
 
-    `axes` names the axes of what it records at one layer.
+    `axes` names the axes of its record at one layer.
     """
 
     axes: tuple[str, ...]
 
     @abstractmethod
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        """What it records; one axis per name in `axes`."""
+        """The value to record, with one axis per name in `axes`."""
 
 
 class EditGraph:
@@ -222,7 +222,7 @@ class EditGraph:
         raise AttributeError("an EditGraph is immutable; join graphs with |")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled by its nodes: attributes of a graph cannot be set one by one."""
+        """Copied and pickled by its nodes, because its attributes cannot be set."""
         return EditGraph, self.nodes
 
     def __or__(self, other: "Node | EditGraph") -> "EditGraph":
@@ -292,7 +292,7 @@ class EditGraph:
     def to_json(self) -> str:
         """The graph as JSON text.
 
-        **Raises:** `CapabilityError` for a node that holds a function, or values of a run.
+        **Raises:** `CapabilityError` for a node that holds a function or values of a run.
         """
         return json.dumps({"format": 1, "nodes": [_to_dict(node) for node in self.nodes]}, indent=1)
 
@@ -300,7 +300,7 @@ class EditGraph:
     def from_json(cls, text: str) -> "EditGraph":
         """The graph that `to_json` wrote.
 
-        **Raises:** `NotationError` if the text is no graph, or names an unknown node.
+        **Raises:** `NotationError` if the text is not a graph, or contains an unknown node.
         """
         try:
             data = json.loads(text)
@@ -325,7 +325,7 @@ Graphlike: TypeAlias = "EditGraph | Node | Iterable[Node] | None"
 
 
 def as_graph(graph: Graphlike) -> EditGraph:
-    """Anything that can stand for a graph, as a graph."""
+    """A graph from a graph, a node, several nodes, or None."""
     if graph is None:
         return EditGraph()
     return EditGraph(*graph) if isinstance(graph, Iterable) else EditGraph(graph)

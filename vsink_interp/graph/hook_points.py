@@ -22,8 +22,8 @@ class HookPoint:
 
     - `name`: without the layer, as in `attn.hook_pattern`.
     - `axes`: the axes of its value, outermost first.
-    - `stack`: the layers that it repeats over, or None if there is one in the model.
-    - `computed`: it lives inside the attention computation, and exists only while it is asked for.
+    - `stack`: the stack of layers that it repeats over; None if it occurs once in the model.
+    - `computed`: it lies inside attention, and is computed only for the rows asked for.
     - `phases`: the forward passes in which it occurs.
     - `doc`: one line of explanation.
     """
@@ -54,7 +54,7 @@ _VISION = "image patch d_vision"
 _TOWER: Stack = "vision_encoder.blocks"
 
 HOOKS: tuple[HookPoint, ...] = (
-    _row("hook_embed", _RESID, "token embeddings; placeholders at image tokens", stack=None),
+    _row("hook_embed", _RESID, "token embeddings; the placeholder's at image tokens", stack=None),
     _row(
         "hook_resid_pre",
         _VISION,
@@ -89,7 +89,7 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "vision_projector.hook_out",
         "image patch d_model",
-        "image tokens as the decoder gets them",
+        "image tokens as they enter the decoder",
         stack=None,
         phases=("prefill",),
     ),
@@ -97,22 +97,22 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "attn.hook_q",
         "batch query head d_head",
-        "queries as they are projected: before their norm, where there is one",
+        "queries after their projection; before their norm, if there is one",
     ),
     _row(
         "attn.q_norm.hook_out",
         "batch query head d_head",
-        "queries behind their norm, before the rotary embedding",
+        "queries after their norm, before the rotary embedding",
     ),
     _row(
         "attn.hook_k",
         "batch query kv_head d_head",
-        "keys as they are projected: before their norm, where there is one",
+        "keys after their projection; before their norm, if there is one",
     ),
     _row(
         "attn.k_norm.hook_out",
         "batch query kv_head d_head",
-        "keys behind their norm, before the rotary embedding",
+        "keys after their norm, before the rotary embedding",
     ),
     _row("attn.hook_v", "batch query kv_head d_head", "values"),
     _row(
@@ -136,24 +136,24 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "attn.hook_pattern",
         "batch head query key",
-        "attention pattern: after the softmax, before it weighs the values",
+        "attention pattern: after the softmax, before it weights the values",
         computed=True,
     ),
     _row(
         "attn.hook_z",
         "batch query head d_head",
-        "pattern-weighted values of each head, behind the gate of heads where there is one",
+        "pattern-weighted values of each head; after the heads' gate, if there is one",
         computed=True,
     ),
     _row(
         "attn.hook_result",
         "batch query head d_model",
-        "what each head adds to the residual; before the norm where attention has one",
+        "what each head adds to the residual stream, before any output norm",
     ),
     _row(
         "hook_attn_out",
         _RESID,
-        "what attention adds to the residual stream, its norm included where it has one",
+        "what attention adds to the residual stream, output norm included",
     ),
     _row("hook_resid_mid", _RESID, "residual stream between attention and MLP"),
     _row("mlp.hook_pre", "batch query d_mlp", "gate of the MLP before the activation"),
@@ -161,7 +161,7 @@ HOOKS: tuple[HookPoint, ...] = (
     _row(
         "hook_mlp_out",
         _RESID,
-        "what the MLP adds to the residual stream, its norm included where it has one",
+        "what the MLP adds to the residual stream, output norm included",
     ),
     _row("hook_resid_post", _RESID, "residual stream leaving the layer"),
     _row(
@@ -177,7 +177,7 @@ HOOKS: tuple[HookPoint, ...] = (
 CACHE = HookPoint(
     "cache", ("batch", "key", "kv_head", "d_head"), "keys and values that the prefill leaves behind"
 )
-"""Where `DropKeys` acts: no hook point of the forward pass, but the cache between two of them."""
+"""Where `DropKeys` acts: not in a forward pass, but on the KV cache between two of them."""
 
 ORDER: dict[str, int] = {point.template: i for i, point in enumerate((*HOOKS, CACHE))}
 _BY_NAME: dict[str, HookPoint] = {
@@ -190,7 +190,7 @@ _FIRST: dict[Stack | None, int] = {point.stack: i for i, point in reversed([*enu
 
 
 def forward_order(template: str, layer: int | None) -> tuple[int, int, int]:
-    """A key that sorts places into the order in which a forward pass reaches them."""
+    """A sort key: the order in which a forward pass reaches hook points."""
     order = ORDER[template]
     if layer is None:
         return order, 0, 0
@@ -214,7 +214,7 @@ def find_hook(name: str) -> HookPoint:
 def parse_hook(name: str) -> tuple[HookPoint, int | None]:
     """Split a full name such as `blocks.12.attn.hook_pattern` into hook point and layer.
 
-    **Raises:** `NotationError` if the name is unknown, or lacks the layer that it needs.
+    **Raises:** `NotationError` if the name is unknown, or needs a layer and has none.
     """
     if match := _BLOCK.match(name):
         return find_hook(f"{match['stack']}.{{layer}}.{match['name']}"), int(match["layer"])

@@ -1,4 +1,4 @@
-"""Which layers, which heads, which positions: one notation for all of them."""
+"""The notation for selecting layers, heads and positions."""
 
 import re
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from typing import Any, SupportsIndex, TypeAlias
 from ..errors import NotationError
 
 Layers: TypeAlias = str | SupportsIndex | Iterable[SupportsIndex]
-"""Which layers: `":"`, `"12:"`, `"-4:"`, `"4:20"`, `"except 4:20"`, `"0,3,7"`, `5`, `(0, 3)`,
+"""Layers: `":"`, `"12:"`, `"-4:"`, `"4:20"`, `"except 4:20"`, `"0,3,7"`, `5`, `(0, 3)`,
 `range(2, 5)`, a list, or numpy's whole numbers; -1 is the last. A node keeps text, a number or a
 tuple."""
 
 Heads: TypeAlias = Layers | None
-"""Which query heads, counted from 0, written as layers are; None is all of them."""
+"""Query heads, counted from 0, in the same notation as layers; None means all."""
 
 Numbers: TypeAlias = str | int | tuple[int, ...]
-"""The one form of either."""
+"""The canonical form of both."""
 
 _RANGE = re.compile(r"^(-?\d+)?(?:(:)(-?\d+)?)?$")
 
@@ -33,9 +33,9 @@ def _span(text: str, whole: str, what: str) -> tuple[int | None, bool, int | Non
 
 
 def settled(numbers: Any, what: str = "layer") -> Numbers:
-    """Layers, heads or positions in their one form: text, a whole number or a tuple of them.
+    """Layers, heads or positions in canonical form: text, a whole number or a tuple of them.
 
-    **Raises:** `NotationError` with the legal forms.
+    **Raises:** `NotationError` listing the valid forms.
     """
     if isinstance(numbers, str):
         for part in numbers.removeprefix("except ").split(","):
@@ -59,9 +59,9 @@ def _whole(number: Any) -> int:
 
 
 def resolve(numbers: Any, count: int, what: str = "layer", whose: str = "this model") -> list[int]:
-    """The layers, heads or positions that are named among `count` of them, ascending.
+    """The indices that a selection names among `count` layers, heads or positions, ascending.
 
-    **Raises:** `NotationError` if a bound lies outside, or none is named.
+    **Raises:** `NotationError` if a bound is out of range, or nothing is selected.
     """
     given = settled(numbers, what)
     here = f"{whose} has {count}, 0 to {count - 1}"

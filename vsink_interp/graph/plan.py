@@ -1,4 +1,4 @@
-"""A graph in the order in which a model comes by its hook points, fitted to that model."""
+"""Planning: a graph sorted into forward order and checked against a model."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from .hook_points import ORDER, HookPoint, find_hook, forward_order
 @final
 @dataclass(frozen=True)
 class Plan:
-    """A graph in forward order: for every place, the nodes that act there, in turn.
+    """A graph in forward order: for every hook point and layer, the nodes that act there.
 
-    `cuts` holds, for every layer, what shortens its cache after the prefill.
+    `cuts` holds, for every layer, the edits that shorten its KV cache after the prefill.
     """
 
     graph: EditGraph
@@ -24,18 +24,18 @@ class Plan:
     cuts: Mapping[int, tuple[CacheEdit, ...]] = field(default_factory=dict)
 
     def at(self, template: str, layer: int | None) -> tuple[tuple[int, Node], ...]:
-        """The nodes of one place, each with its number in the graph."""
+        """The nodes at one hook point and layer, each with its index in the graph."""
         return self.places.get((template, layer), ())
 
     @property
     def phi_layers(self) -> tuple[int, ...]:
-        """Layers where some node needs the sink value of the tokens that enter."""
+        """Layers in which some node needs the sink values of the tokens."""
         cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
         return tuple(sorted(self._decoder_layers(lambda node: node.needs_phi) | cut))
 
     @property
     def new_phi_layers(self) -> tuple[int, ...]:
-        """Layers where some node needs that of generated tokens too."""
+        """Layers in which some node needs the sink values of generated tokens too."""
         return tuple(sorted(self._decoder_layers(lambda node: node.needs_new_phi)))
 
     def _decoder_layers(self, wanted: Callable[[Node], bool]) -> set[int]:
@@ -51,7 +51,7 @@ class Plan:
 def plan(graph: EditGraph, n_layers: int, n_vision_layers: int, advertised: Iterable[str]) -> Plan:
     """Sort a graph into forward order and refuse what the model cannot do.
 
-    **Raises:** `NotationError` for a layer out of range and for different probes of one repr,
+    **Raises:** `NotationError` for a layer out of range or two different probes with the same repr,
     `CapabilityError` for a hook point that this model does not offer.
     """
     legal = set(advertised)
@@ -83,15 +83,15 @@ def _layers(
     if point.stack is None:
         if node.layers != ":":
             raise NotationError(
-                f"{node!r}: {point.name!r} lies outside the layers, so layers={node.layers!r} "
-                "names nothing; leave layers at ':'"
+                f"{node!r}: {point.name!r} is outside the layers, so layers={node.layers!r} "
+                "has no meaning; leave layers at ':'"
             )
         return (None,)
     return node.resolved_layers(n_layers if point.stack == "blocks" else n_vision_layers)
 
 
 def _refuse_namesakes(graph: EditGraph) -> None:
-    """A run keeps the record of a probe by its repr, so different probes must print differently."""
+    """A run stores records by repr, so different probes must print differently."""
     named: dict[str, Node] = {}
     for node in graph:
         other = named.setdefault(repr(node), node)

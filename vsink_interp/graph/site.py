@@ -1,4 +1,4 @@
-"""What a node is told about the place where it acts."""
+"""`Site`: the layer, tokens and sinks that a node is given where it acts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,12 +19,12 @@ parsed_flow = lru_cache(maxsize=256)(parse_flow)
 
 @final
 class TokenMasks:
-    """The masks of one run's tokens, each computed once and kept on the model's device.
+    """Token masks of one run, each computed once and kept on the model's device.
 
     **Arguments:**
 
-    - `layout`: every token that the run may come to hold, on the CPU.
-    - `device`: where the model computes.
+    - `layout`: all tokens that the run may reach, future ones included, on the CPU.
+    - `device`: the model's device.
     """
 
     def __init__(self, layout: TokenLayout, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class TokenMasks:
         return self._known[key]
 
     def host(self, group: Group, first_token: bool = False) -> Bool[Tensor, "batch token"]:
-        """The mask of a group on the CPU: decisions read it without waiting for the device."""
+        """The mask of a group on the CPU, where it can be read without waiting for the device."""
         return self._both(group, first_token)[0]
 
     def device_mask(self, group: Group, first_token: bool = False) -> Bool[Tensor, "batch token"]:
@@ -52,9 +52,9 @@ class TokenMasks:
         return self._both(group, first_token)[1]
 
     def held(self, group: Group, first_token: bool = False) -> tuple[list[bool], list[bool]]:
-        """Per token, whether some sample and whether every sample counts it in the group.
+        """Per token, whether it belongs to the group in some sample, and in every sample.
 
-        Plain lists: what is decided in every pass and layer asks no tensor.
+        Plain lists, because decisions in every pass and layer should not read tensors.
         """
         key = (group, first_token)
         if key not in self._held:
@@ -72,15 +72,15 @@ class Site:
 
     - `hook`: the hook point.
     - `layer`: the layer, None outside the layers.
-    - `masks`: the run's tokens.
-    - `first_row`, `n_rows`: the query rows at hand are tokens `first_row` to
+    - `masks`: the token masks of the run.
+    - `first_row`, `n_rows`: the value's query rows are tokens `first_row` to
         `first_row + n_rows - 1`.
-    - `n_keys`: how many tokens there are to attend to.
-    - `dims`, `tau`: the model's sink dimensions and its threshold on phi, where they are known.
-    - `extras`: values and output weights of attention, for nodes that say `needs_values`.
+    - `n_keys`: the number of tokens that can be attended to.
+    - `dims`, `tau`: the model's sink dimensions and its threshold on phi, if they are known.
+    - `extras`: values and output weights of attention, for nodes with `needs_values`.
     - `phis`: the sink values of the tokens that entered this layer, pass by pass.
-    - `constants`: what `once` computed at this layer in this run.
-    - `began`: the first token of this pass, of whose rows those at hand may be a part.
+    - `constants`: tensors that `once` computed at this layer in this run.
+    - `began`: the first token of this pass; the value may hold only some of the pass's rows.
     """
 
     hook: HookPoint
@@ -98,38 +98,38 @@ class Site:
 
     @property
     def layout(self) -> TokenLayout:
-        """What every token is, with room for those not generated yet."""
+        """The layout of all tokens, including those not generated yet."""
         return self.masks.layout
 
     @property
     def positions(self) -> Int[Tensor, "query"]:
-        """The token that each query row belongs to."""
+        """The token position of each query row."""
         return torch.arange(self.first_row, self.first_row + self.n_rows, device=self.masks.device)
 
     @property
     def prefill(self) -> bool:
-        """Whether this is the pass over the prompt, and over an answer that is read with it."""
+        """Whether this pass reads the prompt (and an answer given with it)."""
         return self.began < self.layout.prompt_length
 
     @property
     def phi(self) -> Float[Tensor, "batch seen"] | None:
-        """The sink value of the tokens that entered this layer; only for nodes that ask for it.
+        """The sink value of the tokens that entered this layer; only for nodes with `needs_phi`.
 
-        Of all tokens so far, or of the prompt alone where no node says `needs_new_phi`.
+        Of all tokens so far, or only of the prompt if no node has `needs_new_phi`.
         """
         if len(self.phis) > 1:
             self.phis[:] = [torch.cat(self.phis, -1)]
         return self.phis[0] if self.phis else None
 
     def once(self, key: Any, compute: "Callable[[Site], Tensor]") -> Tensor:
-        """A tensor that is the same in every pass of a run at this layer, computed once.
+        """A tensor that is the same in every pass of a run at this layer, computed only once.
 
-        `compute` is given the site of all tokens that the run may come to hold; take the first
-        `n_keys` of what it returns.
+        `compute` gets a site over all tokens that the run may reach; use the first `n_keys` of its
+        result.
 
         **Arguments:**
 
-        - `key`: tells it from other such tensors at this layer.
+        - `key`: identifies the tensor among others at this layer.
         """
         if key not in self.constants:
             room = self.layout.length
@@ -143,11 +143,11 @@ class Site:
         compute: "Callable[[Site], Tensor]",
         renew: "Callable[[Tensor], None]",
     ) -> Tensor:
-        """As `once`, for what decode steps add to.
+        """As `once`, for a tensor that decode steps extend.
 
         **Arguments:**
 
-        - `renew`: writes what new tokens bring, in a decode step after the one that computed it.
+        - `renew`: updates the tensor for new tokens, in each later decode step.
         """
         known = self.constants.get(key)
         if known is None:
@@ -167,7 +167,7 @@ class Site:
     def sinks(self, tau: float | None = None) -> Bool[Tensor, "batch key"]:
         """The sink tokens entering this layer: phi >= tau, padding excluded.
 
-        **Raises:** `LayoutError` if the node did not declare `needs_phi`.
+        **Raises:** `LayoutError` if the node does not have `needs_phi`.
         """
         threshold, phi = self._threshold(tau), self.phi
         assert phi is not None  # noqa: S101 (else there is no threshold)
@@ -178,13 +178,13 @@ class Site:
     def sink_rows(
         self, tau: float | None, into: Float[Tensor, "batch query"], *, flipped: bool = False
     ) -> None:
-        """Write one where a row at hand is a sink and zero where not, in a decode step.
+        """In a decode step, write into `into` which of the rows are sinks.
 
         **Arguments:**
 
-        - `flipped`: write one where it is none.
+        - `flipped`: write which of them are not.
 
-        **Raises:** `LayoutError` if the node did not declare `needs_new_phi`.
+        **Raises:** `LayoutError` if the node does not have `needs_new_phi`.
         """
         threshold = self._threshold(tau)
         torch.ge(self.phis[-1][:, -self.n_rows :], threshold, out=into)
@@ -192,7 +192,7 @@ class Site:
             into.logical_not_()
 
     def keys(self, group: str) -> Bool[Tensor, "batch key"]:
-        """Which of the tokens that can be attended to belong to a group."""
+        """Which keys belong to a group."""
         parsed = parsed_group(group)
         if "sink" not in parsed.words:
             return self.masks.device_mask(parsed)[:, : self.n_keys]
@@ -217,11 +217,11 @@ class Site:
         return self.masks.on_device.first(self.n_keys).mask(group, sink=self.sinks())
 
     def queries(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"]:
-        """Which of the rows at hand belong to a group.
+        """Which of the value's query rows belong to a group.
 
         **Arguments:**
 
-        - `first_token`: where the group holds `generated`, count the last prompt row too: it
+        - `first_token`: if the group contains `generated`, include the last prompt row, which
             predicts the first generated token.
         """
         parsed = parsed_group(group)
@@ -232,7 +232,7 @@ class Site:
         return found[:, self.first_row : self.first_row + self.n_rows]
 
     def rows(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"] | None:
-        """As `queries`, or None where every row at hand belongs to the group in every sample."""
+        """As `queries`, or None if all rows belong to the group in every sample."""
         parsed = parsed_group(group)
         if "sink" not in parsed.words:
             every = self.masks.held(parsed, first_token)[1]

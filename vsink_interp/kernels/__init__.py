@@ -1,7 +1,7 @@
 """The arithmetic of every edit and probe: pure functions of tensors and numbers.
 
-They import torch and math alone and keep no state, so that a remote server can be sent their
-source. Shapes are words in the docstrings for the same reason.
+They import only torch and math and keep no state, so that their source can be sent to a remote
+server. For the same reason shapes are given in docstrings, not in annotations.
 """
 
 from .attend import (

@@ -1,11 +1,11 @@
-"""Explicit attention for some rows: scores, mask, softmax and the weighing of values."""
+"""Explicit attention for selected rows: scores, mask, softmax and weighted values."""
 
 import torch
 from torch import Tensor
 
 
 def attention_scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Scaled dot products of some query rows with every key.
+    """Scaled dot products of selected query rows with every key.
 
     ``query`` is batch head query d_head, ``key`` batch kv_head key d_head; the result is
     batch head query key. Query heads that share a key head are packed into its rows, so keys
@@ -20,7 +20,7 @@ def attention_scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
-    """Forbid what attention may not see.
+    """Mask scores: set them to -inf where a row may not attend.
 
     ``scores`` is batch head query key. ``mask`` is what transformers hands to attention, cut to
     these rows: None (causal), boolean (true = may attend) or additive. ``positions`` is query:

@@ -1,4 +1,4 @@
-"""How much attention writes along a direction of the residual stream, by head and group of keys."""
+"""What attention writes along a direction of the residual stream, by head and group of keys."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Attention calibration: sinks by mean attention, and their surplus given to the other tokens."""
+"""Attention calibration (ACT): find sinks by mean attention and give their surplus to others."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Contrastive decoding: two predictions set against each other, and the noise that spoils one."""
+"""Contrastive decoding: the difference of two predictions, and noise for the distorted image."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def contrast(logits: Tensor, other: Tensor, alpha: float, beta: float) -> Tensor:
-    """Raise what the first prediction holds likelier than the second, among plausible tokens.
+    """Raise tokens that the first prediction finds likelier than the second, if plausible.
 
     ``(1 + alpha) logits - alpha other``, as Leng et al. (2024) define p_vcd and Wang et al. (2024)
     use it; a token that the first prediction gives less than ``beta`` times its best token's

@@ -24,7 +24,7 @@ def cut(
 def cut_tokens(
     scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
 ) -> Tensor:
-    """Remove the edges from chosen tokens to ``rows``, but keep every row's last resort.
+    """Remove the edges from chosen tokens to ``rows``, except where a row would lose every key.
 
     Shapes as in `cut`. A row whose remaining keys would all be cut is left as it is: the tokens
     come from what the run finds (sinks), so it cannot be refused beforehand.

@@ -1,4 +1,4 @@
-"""What probes compute: shares of attention, ratios and contributions."""
+"""The arithmetic of probes: shares of attention, ratios and contributions."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ def group_mass(pattern: Tensor, groups: Tensor) -> Tensor:
     """The share of each row's attention that falls on each group of keys, from 0 to 1.
 
     ``pattern`` is batch head query key, ``groups`` batch key group; the result is batch head
-    query group. Kaduri et al. (2025), equation (B-5) of our docs, before the mean over heads.
+    query group. Kaduri et al. (2025), equation B-5 of docs/papers.md, before the mean over heads.
     """
     batch, heads, rows, keys = pattern.shape
     mass = pattern.reshape(batch, -1, keys) @ groups.to(pattern.dtype)

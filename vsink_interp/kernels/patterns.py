@@ -1,4 +1,4 @@
-"""Edits of attention patterns beside VAR: moving mass between groups, copying heads."""
+"""Edits of attention patterns other than VAR: moving mass between groups, copying heads."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Visual Attention Redistribution: move attention from sinks to the other image tokens.
 
-In two steps: what depends on the tokens alone, once for a layer, and what depends on the pattern.
+In two steps: first, once per layer, what depends only on tokens; then what depends on the pattern.
 """
 
 import torch
@@ -19,7 +19,7 @@ def redistribution_terms(
     """What `redistribute` asks of every key: batch term key.
 
     The first three terms are tests. A head is image-centric for a row (Kang et al. 2025, equation
-    (A-5) of our docs) where each test, weighed by the row's pattern, is above zero:
+    A-5' of docs/papers.md) if each test, weighted by the row's pattern, is above zero:
 
     0. the non-sink ratio reaches ``rho``;
     1. the image gets at least ``min_image_mass``;
@@ -58,9 +58,9 @@ def redistribute(
 ) -> Tensor:
     """Move a share of each sink's attention to visual non-sinks, in image-centric heads.
 
-    Kang et al. (2025), equation (A-6) of our docs. Sinks, visual and text, keep ``1 - moved``; what
-    they lose goes to the visual non-sinks in proportion to what they have. Every row still sums to
-    what it summed to, and rows that are not selected keep every bit.
+    Kang et al. (2025), equation A-6 of docs/papers.md. Sinks, visual and text, keep ``1 - moved``;
+    what they lose goes to the visual non-sinks in proportion to what they have. Every row still
+    sums to what it summed to, and rows that are not selected keep every bit.
 
     ``pattern`` is batch head query key, of any precision; ``terms`` is batch term key, of
     `redistribution_terms`; ``rows`` is batch query: the rows that may change, all by default.

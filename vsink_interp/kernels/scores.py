@@ -1,4 +1,4 @@
-"""Edits of attention scores by size: scaling and shifting what some rows see of some keys."""
+"""Edits of attention scores: scale or shift the scores of selected rows on selected keys."""
 
 import torch
 from torch import Tensor

@@ -19,7 +19,7 @@ def sink_value(
     """phi: the largest absolute RMS-normalised residual over the sink dimensions.
 
     ``resid`` is batch token d_model, entering the layer; the result is batch token, in fp32.
-    Kang et al. (2025), equation (A-3) of our docs: no learned gain, no eps. Their code adds
+    Kang et al. (2025), equation A-3 of docs/papers.md: no learned gain, no eps. Their code adds
     ``eps=1e-6``. A tensor of ``dims`` on the same device spares a copy to it.
     """
     wide = resid.float()

@@ -1,4 +1,4 @@
-"""Scores of answers and maps. Pure functions of texts, objects and arrays, no model."""
+"""Scores of answers and maps: pure functions of texts, objects and arrays, without a model."""
 
 from .localisation import (
     Canvas as Canvas,

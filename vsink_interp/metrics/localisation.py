@@ -1,8 +1,8 @@
-"""Where a map over image tokens peaks in an image, and how far that is from an object.
+"""Localisation: where a map over image tokens peaks, and whether that is on an object.
 
 Kaduri et al. (2025), figures 6 and 7: attention to the image tokens is upsampled to the image,
-and its peak is a hit if it lies on the object's mask, or at most 40 pixels beside it. Distances are
-in pixels of the image, between middles of pixels.
+and its peak is a hit if it is on the object's mask or at most 40 pixels away. Distances are in
+pixels of the image, between pixel centres.
 """
 
 import math
@@ -17,10 +17,10 @@ from ..errors import LayoutError, NotationError, unknown
 from ..tokens import Box, ImageSpan
 
 UPSAMPLE: Final = ("bilinear", "nearest")
-"""How the values of patches become values of pixels."""
+"""How values of patches are interpolated to pixels."""
 
 VIEWS: Final = ("all", "whole")
-"""Which views of an image count: all of them, or the one that shows the whole image."""
+"""Which views of an image are used: all, or only the one that shows the whole image."""
 
 Point: TypeAlias = tuple[int, int]
 """Column and row of a pixel."""
@@ -31,15 +31,14 @@ Z_95: Final = 1.959963984540054
 def axis_weights(
     pixels: int, start: float | int, stop: float | int, cells: int, upsample: str
 ) -> Float[np.ndarray, "pixel cell"]:
-    """What each cell of a row of cells gives to each pixel of a side of the image.
+    """The weight of each cell of a row of cells in each pixel along one side of the image.
 
     **Arguments:**
 
-    - `start`, `stop`: what the cells cover, in pixels; pixels with their middle beside it get
-        nothing, and their weights sum to 0 instead of 1.
-    - `upsample`: `"bilinear"` interpolates between the middles of cells, as image libraries do,
-        and keeps the last value beyond the outermost ones; `"nearest"` takes the cell that a pixel
-        lies in.
+    - `start`, `stop`: the pixels that the cells cover; for pixels whose centre is outside, the
+        weights sum to 0 instead of 1.
+    - `upsample`: `"bilinear"` interpolates between cell centres, as image libraries do, and is
+        constant beyond the outermost ones; `"nearest"` takes the cell that contains the pixel.
     """
     middles = np.arange(pixels) + 0.5
     inside = (middles >= start) & (middles < stop)
@@ -61,12 +60,12 @@ class Canvas:
 
     - `span`: the image tokens, and the pixels that they cover.
     - `size`: width and height of the image.
-    - `upsample`: how patches become pixels.
-    - `views`: `"all"` lays every view of the image over the others, each token's value spread
-        over the pixels that it covers; `"whole"` takes the view that shows the whole image.
-        The same where there is one view. Tokens that are no patches lie nowhere.
+    - `upsample`: how patch values are interpolated to pixels.
+    - `views`: `"all"` adds up all views of the image, each token's value spread over the pixels
+        that it covers; `"whole"` takes only the view that shows the whole image. They are equal
+        if there is one view. Tokens that are not patches are ignored.
 
-    **Raises:** `LayoutError` if the place of the tokens in the image is not known.
+    **Raises:** `LayoutError` if it is unknown where the tokens lie in the image.
     """
 
     span: ImageSpan
@@ -86,26 +85,26 @@ class Canvas:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The numbers of the views that count."""
+        """The indices of the views that are used."""
         return tuple(range(len(self.span.parts))) if self.views == "all" else (self.span.whole,)
 
     @property
     def token_side(self) -> float:
-        """The side of a square as large as one patch of the whole view, in pixels."""
+        """The side, in pixels, of a square with the area of one patch of the whole view."""
         (left, top, right, bottom), (rows, columns) = self._box(self.span.whole), self.span.grid
         return math.sqrt((right - left) * (bottom - top) / (rows * columns))
 
     @property
     def seen(self) -> Bool[np.ndarray, "height width"]:
-        """The pixels that some image token covers; a processor may crop the others away."""
+        """The pixels that some image token covers; a processor may have cropped the others."""
         covered = [self._weights(view) for view in self.shown]
         return np.logical_or.reduce([np.outer(y.any(1), x.any(1)) for y, x in covered])
 
     def lay(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, "height width"]:
-        """The values of all image tokens as values of pixels; 0 where no token lies.
+        """The values of all image tokens as values of pixels; 0 where there is no token.
 
-        A value is divided by the pixels that its patch covers, relative to a patch of the whole
-        view: what is laid out is a density, and finer tiles are not favoured or slighted.
+        A value is divided by the area of its patch relative to a patch of the whole view, so the
+        result is a density, and finer tiles get neither more nor less weight.
         """
         laid = np.zeros(self.size[::-1])
         for view in self.shown:
@@ -118,11 +117,10 @@ class Canvas:
         return laid
 
     def peak(self, values: Float[np.ndarray, " token"]) -> Point | None:
-        """The pixel where the laid out values are largest; None if all values are the same.
+        """The pixel with the largest value; None if all values are the same.
 
-        Of several equally large pixels (those of a whole patch with `upsample="nearest"`, those on
-        the outer side of a patch at the border with `"bilinear"`) it is the one nearest to the
-        middle of its patch.
+        Of several equal maxima (a whole patch with `upsample="nearest"`, the outer side of a border
+        patch with `"bilinear"`) it is the one nearest to the centre of its patch.
         """
         used = values[[token for view in self.shown for token in self.span.tokens_of(view)]]
         seen = self.seen
@@ -136,7 +134,7 @@ class Canvas:
     def _off_middle(
         self, x: Int[np.ndarray, " pixel"], y: Int[np.ndarray, " pixel"]
     ) -> Float[np.ndarray, " pixel"]:
-        """Squared pixels to the middle of the patch that a pixel lies in, summed over views."""
+        """The squared distance to the centre of a pixel's patch, summed over views."""
         found = np.zeros(len(x))
         for view in self.shown:
             left, top, right, bottom = self._box(view)
@@ -172,7 +170,7 @@ def _weights(
 
 
 def distance_to(mask: Bool[np.ndarray, "height width"], point: Point | None) -> float:
-    """Pixels between a pixel and the nearest pixel of a mask: 0 on it, infinite without a point."""
+    """The distance from a pixel to the nearest pixel of a mask: 0 on it, infinite for no pixel."""
     if point is None or not mask.any():
         return math.inf
     y, x = np.nonzero(mask)
@@ -182,7 +180,7 @@ def distance_to(mask: Bool[np.ndarray, "height width"], point: Point | None) -> 
 def dilated(
     mask: Bool[np.ndarray, "height width"], tolerance: float | int
 ) -> Bool[np.ndarray, "height width"]:
-    """The pixels that lie at most `tolerance` pixels from a mask."""
+    """The pixels at most `tolerance` pixels away from a mask."""
     height, width = mask.shape
     found = np.zeros_like(mask)
     count = np.zeros((height, width + 1), int)
@@ -201,18 +199,18 @@ def chance(
     seen: Bool[np.ndarray, "height width"],
     tolerance: float | int,
 ) -> float:
-    """How often a random pixel that the model sees is a hit: the share of the dilated mask."""
+    """The probability that a random pixel seen by the model is a hit: the dilated mask's share."""
     return float(dilated(mask, tolerance)[seen].mean()) if seen.any() else 0.0
 
 
 def wilson(
     hits: Float[np.ndarray, "*rates"], n: int
 ) -> tuple[Float[np.ndarray, "*rates"], Float[np.ndarray, "*rates"]]:
-    """Wilson's interval (1927) of a share, at 95 %: lower and upper bounds.
+    """The 95% Wilson interval (1927) of a share: lower and upper bound.
 
     **Arguments:**
 
-    - `hits`: how many of `n` independent trials were hits.
+    - `hits`: the number of hits in `n` independent trials.
     """
     share = hits / n
     middle = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)

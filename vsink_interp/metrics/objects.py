@@ -1,7 +1,7 @@
-"""Object F1: how much of one list of objects another one holds (Kaduri et al. 2025, fig. 2e, 2f).
+"""Object F1: how well two lists of objects agree (Kaduri et al. 2025, figures 2e and 2f).
 
-They let a language model list and match the objects of two captions; here the lists are given, so
-the score is exact. Where no object vocabulary is known, `content_words` stands in for the lists.
+Kaduri et al. let a language model list and match the objects of two captions; here the lists are
+given, so the score is exact. `content_words` replaces the lists if no object vocabulary is known.
 """
 
 import re
@@ -14,7 +14,7 @@ FUNCTION_WORDS: Final = frozenset(
     "a an and are as at be by for from has have in into is it its of on or that the their there "
     "they this to was were which while with".split()
 )
-"""English words that name nothing."""
+"""English function words."""
 
 _WORD: Final = re.compile(r"\w+(?:['-]\w+)*")
 
@@ -22,13 +22,13 @@ _WORD: Final = re.compile(r"\w+(?:['-]\w+)*")
 @final
 @dataclass(frozen=True)
 class ObjectScore:
-    """How a candidate list of objects fares against a reference list, counted with multiplicity.
+    """A candidate list of objects compared with a reference list, counted with multiplicity.
 
     **Attributes:**
 
     - `matched`: objects in both (true positives).
-    - `invented`: objects of the candidate alone (false positives).
-    - `missed`: objects of the reference alone (false negatives).
+    - `invented`: objects only in the candidate (false positives).
+    - `missed`: objects only in the reference (false negatives).
     """
 
     matched: int
@@ -49,7 +49,7 @@ class ObjectScore:
     def f1(self) -> float:
         """The harmonic mean of precision and recall, 0 to 1.
 
-        Two empty lists agree: 1. One empty list and one that is not: 0.
+        Two empty lists: 1. One empty and one non-empty list: 0.
         """
         total = 2 * self.matched + self.invented + self.missed
         return 2 * self.matched / total if total else 1.0
@@ -59,12 +59,12 @@ class ObjectScore:
 
 
 def score_objects(candidate: Iterable[Hashable], reference: Iterable[Hashable]) -> ObjectScore:
-    """Match two lists of objects, each object as often as it occurs.
+    """Compare two lists of objects, counted with multiplicity.
 
     **Arguments:**
 
-    - `candidate`: the objects of the answer under test, as anything that compares.
-    - `reference`: the objects that are there, or those of the answer it is compared with.
+    - `candidate`: the objects of the answer under test; any hashable values.
+    - `reference`: the objects in the image, or those of another answer.
 
     **Returns:** the counts, with `precision`, `recall` and `f1`.
     """
@@ -74,9 +74,9 @@ def score_objects(candidate: Iterable[Hashable], reference: Iterable[Hashable]) 
 
 
 def content_words(text: str) -> tuple[str, ...]:
-    """The different words of a text that are no function words, in order, in lower case.
+    """The distinct words of a text that are not function words, in order, in lower case.
 
-    The deterministic stand-in for a judge: an answer's "objects" where no vocabulary is known.
+    A deterministic substitute for a judge: an answer's "objects" if no vocabulary is known.
     """
     words = _WORD.findall(text.lower())
     return tuple(dict.fromkeys(word for word in words if word not in FUNCTION_WORDS))

@@ -1,4 +1,4 @@
-"""Yes or no: reading answers as MME does, and scoring them."""
+"""Read yes/no answers as MME does."""
 
 from typing import Literal
 

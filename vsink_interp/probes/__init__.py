@@ -1,4 +1,4 @@
-"""What reads a forward pass and changes nothing. One probe a file."""
+"""Probes: nodes that record values of a forward pass and change nothing. One probe per file."""
 
 from .activation import Activation as Activation, Logits as Logits, Resid as Resid
 from .attribution import LogitAttribution as LogitAttribution, Projection as Projection

@@ -1,4 +1,4 @@
-"""The value of a hook point, as it is."""
+"""Probes of the plain value of a hook point."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal, final
@@ -22,11 +22,13 @@ class Activation(Probe):
     **Arguments:**
 
     - `hook`: a hook point such as `"attn.hook_z"` or `"vision_projector.hook_out"`.
-    - `layers`: the layers, counted from 0; a full name, `"blocks.3.attn.hook_z"`, says them itself.
-    - `rows`: the group of tokens whose rows it reads, as the smallest span that holds them all;
-        None reads every row, of padding too.
+    - `layers`: the layers, counted from 0; a full name, `"blocks.3.attn.hook_z"`, includes its
+        layer.
+    - `rows`: the group of tokens whose rows are recorded, as the smallest span that holds them all;
+        None records every row, padding included.
 
-    **Raises:** `NotationError` for rows at a hook point that has none, or that depend on sinks.
+    **Raises:** `NotationError` for `rows` at a hook point without rows, or rows that depend on
+    sinks.
     """
 
     hook: str
@@ -55,7 +57,7 @@ class Activation(Probe):
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that the hook table gives the hook point."""
+        """The axes of the hook point, from the table of hook points."""
         return self.point.axes
 
     @override
@@ -86,7 +88,7 @@ class Resid(RowProbe):
 
     @property
     def hook(self) -> str:
-        """The hook point that `at` names."""
+        """The hook point that `at` stands for."""
         return f"hook_resid_{self.at}"
 
     @override

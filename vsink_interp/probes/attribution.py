@@ -1,4 +1,4 @@
-"""Direct logit attribution: what each part of the model writes along a direction."""
+"""Direct logit attribution: what each component of the model writes along a direction."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
@@ -30,14 +30,14 @@ def _check_direction(node: Probe, direction: tuple[float, ...], sizes: Sizes) ->
 @final
 @dataclass(frozen=True)
 class LogitAttribution(GroupProbe):
-    """What each head writes along a direction, by the segment that it was read from:
+    """What each head writes along a direction, split by the segment of the keys:
     `[layer batch head query segment]`.
 
-    The sum over keys k of a segment of `A[q, k] v[k] W_O . d`. With the direction of a token,
+    The sum over keys k of a segment of `A[q, k] v[k] W_O . d`. With a token's direction,
     `vi.readout(lmm).direction(token)`, and divided by the scale of the final norm at that row, it
-    is the head's part of the token's logit (Elhage et al. 2021, direct logit attribution; the norm
-    is taken as the constant that it was). `experiments.logit_attribution` does so and adds the
-    other parts. A bias of the output projection belongs to no key and is left out.
+    is the head's part of the token's logit (direct logit attribution, Elhage et al. 2021; the norm
+    is held fixed). `experiments.logit_attribution` does this and adds the other parts. A bias of
+    the output projection belongs to no key and is left out.
 
     **Arguments:**
 
@@ -63,7 +63,7 @@ class LogitAttribution(GroupProbe):
         *,
         groups: tuple[str, ...] = SEGMENTS,
     ) -> "LogitAttribution":
-        """Along a tensor."""
+        """The probe for a direction given as a tensor."""
         return cls(rows, layers, direction=tuple(direction.float().tolist()), groups=groups)
 
     @property
@@ -95,7 +95,7 @@ class Projection(RowProbe):
 
     **Arguments:**
 
-    - `hook`: the residual stream or what a part adds to it, such as `"hook_mlp_out"`.
+    - `hook`: the residual stream or what a component adds to it, such as `"hook_mlp_out"`.
     - `direction`: one number per coordinate; `Projection.along` takes a tensor.
 
     **Raises:** `NotationError` if the direction does not fit the width of the model, or the hook
@@ -122,7 +122,7 @@ class Projection(RowProbe):
         rows: str = "query generated",
         layers: Layers = ":",
     ) -> "Projection":
-        """Along a tensor."""
+        """The probe for a direction given as a tensor."""
         return cls(rows, layers, hook=hook, direction=tuple(direction.float().tolist()))
 
     @override

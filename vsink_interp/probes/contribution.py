@@ -1,4 +1,4 @@
-"""How much a token adds to another: the norm of alpha x W_OV."""
+"""How much each token contributes to another: the norm of alpha x W_OV."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -16,8 +16,8 @@ from .row_probe import RowProbe, grown_with_values
 class Contribution(RowProbe):
     """The norm of what each key adds to each row, mean over heads: `[layer batch query key]`.
 
-    In units of the residual stream. Kang et al. (2025), figure 3c: sinks are attended to much,
-    and contribute little. A bias of the output projection belongs to no key and is left out.
+    In units of the residual stream. Kang et al. (2025), figure 3c: sinks get much attention and
+    contribute little. A bias of the output projection belongs to no key and is left out.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

@@ -1,4 +1,4 @@
-"""A probe written as a function, in a notebook or a script."""
+"""Your own probe, written as a function."""
 
 import importlib
 import sys
@@ -66,10 +66,10 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
 
     **Arguments:**
 
-    - `hook`: the hook point whose value the function is given, with a `Site`.
+    - `hook`: the hook point whose value the function gets, together with a `Site`.
     - `layers`: the layers, counted from 0.
 
-    **Raises:** `NotationError` if the function's return is not annotated with axes.
+    **Raises:** `NotationError` if the return annotation names no axes.
     """
 
     def wrap(fn: Measure) -> ProbeFunction:

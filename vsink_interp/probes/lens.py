@@ -1,4 +1,4 @@
-"""The logit lens: what the model would say of a token if it stopped at a layer.
+"""The logit lens: the words that the model would predict if it ended at a layer.
 
 nostalgebraist (2020), *interpreting GPT: the logit lens*; on image tokens Neo et al. (2024), arXiv
 2410.07149, and Jiang et al. (2024), arXiv 2410.02762.
@@ -18,7 +18,7 @@ from ..graph import Site, freeze
 from .row_probe import RowProbe
 
 CHUNK = 64
-"""How many rows are held as logits over the vocabulary at once."""
+"""How many rows of logits over the vocabulary are held at once."""
 STREAMS = ("pre", "mid", "post")
 
 
@@ -26,13 +26,13 @@ STREAMS = ("pre", "mid", "post")
 class Lens(RowProbe):
     """A probe that reads residual vectors as words: final norm, unembedding, softmax.
 
-    The norm's statistics are those of the vector that is read, as in the model's last layer, and
-    its learned gain is applied; a cap on the logits too. At the last layer the words are the
-    model's own prediction.
+    The norm uses the vector's own statistics, as after the model's last layer, and its learned
+    gain; a cap on the logits is applied too. At the last layer the result is the model's own
+    prediction.
 
     **Arguments:**
 
-    - `rows`: the tokens whose vectors are read; the image's by default.
+    - `rows`: the tokens whose vectors are read; image tokens by default.
     - `at`: the residual stream `"pre"` (entering the layer), `"mid"` or `"post"` (leaving it).
     """
 
@@ -47,7 +47,7 @@ class Lens(RowProbe):
 
     @property
     def hook(self) -> str:
-        """The hook point that `at` names."""
+        """The hook point that `at` stands for."""
         return f"hook_resid_{self.at}"
 
     @property
@@ -58,7 +58,7 @@ class Lens(RowProbe):
     def _read(
         self, resid: Tensor, site: Site, keep: Callable[[Float[Tensor, "row vocab"]], Tensor]
     ) -> Tensor:
-        """What `keep` makes of the probabilities, a few rows at a time."""
+        """Apply `keep` to the probabilities, a few rows at a time."""
         parts = [keep(p) for p in _probabilities(resid.flatten(0, 1), site.extras["unembed"])]
         return torch.cat(parts).unflatten(0, resid.shape[:2])
 
@@ -73,15 +73,15 @@ def _probabilities(
 @final
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """The likeliest words of each token at each layer: `[layer batch query rank field]`.
+    """The most likely words of each token at each layer: `[layer batch query rank field]`.
 
-    Along `field` lie the token's id and its probability, 0 to 1; the ids are whole numbers, exact
-    in fp32. The probabilities of the whole vocabulary are never kept. `experiments.image_lens`
-    turns them into words over the grid.
+    `field` holds the word's id (a whole number, exact in fp32) and its probability, 0 to 1.
+    Probabilities of the whole vocabulary are never stored. `experiments.image_lens` turns the
+    record into words over the image's grid.
 
     **Arguments:**
 
-    - `top_k`: how many words.
+    - `top_k`: the number of words.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "rank", "field")
@@ -111,12 +111,12 @@ class LogitLens(Lens):
 class TokenProbability(Lens):
     """The probability of given words at each token and layer: `[layer batch query token]`.
 
-    Jiang et al. (2024) take its largest value over image tokens and layers as the model's internal
-    confidence that an object is there.
+    Jiang et al. (2024) use its largest value over image tokens and layers as the model's internal
+    confidence that an object is in the image.
 
     **Arguments:**
 
-    - `tokens`: ids of words.
+    - `tokens`: the ids of the words.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "token")

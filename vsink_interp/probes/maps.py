@@ -1,4 +1,4 @@
-"""Attention to the image, as maps over its patches."""
+"""Attention to image tokens, as maps over patches."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -14,7 +14,7 @@ from .row_probe import RowProbe
 
 
 def image_positions(image: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch patch"]:
-    """Where the image tokens of each sample lie, in order; short samples repeat position 0."""
+    """The positions of each sample's image tokens; samples with fewer are filled up with 0."""
     count = int(image.sum(-1).max())
     order = torch.argsort((~image).int(), dim=-1, stable=True)[:, :count]
     return order.masked_fill(~image.gather(1, order), 0)
@@ -25,9 +25,9 @@ def image_positions(image: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch pa
 class AttentionMaps(RowProbe):
     """Attention of each row to each image token, averaged over heads: `[layer batch query patch]`.
 
-    Kang et al. (2025), figure 1; Kaduri et al. (2025), figure 4. Reshape `patch` to the image's
-    grid to see it; `vsink_interp.plot` does. NaN where a sample has fewer image tokens than
-    another.
+    Kang et al. (2025), figure 1; Kaduri et al. (2025), figure 4. Reshape `patch` to the
+    image's grid for a map, as `vsink_interp.plot` does. NaN where a sample has fewer image tokens
+    than another.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"
@@ -46,7 +46,7 @@ class AttentionMaps(RowProbe):
 
 
 def _places(whole: Site) -> Int[Tensor, "batch patch"]:
-    """The image tokens of each sample, in order; -1 where it has fewer than another."""
+    """The image tokens of each sample, in order; -1 where a sample has fewer than another."""
     image = whole.layout.mask("image")
     places = image_positions(image)
     missing = torch.arange(places.shape[1]) >= image.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Shares of attention: by segment (Kaduri et al.), and beside the sinks (Kang et al.)."""
+"""Shares of attention: by group (Kaduri et al.), and to visual non-sinks (Kang et al.)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -21,11 +21,12 @@ THREE_WAY = ("image", "prompt & ~image", "generated")
 class SegmentMass(GroupProbe):
     """Each row's share of attention on each group: `[layer batch head query segment]`.
 
-    Kaduri et al. (2025), equation (B-5) of our docs before its mean over heads.
+    Kaduri et al. (2025), equation B-5 of docs/papers.md, before the mean over heads.
 
     **Arguments:**
 
-    - `groups`: the groups of keys; the five segments by default, `mass.THREE_WAY` for theirs.
+    - `groups`: the groups of keys; the five segments by default, `mass.THREE_WAY` for Kaduri et
+        al.'s split.
     """
 
     @property
@@ -48,7 +49,7 @@ class SegmentMass(GroupProbe):
 class NonSinkRatio(RowProbe):
     """The visual non-sink ratio r of every head and row: `[layer batch head query]`, 0 to 1.
 
-    Kang et al. (2025), equation (A-5) of our docs; NaN where a row gives the image nothing.
+    Kang et al. (2025), equation A-5 of docs/papers.md; NaN where a row gives the image nothing.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

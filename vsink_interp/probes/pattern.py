@@ -1,4 +1,4 @@
-"""The attention pattern itself."""
+"""The full attention pattern."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -13,9 +13,9 @@ from .row_probe import RowProbe
 @final
 @dataclass(frozen=True)
 class Pattern(RowProbe):
-    """The attention pattern of some rows, `[layer batch head query key]`, each row summing to 1.
+    """The attention pattern of selected rows, `[layer batch head query key]`; each row sums to 1.
 
-    It grows with heads times rows times keys; `SegmentMass` and `AttentionMaps` are far smaller.
+    Its size is heads times rows times keys; `SegmentMass` and `AttentionMaps` are far smaller.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

@@ -1,4 +1,4 @@
-"""What probes of query rows share: which rows they read, and by which groups of keys."""
+"""Bases of probes that record query rows, and of those that also group keys."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -16,12 +16,12 @@ from ..tokens import SEGMENTS, TokenLayout, grows_by_sinks, parse_group
 
 @dataclass(frozen=True)
 class RowProbe(Probe):
-    """A probe of some query rows.
+    """A probe of selected query rows.
 
     **Arguments:**
 
-    - `rows`: the group of tokens whose rows it reads; the result covers the smallest span that
-        holds them all.
+    - `rows`: the group of tokens whose rows are recorded; the record covers the smallest span
+        that holds them all.
     - `layers`: the layers, counted from 0.
     """
 
@@ -46,7 +46,7 @@ class RowProbe(Probe):
 def grown_with_values(
     site: Site, key: Any, read: Callable[[Float[Tensor, "batch kv_head key d_head"]], Tensor]
 ) -> Float[Tensor, "batch head key"]:
-    """What `read` makes of the value of every key; a decode step reads that of the new one alone.
+    """`read` applied to the value of every key; decode steps apply it to the new key only.
 
     **Arguments:**
 
@@ -58,7 +58,7 @@ def grown_with_values(
         return torch.nn.functional.pad(read(values), (0, whole.n_keys - values.shape[2]))
 
     def renew(known: Float[Tensor, "batch head key"]) -> None:
-        # Values stay in the cache as they are; keys that left it have no attention.
+        # Cached values never change; keys dropped from the cache get no attention.
         known[..., site.first_row : site.n_keys] = read(values[:, :, site.first_row :])
 
     return site.grown(key, of_all, renew)[..., : site.n_keys]
@@ -66,7 +66,7 @@ def grown_with_values(
 
 @dataclass(frozen=True)
 class GroupProbe(RowProbe):
-    """A probe of patterns that tells groups of keys apart: `[layer batch head query segment]`.
+    """A probe of patterns by groups of keys: `[layer batch head query segment]`.
 
     **Arguments:**
 
@@ -106,5 +106,5 @@ class GroupProbe(RowProbe):
         return any(grows_by_sinks(group) for group in self.groups)
 
     def columns(self, site: Site) -> Bool[Tensor, "batch key segment"]:
-        """Which keys are of each group."""
+        """Which keys belong to each group."""
         return torch.stack([site.keys(group) for group in self.groups], -1)

@@ -1,4 +1,4 @@
-"""The sink value phi of every token."""
+"""The sink value (phi) of every token."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
@@ -17,7 +17,7 @@ from .row_probe import RowProbe
 class SinkValue(RowProbe):
     """phi of each token entering a layer: `[layer batch query]`.
 
-    Kang et al. (2025), equation (A-3) of our docs: the largest absolute RMS-normalised residual
+    Kang et al. (2025), equation A-3 of docs/papers.md: the largest absolute RMS-normalised residual
     over the sink dimensions, between 0 and the square root of d_model.
 
     **Arguments:**

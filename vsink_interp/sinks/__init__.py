@@ -1,4 +1,4 @@
-"""Sink dimensions and what follows from them: discovery, the catalogue, image-centric heads."""
+"""Sink dimensions: finding them, a catalogue of known ones, and image-centric heads."""
 
 from .catalogue import CatalogueEntry as CatalogueEntry
 from .dims import SinkDims as SinkDims

@@ -1,7 +1,7 @@
-"""Known sink dimensions of published models, each with its source and how far it is to be trusted.
+"""A catalogue of known sink dimensions, each with its source and status.
 
-Nothing here is used unless asked for: `find_sink_dims` finds a model's own dimensions, and its
-report says what the catalogue has for a model of that name.
+None is used unless asked for: `find_sink_dims` finds a model's own dimensions, and its report also
+shows what the papers print for a model of that name.
 """
 
 import json
@@ -14,8 +14,8 @@ from ..errors import InputError, unknown
 from .dims import SinkDims
 
 STATUSES: Final = ("published", "inferred", "third-party", "found")
-"""Printed by the authors of the method or in their code; inferred from a model's backbone; from
-somebody else's code, not verified; found here with `find_sink_dims`.
+"""Printed by the method's authors or in their code; inferred from a model's backbone; from another
+project's code, not verified; found with `find_sink_dims`.
 """
 PACKAGED: Final = Path(__file__).with_name("catalogue.json")
 
@@ -23,16 +23,16 @@ PACKAGED: Final = Path(__file__).with_name("catalogue.json")
 @final
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """The sink dimensions of one model, as somebody reports them.
+    """The reported sink dimensions of one model.
 
     **Attributes:**
 
     - `model`: its name.
     - `dims`: the coordinates of the residual stream, counted from 0.
-    - `tau`: the threshold on phi that goes with them; None where the source has none.
+    - `tau`: the threshold on phi that belongs to them; None if the source gives none.
     - `width`: the model's `d_model`.
     - `status`: one of `STATUSES`.
-    - `source`: where they come from.
+    - `source`: where they are reported.
     - `names`: the last parts of repository names under which the model is published, lower case.
     """
 
@@ -69,7 +69,7 @@ class CatalogueEntry:
         return SinkDims(self.dims, threshold, source=f"{self.status}: {self.source}")
 
     def describes(self, name: str) -> bool:
-        """Whether this entry is about the model of this name, whatever folder it lies in."""
+        """Whether this entry is about the model of this name, whatever its folder or owner."""
         last = name.rstrip("/").split("/")[-1].lower()
         return last in {self.model.lower(), *self.names}
 
@@ -79,9 +79,9 @@ class CatalogueEntry:
 
 
 def entries(*files: str | Path) -> tuple[CatalogueEntry, ...]:
-    """Every entry of the packaged catalogue, and of files of yours after it.
+    """All entries of the packaged catalogue, then those of your own files.
 
-    **Raises:** `InputError` if a file is no catalogue.
+    **Raises:** `InputError` if a file is not a catalogue.
     """
     return tuple(entry for file in (PACKAGED, *files) for entry in _read(Path(file)))
 
@@ -93,7 +93,7 @@ def _read(file: Path) -> list[CatalogueEntry]:
             raise ValueError(f"format {data['format']!r}")
         return [_entry(row) for row in data["entries"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no catalogue of sink dimensions: {error}") from error
+        raise InputError(f"{file} is not a catalogue of sink dimensions: {error}") from error
 
 
 def _entry(row: dict[str, Any]) -> CatalogueEntry:
@@ -102,9 +102,9 @@ def _entry(row: dict[str, Any]) -> CatalogueEntry:
 
 
 def find_entry(name: str, *files: str | Path) -> CatalogueEntry:
-    """The entry about a model: its name, a repository or a folder; the last one wins.
+    """The entry for a model, given by name, repository or folder; the last match wins.
 
-    **Raises:** `InputError` listing the models that have one.
+    **Raises:** `InputError` listing the models in the catalogue.
     """
     known = entries(*files)
     found = [entry for entry in known if entry.describes(name)]
@@ -114,7 +114,7 @@ def find_entry(name: str, *files: str | Path) -> CatalogueEntry:
 
 
 def published(name: str, width: int) -> CatalogueEntry | None:
-    """What the authors of the method print for a model of this name and width, if anything."""
+    """The entry that the method's authors print for a model of this name and width, if any."""
     found = [
         entry
         for entry in entries()
@@ -124,13 +124,13 @@ def published(name: str, width: int) -> CatalogueEntry | None:
 
 
 def add(entry: CatalogueEntry, file: str | Path) -> None:
-    """Write an entry into a file of yours, which may exist; the packaged one never changes.
+    """Add an entry to your own file, existing or new; the packaged catalogue never changes.
 
-    **Raises:** `InputError` if the file is no catalogue, or is the packaged one.
+    **Raises:** `InputError` if the file is not a catalogue, or is the packaged one.
     """
     path = Path(file)
     if path.resolve() == PACKAGED:
-        raise InputError("the packaged catalogue is not written; name a file of yours")
+        raise InputError("the packaged catalogue is read-only; give a file of your own")
     kept = [old for old in (_read(path) if path.exists() else []) if old.model != entry.model]
     _write([*kept, entry], path)
 

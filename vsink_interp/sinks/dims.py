@@ -1,4 +1,4 @@
-"""The sink dimensions of a model, with the threshold that tells its sinks apart."""
+"""`SinkDims`: the sink dimensions of a model, and its threshold on phi."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import final
@@ -9,12 +9,12 @@ from ..errors import NotationError
 @final
 @dataclass(frozen=True)
 class SinkDims:
-    """D_sink and tau of a model.
+    """The sink dimensions and threshold of a model: D_sink and tau.
 
     **Attributes:**
 
-    - `dims`: the coordinates of the residual stream in which sink tokens are huge.
-    - `tau`: the least phi of a sink token.
+    - `dims`: the coordinates of the residual stream in which sink tokens have very large values.
+    - `tau`: the lowest phi of a sink token.
     - `source`: where they come from.
     """
 

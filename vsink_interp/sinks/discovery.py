@@ -1,4 +1,4 @@
-"""Finding a model's sink dimensions, and telling its sinks apart (Kang et al. 2025)."""
+"""Find a model's sink dimensions and its threshold on phi (Kang et al. 2025)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ PROMPTS = (
     "Count slowly from one to ten, then tell me which number you liked best.",
 )
 PAPER_TAU, PAPER_WIDTH = 20.0, 4096
-"""Kang et al.'s threshold, and the width of the model that they chose it on."""
+"""Kang et al.'s threshold, and the width of the model for which they chose it."""
 
 
 @runtime_checkable
 class Runs(Protocol):
-    """What discovery needs of a model: its layers, and one forward pass with a graph."""
+    """What discovery needs of a model: which layers offer a hook point, and forward passes."""
 
     def layers_with(self, hook: str) -> tuple[int, ...]:
         """The layers that offer a hook point."""
@@ -47,19 +47,19 @@ class Runs(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class SinkReport:
-    """What `find_sink_dims` found, and the evidence.
+    """The result of `find_sink_dims`, with the evidence.
 
     **Attributes:**
 
     - `sinks`: the dimensions and the threshold, ready for an `LMM`.
-    - `spectrum`: the absolute RMS-normalised residual of the first token, the least over prompts
-        and layers.
-    - `phi`: the sink value of every token of the prompts at the layers looked at.
+    - `spectrum`: the absolute RMS-normalised residual of the first token, minimum over prompts and
+        layers.
+    - `phi`: the sink value of every token of the prompts at the layers examined.
     - `layers`: those layers.
     - `bos_mass`, `bos_mass_clamped`: the share of attention that the first token gets before and
         after its sink dimensions are set to zero: the causal check.
-    - `catalogued`: what the authors of the method print for a model of this name and width, if
-        anything. It is shown beside what was found, and never used in its place.
+    - `catalogued`: what the method's authors print for a model of this name and width, if
+        anything; shown for comparison, never used instead.
     """
 
     sinks: SinkDims
@@ -93,7 +93,7 @@ class SinkReport:
         low, high = self.gap
         return (
             f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
-            f"{high:.2f}); clamping them takes the first token's attention from "
+            f"{high:.2f}); setting them to zero changes the first token's share of attention from "
             f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}"
         ) + self._beside_catalogue()
 
@@ -107,11 +107,11 @@ class SinkReport:
 @final
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """An entry of the catalogue beside what `find_sink_dims` found in a model.
+    """A catalogue entry, compared with what `find_sink_dims` found in a model.
 
     **Attributes:**
 
-    - `entry`: what somebody reports.
+    - `entry`: the reported dimensions.
     - `report`: what was found, with the evidence.
     """
 
@@ -125,12 +125,12 @@ class Verdict:
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """Dimensions that were found and the entry lacks."""
+        """Dimensions that were found and are not in the entry."""
         return tuple(dim for dim in self.report.dims if dim not in self.entry.dims)
 
     @property
     def agrees(self) -> bool:
-        """Whether both name the same dimensions."""
+        """Whether both have the same dimensions."""
         return not self.missing and not self.extra
 
 
@@ -155,20 +155,20 @@ def find_sink_dims(
     prompts: Sequence[str] = PROMPTS,
     share: float = 0.1,
 ) -> SinkReport:
-    """Find the coordinates in which the first token is huge, at every layer looked at.
+    """Find the coordinates that dominate the first token's residual stream in all layers examined.
 
     A dimension is a sink dimension if it holds at least `share` of the squared norm of the first
-    token's residual stream in every prompt at four layers of the middle half. (For LLaMA-2-7B,
-    tau = 20 is a tenth of the squared norm.) The recipe of Kang et al. (2025) is a threshold on
-    the same RMS-normalised residual; its value is not printed.
+    token's residual stream in every prompt, at four layers of the middle half. (For LLaMA-2-7B,
+    tau = 20 is a tenth of the squared norm.) Kang et al. (2025) also put a threshold on the
+    RMS-normalised residual, but do not print its value.
 
     **Arguments:**
 
-    - `images`: images to ask about beside the text-only prompts; a drawn one by default.
-    - `prompts`: what to ask.
-    - `share`: of the squared norm, 0 to 1.
+    - `images`: images to use in addition to the text-only prompts; a drawn one by default.
+    - `prompts`: the prompts.
+    - `share`: the least share of the squared norm, 0 to 1.
 
-    **Raises:** `CapabilityError` if no dimension is that large.
+    **Raises:** `CapabilityError` if no dimension reaches that share.
     """
     at = lmm.layers_with(FirstTokenMass.hook)
     places = {min(round(len(at) * part), len(at) - 1) for part in (0.25, 0.4, 0.55, 0.7)}
@@ -183,9 +183,9 @@ def find_sink_dims(
     dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
     if not dims:
         raise CapabilityError(
-            "no sink dimension found: of the first token's squared norm the largest holds "
-            f"{float(spectrum.square().max()) / width:.1%}, under {share:.0%}. This model may have "
-            "no sinks; lower share=, or set lmm.sinks = SinkDims(dims, tau)"
+            f"no sink dimension found: none holds {share:.0%} of the first token's squared norm, "
+            f"the largest share is {float(spectrum.square().max()) / width:.1%}. This model may "
+            "have no sinks; lower share=, or set lmm.sinks = SinkDims(dims, tau)"
         )
     phi = torch.cat([sink_value(x, dims).flatten() for x in resid])
     sinks = SinkDims(dims, suggest_tau(phi, width), source="found by find_sink_dims")
@@ -195,10 +195,10 @@ def find_sink_dims(
 
 
 def suggest_tau(phi: Float[Tensor, " token"], width: int) -> float:
-    """The middle of the widest gap in phi near 20 * sqrt(width / 4096), the papers' tau scaled.
+    """The middle of the widest gap in phi near 20 * sqrt(width / 4096), the paper's tau scaled.
 
-    phi cannot exceed the square root of the width, so the papers' 20 is scaled with it; the gap is
-    looked for between half and one and a half of that.
+    phi cannot exceed the square root of the width, so the paper's 20 is scaled with it; the gap is
+    searched for between 0.5 and 1.5 times that value.
     """
     scaled = PAPER_TAU * (width / PAPER_WIDTH) ** 0.5
     low, high = scaled / 2, scaled * 1.5
@@ -226,7 +226,7 @@ def _causal_check(
 class FirstTokenMass(RowProbe):
     """The share of each row's attention that the first token gets: `[layer batch head query]`.
 
-    By place, not by segment: some families write no BOS, and have a first token all the same.
+    By position, because some families write no BOS.
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

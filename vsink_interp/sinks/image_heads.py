@@ -1,4 +1,4 @@
-"""Image-centric heads: ranking attention heads by where they look (Kang et al. 2025, fig. 4)."""
+"""Image-centric heads: rank heads by their visual non-sink ratio (Kang et al. 2025, figure 4)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -14,7 +14,7 @@ from ..results import Run
 
 
 def head_probes(layers: Layers = ":") -> EditGraph:
-    """What `rank_heads` reads: run this graph and give it the run.
+    """The probes that `rank_heads` needs: run this graph, then pass the run to `rank_heads`.
 
     **Arguments:**
 
@@ -25,17 +25,17 @@ def head_probes(layers: Layers = ":") -> EditGraph:
 
 
 HEAD_PROBES = head_probes()
-"""The same at every layer."""
+"""The probes of `head_probes`, at every layer."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HeadRanking:
-    """Every head with its mean visual non-sink ratio and image mass over the text rows.
+    """Mean visual non-sink ratio and image mass of every head, over text rows.
 
     **Attributes:**
 
-    - `ratio`: mean of r over rows; NaN for a head that never looks at the image.
+    - `ratio`: mean of r over rows; NaN for a head that never attends to the image.
     - `mass`: mean share of attention on the image, 0 to 1.
     - `selected`: the share of rows on which the head is image-centric, 0 to 1.
     - `layers`: the layers.
@@ -47,7 +47,10 @@ class HeadRanking:
     layers: tuple[int, ...]
 
     def top(self, n: int) -> list[tuple[int, int, float]]:
-        """The `n` heads of highest ratio among those ever image-centric: layer, head, ratio."""
+        """The `n` heads with the highest ratio, of those that are image-centric in some row.
+
+        **Returns:** layer, head and ratio of each.
+        """
         score = torch.where(self.selected > 0, self.ratio, -1.0).nan_to_num(nan=-1.0)
         order = score.flatten().argsort(descending=True)[:n].tolist()
         width = score.shape[1]
@@ -65,8 +68,8 @@ def image_centric(
     rho: float,
     min_image_mass: float = 0.2,
 ) -> Bool[Tensor, "layer head row"]:
-    """Which heads are image-centric for which rows: enough attention on the image, enough of it
-    beside the sinks (Kang et al. 2025, below equation (A-5) of our docs).
+    """Which heads are image-centric for which rows: enough attention to the image, and enough of it
+    to non-sinks (Kang et al. 2025, A-5' of docs/papers.md).
     """
     return (mass >= min_image_mass) & (ratio >= rho)
 
@@ -74,10 +77,10 @@ def image_centric(
 def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
     """Rank the heads over all query and generated rows of runs that recorded `head_probes`.
 
-    Rows count once: padding and what follows the end of a shorter answer are left out.
+    Padding, and tokens after the end of a shorter answer, are left out.
 
-    **Raises:** `InputError` without a run; `ResultError` if a run lacks those probes, or has them
-    at other layers than the first.
+    **Raises:** `InputError` if no run is given; `ResultError` if a run lacks those probes, or has
+    them at other layers than the first run.
     """
     if not runs:
         raise InputError("rank_heads needs a run: lmm.generate(image, prompt, HEAD_PROBES)")
@@ -90,7 +93,7 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
 
 
 def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
-    """The two probes of a run, at whatever layers they are."""
+    """The two probes of a run, whatever their layers."""
     for ratio in run.graph:
         if isinstance(ratio, NonSinkRatio):
             pair = head_probes(ratio.layers).nodes
@@ -105,7 +108,7 @@ def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
 def _rows(
     run: Run, ratio: NonSinkRatio, mass: SegmentMass
 ) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
-    """Ratio and mass of the rows that count, of all samples one after another."""
+    """Ratio and mass of the rows that count, samples concatenated."""
     rows = run.counted_rows(ratio, "query generated")
     ratios = run[ratio].values.float().transpose(1, 2)[:, :, rows]
     masses = run[mass].values[..., 0].float().transpose(1, 2)[:, :, rows]

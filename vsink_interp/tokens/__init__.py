@@ -1,4 +1,4 @@
-"""What every token of a prompt is: the layout, the notation for groups, image tokens and pixels."""
+"""What each token is: layouts, the notation for groups and flows, image tokens and their pixels."""
 
 from .groups import (
     SEGMENTS as SEGMENTS,

@@ -1,7 +1,8 @@
 """The notation for groups of tokens: `"image"`, `"sink & image"`, `"image[0] -> query generated"`.
 
 A group is one or more segments separated by spaces (their union); `a & b` is the intersection
-and `~a` the complement. A flow reads `source -> target`: keys read from, rows that read.
+and `~a` the complement. A flow is `source -> target`: the keys that are attended to, and the query
+rows that attend to them.
 """
 
 import re
@@ -13,10 +14,10 @@ from typing import Any, final
 from ..errors import NotationError, unknown
 
 SEGMENTS = ("bos", "system", "image", "query", "generated")
-"""The parts that every prompt divides into; padding belongs to none."""
+"""The five segments, which partition a prompt and its answer; padding belongs to none."""
 
 REFINEMENTS = ("role", "separator", "sink", "prompt", "first", "last", "all")
-"""Groups that cut across the segments: role markers, tokens that come with an image and are no
+"""Words that cut across the segments: role markers, tokens that come with an image but are not
 patches of it, sink tokens, all but generated, the first and the last token of the prompt (the one
 whose row predicts the first generated token), everything."""
 
@@ -28,7 +29,7 @@ _WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
 @final
 @dataclass(frozen=True)
 class Term:
-    """One word of a group: a segment or refinement, possibly complemented, or one image."""
+    """One word of a group: a segment or refinement, possibly negated, or one numbered image."""
 
     word: str
     image: int | None = None
@@ -52,7 +53,7 @@ class Group:
         return " ".join(" & ".join(map(str, terms)) for terms in self.unions)
 
     def __hash__(self) -> int:
-        """That of its terms, computed once: masks are looked up in every layer and step."""
+        """Computed once, because masks are looked up in every layer and step."""
         return self._hash
 
     @cached_property
@@ -75,16 +76,16 @@ class Group:
 
     @property
     def grows(self) -> bool:
-        """Whether generated tokens may belong to it."""
+        """Whether generated tokens can belong to it."""
         return self.takes_generated(sink=True) or self.takes_generated(sink=False)
 
     @property
     def grows_by_sinks(self) -> bool:
-        """Whether it depends on the sinks among generated tokens which of them belong to it."""
+        """Whether a generated token's membership depends on whether it is a sink."""
         return self.takes_generated(sink=True) != self.takes_generated(sink=False)
 
     def takes_generated(self, *, sink: bool) -> bool:
-        """Whether generated tokens belong to it that are sinks, or that are none."""
+        """Whether generated sinks (with `sink=False`, generated non-sinks) belong to it."""
         true = {"generated", "all", *(["sink"] if sink else [])}
         return any(
             all((term.word in true) != term.negated for term in terms) for terms in self.unions
@@ -94,7 +95,7 @@ class Group:
 @final
 @dataclass(frozen=True)
 class Flow:
-    """A parsed flow of information: the keys of `source` are read by the rows of `target`."""
+    """A parsed flow of information: the rows of `target` attend to the keys of `source`."""
 
     source: Group
     target: Group
@@ -113,8 +114,8 @@ def _term(text: str, whole: str) -> Term:
     match = _WORD.match(text)
     if not match:
         raise NotationError(
-            f"{whole!r} is not a group of tokens; write segments separated by spaces, as in "
-            f"'query generated', 'sink & image' or 'image[0]' (segments: {', '.join(WORDS)})"
+            f"{whole!r} is not a group of tokens; write words separated by spaces, as in "
+            f"'query generated', 'sink & image' or 'image[0]' (words: {', '.join(WORDS)})"
         )
     negated, word, image = match.groups()
     if word not in WORDS:
@@ -127,29 +128,29 @@ def _term(text: str, whole: str) -> Term:
 def parse_group(text: str) -> Group:
     """Read a group of tokens such as `"query generated"` or `"sink & image"`.
 
-    **Raises:** `NotationError` with the legal segments.
+    **Raises:** `NotationError` listing the valid words.
     """
     tight = re.sub(r"\s*&\s*", "&", text.strip())
     if not tight:
-        raise NotationError(f"an empty group of tokens; segments are: {', '.join(WORDS)}")
+        raise NotationError(f"an empty group of tokens; write one or more of: {', '.join(WORDS)}")
     return Group(
         tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
     )
 
 
 def grows_by_sinks(text: str) -> bool:
-    """Whether which generated tokens belong to a group depends on which of them are sinks."""
+    """Whether a generated token's membership in the group depends on whether it is a sink."""
     return parse_group(text).grows_by_sinks
 
 
 def parse_flow(text: str) -> Flow:
     """Read a flow such as `"image -> query generated"`.
 
-    **Raises:** `NotationError` if it is not `source -> target`, or names an unknown segment.
+    **Raises:** `NotationError` if it is not `source -> target`, or contains an unknown word.
     """
     sides = text.split("->")
     if len(sides) != 2:
         raise NotationError(
-            f"a flow reads 'source -> target', as in 'image -> generated'; got {text!r}"
+            f"a flow is written 'source -> target', as in 'image -> generated'; got {text!r}"
         )
     return Flow(parse_group(sides[0]), parse_group(sides[1]))

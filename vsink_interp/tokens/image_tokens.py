@@ -1,4 +1,4 @@
-"""The image tokens of one image: their grids, and the pixels that each of them covers."""
+"""The image tokens of one image: their grids, and the pixels that each token covers."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,7 +7,7 @@ from typing import TypeAlias, final
 from ..errors import LayoutError
 
 Box: TypeAlias = tuple[float | int, float | int, float | int, float | int]
-"""Left, top, right, bottom in pixels of the original image; it may reach into padding."""
+"""Left, top, right, bottom in pixels of the original image; may extend into padding."""
 
 GridPlace: TypeAlias = tuple[int, int, int]
 """View, row and column of an image token."""
@@ -21,9 +21,9 @@ class View:
     **Attributes:**
 
     - `grid`: rows and columns of image tokens.
-    - `box`: the part of the image that they cover; None if not known.
-    - `newline`: whether each row ends with a token that is no patch.
-    - `tail`: how many tokens that are no patches follow the last row.
+    - `box`: the part of the image that they cover; None if unknown.
+    - `newline`: whether each row ends with a token that is not a patch.
+    - `tail`: how many non-patch tokens follow the last row.
     """
 
     grid: tuple[int, int]
@@ -33,7 +33,7 @@ class View:
 
     @property
     def size(self) -> int:
-        """How many tokens it has, newlines included."""
+        """The number of tokens, newlines included."""
         return self.grid[0] * (self.grid[1] + self.newline) + self.tail
 
     def patch_box(self, row: int, column: int) -> Box | None:
@@ -58,9 +58,9 @@ class ImageSpan:
     **Attributes:**
 
     - `grid`: rows and columns of the view that shows the whole image.
-    - `box`: the part of the original image that this view covers; None if not known.
-    - `views`: every view in the order of the tokens, where there are several (tiles, a thumbnail)
-        or where some tokens are no patches; `ImageSpan.of` makes one from them.
+    - `box`: the part of the original image that this view covers; None if unknown.
+    - `views`: all views in token order, if there are several (tiles, a thumbnail) or if some
+        tokens are not patches; `ImageSpan.of` makes a span from views.
     """
 
     grid: tuple[int, int]
@@ -69,7 +69,7 @@ class ImageSpan:
 
     @classmethod
     def of(cls, views: tuple[View, ...], whole: int = 0) -> "ImageSpan":
-        """The image of these views, of which number `whole` shows all of the image."""
+        """The image with these views, of which number `whole` shows the whole image."""
         return cls(views[whole].grid, views[whole].box, views)
 
     def __str__(self) -> str:
@@ -85,28 +85,28 @@ class ImageSpan:
 
     @property
     def parts(self) -> tuple[View, ...]:
-        """Every view in the order of the tokens."""
+        """All views in token order."""
         return self.views or (View(self.grid, self.box),)
 
     @property
     def size(self) -> int:
-        """How many image tokens it has, newline tokens included."""
+        """The number of image tokens, newline tokens included."""
         return sum(view.size for view in self.parts)
 
     @property
     def whole(self) -> int:
-        """The number of the view that shows the whole image: `grid` and `box` are its own."""
+        """The index of the view that shows the whole image, whose `grid` and `box` the span has."""
         return [(view.grid, view.box) for view in self.parts].index((self.grid, self.box))
 
     @property
     def places(self) -> tuple[GridPlace | None, ...]:
-        """View, row and column of every image token; None for one that is no patch."""
+        """View, row and column of every image token; None for one that is not a patch."""
         return _places(self.parts)
 
     def tokens_of(self, view: int | None = None) -> tuple[int, ...]:
-        """The image tokens of one view in raster order, by default of the one that shows it all.
+        """The image tokens of one view in raster order; by default, the view of the whole image.
 
-        They index the tokens of this image; `reshape(grid)` of a value at them is a map.
+        They are indices into this image's tokens; values at them, reshaped to `grid`, are a map.
 
         **Raises:** `LayoutError` if there is no such view.
         """
@@ -118,8 +118,8 @@ class ImageSpan:
     def patch_box(self, patch: int) -> Box:
         """The pixels that image token number `patch` covers: left, top, right, bottom.
 
-        **Raises:** `LayoutError` if there is no such token, if it is no patch, or if the covered
-        box is not known.
+        **Raises:** `LayoutError` if there is no such token, if it is not a patch, or if its place
+        in the image is unknown.
         """
         if not 0 <= patch < self.size:
             raise LayoutError(
@@ -128,7 +128,7 @@ class ImageSpan:
         place = self.places[patch]
         if place is None:
             raise LayoutError(
-                f"no box for token {patch} of this image: it ends a row, it is no patch"
+                f"no box for token {patch} of this image: it is not a patch but the end of a row"
             )
         box = self.parts[place[0]].patch_box(*place[1:])
         if box is None:
@@ -136,9 +136,9 @@ class ImageSpan:
         return box
 
     def tokens_in(self, box: Box) -> tuple[int, ...]:
-        """The image tokens, of every view, that cover some of a box of pixels.
+        """The image tokens, of all views, that cover any part of a box of pixels.
 
-        **Raises:** `LayoutError` if the place of the tokens in the image is not known.
+        **Raises:** `LayoutError` if it is unknown where the tokens lie in the image.
         """
         left, top, right, bottom = box
         found = []

@@ -1,4 +1,4 @@
-"""Where each kind of token lies: `TokenLayout`, valid in prefill and decode alike."""
+"""`TokenLayout`: what each token of a batch is, in the prefill and in decode steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from .image_tokens import ImageSpan
 
 PAD = 0
 CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
-"""The number that stands for a segment in `TokenLayout.segments`; padding is 0."""
+"""The code of each segment in `TokenLayout.segments`; padding is 0."""
 
 
 Sight: TypeAlias = Literal["causal", "image blocks", "prefix", "cross-attention"]
-"""What a row may attend to besides what came before it: nothing, the rest of its own image, the
-whole prompt, or images that are no tokens."""
+"""What a row may attend to besides the tokens before it: nothing, the rest of its own image, the
+whole prompt, or images that have no tokens in the prompt."""
 
 
 UNSEEN = (
-    ". This model reads images through cross-attention: their features are no tokens of the "
-    "prompt, so flows, sinks and maps of image tokens are not defined here"
+    ". This model reads images through cross-attention: they have no tokens in "
+    "the prompt, so flows, sinks and maps of image tokens are not defined here"
 )
 
 
@@ -39,9 +39,9 @@ class TokenLayout:
     - `image_index`: which image of its prompt a token belongs to, -1 elsewhere.
     - `roles`: tokens of role markers such as `USER:`; each also belongs to a segment.
     - `images`: the images of each sample.
-    - `prompt_length`: tokens before the first generated one.
-    - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
-        around tiles; each also belongs to a segment. None where there are none.
+    - `prompt_length`: the number of tokens before the first generated one, padding included.
+    - `separators`: tokens that come with an image but are not patches of it: ends of rows, marks
+        around tiles; each also belongs to a segment. None if there are none.
     - `sight`: what a row sees besides the tokens before it.
     - `digests`: a name for the images and the text of each prompt, by which random choices tell
         samples apart; empty for a layout that was made by hand.
@@ -58,12 +58,12 @@ class TokenLayout:
 
     @property
     def batch(self) -> int:
-        """How many samples."""
+        """The number of samples."""
         return self.segments.shape[0]
 
     @property
     def length(self) -> int:
-        """How many tokens, padding and generated ones included."""
+        """The number of tokens, padding and generated ones included."""
         return self.segments.shape[1]
 
     def __str__(self) -> str:
@@ -97,9 +97,9 @@ class TokenLayout:
         **Arguments:**
 
         - `group`: the notation of `vsink_interp.tokens.groups`.
-        - `sink`: which tokens are sinks; needed where the group says `sink`.
+        - `sink`: which tokens are sinks; needed if the group contains `sink`.
 
-        **Raises:** `NotationError` for an unknown segment, `LayoutError` if sinks are not given.
+        **Raises:** `NotationError` for an unknown word, `LayoutError` if `sink` is missing.
         """
         parsed = parse_group(group) if isinstance(group, str) else group
         wanted = torch.zeros_like(self.roles)
@@ -144,15 +144,15 @@ class TokenLayout:
         return torch.zeros_like(self.roles) if self.separators is None else self.separators
 
     def has(self, term: Term) -> bool:
-        """Whether some sample has a token of this term; sinks and generated tokens may yet come."""
+        """Whether some sample has such a token; sinks and generated tokens may still appear."""
         if term.word in {"sink", "generated"} or term.negated:
             return True
         return bool(self._term(term, None).any())
 
     def check_group(self, group: str | Group, *, generates: bool = True) -> None:
-        """Refuse a group that names what the prompt lacks, or an intersection that is empty.
+        """Refuse a group with a term that the prompt lacks, or with an empty intersection.
 
-        **Raises:** `LayoutError` listing what the prompt is made of.
+        **Raises:** `LayoutError` showing the prompt's segments.
         """
         parsed = parse_group(group) if isinstance(group, str) else group
         grows = generates and self.length == self.prompt_length
@@ -177,7 +177,7 @@ class TokenLayout:
             )
 
     def _may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
-        """The tokens that may belong to a group; any token may come to be a sink, or not."""
+        """The tokens that may belong to a group, whichever tokens turn out to be sinks."""
         found = torch.zeros_like(self.roles)
         for terms in group.unions:
             both = self.segments != PAD
@@ -190,7 +190,7 @@ class TokenLayout:
         return bool(self._may_be(Group((terms,))).any())
 
     def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
-        """Refuse a flow whose cut is impossible: a missing segment, or a row that loses every key.
+        """Refuse a flow that cannot be cut: a segment is missing, or a row would lose every key.
 
         **Raises:** `LayoutError` naming the missing segment, or the positions left without keys.
         """
@@ -215,7 +215,7 @@ class TokenLayout:
         first_token: bool = False,
         generates: bool = True,
     ) -> None:
-        """Refuse rows of which none can see a key of the source: attention looks back only.
+        """Refuse a flow in which no target row can attend to a source key, being earlier than all.
 
         **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
         """
@@ -228,12 +228,12 @@ class TokenLayout:
         if not (rows & layout.reached(layout._may_be(keys))).any():
             raise LayoutError(
                 f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
-                f"{str(source)!r}, so nothing flows there; a flow reads 'source -> target', the "
-                f"keys read from and then the rows that read them. The prompt is: {self._line(0)}"
+                f"{str(source)!r}, so nothing flows there; a flow is written 'source -> target': "
+                f"first the keys, then the rows that attend to them. The prompt is: {self._line(0)}"
             )
 
     def reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
-        """The rows that may attend to one of these keys."""
+        """The rows that may attend to at least one of these keys."""
         seen = keys.cumsum(-1) > 0
         if self.sight == "prefix":
             prompt = torch.arange(self.length, device=seen.device) < self.prompt_length
@@ -273,7 +273,7 @@ class TokenLayout:
         return self._each(lambda tokens: tokens[:, :n_tokens])
 
     def without(self, padding: Bool[Tensor, "batch token"]) -> "TokenLayout":
-        """The layout with these tokens counted as padding (what follows the end of an answer)."""
+        """The layout with these tokens counted as padding (those after the end of an answer)."""
         return replace(self, segments=self.segments.masked_fill(padding, PAD))
 
     def to(self, device: torch.device | str) -> "TokenLayout":
@@ -281,7 +281,7 @@ class TokenLayout:
         return self._each(lambda tokens: tokens.to(device))
 
     def select(self, samples: Sequence[int]) -> "TokenLayout":
-        """The layout of some samples of the batch."""
+        """The layout of selected samples of the batch."""
         chosen = list(samples)
         images = tuple(self.images[i] for i in chosen)
         digests = tuple(self.digests[i] for i in chosen) if self.digests else ()
