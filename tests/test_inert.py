@@ -106,7 +106,7 @@ def test_what_is_said_about_a_server_is_refused_without_one(tmp_path):
         lambda: lmm.generate(image, prompt, allow_large=True),
         lambda: vi.run_dataset(lmm, [(image, prompt)], folder=tmp_path, allow_large=True),
     ):
-        with pytest.raises(vi.InputError, match="allow_large is about what a server sends"):
+        with pytest.raises(vi.InputError, match="allow_large concerns results of a server"):
             ask()
 
 

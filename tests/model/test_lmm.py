@@ -247,7 +247,7 @@ def test_a_hook_point_that_is_passed_by_is_told_not_dropped(monkeypatch):
     base = sys.modules["vsink_interp.families.form"]
     monkeypatch.setattr(base, "forward_order", lambda *place: tuple(-x for x in order(*place)))
     graph = nodes.FNS["hook_embed"] | nodes.FNS["ln_final.hook_out"]
-    with pytest.raises(vi.CapabilityError, match="did not come to hook_embed"):
+    with pytest.raises(vi.CapabilityError, match="did not reach hook_embed"):
         lmm.run(tiny.encode(), graph=graph)
 
 

@@ -80,10 +80,10 @@ def test_overlay_says_what_is_missing(sunk, maps):
 
 def test_what_a_figure_would_leave_aside_is_refused(sunk, maps):
     for given in ({"image": vi.toy.scene(0).image}, {"tau": 5.0}):
-        with pytest.raises(vi.InputError, match="leave image and tau away"):
+        with pytest.raises(vi.InputError, match="leave out image and tau"):
             plot.overlay(maps, **given)
     found = ex.token_strengths(sunk, vi.toy.scene(0).image, "what is this?")
-    with pytest.raises(vi.InputError, match="leave values away"):
+    with pytest.raises(vi.InputError, match="leave values out"):
         plot.token_strengths(found, [1.0] * len(found.words))
 
 

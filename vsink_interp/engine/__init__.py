@@ -1,4 +1,4 @@
-"""The local interpreter: a plan carried out in one nnsight trace of the model at hand."""
+"""The local interpreter: runs a plan in one nnsight trace of a model in this process."""
 
 from .attention import AttentionBinding as AttentionBinding
 from .cache import prefix_of as prefix_of, refuse_prefix as refuse_prefix

@@ -1,9 +1,9 @@
-"""The local attention binding: the model's own attention, with explicit rows where asked for.
+"""The local attention binding: the model's own attention, plus explicit rows for nodes.
 
 While a run is active, an attention function is registered with transformers, next to a mask
 function (without which padding masks vanish silently), and the decoder's configuration names it.
-Layers without nodes go straight to the model's own function; in the others only the rows that a
-node asks for are computed explicitly: scores, mask, score edits, softmax, pattern edits, values.
+Layers without nodes go straight to the model's own function; in the others only the rows that nodes
+ask for are computed explicitly: scores, mask, score edits, softmax, pattern edits, values.
 """
 
 import sys
@@ -32,7 +32,7 @@ READ = (sdpa_mask, eager_mask)
 
 @final
 class AttentionBinding:
-    """One run's attention function, for the thread of the run; calls of others pass it by.
+    """The attention function of one run, in the thread of that run; other threads bypass it.
 
     **Arguments:**
 
@@ -63,7 +63,7 @@ class AttentionBinding:
 
     @contextmanager
     def armed(self) -> Generator[None]:
-        """Register the function, point the decoder at it, and undo both whatever happens."""
+        """Register the function, select it in the decoder's configuration, and always undo both."""
         name = f"{ARMED}{next(_names)}"
         before = self.config._attn_implementation
         self._refuse_other_masks()
@@ -138,7 +138,7 @@ class AttentionBinding:
         return call.attend(query, key, value, partial(base, **kwargs))
 
     def _kept(self, layer: int, n_rows: int, n_keys: int) -> KeptTokens | Window | None:
-        """What the keys at hand are, where some have left the cache."""
+        """Which tokens the cached keys belong to, if some have left the cache."""
         self.seen[layer] += n_rows
         if self.run_state is not None and layer in self.run_state.shown:
             return self.run_state.shown[layer]
@@ -146,7 +146,7 @@ class AttentionBinding:
         return Window(gone) if gone > 0 else None
 
     def _hidden(self, mask: Tensor | None) -> Tensor | None:
-        """Where a boolean mask forbids to look: once for the layers that share the mask."""
+        """The entries that a boolean mask hides, computed once for layers that share the mask."""
         if mask is None or mask.dtype != torch.bool:
             return None
         if self._inverted is None or self._inverted[0] is not mask:

@@ -1,7 +1,7 @@
-"""A KV cache from which tokens were dropped, and that counts as if they were still there.
+"""The KV cache after tokens were evicted: it holds fewer keys but reports its full length.
 
 Only `update` shows that something is missing: it returns fewer keys. Lengths, masks and positions,
-which transformers derives from the length of the cache, go on as before; `AttentionBinding` knows
+which transformers derives from the cache's length, stay as they were; `AttentionBinding` knows
 which token each key belongs to.
 """
 
@@ -25,12 +25,12 @@ from .run_state import RunState
 
 @final
 class ShortenedLayer(DynamicLayer):
-    """The cache of one layer, cut after the first pass, or begun with what was cut before.
+    """The cache of one layer, shortened after the first pass or resumed from a shortened one.
 
     **Arguments:**
 
-    - `choose`: says what stays, once the first pass has reached the layer.
-    - `show`: told, in every later pass, what the keys at hand are.
+    - `choose`: returns which tokens stay; called when the first pass has reached the layer.
+    - `show`: called in every later pass with the tokens that the cached keys belong to.
     """
 
     is_croppable = False
@@ -59,13 +59,13 @@ class ShortenedLayer(DynamicLayer):
         return key_states, value_states
 
     def resume(self, keys: Tensor, values: Tensor, kept: KeptTokens) -> None:
-        """Begin with keys and values that were kept."""
+        """Start from keys and values that an earlier run kept."""
         self.lazy_initialization(keys, values)
         self.keys, self.values, self.kept, self.seen = keys, values, kept, kept.length
 
     @override
     def get_seq_length(self) -> int:
-        """How many tokens went through, dropped ones included."""
+        """The number of tokens seen, dropped ones included."""
         return self.seen
 
 
@@ -75,7 +75,7 @@ def cached(
     inputs: Mapping[str, Tensor],
     cached_prefix: CachedPrefix | None,
 ) -> dict[str, Any]:
-    """What `model.generate` is given beside the inputs: the cache of a run, if it is not plain.
+    """Extra arguments for `model.generate`: the cache of a run, if it is not a plain one.
 
     **Raises:** as `shortened`.
     """
@@ -91,12 +91,12 @@ def cached(
 def shortened(
     hooked: HookedModel, run_state: RunState, cached_prefix: CachedPrefix | None = None
 ) -> DynamicCache | None:
-    """The cache of a run: cut after the prefill where the plan says so, or begun with a prefix.
+    """The cache of a run that drops keys after the prefill or continues a prefix.
 
-    None leaves it to transformers.
+    None means that transformers should make its own.
 
-    **Raises:** `CapabilityError` for a layer whose cache is no plain one, for an attention function
-    other than sdpa and eager, and for a plan that would cut a past once more.
+    **Raises:** `CapabilityError` for a layer whose cache is not a plain one, for an attention
+    function other than sdpa and eager, and for a plan that drops keys of a prefix.
     """
     cuts = run_state.plan.cuts
     if cached_prefix is None and not cuts:
@@ -120,7 +120,7 @@ def shortened(
 
 
 def refuse_odd(hooked: HookedModel, layers: Iterable[int]) -> None:
-    """Refuse layers from whose cache no keys can be taken.
+    """Refuse layers from whose cache no keys can be dropped.
 
     **Raises:** `CapabilityError` naming a layer, and what would work.
     """
@@ -153,7 +153,7 @@ def _class(cache: DynamicCache, layer: int) -> str:
 def prefix_of(
     hooked: HookedModel, cache: DynamicCache, kept: Bool[Tensor, "layer token"]
 ) -> CachedPrefix:
-    """Keys and values of the kept tokens, from the cache of the model's last run, of one sample."""
+    """Keys and values of the kept tokens, from the cache of the model's last run (one sample)."""
     length, chosen = kept.shape[1], [KeptTokens(row[None]) for row in kept]
     layers: Any = cache.layers
     pairs = list(zip(chosen, layers, strict=True))
@@ -172,9 +172,9 @@ def _counts_images(hooked: HookedModel) -> bool:
 
 
 def refuse_prefix(hooked: HookedModel, inputs: Mapping[str, Tensor]) -> None:
-    """Refuse a model whose context a question cannot go on from, as far as was verified.
+    """Refuse a model for which continuing from a compressed context has not been verified.
 
-    **Raises:** `CapabilityError` with what would work.
+    **Raises:** `CapabilityError` saying what would work.
     """
     refuse_odd(hooked, range(hooked.n_layers))
     name = hooked.family.name

@@ -1,4 +1,4 @@
-"""What was read before: keys and values that a new question goes on from."""
+"""`CachedPrefix`: keys and values of a prompt read earlier, from which a new question continues."""
 
 from dataclasses import dataclass
 from typing import final
@@ -10,15 +10,15 @@ from torch import Tensor
 @final
 @dataclass(frozen=True, eq=False)
 class CachedPrefix:
-    """The keys and values of tokens read before, for every layer those that it kept.
+    """The cached keys and values of tokens read earlier: in each layer, those that it kept.
 
     **Attributes:**
 
     - `keys`, `values`: one tensor a layer, in the order of the tokens; keys carry the rotary
         embedding of their original positions.
     - `kept`: which tokens each layer kept.
-    - `shift`: what is added to a token's number to give its position, where a model counts a
-        image's positions in its own way (mRoPE); None where tokens are counted.
+    - `shift`: what is added to a token's index to give its position, for models that count
+        positions of images in their own way (mRoPE); None for all others.
     """
 
     keys: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
@@ -28,5 +28,5 @@ class CachedPrefix:
 
     @property
     def length(self) -> int:
-        """How many tokens were read, those that were not kept included."""
+        """The number of tokens read, including those that were not kept."""
         return self.kept.shape[1]

@@ -1,4 +1,4 @@
-"""A second pass of the model, beside the first: other inputs, the same answer, its own cache."""
+"""The second pass of contrastive decoding: other inputs, the same answer, its own cache."""
 
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,14 +22,14 @@ from .run_state import RunState
 @final
 @dataclass(frozen=True, eq=False)
 class ContrastInputs:
-    """What a second pass runs on.
+    """The inputs of a second pass.
 
     **Attributes:**
 
-    - `inputs`: prompt, and as much of an answer as the first pass is given at once.
-    - `layout`: every token that it may come to hold, on the CPU.
+    - `inputs`: the prompt, and an answer if the first pass is given one.
+    - `layout`: all tokens that the pass may reach, on the CPU.
     - `plan`: the edits that act in it; None for none.
-    - `n_rows`: how many rows of its first step predict an answer token.
+    - `n_rows`: the number of rows of its first step that predict an answer token.
     """
 
     inputs: Mapping[str, Tensor]
@@ -40,17 +40,17 @@ class ContrastInputs:
 
 @final
 class SecondPass:
-    """One second pass; it dies with its run.
+    """One second pass; it lives as long as its run.
 
     **Arguments:**
 
-    - `hooked`: the model, with nobody's attention function armed yet.
+    - `hooked`: the model, before any attention function of ours is active.
     - `beside`: its inputs.
-    - `sinks`: the model's sink dimensions, where they are known.
+    - `sinks`: the model's sink dimensions, if they are known.
 
     **Attributes:**
 
-    - `logits`: of the newest step, batch query vocab.
+    - `logits`: logits of the latest step, batch query vocab.
     """
 
     def __init__(self, hooked: HookedModel, beside: ContrastInputs, sinks: SinkDims | None) -> None:
@@ -88,7 +88,7 @@ class SecondPass:
 
     @contextmanager
     def _aside(self) -> Generator[None]:
-        """Let nobody see this pass but its own edits, and give everything back as it was."""
+        """Hide this pass from everything but its own edits, and restore all state afterwards."""
         interleaver, config = self.hooked.nnsight.interleaver, self.binding.config
         armed, interleaving = config._attn_implementation, interleaver.interleaving
         interleaver.interleaving = False
@@ -107,7 +107,7 @@ class SecondPass:
 
 @contextmanager
 def _watched(hooked: HookedModel, run_state: RunState) -> Generator[None]:
-    """Let a pass without a trace see the residual streams that its edits need sinks of."""
+    """Record the residual streams from which the edits of a pass without a trace need sinks."""
 
     thread = get_ident()
 

@@ -1,4 +1,4 @@
-"""Edges that edits remove and that are known before the run: what is refused, and the keys left."""
+"""Attention edges that edits remove, as far as known before the run: checks, and remaining keys."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -13,20 +13,20 @@ from ..graph.plan import Plan
 from ..tokens import TokenLayout
 
 MOST_SPANS = 4
-"""Keys left in more pieces than this are not gathered."""
+"""Remaining keys in more pieces than this are not gathered."""
 _LINE = ("attn.hook_attn_scores", "attn.hook_pattern")
-"""Where edges of attention are edited, in forward order."""
+"""The hook points at which attention edges are edited, in forward order."""
 
 
 def removed_by(nodes: Iterable[Node]) -> tuple[Edges, ...] | None:
-    """The edges that these nodes remove, if that is all they do."""
+    """The edges that these nodes remove, if removing edges is all they do."""
     found = [node.removes for node in nodes]
     known = tuple(edges for edges in found if edges is not None)
     return known if len(known) == len(found) else None
 
 
 def may_blind(nodes: Sequence[Node]) -> bool:
-    """Whether these nodes may leave a row nothing in a way that only the run can tell."""
+    """Whether these nodes may leave a row without keys, which only the run can tell."""
     later = False
     for node in nodes:
         later = later or node.removes is None
@@ -36,7 +36,7 @@ def may_blind(nodes: Sequence[Node]) -> bool:
 
 
 def refuse_joint(plan: Plan, masks: TokenMasks) -> None:
-    """Refuse cuts that together leave a row nothing to attend to.
+    """Refuse cuts that together leave a row no key to attend to.
 
     **Raises:** `LayoutError` naming the layers.
     """
@@ -54,7 +54,7 @@ def refuse_joint(plan: Plan, masks: TokenMasks) -> None:
 
 
 def blind_message(plan: Plan, layers: list[int]) -> str:
-    """What to say of layers in which edits leave rows nothing."""
+    """The message for layers in which edits leave rows no key."""
     return (
         f"the edits of {plan.graph!r} together leave rows of layers {layers} nothing to attend to; "
         "take a segment out of one source, for instance bos"
@@ -62,9 +62,9 @@ def blind_message(plan: Plan, layers: list[int]) -> str:
 
 
 def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
-    """Refuse edits that act on edges alone which others take in all of their layers.
+    """Refuse edits that only act on edges that other edits remove in all of their layers.
 
-    **Raises:** `LayoutError` naming the edit and what takes its edges.
+    **Raises:** `LayoutError` naming the edit and those that remove its edges.
     """
     for number, node in enumerate(plan.graph):
         if not node.acts_on:
@@ -77,7 +77,7 @@ def refuse_inert(plan: Plan, masks: TokenMasks) -> None:
 
 
 def _cutting(plan: Plan, layer: int, number: int) -> tuple[Node, ...]:
-    """What takes edges of a layer for good before a node of the graph acts, or unseen after it."""
+    """The nodes that remove edges of a layer before a node acts, or after it without being seen."""
     line = [at for hook in _LINE for at in plan.at(find_hook(hook).template, layer)]
     places = [i for i, (other, _) in enumerate(line) if other == number]
     place = places[0] if places else len(line)
@@ -104,7 +104,7 @@ def _inert_message(node: Node, edges: Edges, cuts: Iterable[Node]) -> str:
 
 
 def _all_taken(masks: TokenMasks, edges: Edges, cuts: tuple[Node, ...]) -> bool:
-    """Whether these cuts of a layer are known to take all of these edges."""
+    """Whether these cuts of a layer are known to remove all of these edges."""
     taken = tuple(_taken(cut) for cut in cuts)
     named = {head for cut in taken for head in cut.heads or ()}
     # None is a head that no cut names.
@@ -125,7 +125,7 @@ def _taken(cut: Node) -> Edges:
 def _left(masks: TokenMasks, edges: Edges, cuts: list[Edges], sink: bool) -> bool:
     """Whether some edge is left, if every token is a sink, or none is.
 
-    Whether a token belongs to a group depends on no other token, so these two cases are all.
+    Membership in a group depends on no other token, so these two cases suffice.
     """
     rows, columns = masks.host(parsed_group(edges.rows)), _columns(masks, edges.columns, sink)
     if not cuts:
@@ -148,7 +148,7 @@ def _columns(masks: TokenMasks, group: str, sink: bool) -> Bool[Tensor, "batch t
 
 
 def _by_head(cuts: tuple[Edges, ...]) -> set[tuple[Edges, ...]]:
-    """The sets of cuts that come together in some head."""
+    """The sets of cuts that occur together in some head."""
     named = {head for cut in cuts for head in cut.heads or ()}
     everywhere = tuple(cut for cut in cuts if cut.heads is None)
     return {everywhere} | {
@@ -157,7 +157,7 @@ def _by_head(cuts: tuple[Edges, ...]) -> set[tuple[Edges, ...]]:
 
 
 def _blinds(masks: TokenMasks, cuts: tuple[Edges, ...]) -> bool:
-    """Whether a row that one head cuts in all these ways is left with no key."""
+    """Whether some row keeps no key if one head makes all these cuts."""
     if not cuts:
         return False
     rows = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
@@ -179,9 +179,9 @@ def _kind_blinds(
 
 
 def keys_left(masks: TokenMasks, removed: tuple[Edges, ...]) -> tuple[range, ...] | None:
-    """The keys that rows keep which lose all these edges, as few spans over the whole layout.
+    """The keys that these rows keep without these edges, as a few spans over the whole layout.
 
-    None where heads or samples keep different keys, or the spans are too many.
+    None if heads or samples keep different keys, or there are too many spans.
     """
     lost = [False] * masks.layout.length
     for edges in removed:

@@ -1,4 +1,4 @@
-"""The one interpreter: a plan, run in one nnsight trace."""
+"""`execute`: run a plan in one nnsight trace."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ RESID_PRE = "blocks.{layer}.hook_resid_pre"
 @final
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the model returned, and what the probes recorded."""
+    """The model's output and the probes' records."""
 
     output: Any
     records: Mapping[str, Recorded]
@@ -38,7 +38,7 @@ class Outcome:
 @final
 @dataclass(frozen=True)
 class _Stop:
-    """A place where the trace waits for the model: a hook point that is a module."""
+    """A point where the trace waits for the model: a hook point that is a module."""
 
     point: HookPoint
     layer: int | None
@@ -89,15 +89,15 @@ def execute(
 
     **Arguments:**
 
-    - `layout`: every token that the run may come to hold, on the CPU.
-    - `generate`: what `model.generate` is given; None runs one forward pass.
-    - `beside`: what the second passes run on, by the number of the edit that compares with one.
-    - `cached_prefix`: what was read before; `inputs` and `layout` cover it too.
+    - `layout`: all tokens that the run may reach, on the CPU.
+    - `generate`: arguments for `model.generate`; None runs one forward pass.
+    - `beside`: inputs of second passes, by the index of their `Contrast` in the graph.
+    - `cached_prefix`: a prefix read earlier; `inputs` and `layout` include it.
 
-    Runs of one model take turns, whichever threads they are asked for in.
+    Runs of one model take turns, whichever threads they come from.
 
-    **Raises:** `CapabilityError` if the model passes by a hook point of the plan, and inside a run
-    of the same model; `LayoutError` if edits together leave a row nothing to attend to.
+    **Raises:** `CapabilityError` if the model skips a hook point of the plan, and inside another
+    run of the same model; `LayoutError` if edits together leave a row no key to attend to.
     """
     with hooked.turns.run():
         return _execute(hooked, plan, inputs, layout, sinks, generate, beside or {}, cached_prefix)
@@ -136,7 +136,7 @@ def _execute(
         _trace(hooked, stops, run_state, passes, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
-            f"{type(hooked.hf_model).__name__} did not come to {', '.join(missed)} in the order "
+            f"{type(hooked.hf_model).__name__} did not reach {', '.join(missed)} in the order "
             "of its hook points, so nothing acted there; ask for them in a run of their own"
         )
     run_state.refuse_blind()
@@ -153,7 +153,7 @@ def _trace(
     inputs: dict[str, Any],
     reached: list[_Stop],
 ) -> None:
-    """Run the model, act at each stop, and note those of the first pass that were reached."""
+    """Run the model, act at each stop, and note which stops of the first pass were reached."""
     length = inputs["input_ids"].shape[1]
     with hooked.nnsight.trace(**inputs, fn=driver) as tracer:
         for step in _steps(tracer, stops):

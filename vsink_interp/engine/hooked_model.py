@@ -15,20 +15,20 @@ from ..graph import HOOKS, HookPoint
 from .turns import OwnThread, turns_of
 
 ATTENDING = frozenset({"full_attention", "sliding_attention"})
-"""The kinds of attention whose inside the row program can compute."""
+"""The kinds of attention that the row program can compute."""
 
 ARMED = "vsink_interp_"
-"""What the names of our attention functions begin with; they exist during a run."""
+"""The prefix of the names of our attention functions, which are registered during a run."""
 
 COMPUTED: tuple[HookPoint, ...] = tuple(point for point in HOOKS if point.computed)
 
 
 @final
 class HookedModel:
-    """A model, its family's form, and nnsight's view of it.
+    """A Hugging Face model with its family's form and nnsight's wrapper.
 
-    The hook points inside attention are identity modules of our own, envoys of nnsight's that
-    stand beside the model, not in it; `AttentionBinding` sends values through them.
+    The hook points inside attention are identity modules of our own, kept outside the model's
+    module tree; `AttentionBinding` sends values through them.
     """
 
     def __init__(self, hf_model: Any, processor: Any, family: Family) -> None:
@@ -75,17 +75,17 @@ class HookedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes; the CPU for one that has no weights here."""
+        """The model's device; the CPU for a model without weights."""
         return torch.device("cpu") if self.weightless else self.hf_model.device
 
     @property
     def weightless(self) -> bool:
-        """Whether the model is its structure alone, to be run on a server."""
+        """Whether the model was opened without weights, to be run on a server."""
         return self.hf_model.device.type == "meta"
 
     @cached_property
     def n_heads(self) -> dict[str, int]:
-        """How many query heads and key heads a layer has."""
+        """The number of query heads and of key heads per layer."""
         heads = self.config.num_attention_heads
         return {
             "head": heads,
@@ -99,7 +99,7 @@ class HookedModel:
 
     @property
     def attention_config(self) -> Any:
-        """The configuration that says which attention function the decoder calls."""
+        """The configuration object that selects the decoder's attention function."""
         for layer in self.layers:
             if hasattr(layer, "self_attn"):
                 return layer.self_attn.config
@@ -119,7 +119,7 @@ class HookedModel:
 
     @property
     def gating(self) -> str:
-        """Why what a head adds is not given by its pattern, values and weights; empty if it is."""
+        """Why pattern, values and weights do not determine what a head adds; empty if they do."""
         if not any(gates_heads(layer) for layer in self.layers):
             return ""
         return (
@@ -129,7 +129,7 @@ class HookedModel:
         )
 
     def computes(self, point: HookPoint, layer: int | None) -> bool:
-        """Whether a hook point lies inside the attention computation of a layer, in no module."""
+        """Whether a hook point is inside a layer's attention computation rather than a module."""
         return point.computed and (
             layer is None or point.name not in self.family.taps_by_layer[layer]
         )
@@ -140,7 +140,7 @@ class HookedModel:
         return tuple(at for at in range(depth) if not self.refusal(point, at))
 
     def refusal(self, point: HookPoint, layer: int | None = None) -> str:
-        """Why a hook point is not offered, at one layer or at any; empty if it is."""
+        """Why a hook point is not offered (at this layer, or at any); empty if it is."""
         if why := self.family.refused.get(point.template) or self.failed.get(point.template):
             return why
         depths = {None: 1, "blocks": self.n_layers}
@@ -150,7 +150,7 @@ class HookedModel:
         return "" if not all(reasons) else reasons[0] if reasons else "it has no such layers"
 
     def _known_lack(self, point: HookPoint, layer: int | None) -> str:
-        """Asked for every run, and the same as long as the model is."""
+        """Cached, because it is asked for in every run and never changes."""
         if (point, layer) not in self._lacking:
             self._lacking[point, layer] = self._lack(point, layer)
         return self._lacking[point, layer]
@@ -175,8 +175,8 @@ class HookedModel:
     def encodes_first(self, *, generates: bool) -> bool:
         """Whether images are encoded before the text is embedded.
 
-        `generate` does so before all else for a model that says that it takes images, and
-        encodings of them; a forward pass embeds the text first, unless its images are no tokens.
+        `generate` does so for models whose signature takes images and their encodings; a forward
+        pass embeds the text first, unless images have no tokens in the prompt.
         """
         if self.family.sight == "cross-attention":
             return True
@@ -191,7 +191,7 @@ class HookedModel:
     def unembed(self, resid: Tensor) -> Tensor:
         """The logits of residual vectors: the model's own final norm, unembedding and softcap.
 
-        Behind a trace's back, to which it would look as if the model had come here.
+        Hidden from the trace, which would otherwise think that the model had reached these modules.
         """
         norm, head = (
             self.hf_model.get_submodule(self.family.tap(template, None).module)
@@ -207,9 +207,9 @@ class HookedModel:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def require(self, point: HookPoint, layer: int | None = None) -> None:
-        """Refuse a hook point that is not offered, at one layer or at any.
+        """Refuse a hook point that is not offered (at this layer, or at any).
 
-        **Raises:** `CapabilityError` naming the model, the hook point and what is offered.
+        **Raises:** `CapabilityError` naming the model, the hook point and those that are offered.
         """
         why = self.refusal(point, layer)
         if not why:

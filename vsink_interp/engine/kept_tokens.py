@@ -1,4 +1,4 @@
-"""Which tokens a shortened cache still holds, and how to go from its places to tokens and back."""
+"""The tokens that remain in a shortened KV cache, and the mapping between its slots and tokens."""
 
 from dataclasses import dataclass
 from typing import final
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @final
 class KeptTokens:
-    """The tokens that a shortened cache still holds.
+    """The tokens that remain in a shortened cache.
 
-    Keys lie in the order of their tokens, at the end of a row; samples that keep fewer than another
-    have empty places in front. Later tokens follow, all of them kept.
+    Keys are in token order and right-aligned; samples that keep fewer tokens than others have empty
+    slots in front. All later tokens are kept.
 
     **Arguments:**
 
-    - `keep`: the tokens that stay, of those read so far.
+    - `keep`: which of the tokens read so far remain.
     """
 
     def __init__(self, keep: Bool[Tensor, "batch token"]) -> None:
@@ -32,18 +32,18 @@ class KeptTokens:
         self._mask: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def n_tokens(self, n_keys: int) -> int:
-        """How many tokens there are when the cache has `n_keys` places."""
+        """The number of tokens read when the cache has `n_keys` slots."""
         return self.length + n_keys - self.tokens.shape[1]
 
     def take(self, states: Tensor) -> Tensor:
-        """What stays of keys or values, `batch kv_head token d_head`."""
+        """The keys or values that remain, `batch kv_head token d_head`."""
         index = self.tokens[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
         return states.gather(2, index.to(states.device))
 
     def places(self, n_tokens: int) -> Int[Tensor, "batch key"]:
-        """The token of every place once there are `n_tokens`; `n_tokens` itself where it is empty.
+        """The token of every slot when `n_tokens` have been read; `n_tokens` for an empty slot.
 
-        Computed once for all layers of a pass that keep the same.
+        Computed once for all layers of a pass that keep the same tokens.
         """
         if self._places[0] != n_tokens:
             later = torch.arange(self.length, n_tokens, device=self.tokens.device)
@@ -54,13 +54,13 @@ class KeptTokens:
         return self._places[1]
 
     def spread(self, value: Tensor, dim: int, n_tokens: int, fill: float) -> Tensor:
-        """A value over the places of the cache as one over tokens; `fill` where a key is gone."""
+        """A value over cache slots as one over tokens; `fill` where a key is gone."""
         index, wide = _along(self.places(n_tokens), value, dim), [*value.shape]
         wide[dim] = n_tokens + (not self.full)
         return value.new_full(wide, fill).scatter_(dim, index, value).narrow(dim, 0, n_tokens)
 
     def narrow(self, value: Tensor, dim: int) -> Tensor:
-        """A value over tokens as one over the places of the cache; 0 where a place is empty."""
+        """A value over tokens as one over cache slots; 0 in empty slots."""
         index, shape = _along(self.places(value.shape[dim]), value, dim), [*value.shape]
         if self.full:
             return value.gather(dim, index)
@@ -68,7 +68,7 @@ class KeptTokens:
         return torch.cat([value, value.new_zeros(shape)], dim).gather(dim, index)
 
     def gone(self, n_tokens: int) -> Bool[Tensor, "batch token"]:
-        """The tokens that have no key any more; computed once a pass, as `places`."""
+        """The tokens whose keys are gone; computed once per pass, as `places`."""
         if self._gone.shape[1] != n_tokens:
             found = torch.ones(
                 len(self.tokens), n_tokens + 1, dtype=torch.bool, device=self.tokens.device
@@ -77,7 +77,7 @@ class KeptTokens:
         return self._gone
 
     def mask(self, mask: Tensor | None, n_keys: int) -> Tensor | None:
-        """What transformers hands to attention, `batch 1 query token` or None, over the places."""
+        """The attention mask of transformers, `batch 1 query token` or None, over cache slots."""
         if mask is None and self.full:
             return None
         if self._mask[0] is None or self._mask[0] is not mask:
@@ -100,9 +100,9 @@ class KeptTokens:
 @final
 @dataclass(frozen=True)
 class Window:
-    """The tokens that a sliding window still holds: the last ones, in every sample the same.
+    """The tokens that a sliding window still holds: the last ones, the same in every sample.
 
-    Has the methods of `KeptTokens`, so that nodes see all tokens here too.
+    Has the methods of `KeptTokens`, so that nodes also see all tokens here.
 
     **Arguments:**
 
@@ -112,30 +112,30 @@ class Window:
     first: int
 
     def n_tokens(self, n_keys: int) -> int:
-        """How many tokens there are when the cache has `n_keys` places."""
+        """The number of tokens read when the cache has `n_keys` slots."""
         return self.first + n_keys
 
     def spread(self, value: Tensor, dim: int, n_tokens: int, fill: float) -> Tensor:
-        """A value over the places of the cache as one over tokens; `fill` where a key is gone."""
+        """A value over cache slots as one over tokens; `fill` where a key is gone."""
         shape = [*value.shape]
         shape[dim] = n_tokens - value.shape[dim]
         return torch.cat([value.new_full(shape, fill), value], dim)
 
     def narrow(self, value: Tensor, dim: int) -> Tensor:
-        """A value over tokens as one over the places of the cache."""
+        """A value over tokens as one over cache slots."""
         return value.narrow(dim, self.first, value.shape[dim] - self.first)
 
     def gone(self, n_tokens: int) -> Bool[Tensor, "1 token"]:
-        """The tokens that have no key any more."""
+        """The tokens whose keys are gone."""
         return (torch.arange(n_tokens) < self.first)[None]
 
     def mask(self, mask: Tensor | None, n_keys: int) -> Tensor | None:
-        """What transformers hands to attention, which is over the places already."""
+        """The attention mask of transformers, which is already over cache slots."""
         del n_keys
         return mask
 
     def whole(self, mask: Tensor | None) -> Tensor | None:
-        """What transformers hands to attention, as a mask over tokens."""
+        """The attention mask of transformers, over tokens."""
         if mask is None:
             return None
         hidden = 0.0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
@@ -143,7 +143,7 @@ class Window:
 
 
 def _along(places: Int[Tensor, "batch key"], value: Tensor, dim: int) -> Tensor:
-    """Places as an index of `value`, whose first axis is the batch."""
+    """Slots as an index into `value`, whose first axis is the batch."""
     shape, wide = [1] * value.ndim, [*value.shape]
     shape[0], shape[dim] = places.shape
     wide[dim] = places.shape[1]

@@ -1,4 +1,4 @@
-"""What rows of the prompt may attend to, where that is more or less than all before them."""
+"""Masks of prompt rows whose attention is not plainly causal: windows, image blocks, prefixes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +18,10 @@ def prompt_mask(
 ) -> Bool[Tensor, "some 1 query key"] | None:
     """The mask of a layer over the prompt, as transformers makes it; None for a causal one.
 
-    On a server it lies beside the cache, where reading it would copy the cache: it is made here, by
-    the same functions, from the encoded inputs.
+    On a server, reading it would copy the cache, so it is computed here by the same functions from
+    the encoded inputs.
 
-    **Raises:** `CapabilityError` if transformers makes none of this kind.
+    **Raises:** `CapabilityError` if transformers makes no mask for this kind of attention.
     """
     kind = hooked.kinds[layer]
     if kind == "full_attention" and layout.sight in ("causal", "cross-attention"):
@@ -49,6 +49,6 @@ def prompt_mask(
 
 
 def window(hooked: HookedModel, layer: int) -> int | None:
-    """How many tokens a row of a layer sees, itself included; None for all."""
+    """The width of a layer's sliding window, the row itself included; None for no window."""
     sliding = hooked.kinds[layer] == "sliding_attention"
     return int(hooked.config.sliding_window) if sliding else None

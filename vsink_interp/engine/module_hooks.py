@@ -1,4 +1,4 @@
-"""Reading and writing the hook points that are modules, through nnsight's envoys."""
+"""Read and write hook points that are inputs or outputs of modules, through nnsight's envoys."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..kernels import head_result
 
 
 def inside_trace() -> bool:
-    """Whether this is intervention code that nnsight runs beside the model."""
+    """Whether this code runs as an intervention inside an nnsight trace."""
     return getattr(getcurrent(), "mediator", None) is not None
 
 
@@ -37,7 +37,7 @@ def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:
 
 
 def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
-    """Put a new value in the place of the one that `read` gave."""
+    """Replace the value that `read` returned."""
     if tap.side == "first output":
         envoy.output = (new, *envoy.output[1:])
     elif tap.side == "residual input":
@@ -58,7 +58,7 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
 
 
 def live(hooked: Any, name: str) -> Tensor:
-    """The value of a hook point where a trace is, as nnsight hands it out: `LMM.hook`."""
+    """The value of a hook point inside a trace, as nnsight gives it (for `LMM.hook`)."""
     point, layer = parse_hook(name)
     depth = hooked.n_layers if point.stack == "blocks" else hooked.n_vision_layers
     if layer is not None and layer >= depth:

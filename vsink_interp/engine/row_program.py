@@ -1,4 +1,4 @@
-"""The row program: attention of one layer, with the rows that nodes ask for computed explicitly."""
+"""The row program: attention of one layer, computing explicitly only the rows that nodes need."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ ROT_Q, ROT_K, SCORES, PATTERN, Z = (
     find_hook(f"attn.hook_{name}") for name in ("rot_q", "rot_k", "attn_scores", "pattern", "z")
 )
 TILE_ELEMENTS = 2**20
-"""How many entries of a pattern are held at once; longer spans of rows are computed in layers."""
+"""How many entries of a pattern are held at once; longer spans of rows are split into tiles."""
 LEAST_ROWS = 64
-"""The least rows of such a tile, however many keys: thinner ones multiply slowly."""
+"""The minimum number of rows of a tile, because thin matrices multiply slowly."""
 
 FEW = 3
-"""Keys that a cut leaves are gathered if they are at most one in this many: they are copied."""
+"""Remaining keys are gathered (copied) if they are at most one in this many."""
 
 
 @final
@@ -41,11 +41,11 @@ class RowProgram:
     - `run_state`: the run; None in a plain trace.
     - `nodes`: the nodes of each hook point inside attention.
     - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
-    - `mask`, `scaling`: as transformers gives them to attention.
-    - `hidden`: where a boolean `mask` forbids to look; None for other masks.
-    - `n_heads`: how many query heads.
-    - `kept`: what the keys at hand are, where some have left the cache; nodes see all tokens.
-    - `sliding`: whether a row sees the last tokens only, so that a cut may leave it none.
+    - `mask`, `scaling`: as transformers passes them to attention.
+    - `hidden`: the entries that a boolean `mask` hides; None for other masks.
+    - `n_heads`: the number of query heads.
+    - `kept`: the tokens of the cached keys, if some keys are gone; nodes see all tokens.
+    - `sliding`: whether rows see only a window of tokens, so that a cut may leave them none.
     """
 
     module: nn.Module

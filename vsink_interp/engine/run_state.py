@@ -1,4 +1,4 @@
-"""What a run knows while it runs: tokens, sink values, and what the probes recorded."""
+"""The state of one run: token masks, sink values, and what probes have recorded so far."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, final
@@ -17,17 +17,17 @@ from .kept_tokens import KeptTokens
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 ASYNC = 2**20
-"""Records of fewer elements than this come through page-locked memory."""
+"""Records with fewer elements than this are copied through page-locked memory."""
 
 
 @final
 class RunState:
-    """The state of one run; it dies with the run.
+    """The state of one run, which lives as long as the run.
 
-    `shown` holds, for layers whose cache is shortened, what the keys at hand are.
+    `shown` holds, for layers with a shortened cache, the tokens of the cached keys.
 
-    **Raises:** `LayoutError` if edits are known beforehand to leave a row nothing to attend to,
-        or to change nothing for lack of keys.
+    **Raises:** `LayoutError` if edits are known beforehand to leave a row no key, or to change
+        nothing.
     """
 
     def __init__(self, plan: Plan, masks: TokenMasks, sinks: SinkDims | None) -> None:
@@ -73,12 +73,12 @@ class RunState:
         )
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
-        """Keep the sink value of the tokens that enter a layer."""
+        """Compute and store the sink values of the tokens that enter a layer."""
         assert len(self._dims)  # noqa: S101 (the caller plans for it)
         self._phis.setdefault(layer, []).append(sink_value(resid, self._dims))
 
     def span(self, node: Node, rows: range) -> range:
-        """The smallest span of these rows that holds all a node acts on, in every sample."""
+        """The smallest span of these rows that holds all rows of a node, in every sample."""
         if node.targets is None:
             return rows
         group, first_token = node.targets
@@ -87,7 +87,7 @@ class RunState:
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
 
     def joint_span(self, nodes: Iterable[Node], rows: range) -> range:
-        """The smallest span of these rows that holds all that some nodes act on."""
+        """The smallest span of these rows that holds all rows of several nodes."""
         spans = [span for node in nodes if (span := self.span(node, rows))]
         if not spans:
             return range(rows.start, rows.start)
@@ -119,11 +119,11 @@ class RunState:
         whole: range,
         extras: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """Let one node act on a value of these rows, and return what the model goes on with.
+        """Apply one node to a value of these rows; the value that the model continues with.
 
         **Arguments:**
 
-        - `whole`: all rows of this pass, of which `rows` may be a tile.
+        - `whole`: all rows of this pass; `rows` may be a tile of them.
 
         **Raises:** `CapabilityError` if an edit changes the shape.
         """
@@ -144,11 +144,11 @@ class RunState:
         return value
 
     def see_blind(self, layer: int, blind: Tensor) -> None:
-        """Note which rows of a layer edits left without any key, and do not wait for the device."""
+        """Note which rows of a layer edits left without keys, without waiting for the device."""
         self._blind.append((layer, blind.any()))
 
     def refuse_blind(self) -> None:
-        """Refuse a run in which edits together left a row nothing to attend to.
+        """Refuse a run in which edits together left a row no key to attend to.
 
         **Raises:** `LayoutError` naming the layers.
         """
@@ -156,13 +156,13 @@ class RunState:
             raise LayoutError(blind_message(self.plan, layers))
 
     def see_lost(self, layer: int, lost: Tensor) -> None:
-        """Note whether edits gave attention to keys that have left the cache of a layer."""
+        """Note whether edits gave attention to keys that were dropped from the cache of a layer."""
         self._lost.append((layer, lost.any()))
 
     def refuse_lost(self) -> None:
-        """Refuse a run in which edits sent attention to keys that are gone.
+        """Refuse a run in which edits gave attention to dropped keys.
 
-        **Raises:** `CapabilityError` naming the layers and what would work.
+        **Raises:** `CapabilityError` naming the layers and saying what would work.
         """
         if found := _flagged(self._lost):
             raise CapabilityError(
@@ -181,7 +181,8 @@ class RunState:
     def records(self) -> dict[str, Recorded]:
         """The record of every probe, by its repr.
 
-        A probe that occurs again behind an edit of its hook point has several: `repr#1`, `repr#2`.
+        A probe placed both before and after an edit of its hook point has several: `repr#1`,
+        `repr#2`.
         """
         _wait(self.masks.device)
         nodes = self.plan.graph.nodes

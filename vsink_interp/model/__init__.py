@@ -1,4 +1,4 @@
-"""`LMM` and what it does: encode, run, generate, compress; on this machine or on a server."""
+"""`LMM`: load a model, encode, run, generate and compress, locally or on a server."""
 
 from .batch_runs import RunStore as RunStore, run_dataset as run_dataset
 from .compressed_context import Context as Context

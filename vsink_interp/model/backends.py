@@ -1,4 +1,4 @@
-"""Where the runs of a model are carried out: here, or on a server that has it."""
+"""Where the runs of a model execute: in this process, or on a server that hosts it."""
 
 from typing import Any, Literal, TypeAlias, final
 
@@ -8,16 +8,16 @@ from ..remote import Hosted, Later, Server, compile_run, read_back
 from .execution import Executor
 
 Where: TypeAlias = bool | str | Server | None
-"""True for the NDIF server that nnsight is configured for, an address, or a `Server`; False for
-here, and None for what the model was opened with."""
+"""True for the NDIF server in nnsight's configuration, an address, or a `Server`; False for this
+process; None for what the model was opened with."""
 AsJob: TypeAlias = Literal["job"] | Later
-"""A run that is sent and not waited for: to the server that the model was opened with or else to
-nnsight's configured one, or to the server of `Server(address).job`."""
+"""A run that is sent without waiting for it: `"job"`, to the server that the model was opened with
+or else to the one in nnsight's configuration; or `Server(address).job`, to that server."""
 
 
 @final
 class RemoteExecutor:
-    """Stands in for `execute`: sends the run, waits, and reads the answer."""
+    """A replacement for `execute`: sends the run, waits, and reads the result."""
 
     def __init__(self, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
         self.server = server
@@ -25,7 +25,7 @@ class RemoteExecutor:
         self.allow_large = allow_large
 
     def __call__(self, hooked: Any, *args: Any) -> Outcome:
-        """Carry out one run; arguments as `execute` takes them."""
+        """Execute one run; arguments as for `execute`."""
         request = compile_run(hooked, self.hosted, *args)
         job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
         return read_back(self.server.wait(job)[0])(hooked, *args)
@@ -38,7 +38,7 @@ class Backend:
     **Arguments:**
 
     - `hooked`: the model.
-    - `opened_with`: where they go if a run does not say.
+    - `opened_with`: where they go if a run gives no `remote=`.
     """
 
     def __init__(self, hooked: HookedModel, opened_with: Where = False) -> None:
@@ -48,16 +48,16 @@ class Backend:
         self._servers: dict[str | None, Server] = {}
 
     def later(self, remote: Where | AsJob) -> Server | None:
-        """The server of a run that is not waited for; None for every other run."""
+        """The server of a run that is not waited for; None for all other runs."""
         if isinstance(remote, Later):
             return remote.server
         return (self.server(None) or self.server(True)) if remote == "job" else None
 
     def server(self, remote: Where | AsJob) -> Server | None:
-        """The server that is meant, None for here.
+        """The server that `remote` stands for; None for this process.
 
-        **Raises:** `CapabilityError` for a model without weights and no server; `InputError` for a
-            job where there is none to give.
+        **Raises:** `CapabilityError` for a model without weights if there is no server;
+        `InputError` for a job where none can be returned.
         """
         refuse_job(remote)
         where = self.opened_with if remote is None else remote
@@ -76,7 +76,7 @@ class Backend:
         return self._servers[address]
 
     def require_here(self, what: str, instead: str) -> None:
-        """Refuse what needs the model itself where its runs go to a server.
+        """Refuse an operation that needs local weights if runs go to a server.
 
         **Raises:** `CapabilityError` saying what to do instead.
         """
@@ -87,7 +87,7 @@ class Backend:
 
     @property
     def hosted(self) -> Hosted:
-        """The model as a server knows it.
+        """The model as a server hosts it.
 
         **Raises:** `CapabilityError` for a model without a name.
         """
@@ -107,15 +107,15 @@ class Backend:
         self._hosted = hosted
 
     def executor(self, remote: Where | AsJob, *, allow_large: bool) -> Executor:
-        """What carries out a run there.
+        """The function that executes a run.
 
         **Raises:** as `server`; `InputError` for `allow_large` without one.
         """
         server = self.server(remote)
         if server is None and allow_large:
             raise InputError(
-                "allow_large is about what a server sends, and this run is here; say remote=... as "
-                "well, or leave it out"
+                "allow_large concerns results of a server, and this run is local; give remote=... "
+                "as well, or leave it out"
             )
         if server is None:
             return execute
@@ -123,9 +123,9 @@ class Backend:
 
 
 def refuse_job(remote: Where | AsJob) -> None:
-    """Refuse a job where runs are waited for, or collected.
+    """Refuse `remote="job"` where runs are waited for or collected.
 
-    **Raises:** `InputError` naming what gives one.
+    **Raises:** `InputError` naming the calls that return jobs.
     """
     if remote == "job" or isinstance(remote, Later):
         raise InputError(

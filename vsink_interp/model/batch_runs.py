@@ -1,4 +1,4 @@
-"""Many prompts under one graph, in chunks: each is written when done, and a stop loses none."""
+"""`run_dataset`: many prompts under one graph, in chunks that are written as they finish."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ Sample = tuple[Any, str]
 
 @final
 class RunStore:
-    """The runs of a data set, on disk, in the order of the samples."""
+    """The runs of a data set on disk, in the order of the samples."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def paths(self) -> list[Path]:
-        """The folder of every finished row."""
+        """The folders of all finished runs."""
         return sorted(self.folder.glob("chunk-*[0-9]/*"))
 
     def __len__(self) -> int:
@@ -48,21 +48,21 @@ def run_dataset(
     allow_large: bool = False,
     tick: Tick | None = None,
 ) -> RunStore:
-    """Answer many prompts under a graph; call it again after a stop, and it goes on.
+    """Answer many prompts under a graph; after an interruption, the same call continues.
 
-    A chunk is one request to the server, and is written whole or not at all. If the server does
-    not answer or has lost the job, the chunk is sent again, after a wait that doubles.
+    A chunk is one request to the server, and is written completely or not at all. If the server
+    does not answer or has lost the job, the chunk is sent again, after a wait that doubles.
 
     **Arguments:**
 
     - `samples`: pairs of an image and a prompt.
-    - `folder`: where the rows are written.
+    - `folder`: where the runs are written.
     - `remote`, `allow_large`: as `LMM.run` takes them.
-    - `chunk`: how many samples a request holds.
-    - `attempts`: how often a chunk is sent before its error is raised.
-    - `tick`: told how many samples are done, and how many there are.
+    - `chunk`: the number of samples per request.
+    - `attempts`: how often a chunk is tried before its error is raised.
+    - `tick`: called with the number of finished samples and of all samples.
 
-    **Raises:** `ResultError` if the folder holds rows of other samples, or of another model, graph
+    **Raises:** `ResultError` if the folder holds runs of other samples, or of another model, graph
     or sinks that the graph needs; `InputError` if there are no samples; else as `LMM.generate`.
     """
     if chunk < 1 or attempts < 1 or not samples:
@@ -147,6 +147,6 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     there = json.loads(known.read_text())
     if differ := [key for key in about if there.get(key) != about[key]]:
         raise ResultError(
-            f"the rows in {folder} were not made by this call (other than theirs: "
-            f"{', '.join(differ)}); name another folder, or ask for the same again"
+            f"the rows in {folder} were not made by this call (they differ in: "
+            f"{', '.join(differ)}); give another folder, or repeat the same call"
         )

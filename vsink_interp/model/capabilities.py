@@ -1,8 +1,8 @@
-"""The self-check: which hook points of a model can be read, and which act when they are written.
+"""The self-check: which hook points of a model can be read, and where overwriting has an effect.
 
-Every hook point is tried on the model itself. Reading must change no bit of the logits and give the
-axes of the hook table; overwriting must change the logits, in the prefill and again in a decode
-step alone. What fails is not offered any more.
+Every hook point is tried on the model itself. Reading must not change a bit of the logits and must
+give the axes of the hook table; overwriting must change the logits, in the prefill and in a single
+decode step. Hook points that fail are no longer offered.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,11 +36,11 @@ class Capability:
     - `hook`: its full name, with `{layer}` for the layer.
     - `read`: whether reading it works and changes nothing.
     - `write`: whether overwriting it changes the logits.
-    - `decode`: whether overwriting it in a decode step alone changes that step's logits; None for
-        hook points that occur in the prefill only.
-    - `layer`: the layer where it was tried; None outside the layers.
-    - `n_layers`: how many layers offer it.
-    - `reason`: why it is not offered, or what failed; empty if all is well.
+    - `decode`: whether overwriting it in a single decode step changes that step's logits; None for
+        hook points that occur only in the prefill.
+    - `layer`: the layer in which it was tried; None outside the layers.
+    - `n_layers`: the number of layers that offer it.
+    - `reason`: why it is not offered, or what failed; empty if everything works.
     """
 
     hook: str
@@ -53,21 +53,21 @@ class Capability:
 
     @property
     def works(self) -> bool:
-        """Whether it can be read and written wherever it occurs."""
+        """Whether it can be read and written in every pass in which it occurs."""
         return self.read and self.write and self.decode is not False
 
 
 @final
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do, hook point by hook point; prints as a table.
+    """The results of the self-check, one per hook point; prints as a table.
 
     **Attributes:**
 
     - `model`, `family`: the class of the model and the name of its family.
-    - `inferred`: whether the family was filled in by looking at the model.
+    - `inferred`: whether the family was inferred from the model.
     - `transformers`: the version of transformers.
-    - `exact`: whether a run without edits gives the logits of plain transformers bit by bit.
+    - `exact`: whether a run without edits gives the logits of plain transformers, bit by bit.
     - `hooks`: one entry per hook point, in forward order.
     """
 
@@ -80,7 +80,7 @@ class Capabilities:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that is offered works."""
+        """Whether every hook point that is offered works."""
         return self.exact and all(one.works or not one.n_layers for one in self.hooks)
 
     @property
@@ -112,7 +112,7 @@ class Capabilities:
 def check(lmm: Any) -> Capabilities:
     """Try every hook point of an `LMM` on a small image and prompt.
 
-    Costs about three forward passes and one decode step per hook point.
+    Takes about three forward passes and one decode step per hook point.
     """
     noise = np.random.default_rng(0).integers(0, 256, (56, 70, 3), dtype=np.uint8)
     encoding = lmm.encode(Image.fromarray(noise), PROMPT)

@@ -1,4 +1,4 @@
-"""What was kept of a described image, and asking it new questions."""
+"""`Context`: a shortened KV cache of a described image, and answers to new questions from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ from .execution import RunRequest, with_outcome
 @final
 @dataclass(frozen=True)
 class TokenCounts:
-    """How many tokens a context holds; a question's own come on top.
+    """The number of tokens in a context, not counting those of a question.
 
     **Attributes:**
 
-    - `query`, `n_query`: kept prompt tokens beside the image, and how many there were.
-    - `image`, `n_image`: kept image tokens of each layer, and how many there were.
-    - `distinct`: the image tokens that at least one layer kept.
+    - `query`, `n_query`: kept prompt tokens other than image tokens, and the number before.
+    - `image`, `n_image`: kept image tokens of each layer, and the number before.
+    - `distinct`: the number of image tokens that at least one layer kept.
     """
 
     query: int
@@ -39,17 +39,17 @@ class TokenCounts:
 
     @property
     def per_layer(self) -> tuple[int, ...]:
-        """Tokens in the cache of each layer."""
+        """The number of tokens in the cache of each layer."""
         return tuple(self.query + count for count in self.image)
 
     @property
     def total(self) -> float:
-        """Tokens of the context as Kaduri et al. count them, query + kept: the mean over layers."""
+        """The size of the context as Kaduri et al. count it, query + kept: the mean over layers."""
         return sum(self.per_layer) / len(self.per_layer)
 
     @property
     def full(self) -> int:
-        """Tokens of the whole prompt."""
+        """The number of tokens of the whole prompt."""
         return self.n_query + self.n_image
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class TokenCounts:
 
 @runtime_checkable
 class Generates(Protocol):
-    """What asking needs of a model: an answer to an encoded prompt."""
+    """What `Context.ask` needs of a model: `generate` for an encoded prompt."""
 
     def generate(
         self,
@@ -82,17 +82,17 @@ class Generates(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What was kept of a described image; `ask` it as many questions as you like.
+    """The shortened cache of a described image; `ask` it any number of questions.
 
     **Attributes:**
 
-    - `spec`: how it was chosen.
-    - `run`: the description.
+    - `spec`: how its tokens were chosen.
+    - `run`: the run that described the image.
     - `cached_prefix`: keys and values of the kept tokens, layer by layer, at their original
         positions.
-    - `encoding`: the prompt that led to the description.
-    - `marker`: what follows a question, as in `" ASSISTANT:"`.
-    - `lmm`, `tokenizer`: what answers, and its tokenizer.
+    - `encoding`: the prompt of the description.
+    - `marker`: the text after a question, as in `" ASSISTANT:"`.
+    - `lmm`, `tokenizer`: the model that answers, and its tokenizer.
     """
 
     spec: CompressedContext
@@ -115,7 +115,7 @@ class Context:
 
     @property
     def tokens_kept(self) -> TokenCounts:
-        """How many tokens it holds."""
+        """The number of tokens that it holds."""
         tokens, patches = self.encoding.layout, self.kept_patches
         text = tokens.mask("prompt & ~image")[0]
         return TokenCounts(
@@ -139,19 +139,19 @@ class Context:
         bos: bool = False,
         **hf_kwargs: Any,
     ) -> Run:
-        """Answer a question, or several as one batch, from what was kept; greedy.
+        """Answer a question, or several as one batch, from the shortened cache; greedy.
 
-        The question and the marker of the answer's role follow the kept prompt, at the position
-        after its last one. What the image's description said is not part of it.
+        The question and the assistant's role marker follow the prompt, at the position after its
+        last token. The text of the description is not part of the context.
 
         **Arguments:**
 
         - `question`, `chat`, `bos`: as `encode` takes them.
-        - `graph`: edits and probes that need no sinks; keys that were not kept have pattern 0.
+        - `graph`: edits and probes that need no sinks; tokens that were not kept have pattern 0.
         - `max_new_tokens`: the longest answer; 25 in the released code.
         - `hf_kwargs`: for `model.generate`.
 
-        **Returns:** a `Run` whose tokens are the prompt, the question and the answer.
+        **Returns:** a `Run` over the prompt, the question and the answer.
 
         **Raises:** as `LMM.generate`; `InputError` for an empty question.
         """
@@ -161,13 +161,13 @@ class Context:
     def encode(
         self, question: str | Sequence[str], *, chat: bool = True, bos: bool = False
     ) -> Encoding:
-        """A question as the model takes it, after the prompt that was read before.
+        """Encode a question that follows the prompt of the context.
 
         **Arguments:**
 
         - `question`: one, or several for a batch.
-        - `chat`: False leaves the answer's role marker out.
-        - `bos`: begin with the tokenizer's BOS token once more, as the released code does.
+        - `chat`: False leaves out the assistant's role marker.
+        - `bos`: begin the question with another BOS token, as the released code does.
 
         **Raises:** `InputError` for an empty question.
         """
@@ -199,7 +199,7 @@ class Context:
     def _layout(
         self, segments: Int[Tensor, "batch new"], roles: Bool[Tensor, "batch new"]
     ) -> TokenLayout:
-        """What every token is; an image or a text that left altogether counts as padding."""
+        """The layout; an image or text of which nothing was kept counts as padding."""
         known, batch = self.encoding.layout, len(segments)
         parts = (known.mask("image")[0], known.mask("prompt & ~image")[0])
         gone = torch.stack([part & ~(self.kept & part).any() for part in parts]).any(0)
@@ -242,7 +242,7 @@ class Context:
 def describe(
     lmm: Any, run_request: RunRequest, specs: Sequence[CompressedContext]
 ) -> tuple[Context, ...]:
-    """Describe an image once, and keep a context of it for each specification.
+    """Describe an image once, and make a context from it for each specification.
 
     **Raises:** as `LMM.compress`.
     """
@@ -264,10 +264,10 @@ def describe(
 
 
 def _refuse(hooked: HookedModel, encoding: Encoding, graph: EditGraph) -> None:
-    """Refuse to keep a context of what no question could go on from.
+    """Refuse what a context cannot be made from.
 
     **Raises:** `InputError` for a batch, `LayoutError` without an image, `CapabilityError` for a
-    model whose cache or positions cannot be gone on from, or for a graph that cuts the cache.
+    model whose cache or positions cannot be continued, or for a graph that drops keys.
     """
     if encoding.layout.batch > 1:
         raise InputError("compress one prompt at a time; a context takes several questions")

@@ -1,7 +1,7 @@
-"""Compressed context: what stays of a prompt, its text and the image tokens that mattered most.
+"""`CompressedContext`: choose the prompt tokens that stay in the KV cache after a description.
 
-Kaduri et al. (2025), arXiv 2411.17491: describe the image, keep in every layer the image tokens
-that the description looked at most, and answer new questions from what is left.
+Kaduri et al. (2025), arXiv 2411.17491: describe the image, keep in every layer the prompt's text
+and the image tokens that the description attended to most, and answer new questions from these.
 """
 
 from collections.abc import Sequence
@@ -28,25 +28,25 @@ _MAPS, _ADDED, _PHI = AttentionMaps(_ROWS), Contribution(_ROWS), SinkValue("imag
 @final
 @dataclass(frozen=True)
 class CompressedContext:
-    """What is kept of a prompt once its image has been described.
+    """Which prompt tokens stay in the cache once the image has been described.
 
-    In every layer by itself, image token j is scored by the mean of A[t, j] over heads and over the
+    In each layer separately, image token j is scored by the mean of A[t, j] over heads and over the
     generated tokens t (the rows that predict them), and the `int(keep * n_image)` best stay.
 
     **Arguments:**
 
-    - `keep`: the share of the image tokens that stay, above 0 and up to 1. The paper's table has
-        0.05 and 0.02.
+    - `keep`: the share of image tokens that stay, above 0 and up to 1. The paper's table has 0.05
+        and 0.02.
     - `score`: `"attention"`, as in the paper; `"attention-without-sinks"`, where visual sinks (Kang
         et al. 2025) are never kept, so that a layer may keep fewer; `"contribution"`, the norm of
-        A[t, j] x_j W_OV in place of A[t, j]; `"random"`, the control, drawn anew for every
-        image and layer.
-    - `strategy`: `"qs"` keeps the prompt's other tokens and the best image tokens, `"q"` the other
-        tokens alone, `"s"` the best image tokens alone.
-    - `seed`: of the random choice; with the same images it draws the same.
+        A[t, j] x_j W_OV instead of A[t, j]; `"random"`, the control, drawn anew for every image
+        and layer.
+    - `strategy`: `"qs"` keeps the prompt's other tokens and the best image tokens, `"q"` only the
+        other tokens, `"s"` only the best image tokens.
+    - `seed`: of the random choice, which is the same for the same images.
 
-    **Raises:** `NotationError` for an unknown word, a share out of range, or an argument that the
-    strategy or score leaves without effect.
+    **Raises:** `NotationError` for an unknown word, a share out of range, or an argument that
+    has no effect under this strategy or score.
     """
 
     keep: float = 0.05
@@ -69,7 +69,7 @@ class CompressedContext:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What must be recorded while the image is described."""
+        """The probes that the description must record."""
         if self.strategy == "q" or self.score == "random":
             return ()
         if self.score == "contribution":
@@ -84,13 +84,13 @@ class CompressedContext:
     def scores(
         self, run: Run, images: Sequence[Image], n_layers: int, tau: float | None
     ) -> Float[Tensor, "layer image_token"]:
-        """The score of every image token in every layer; minus infinity for one never kept.
+        """The score of every image token in every layer; minus infinity for tokens never kept.
 
         **Arguments:**
 
-        - `run`: the description, with the records of `probes`.
-        - `images`: what was described; a random choice depends on them.
-        - `tau`: the least sink value of a sink, where sinks are left out.
+        - `run`: the run of the description, with the records of `probes`.
+        - `images`: the described images, on which a random choice depends.
+        - `tau`: the lowest phi of a sink, if sinks are left out.
         """
         image = run.layout.mask("image")[0].nonzero().flatten()
         if self.score == "random":
@@ -109,7 +109,7 @@ class CompressedContext:
     def choose(
         self, run: Run, images: Sequence[Image], n_layers: int, tau: float | None = None
     ) -> Bool[Tensor, "layer token"]:
-        """The prompt tokens that every layer keeps.
+        """The prompt tokens that each layer keeps.
 
         **Raises:** `InputError` if the share is less than one image token.
         """
@@ -131,7 +131,7 @@ class CompressedContext:
 
 
 def _last(run: Run, probe: Probe) -> Recorded:
-    """The record of a probe that stands last in its graph, should the graph hold it twice."""
+    """The last record of a probe, in case its graph holds it twice."""
     name = repr(probe)
     return [record for key, record in run.records.items() if key.split("#")[0] == name][-1]
 

@@ -1,4 +1,4 @@
-"""What the second passes of a graph's contrasts run on."""
+"""The inputs of second passes: distorted images, other prompts (for `edits.Contrast`)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,16 +19,16 @@ from .encoding import IMAGE, Encoding
 def second_passes(
     lmm: Any, plan: Callable[..., Plan], planned: Plan, encoding: Encoding, n_new: int
 ) -> dict[int, ContrastInputs]:
-    """One second pass per contrast of a planned graph, by the contrast's number in it.
+    """The inputs of one second pass per `Contrast` of a planned graph, by its index in the graph.
 
     **Arguments:**
 
-    - `plan`: from a graph and an encoding to a plan that fits them.
-    - `n_new`: how many tokens the run may generate.
+    - `plan`: makes a plan from a graph and an encoding.
+    - `n_new`: the number of tokens that the run may generate.
 
     **Raises:** `NotationError` if edits should act in a second pass and there are none;
-    `CapabilityError` if edits outside attention should act in a second pass, or the
-    image cannot be spoiled.
+    `CapabilityError` if edits outside attention should act in a second pass, or the image cannot be
+    distorted.
     """
     found: dict[int, ContrastInputs] = {}
     for number, node in enumerate(planned.graph):
@@ -64,7 +64,7 @@ def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
 
 
 def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
-    """An encoding as the second pass gets it; where it has other tokens, without the answer."""
+    """The encoding of the second pass; without the answer, if its prompt has other tokens."""
     other = _reworded(lmm, node, encoding) if node.rewords else encoding
     if node.image != "noise":
         return other
@@ -83,9 +83,9 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
 def _spoiled_tiles(
     node: Contrast, pixels: Float[Tensor, "batch tile channel y x"], counts: list[list[int]]
 ) -> Float[Tensor, "batch tile channel y x"]:
-    """Noise in the tiles of each image, given how many each has of a prompt.
+    """Add noise to the tiles of each image, given the number of tiles of each.
 
-    The model tells the empty tiles behind them by their zeros, so these get none.
+    Empty tiles get none, because the model recognises them by their zeros.
     """
     lengths = [sum(each) for each in counts]
     real = torch.cat([row[:n] for row, n in zip(pixels, lengths, strict=True)])

@@ -1,4 +1,4 @@
-"""From images and prompts to what the model takes, with the place of every token."""
+"""`Encoding`: images and prompts as model inputs, with a layout that says what each token is."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from .images import as_images, digest
 @final
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """A prompt, or a batch of them, as the model takes it.
+    """Model inputs for one prompt or a batch, with their token layout.
 
     **Attributes:**
 
-    - `inputs`: exactly what the Hugging Face model takes.
+    - `inputs`: the keyword arguments of the Hugging Face model.
     - `layout`: what every token is.
     - `images`: the original images of each sample.
     - `prompts`: the rendered prompts.
     - `batched`: whether prompts were given as a list.
-    - `cached_prefix`: keys and values that were read before, where a question continues them;
+    - `cached_prefix`: keys and values of a prefix read earlier, if the prompt continues one;
         `inputs` and `layout` cover both.
     - `chat`: whether prompts were put into the chat format.
     """
@@ -44,7 +44,7 @@ class Encoding:
     chat: bool = True
 
     def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
-        """Prompts and an answer to them, to be read in one pass; its tokens count as generated."""
+        """Prompts and an answer, to be read in one pass; the answer's tokens count as generated."""
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
         # What says of each token which kind it is: 0 is text, but 1 what answers a prefix.
         kind = int(self.layout.sight == "prefix")
@@ -63,23 +63,23 @@ class Encoding:
 
 
 Chars: TypeAlias = tuple[int, int]
-"""Where a piece of text begins and ends."""
+"""Start and end of a piece of text."""
 
 IMAGE = "<image>"
-"""What stands for an image in a prompt, whatever the model's own word for it is."""
+"""The placeholder for an image in a prompt, whatever the model's own token for it is."""
 
 
 @final
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt in the model's chat format, and what its characters are.
+    """A prompt in the model's chat format, and the role of its characters.
 
     **Attributes:**
 
     - `text`: the prompt, with one placeholder for each image.
     - `content`: the user's own characters, placeholders included.
     - `roles`: role markers.
-    - `placeholders`: what stands for each image.
+    - `placeholders`: the characters that stand for each image.
     - `markers`: the part of each placeholder that the processor replaces by the image.
     """
 
@@ -91,14 +91,14 @@ class Rendered:
 
     @property
     def start(self) -> int:
-        """Where the user's content begins."""
+        """The start of the user's content."""
         return min(begin for begin, _ in self.content)
 
 
 def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]:
-    """One list of images per prompt, the prompts, and whether they were given as a batch.
+    """Normalise input: a list of images per prompt, the prompts, and whether it is a batch.
 
-    **Raises:** `InputError` if their numbers do not match, or a prompt is no text.
+    **Raises:** `InputError` if their numbers do not match, or a prompt is not text.
     """
     batched = not isinstance(prompt, str)
     if batched and not isinstance(prompt, list | tuple):
@@ -120,9 +120,9 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
 
 
 def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:
-    """Put a prompt into the model's chat format; images come first unless it places them.
+    """Put a prompt into the model's chat format; images come first unless it says where they go.
 
-    **Raises:** `InputError` if the prompt's placeholders and its images differ in number.
+    **Raises:** `InputError` if the number of placeholders differs from the number of images.
     """
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
@@ -150,7 +150,7 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
 
 
 _SENTINEL = "\ue000prompt\ue001"
-"""Stands for the prompt while the template is applied: a prompt may occur in the template too."""
+"""Replaces the prompt while the template is applied, as the template may contain the prompt."""
 
 
 def _chat(processor: Any, family: Family, n_images: int) -> str:
@@ -163,7 +163,7 @@ def _chat(processor: Any, family: Family, n_images: int) -> str:
 
 
 def answer_marker(processor: Any, family: Family) -> str:
-    """What the chat format puts between a prompt and its answer, as in `" ASSISTANT:"`."""
+    """The text that the chat format puts between prompt and answer, as in `" ASSISTANT:"`."""
     return _chat(processor, family, 0).split(_SENTINEL)[1]
 
 
@@ -173,7 +173,7 @@ def _markers(family: Family, text: str) -> list[tuple[int, int]]:
 
 
 def _raw_content(family: Family, text: str) -> tuple[int, int]:
-    """The user's part of a prompt that came in its final form: between its role markers."""
+    """The user's part of an already rendered prompt: the text between its role markers."""
     found = _markers(family, text)
     return (found[0][1] if found else 0), (found[-1][0] if len(found) > 1 else len(text))
 
@@ -208,7 +208,7 @@ def encode(
     batched: bool,
     chat: bool,
 ) -> Encoding:
-    """Encode prompts, left-padded to one length, and lay out their tokens."""
+    """Encode prompts, left-padded to one length, and determine their token layout."""
     rendered = [
         render(processor, family, prompt, len(shown), chat=chat)
         for prompt, shown in zip(prompts, images, strict=True)
@@ -222,13 +222,13 @@ def encode(
 
 OFFSETS = "offset_mapping"
 UNUSED = (OFFSETS, "labels")
-"""What processors return beside model inputs: PaliGemma's adds the labels of a training example."""
+"""Outputs of processors that are not model inputs: PaliGemma's adds labels for training."""
 
 
 def process(
     processor: Any, family: Family, texts: list[str], images: list[list[Image]]
 ) -> Mapping[str, Any]:
-    """What the processor makes of a left-padded batch, the place of each token in its text too."""
+    """Run the processor on a left-padded batch, with the character span of each token."""
     flat = [image for shown in images for image in shown]
     if family.sight == "cross-attention" and len({len(shown) for shown in images}) > 1:
         raise InputError(
@@ -257,7 +257,7 @@ def lay_out(
     rendered: list[Rendered],
     images: list[list[Image]],
 ) -> TokenLayout:
-    """Say what each token of encoded prompts is.
+    """Determine the layout of encoded prompts.
 
     **Raises:** `InputError` if the processor's tokens cannot be matched with the prompt's text.
     """
@@ -288,7 +288,7 @@ def lay_out(
 @final
 @dataclass(frozen=True)
 class _Row:
-    """The tokens of one prompt, and where each lies in the text that the processor expanded."""
+    """The tokens of one prompt, and the span of each in the text that the processor expanded."""
 
     ids: list[int]
     offsets: list[list[int]]
@@ -296,7 +296,7 @@ class _Row:
     spans: tuple[ImageSpan, ...]
 
     def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
-        """Segment code, image number, role and separator of each token."""
+        """Segment code, image index, role and separator of each token."""
         tokenless = family.sight == "cross-attention"
         patches = {} if tokenless else self._patches(config.image_token_id)
         expanded = [*self.text.markers] if tokenless else self._expanded(family, patches)
@@ -317,7 +317,7 @@ class _Row:
         return found
 
     def _patches(self, image_id: int) -> dict[int, tuple[int, bool]]:
-        """The image tokens: the number of their image, and whether they are patches."""
+        """The image tokens: the index of their image, and whether they are patches."""
         places = [token for token, id_ in enumerate(self.ids) if id_ == image_id]
         sizes = [span.size for span in self.spans]
         if len(places) != sum(sizes):
@@ -333,7 +333,7 @@ class _Row:
         return dict(zip(places, numbered, strict=True))
 
     def _expanded(self, family: Family, patches: dict[int, tuple[int, bool]]) -> list[Chars]:
-        """Where each image lies in the expanded text, in characters."""
+        """The character span of each image in the expanded text."""
         last = {number: self.offsets[token][1] for token, (number, _) in patches.items()}
         first = {number: self.offsets[token][0] for token, (number, _) in reversed(patches.items())}
         found: list[Chars] = []
@@ -352,7 +352,7 @@ class _Row:
         return found
 
     def _raw(self, place: int, expanded: list[Chars]) -> tuple[int, int]:
-        """The image whose text holds a character, or -1, and its place in the unexpanded text."""
+        """The image whose text holds a character, or -1; and its place in the unexpanded text."""
         shift = 0
         for number, (begin, end) in enumerate(expanded):
             if place < begin:

@@ -1,4 +1,4 @@
-"""A run from what is asked for to what came of it: planned for the model, carried out, and read."""
+"""One run from request to result: plan it for the model, execute it, read the outcome."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ from .encoding import Encoding
 from .generation import after_end, options, refuse_endless
 
 Executor = Callable[..., Outcome]
-"""`engine.execute`, or what stands in for it."""
+"""`engine.execute` or a replacement for it."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class RunRequest:
-    """One run that is asked for: one forward pass, or an answer of at most `n_new` tokens."""
+    """A requested run: one forward pass, or an answer of at most `n_new` tokens."""
 
     encoding: Encoding
     graph: EditGraph
@@ -40,18 +40,18 @@ class RunRequest:
 def carry_out(
     lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None = None
 ) -> Run:
-    """Plan a run, let `executor` carry it out, and read the outcome.
+    """Plan a run, let `executor` execute it, and read the outcome.
 
     **Arguments:**
 
     - `lmm`: the model.
-    - `sinks`: the sink dimensions, where they need not be found.
+    - `sinks`: the sink dimensions, if they are known already.
     """
     return (_answer if run_request.generates else _one_pass)(lmm, run_request, executor, sinks)[0]
 
 
 def with_outcome(lmm: Any, run_request: RunRequest, executor: Executor) -> tuple[Run, Outcome]:
-    """An answer, and what the model returned beside it: its cache."""
+    """A run, and the raw outcome with the model's cache."""
     return _answer(lmm, run_request, executor, None)
 
 
@@ -124,7 +124,7 @@ def _read(
 
 
 def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:
-    """The plan of a graph for a model and a prompt.
+    """Plan a graph for a model and a prompt.
 
     **Raises:** `CapabilityError`, `NotationError` or `LayoutError` if it does not fit them.
     """
@@ -142,7 +142,9 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
             raise CapabilityError(f"{node!r}: {why}")
         node.fit(lmm.sizes)
         if "vision" in node.point.template and not any(encoding.images):
-            raise LayoutError(f"{node!r} acts on the vision side, and this prompt has no image")
+            raise LayoutError(
+                f"{node!r} acts in the vision encoder or projector, and this prompt has no image"
+            )
         node.check(encoding.layout, generates=generates)
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
@@ -150,7 +152,7 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
 
 
 def _refuse_skipped(lmm: Any, planned: Plan) -> None:
-    """Refuse nodes in layers that a model passes over without an image."""
+    """Refuse nodes in layers that the model skips for prompts without an image."""
     kinds = lmm.hooked.kinds
     fine = ",".join(str(at) for at, kind in enumerate(kinds) if kind != "cross_attention")
     for (template, layer), nodes in planned.places.items():
@@ -163,7 +165,7 @@ def _refuse_skipped(lmm: Any, planned: Plan) -> None:
 
 
 def _refuse_after(node: Node) -> None:
-    """Refuse what cannot act on a question that goes on from a context."""
+    """Refuse nodes that cannot act on a question to a compressed context."""
     if node.needs_phi:
         lacks = "needs the sink value of every token, and those of a context were not kept"
     elif isinstance(node, Contrast):
@@ -174,5 +176,5 @@ def _refuse_after(node: Node) -> None:
 
 
 def _known_sinks(lmm: Any, planned: Plan) -> SinkDims | None:
-    """The sink dimensions, looked for only where a node needs them."""
+    """The sink dimensions, searched for only if a node needs them."""
     return lmm.sinks if any(node.needs_sinks for node in planned.graph) else lmm.known_sinks

@@ -1,4 +1,4 @@
-"""How `model.generate` is called, what of it a run cannot do, and where answers end."""
+"""Options of `model.generate`: those a run supports, those it refuses, and where answers end."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import CapabilityError, InputError
 
 LONGEST = 128
-"""The longest answer where none is asked for."""
+"""The default of `max_new_tokens`."""
 
 _ROWS_UNSEEN = "assisted decoding runs rows that no edit has seen"
 _BEAMS = "beam search reorders the cache under the edits"
@@ -45,7 +45,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "past_key_values": ((None,), "a run starts from the prompt"),
     "use_cache": ((None, True), "generation here always uses the cache"),
 }
-"""What `model.generate` can do and a run cannot: the values that are fine, and the reason."""
+"""Options of `model.generate` that a run refuses: the values that are fine, and the reason."""
 
 REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "max_length": ((None,), "say max_new_tokens"),
@@ -61,7 +61,7 @@ REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
     **dict.fromkeys(("position_ids", "pixel_values"), ((None,), _ENCODED)),
 }
-"""As `REFUSED`, for arguments of the call; what a model's own configuration says is overruled."""
+"""As `REFUSED`, for arguments of the call; a model's own configuration is overruled."""
 
 SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "temperature": (None, 0, 1),
@@ -73,11 +73,11 @@ SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "epsilon_cutoff": (None, 0),
     "eta_cutoff": (None, 0),
 }
-"""What transformers leaves aside in a greedy answer, and the values that ask for nothing."""
+"""Options that transformers ignores in greedy decoding, and their neutral values."""
 
 
 def _configuration(hf_model: Any, given: Mapping[str, Any]) -> Any:
-    """What `model.generate` goes by: a configuration given along, filled up from the model's."""
+    """The generation configuration: the one passed in, completed from the model's."""
     own = given.get("generation_config")
     if own is None:
         return hf_model.generation_config
@@ -91,10 +91,10 @@ def _configuration(hf_model: Any, given: Mapping[str, Any]) -> Any:
 def options(
     hf_model: Any, tokenizer: Any, max_new_tokens: int | None, hf_kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `model.generate` is given: greedy unless told otherwise.
+    """The arguments for `model.generate`: greedy by default.
 
-    **Raises:** `CapabilityError` for what a run cannot do, with the values that are fine;
-    `InputError` for less than one new token, or what shapes samples where none are drawn.
+    **Raises:** `CapabilityError` for options that a run does not support, with values that are
+    fine; `InputError` for less than one new token, or sampling options in greedy decoding.
     """
     config = _configuration(hf_model, hf_kwargs)
     _refuse_unsampled(config, hf_kwargs)
@@ -123,13 +123,13 @@ def _refuse_unsampled(config: Any, given: Mapping[str, Any]) -> None:
 
 
 def _samples(config: Any, given: Mapping[str, Any]) -> bool:
-    """Whether tokens are drawn; what the model's own configuration says of it is overruled."""
+    """Whether tokens are sampled; the model's own configuration is overruled."""
     own = given.get("generation_config")
     return bool(given.get("do_sample", own is not None and config.do_sample))
 
 
 def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
-    """Refuse what is for generating where a model is called once: transformers would not say so.
+    """Refuse options of generation in a single forward pass, where transformers ignores them.
 
     **Raises:** `InputError` naming it.
     """
@@ -138,7 +138,7 @@ def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
     if unread := sorted(given.keys() & (generates | {"seed"}) - read):
         raise InputError(
             f"{', '.join(unread)}: for generating, and this is one forward pass; give "
-            "max_new_tokens as well, or leave it away"
+            "max_new_tokens as well, or leave it out"
         )
 
 
@@ -147,7 +147,7 @@ def _stop_strings(config: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _longest(max_new_tokens: int | None, own: Any) -> int:
-    """How many tokens may be generated; `own` is a generation configuration that came along."""
+    """The maximum of generated tokens; `own` is a generation configuration that was passed in."""
     if max_new_tokens is None and own is not None:
         max_new_tokens = own.max_new_tokens
         if max_new_tokens is None and own.max_length is not None:
@@ -162,9 +162,9 @@ def _longest(max_new_tokens: int | None, own: Any) -> int:
 
 @contextmanager
 def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generator[None]:
-    """Draw from a seed of its own, and leave torch's random numbers as they were.
+    """Sample with a seed, and restore the state of torch's generator.
 
-    **Raises:** `InputError` if nothing is drawn.
+    **Raises:** `InputError` if decoding is greedy.
     """
     if seed is None:
         yield
@@ -180,9 +180,9 @@ def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generat
 
 
 def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
-    """Refuse a batch in which an answer that a stop string ends would go on all the same.
+    """Refuse a batch in which answers would not end at a stop string.
 
-    **Raises:** `CapabilityError` where transformers fills no answer up: it has no end token.
+    **Raises:** `CapabilityError` if there is no end token with which transformers pads answers.
     """
     config = _configuration(hf_model, given)
     stops = _stop_strings(config, given) or given.get("stopping_criteria")
@@ -196,7 +196,7 @@ def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
 def after_end(
     hf_model: Any, new: Int[Tensor, "batch new"], given: Mapping[str, Any]
 ) -> Bool[Tensor, "batch new"]:
-    """Which generated tokens only fill the batch up, after the end of their answer."""
+    """The generated tokens after the end of their answer, which only pad the batch."""
     config = _configuration(hf_model, given)
     end = given.get("eos_token_id", config.eos_token_id)
     found = torch.as_tensor([-1] if end is None else end, device=new.device)

@@ -1,4 +1,4 @@
-"""Images as users have them: PIL images, paths, arrays."""
+"""Images from PIL images, paths or arrays."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -15,9 +15,9 @@ ImageInput: TypeAlias = Image.Image | str | Path | np.ndarray
 
 
 def as_image(image: ImageInput) -> Image.Image:
-    """Any image as a PIL image in RGB.
+    """Convert any image to a PIL image in RGB.
 
-    **Raises:** `InputError` if it is no image, or its file cannot be read.
+    **Raises:** `InputError` if it is not an image, or its file cannot be read.
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
@@ -38,7 +38,7 @@ def as_image(image: ImageInput) -> Image.Image:
 
 
 def as_images(entry: Any) -> list[Image.Image]:
-    """The images of one prompt, given as one, as a list of them, or as None."""
+    """The images of one prompt, given as an image, a list of images, or None."""
     if entry is None:
         return []
     many = entry if isinstance(entry, list | tuple) else [entry]

@@ -69,7 +69,7 @@ def overlay(
     their own.
     """
     if not isinstance(source, Run) and (image is not None or tau is not None):
-        raise InputError("word maps hold their image and their sinks: leave image and tau away")
+        raise InputError("word maps hold their image and their sinks: leave out image and tau")
     heat = _of_run(source, image, tau) if isinstance(source, Run) else heat_of(source)
     chosen = _chosen(heat.words, words, most)
     changed = len(heat.rows) == 2

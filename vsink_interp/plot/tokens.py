@@ -37,7 +37,7 @@ def token_strengths(
     """
     if isinstance(tokens, TokenStrengths):
         if values is not None:
-            raise InputError("TokenStrengths hold their values: leave values away")
+            raise InputError("TokenStrengths hold their values: leave values out")
         return token_strengths(tokens.words, [float(v) for v in tokens.attention])
     if values is None or len(values) != len(tokens):
         raise InputError(f"{len(tokens)} tokens need as many values; got {len(values or ())}")

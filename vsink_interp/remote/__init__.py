@@ -1,4 +1,4 @@
-"""The same plans on an NDIF server: requests compiled and sent, results fetched and read."""
+"""Plans on an NDIF server: compile and send requests, fetch and read results."""
 
 from .client import Later as Later, Server as Server
 from .request import (

@@ -1,4 +1,4 @@
-"""Talking to an NDIF server: submit, wait, fetch. Keys are nnsight's business and stay there."""
+"""The client of an NDIF server: submit, wait, fetch. API keys stay inside nnsight."""
 
 import io
 import ssl
@@ -22,13 +22,13 @@ from .request import Hosted, Request, send
 
 Watch = Callable[[str], None]
 LARGE = 64 * 2**20
-"""The most bytes that a request brings home without `allow_large`."""
+"""The most bytes that a request fetches without `allow_large`."""
 MATCHING = ("nnsight", "transformers")
 _TIMEOUT = httpx.Timeout(10.0, read=600.0)
 
 
 def tell(line: str) -> None:
-    """Tell the user on stderr, unless nnsight's `CONFIG.APP.REMOTE_LOGGING` is off."""
+    """Print a line on stderr, unless nnsight's `CONFIG.APP.REMOTE_LOGGING` is off."""
     if CONFIG.APP.REMOTE_LOGGING:
         print(f"remote: {line}", file=sys.stderr)  # noqa: T201 (meant for whoever waits)
 
@@ -51,14 +51,14 @@ class Submitting(RemoteBackend):
 
 @final
 class Server:
-    """One server: where it is, and how patient to be with it.
+    """An NDIF server: its address, and how long to retry.
 
     **Attributes:**
 
-    - `host`: its address, `http://...`; nnsight's configured one by default.
-    - `patience`: for how many seconds a server that does not answer, or does not know a job, is
-        asked again.
-    - `watch`: told about sizes and statuses, one line each; `tell` by default.
+    - `host`: its address, `http://...`; by default, the one in nnsight's configuration.
+    - `patience`: for how many seconds to retry if the server does not answer or does not know a
+        job.
+    - `watch`: called with one line about each size and status; `tell` by default.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Server:
 
     @property
     def job(self) -> "Later":
-        """This server as `remote=` of a run that is not waited for: `run` and `generate` give a
+        """This server as `remote=` of runs that are not waited for: `run` and `generate` return a
         `Job`."""
         return Later(self)
 
     def submit(self, hosted: Hosted, requests: Sequence[Request], *, allow_large: bool) -> str:
-        """Send runs as one job, and return its number.
+        """Send runs as one job, and return its id.
 
-        **Raises:** `CapabilityError` for results too large to fetch unasked, or versions that do
-        not fit; `RemoteError` if the server refuses; `UnreachableError` if there is none.
+        **Raises:** `CapabilityError` for results that are too large to fetch unasked, or versions
+        that do not match; `RemoteError` if the server refuses; `UnreachableError` if none answers.
         """
         self._weigh(requests, allow_large=allow_large)
         self._compare(exact=any(request.job["exact"] for request in requests))
@@ -123,9 +123,9 @@ class Server:
         )
 
     def _compare(self, *, exact: bool) -> None:
-        """Refuse a server whose versions do not fit ours, and tell once of those that differ.
+        """Refuse a server whose package versions do not match ours; report other differences once.
 
-        `exact` is for masks that transformers made here: those of another version may differ.
+        `exact` demands equal versions, for masks that transformers computed here.
         """
         self._theirs = self._theirs or self._packages()
         for name in MATCHING:
@@ -146,10 +146,10 @@ class Server:
         return {name: str(theirs.get(name)) for name in (*MATCHING, "torch")}
 
     def wait(self, job: str) -> list[Mapping[str, Any]]:
-        """What a job brought back, waiting for it.
+        """Wait for a job and return its result.
 
         **Raises:** `RemoteError` if the job failed, with the server's traceback; `UnreachableError`
-        if the server cannot be reached, or has lost the job.
+        if the server cannot be reached or has lost the job.
         """
         seen, pause = "", 0.02
         while True:
@@ -166,7 +166,7 @@ class Server:
             )  # a job that is done is noticed within a fifth of its time
 
     def status(self, job: str) -> ResponseModel:
-        """The last status of a job.
+        """The latest status of a job.
 
         **Raises:** as `wait`.
         """
@@ -177,7 +177,7 @@ class Server:
         return response
 
     def fetch(self, response: ResponseModel) -> list[Mapping[str, Any]]:
-        """The result of a completed job, asked for again if the connection is cut."""
+        """Download the result of a completed job; retried if the connection is cut."""
         content = response.data
         if not isinstance(content, bytes):
             content = self._download(str(content))
@@ -217,7 +217,7 @@ class Server:
         return self._again(attempt, f"{self.host} does not answer")
 
     def _again(self, attempt: Callable[[], Any], what: str) -> Any:
-        """Try until it works or patience is at its end."""
+        """Retry until it works or `patience` has run out."""
         until, pause = time.monotonic() + self.patience, 0.05
         while True:
             try:
@@ -239,27 +239,27 @@ class Server:
         return RemoteError(f"{self.host} refused the request ({code}): {detail}")
 
     def models(self) -> list[dict[str, Any]]:
-        """What is hosted: one record per deployment.
+        """The hosted models: one record per deployment.
 
         **Raises:** `UnreachableError` if no server answers.
         """
         return list(self._get("/status").json().get("deployments", {}).values())
 
     def packages(self) -> dict[str, tuple[str, str]]:
-        """Our version and the server's, of the packages that have to fit."""
+        """Our version and the server's, of the packages that have to match."""
         return {name: (version(name), their) for name, their in self._packages().items()}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Later:
-    """A server that a run is sent to and not waited for; what `Server.job` gives."""
+    """A server whose runs are not waited for, as `Server.job` gives it."""
 
     server: Server
 
 
 def _tls(url: str) -> ssl.SSLContext | bool:
-    """What certificates are checked with; reading them takes longer than a status."""
+    """The TLS context, cached because reading certificates takes longer than a status request."""
     return _certificates() if url.startswith("https://") else False
 
 
@@ -269,7 +269,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:
-    """Why two versions of a package do not fit; empty if they do."""
+    """Why two versions of a package do not match; empty if they do."""
     parts = 2 if name == "nnsight" else 1
     if ours.split(".")[:parts] != theirs.split(".")[:parts]:
         return "which do not fit"
@@ -279,7 +279,7 @@ def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:
 
 
 def _explained(description: str) -> str:
-    """The reason first, then all of it: it comes before the server's traceback, or ends it."""
+    """A server's error message with its reason moved to the front, before the traceback."""
     lines = [line for line in description.strip().splitlines() if line.strip()]
     reason = lines[-1 if lines[0].startswith("Traceback") else 0] if lines else "no reason given"
     return f"the job failed on the server: {reason}\n{description}"

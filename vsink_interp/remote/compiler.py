@@ -1,4 +1,4 @@
-"""A plan as plain data: what each stop of a forward pass does on a server, without this package."""
+"""Compile a plan into plain data that a server can run without this package."""
 
 import inspect
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ RESID_MID = "blocks.{layer}.hook_resid_mid"
 LOGITS = find_hook("unembed.hook_out")
 HookPlace = tuple[str, int | None]
 SHAPES = ("", "b q (h d)", "b q h d", "b h q d", "q d")
-"""How modules may hold values, as `Tap.shape` writes it; `runtime.shown` turns them."""
+"""The axes in which modules may hold values, as in `Tap.held`; `runtime.shown` converts them."""
 
 
 @final
 class Compiler:
-    """Turns one run's plan into a job: stops, programs and constants.
+    """Compiles the plan of one run into a job: stops, programs and constants.
 
     **Arguments:**
 
     - `ops`: the names of the rotary embedding, the cache update and the attention call in the
         source of each layer's attention.
-    - `n_new`: how many tokens are generated; None for one forward pass.
+    - `n_new`: the number of tokens to generate; None for one forward pass.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Compiler:
         self.exact = False
 
     def job(self, inputs: Mapping[str, Any], generate: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The job: everything that the server needs for this run, but the kernels."""
+        """The job: everything that the server needs for this run, except the kernels."""
         self.inputs = inputs
         stops = [self._stop(place) for place in self._places(generates=generate is not None)]
         real = self.run_state.masks.layout.mask("all")
@@ -131,9 +131,10 @@ class Compiler:
         }
 
     def _safe(self, point: HookPoint, layer: int | None) -> Tap:
-        """The tap of a hook point; for what enters a layer, the norm that it enters first.
+        """The tap of a hook point; for `hook_resid_pre`, the input of the layer's first norm.
 
-        The inputs of the layer itself hold the cache, of which a sandbox would write back a copy.
+        The layer's own inputs hold the cache, and reading them in a sandbox would write back a
+        copy.
         """
         if point.template != RESID_PRE:
             return self.hooked.family.tap(point.template, layer)
@@ -200,7 +201,7 @@ class Compiler:
         }
 
     def _constant(self, mask: Tensor, tile: range, rows: range) -> int:
-        """The mask of a tile of rows among the constants."""
+        """The index of the mask of a tile of rows among the constants."""
         start, stop = tile.start - rows.start, tile.stop - rows.start
         return self.programs.constants.add(mask[..., start:stop, :])
 
@@ -225,9 +226,9 @@ class Compiler:
 
 
 def held_as(tap: Tap) -> str:
-    """How a module holds a value.
+    """The axes in which a module holds a value.
 
-    **Raises:** `CapabilityError` for a way that is not known on a server.
+    **Raises:** `CapabilityError` for axes that the server code does not know.
     """
     if tap.held not in SHAPES:
         raise CapabilityError(
@@ -238,5 +239,5 @@ def held_as(tap: Tap) -> str:
 
 
 def keeps_last_logits(hooked: HookedModel) -> bool:
-    """Whether generation computes the logits of the last prompt row alone."""
+    """Whether generation computes logits for the last prompt row only."""
     return "logits_to_keep" in inspect.signature(hooked.hf_model.forward).parameters

@@ -1,4 +1,4 @@
-"""One program for every decode step, from recordings at several numbers of keys."""
+"""Make one program for all decode steps from recordings at several numbers of keys."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -9,19 +9,19 @@ from torch import Tensor
 
 @final
 class DiffersError(Exception):
-    """Two recordings are not of one kind; the caller says what that means."""
+    """Recordings have different structure; the caller turns this into a `CapabilityError`."""
 
 
 @final
 class Constants:
-    """The constant tensors of a request, each kept once."""
+    """The constant tensors of a request, each stored once."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self._known: dict[Any, int] = {}
 
     def add(self, tensor: Tensor) -> int:
-        """The number of a tensor."""
+        """The index of a tensor, which is added if it is new."""
         plain = tensor.detach().cpu().contiguous()
         bits = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
         key = (plain.dtype, tuple(plain.shape), bits)
@@ -32,10 +32,10 @@ class Constants:
 
 
 def merge(variants: Sequence[Any], n_keys: Sequence[int], constants: Constants) -> Any:
-    """What holds at every number of keys, given what held at some, the last of them the largest.
+    """Generalise recordings at some numbers of keys to every number; the last one is the largest.
 
-    Whole numbers may grow with the number of keys, and constants along one axis; all else is the
-    same in every variant.
+    Whole numbers may grow with the number of keys, and constants along one axis; all else must be
+    equal in all recordings.
 
     **Raises:** `DiffersError` if it is not.
     """

@@ -1,4 +1,4 @@
-"""What one node does at one place, recorded as a program that a server can play."""
+"""Record what a node does at one hook point and layer as a program that a server can run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from .op_trace import Recorder, Tape, record
 @final
 @dataclass(frozen=True)
 class Pass:
-    """One kind of forward pass: the rows that it has, at some numbers of keys.
+    """One kind of forward pass: its rows, at several numbers of keys.
 
     **Attributes:**
 
     - `n_keys`: the numbers of keys at which nodes are recorded, ascending.
-    - `n_rows`: how many rows it has; they are the last tokens.
+    - `n_rows`: the number of rows; they are the last tokens.
     """
 
     n_keys: tuple[int, ...]
@@ -36,19 +36,19 @@ class Pass:
 
 @final
 class Programs:
-    """The programs of one run, each kept once, with the constants that they share.
+    """The programs of one run, each stored once, with the constants that they share.
 
     **Arguments:**
 
-    - `n_new`: how many tokens are generated; None for one forward pass.
+    - `n_new`: the number of tokens to generate; None for one forward pass.
 
     **Attributes:**
 
-    - `prefill`, `decode`: the kinds of pass; `decode` is None where there is none.
-    - `made`: the programs; a call names its own by number.
-    - `origins`: the lines that called torch, by their number.
-    - `sizes`: the bytes that come back for each probe; `Compiler` adds those of the logits.
-    - `full`: the probes that bring back full patterns.
+    - `prefill`, `decode`: the kinds of pass; `decode` is None if there is none.
+    - `made`: the programs; calls refer to them by index.
+    - `origins`: the source lines that called torch, by index.
+    - `sizes`: the bytes that each probe returns; `Compiler` adds those of the logits.
+    - `full`: the probes that return full patterns.
     """
 
     def __init__(self, hooked: HookedModel, run_state: RunState, n_new: int | None) -> None:
@@ -74,7 +74,7 @@ class Programs:
         kind: Pass | None,
         part: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
-        """What these nodes do at a hook point, in turn; `part` bounds the rows.
+        """The calls of these nodes at a hook point, in order; `part` limits the rows.
 
         **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
         """
@@ -91,7 +91,7 @@ class Programs:
         kind: Pass,
         part: tuple[int, int] | None,
     ) -> dict[str, Any] | None:
-        """One node at one place: its recording, and the rows that it is given."""
+        """One node at one hook point and layer: its program, and the rows that it gets."""
         whole = kind.rows(kind.n_keys[0])
         rows = whole if part is None else range(whole.start + part[0], whole.start + part[1])
         span = rows
@@ -166,7 +166,7 @@ class Programs:
         whole: range,
         shape_number: int,
     ) -> Tape:
-        """What a node does at these rows of a pass; `whole` are all of its rows."""
+        """Record a node at these rows of a pass; `whole` are all of the pass's rows."""
         sizes = self._sizes(len(rows), whole.stop, shape_number)
 
         def act(recorder: Recorder) -> Tensor:
@@ -184,7 +184,7 @@ class Programs:
         sizes: Mapping[str, int],
         recorder: Recorder,
     ) -> Tensor:
-        """Let a node act on slots."""
+        """Apply a node to slots."""
         n_keys = whole.stop
         value = recorder.input("value", [sizes[axis] for axis in point.axes])
         phis: list[Tensor] = []
@@ -239,7 +239,7 @@ class Programs:
 
 
 def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """The values and output weights of attention, for nodes that ask for them."""
+    """The values and output weights of attention, for nodes with `needs_values`."""
     shapes = {
         "value": ("batch", "kv_head", "key", "d_head"),
         "weight": ("head", "d_head", "d_model"),
@@ -251,7 +251,7 @@ def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _sample(prompt: int, n_steps: int) -> tuple[int, ...]:
-    """Numbers of keys that stand for every decode step."""
+    """Numbers of keys that represent all decode steps."""
     last = prompt + n_steps
     picked = {prompt + 1, prompt + 2, prompt + 1 + n_steps // 2, last}
     return tuple(sorted(n for n in picked if n <= last))

@@ -1,9 +1,9 @@
-"""Recording what a node computes, so that a server can compute it without this package.
+"""Trace the torch operations of a node, so that a server can run them without this package.
 
-A node is Python that works on tensors. Here it runs once on tensors that have a shape and no
-numbers, and every torch function that it calls on them is noted by name. What does not depend on
-the model's activations (masks, heads, random draws) is computed here and now, and travels as a
-constant. The result is a plain list: names, numbers, tensors.
+A node is Python code that works on tensors. Here it runs once on tensors that have shapes but no
+values, and every torch function that it calls on them is recorded by name. What does not depend on
+the model's activations (masks, heads, random draws) is computed locally and sent as a constant. The
+result is a plain list: names, numbers, tensors.
 
 In decode every pass has one key more. A node is recorded at several numbers of keys: whole numbers
 that grow with them become `a * n_keys + b`, constants that grow become prefixes of the longest.
@@ -28,9 +28,9 @@ _LIBRARIES = ("torch", "beartype", "jaxtyping", "einops")
 @final
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """What one node did: operations in turn, where its result lies among theirs, and its bytes.
+    """The recording of one node: its operations, the index of its result, and the result's bytes.
 
-    `checks` are the questions that it took for answered with no, each with its line.
+    `checks` are the conditions on tensors that were assumed to be false, each with its line.
     """
 
     ops: list[list[Any]]
@@ -40,7 +40,7 @@ class Tape:
 
 
 class Slot(Tensor):
-    """A tensor with a shape, a precision and a place on a tape, and no numbers."""
+    """A placeholder tensor: shape, dtype and index on a tape, but no values."""
 
     recorder: "Recorder"
     blank: Tensor
@@ -48,7 +48,7 @@ class Slot(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the call instead of computing it."""
+        """Record the call instead of computing it."""
         del types
         slots: list[Slot] = []
         tree_map(lambda x: slots.append(x) if isinstance(x, Slot) else None, [args, kwargs])
@@ -57,10 +57,10 @@ class Slot(Tensor):
 
 @final
 class Recorder:
-    """Makes slots and notes what is done to them; one per recording.
+    """Makes slots and records the operations on them; one recorder per recording.
 
-    Whether a tensor is true is not known here. The answer is no, and yes to question number `yes`:
-    see `record`.
+    The truth value of a slot is unknown. It is taken to be false, except for condition number
+    `yes`: see `record`.
     """
 
     def __init__(self, what: str, yes: int | None = None) -> None:
@@ -70,21 +70,21 @@ class Recorder:
         self.yes = yes
 
     def slot(self, blank: Tensor, ref: dict[str, Any]) -> Slot:
-        """A slot for a tensor that the server will have."""
+        """A slot for a tensor that exists only on the server."""
         made = blank.as_subclass(Slot)
         made.recorder, made.blank, made.ref = self, blank, ref
         return made
 
     def input(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Slot:
-        """A slot for something that the recording starts from.
+        """A slot for an input of the recording.
 
-        In fp32: what the model computes in on the server is not known here, so nodes get fp32
-        there, and what an edit returns goes back to the model's own precision.
+        In fp32, because the precision of the model on the server is unknown: nodes get fp32 there,
+        and the result of an edit is converted back to the model's precision.
         """
         return self.slot(torch.empty(*shape, dtype=dtype, device="meta"), {"input": name})
 
     def unembed(self, n_words: int) -> Callable[[Tensor], Tensor]:
-        """Reads residual vectors as logits, with the final norm and the unembedding there."""
+        """Record the final norm and the unembedding of residual vectors."""
 
         def read(resid: Tensor) -> Tensor:
             self.ops.append(["unembed", [_encode(resid)], {}, _origin()])
@@ -145,10 +145,10 @@ class Recorder:
 def record(what: str, act: Callable[[Recorder], Tensor]) -> Tape:
     """Record what `act` does.
 
-    A question that leads to an error where it is answered with yes is a check: it is asked again on
-    the server. One that leads elsewhere cannot be recorded.
+    A condition on a tensor that raises when it is true is a check, and is tested again on the
+    server. A condition that leads to other operations cannot be recorded.
 
-    **Raises:** `CapabilityError` naming the line that decides by numbers.
+    **Raises:** `CapabilityError` naming the line that branches on values.
     """
     recorder = Recorder(what)
     tape = recorder.tape(act(recorder))
@@ -164,16 +164,16 @@ def record(what: str, act: Callable[[Recorder], Tensor]) -> Tape:
 
 
 def refusal(what: str, origin: str, name: str) -> CapabilityError:
-    """The error about a line that decides by numbers."""
+    """The error for a line that branches on values of activations."""
     return CapabilityError(
-        f"{what} cannot run remotely: {origin} ({name.removeprefix('torch.')}) decides by the "
-        "numbers of a run, and these are on the server. Write it without `if`, .item(), .tolist() "
-        "or boolean indexing on activations, for instance with torch.where"
+        f"{what} cannot run remotely: {origin} ({name.removeprefix('torch.')}) branches on "
+        "activations, whose values exist only on the server. Write it without `if`, .item(), "
+        ".tolist() or boolean indexing on activations, for instance with torch.where"
     )
 
 
 def _origin() -> str:
-    """The line that called torch: a kernel's, an edit's, or one that the user wrote."""
+    """The source line that called torch: in a kernel, an edit or the user's code."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
@@ -185,7 +185,7 @@ def _origin() -> str:
 
 
 def _places(index: Any) -> Any:
-    """An index with the true places in place of a mask: a mask has a shape that depends on it."""
+    """A boolean mask in an index as its true indices, because the result's shape depends on it."""
     parts = index if isinstance(index, tuple) else (index,)
     found: list[Any] = []
     for part in parts:
@@ -208,7 +208,7 @@ def _has_tensor(value: Any) -> bool:
 
 
 def _encode(value: Any) -> Any:
-    """A value as plain data; what is found on the server only is a small dict."""
+    """A value as plain data; a value that exists only on the server becomes a small dict."""
     if isinstance(value, Slot):
         return value.ref
     if isinstance(value, torch.device):

@@ -1,4 +1,4 @@
-"""The remote binding: plans compiled, sent in one request, and read back as local runs are."""
+"""The remote binding: compile plans, send them in one request, and read the results as runs."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @final
 class Hosted:
-    """A model as a server knows it: its structure without weights, and its key."""
+    """A hosted model: its structure without weights, and its key on the server."""
 
     def __init__(self, repo: str, processor: Any, **hf_kwargs: Any) -> None:
         if Path(repo).is_dir():
@@ -49,13 +49,13 @@ class Hosted:
 
     @cached_property
     def key(self) -> str:
-        """What the server calls the model."""
+        """The server's key for the model."""
         return self.nnsight.to_model_key()
 
     def ops(self, path: str) -> dict[str, str]:
-        """Where q, k, v and the call lie in the source of an attention module.
+        """The operations that make q, k, v and call attention in the source of an attention module.
 
-        **Raises:** `CapabilityError` listing what its source holds.
+        **Raises:** `CapabilityError` listing the operations of its source.
         """
         names = self.nnsight.get(path).source.names
         wanted = {
@@ -80,9 +80,9 @@ class Request:
 
     **Attributes:**
 
-    - `job`: what is sent.
-    - `sizes`: the bytes that come back for each probe, and for the logits.
-    - `full`: the probes that bring back full patterns.
+    - `job`: the data that is sent.
+    - `sizes`: the bytes that each probe and the logits return.
+    - `full`: the probes that return full patterns.
     """
 
     job: Mapping[str, Any]
@@ -108,7 +108,7 @@ def compile_run(
     _refuse(plan, beside or ())
     if cached_prefix is not None:
         raise CapabilityError(
-            "what goes on from a cache that is here cannot run remotely; ask with the whole prompt"
+            "a run that continues from a local cache cannot run remotely; ask with the whole prompt"
         )
     given = None if generate is None else _sendable(generate)
     run_state = RunState(plan, TokenMasks(layout, CPU), sinks)
@@ -120,7 +120,7 @@ def compile_run(
 
 
 def _refuse(plan: Plan, beside: Iterable[int]) -> None:
-    """Refuse what a server cannot do for us.
+    """Refuse what cannot run on a server.
 
     **Raises:** `CapabilityError` naming the node, the reason and what would work.
     """
@@ -154,11 +154,11 @@ def _sendable(generate: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SENT_BACK = ("pieces", "blind", "lost", "logits", "ids")
-"""What of a run's state comes back."""
+"""The parts of a run's state that are returned."""
 
 
 def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) -> None:
-    """Send runs as one job, and do not wait for it."""
+    """Send runs as one job, without waiting for it."""
     sent = functions()
     new_state, forward = sent["new_state"], sent["forward"]
     jobs = [{**request.job, "kernels": sent["kernels"]} for request in requests]
@@ -183,7 +183,7 @@ def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) ->
 
 
 def read_back(state: Mapping[str, Any]) -> Callable[..., Outcome]:
-    """What stands in for `execute` where the server's answer is there already."""
+    """A replacement for `execute` that reads the server's result."""
 
     def carry_out(
         hooked: HookedModel,

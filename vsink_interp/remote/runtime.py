@@ -1,7 +1,7 @@
-"""What runs on the server: functions that are sent as source, inside nnsight's trace.
+"""The code that runs on the server, inside nnsight's trace; it is sent as source.
 
-They use torch alone, and see plain data alone: `job` is what `job.Compiler` made, and
-`state` collects what comes back. Only outputs are read, never the inputs of a module that carries
+It uses only torch and plain data: `job` is made by `compiler.Compiler`, and `state` collects the
+results. Only outputs are read, never the inputs of a module that carries
 the cache: behind a sandbox every read is a copy, and the copy of a cache would be written back.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def new_state() -> dict[str, Any]:
-    """What comes back of one run."""
+    """The results of one run, empty."""
     return {
         "length": 0,
         "phi": {},
@@ -46,7 +46,7 @@ def forward(model: Any, job: dict[str, Any], state: dict[str, Any]) -> None:
 def tap(
     model: Any, job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], calls: list[Any]
 ) -> None:
-    """Read a module, let the nodes act, and write what they changed."""
+    """Read a module's value, apply the nodes, and write back what they changed."""
     envoy = model.get(stop["path"])
     side = stop["side"]
     raw = envoy.output if side in ("output", "first output") else envoy.input
@@ -84,7 +84,7 @@ def tap(
 
 
 def shown(value: Tensor, stop: dict[str, Any]) -> Tensor:
-    """What a module holds, in the axes of its hook point."""
+    """A module's value, in the axes of its hook point."""
     if stop["shape"] == "b q (h d)":
         return value.unflatten(-1, (stop["heads"], -1))
     if stop["shape"] == "b h q d":
@@ -93,7 +93,7 @@ def shown(value: Tensor, stop: dict[str, Any]) -> Tensor:
 
 
 def held(value: Tensor, stop: dict[str, Any]) -> Tensor:
-    """The other way round."""
+    """A hook point's value, in the axes of its module."""
     if stop["shape"] == "b q (h d)":
         return value.flatten(-2)
     if stop["shape"] == "b h q d":
@@ -108,7 +108,7 @@ def attention(
     stop: dict[str, Any],
     phase: dict[str, Any],
 ) -> None:
-    """Compute explicitly the rows that nodes ask for, and overwrite those that they changed."""
+    """Compute the rows that nodes need explicitly, and overwrite those that they changed."""
     source = model.get(stop["path"]).source
     kernels = job["kernels"]
     if phase["explicit"]:
@@ -172,7 +172,7 @@ def rows_of(
 def seen(
     job: dict[str, Any], stop: dict[str, Any], tile: dict[str, Any], rows: Tensor, n_keys: int
 ) -> Tensor | None:
-    """Which keys these rows may attend to, as `add_mask` takes it; None for all before them."""
+    """The mask of these rows, as `add_mask` takes it; None for a causal one."""
     if tile["mask"] is not None:
         return job["constants"][tile["mask"]].to(rows.device)
     if job["padding"] is None and stop["window"] is None:
@@ -188,7 +188,7 @@ def seen(
 
 
 def in_front(value: Tensor, dim: int, count: int, fill: float) -> Tensor:
-    """A value with this many places in front along one axis."""
+    """A value padded in front along one axis."""
     if not count:
         return value
     shape = [*value.shape]
@@ -197,7 +197,7 @@ def in_front(value: Tensor, dim: int, count: int, fill: float) -> Tensor:
 
 
 def blind(scores: Tensor) -> Tensor:
-    """The rows that see no key."""
+    """The rows without any visible key."""
     return scores.isneginf().all(-1)
 
 
@@ -209,7 +209,7 @@ def turned(
     layer: int,
     length: int = 0,
 ) -> Tensor:
-    """Queries or keys after the nodes, which see heads behind tokens, and keys of all tokens."""
+    """Queries or keys after the nodes, which see tokens before heads, and keys of all tokens."""
     if not calls:
         return value
     gone = max(length - value.shape[2], 0)
@@ -220,7 +220,7 @@ def turned(
 def projection(
     envoy: Any, path: str, like: Tensor, state: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear module; in a sandbox its answers to unit vectors, asked once."""
+    """Weight and bias of a linear module; in a sandbox, its outputs for unit vectors, cached."""
     if not envoy.weight.is_meta:
         return envoy.weight, envoy.bias
     if path not in state["weights"]:
@@ -244,7 +244,7 @@ def visit(
     layer: int | None,
     extras: dict[str, Tensor],
 ) -> tuple[Tensor, bool]:
-    """Let nodes act in turn; the value after them, and whether an edit was among them."""
+    """Apply nodes in turn; return the value after them, and whether an edit was among them."""
     changed = False
     for call in calls:
         given = value
@@ -274,7 +274,7 @@ def visit(
 def play(
     job: dict[str, Any], program: dict[str, Any], inputs: dict[str, Any], state: dict[str, Any]
 ) -> Tensor:
-    """Carry out a recording."""
+    """Run a recorded program."""
     results = []
     place = {"job": job, "inputs": inputs, "results": results, "n_keys": state["length"]}
     for name, args, kwargs, origin in program["ops"]:
@@ -297,7 +297,7 @@ def play(
 
 
 def found(name: str, job: dict[str, Any], state: dict[str, Any]) -> Any:
-    """A function by its name."""
+    """Find a function by its name."""
     if name == "unembed":
         return lambda resid: unembed(resid, job, state)
     function: Any = torch
@@ -319,7 +319,7 @@ def capped(logits: Tensor, job: dict[str, Any]) -> Tensor:
 
 
 def decode(value: Any, place: dict[str, Any]) -> Any:
-    """Plain data as what a torch function takes."""
+    """Turn plain data back into arguments of torch functions."""
     if isinstance(value, tuple):
         return tuple([decode(part, place) for part in value])
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Our functions as a server takes them: by source, with nothing of this package around them."""
+"""Export our functions for a server: by source, without the rest of this package."""
 
 import inspect
 from functools import cache
@@ -10,10 +10,10 @@ from typing import Any
 
 @cache
 def plain(name: str) -> ModuleType:
-    """A module of ours loaded once more, under a name that cannot be imported.
+    """One of our modules, loaded again under a name that cannot be imported.
 
-    nnsight sends functions of a module that cannot be imported by source, and those of an
-    installed package by name, which the server would not find. Annotations are left behind.
+    nnsight sends functions by source if their module cannot be imported, and otherwise by name,
+    which the server would not find. Annotations are removed.
     """
     file = import_module(name, __package__).__file__
     spec = spec_from_file_location(f"sent{name}", file)
@@ -27,7 +27,7 @@ def plain(name: str) -> ModuleType:
 
 
 def functions() -> dict[str, Any]:
-    """The interpreter that runs on the server, and the kernels that it calls."""
+    """The runtime's functions, and the kernels that they call."""
     attend, measure = plain("..kernels.attend"), plain("..kernels.measure")
     return {
         "new_state": plain(".runtime").new_state,
