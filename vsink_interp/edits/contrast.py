@@ -76,7 +76,7 @@ class Contrast(Edit):
 
     def __post_init__(self) -> None:
         if self.image is not None and self.image not in _IMAGES:
-            raise NotationError(unknown("spoiled image", self.image, _IMAGES))
+            raise NotationError(unknown("distorted image", self.image, _IMAGES))
         if self.image is None and not self.prompt and not self.prefix:
             raise NotationError(
                 "Contrast distorts nothing: give image='noise' (VCD), image='none', prefix='...' "
