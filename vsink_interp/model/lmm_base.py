@@ -13,12 +13,7 @@ from ..graph import Sizes, resolve_layers, split_hook
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
-
-HUB_OPTIONS = frozenset(
-    "revision token cache_dir local_files_only trust_remote_code subfolder force_download".split()
-)
-"""What `from_pretrained` hands to the processor as well."""
-
+from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 
 LMMBaseT = TypeVar("LMMBaseT", bound="LMMBase")
 
@@ -54,6 +49,7 @@ class LMMBase:
         cls: type[LMMBaseT],
         repo_or_dir: str | Path,
         *,
+        device: Any = None,
         remote: Where = None,
         check: bool = True,
         **hf_kwargs: Any,
@@ -66,24 +62,60 @@ class LMMBase:
         **Arguments:**
 
         - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `device`: one device for all of it, such as `"cuda"`; by default the CPU, or what
+            `device_map` says.
         - `remote`: open the structure alone, without weights, and run everything on this server
             unless told otherwise.
         - `check`: the self-check at load, as in `LMM`.
-        - `hf_kwargs`: for the model: `dtype`, `device_map`, `attn_implementation`, `revision` ...
+        - `hf_kwargs`: for the model: `dtype` (`"bfloat16"`), `device_map` (`"auto"`),
+            `quantization_config`, `attn_implementation`, `revision` ...
+
+        **Raises:** `InputError` for a URL, a folder that is not there, an unknown precision;
+        `UnreachableError` where there is no network and nothing was downloaded before;
+        `CapabilityError` for a device that is not there, or a package that is missing.
         """
         from transformers import AutoModelForImageTextToText
 
         refuse_job(remote)
-        shared = {name: value for name, value in hf_kwargs.items() if name in HUB_OPTIONS}
-        processor = load_processor(repo_or_dir, **shared)
+        source, options = place_of(repo_or_dir), model_options(device, hf_kwargs)
+        shared = {name: value for name, value in options.items() if name in HUB_OPTIONS}
+        found = reachable(source, shared)
+        processor = load_processor(found, **shared)
         if remote:
-            hosted = Hosted(str(repo_or_dir), processor, **hf_kwargs)
+            hosted = Hosted(source, processor, **options)
             lmm = cls(hosted.nnsight._module.eval(), processor, check=check)
             lmm.backend = Backend(lmm.hooked, remote)
             lmm.backend.hosted = hosted
             return lmm
-        model = AutoModelForImageTextToText.from_pretrained(repo_or_dir, **hf_kwargs).eval()
+        model = AutoModelForImageTextToText.from_pretrained(found, **options).eval()
+        model.config.name_or_path = source
+        if device is not None and "device_map" not in options:
+            model.to(device)
         return cls(model, processor, check=check)
+
+    def to(self: LMMBaseT, *args: Any, **kwargs: Any) -> LMMBaseT:
+        """Move the model as torch does, to a device or a precision, and return this `LMM`.
+
+        ```python
+        lmm.to("cuda")
+        lmm.to(torch.bfloat16)
+        ```
+
+        Encodings and records of before stay where they are; encode again on the new device.
+
+        **Raises:** `CapabilityError` for a model on a server, and for one that accelerate spreads
+        or that is quantised: load it anew where it should be.
+        """
+        self.backend.require_here("a model to move", "open it with its weights")
+        spread = getattr(self.hf_model, "hf_device_map", None)
+        if spread is not None or getattr(self.hf_model, "hf_quantizer", None) is not None:
+            raise CapabilityError(
+                f"{self.name} was placed as it was loaded ({spread or 'quantised'}); load it anew "
+                "with device=, device_map= or dtype="
+            )
+        moved(self.hf_model, *args, **kwargs)
+        self.nnsight.pipeline.device = self.hf_model.device
+        return self
 
     @classmethod
     def toy(cls: type[LMMBaseT]) -> LMMBaseT:
