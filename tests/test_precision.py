@@ -23,7 +23,6 @@ from transformers.models.llama import modeling_llama
 import vsink_interp as vi
 from tests import nodes, restated, tiny
 from tests.nodes import EDITS, PROBES
-from vsink_interp.engine.module_hooks import head_weight
 from vsink_interp.graph.hook_points import find_hook
 from vsink_interp.graph.site import Site, TokenMasks
 
@@ -73,7 +72,10 @@ class Eager:
 
     def __call__(self, module, query, key, value, attention_mask, scaling, **_):
         layer, group = module.layer_idx, query.shape[1] // key.shape[1]
-        extras = {"value": value, "weight": head_weight(module.o_proj, tiny.HEADS)}
+        extras = {
+            "value": value,
+            "weight": module.o_proj.weight.unflatten(1, (tiny.HEADS, -1)).permute(1, 2, 0),
+        }
         query, key = (
             self.at(name, layer, x.transpose(1, 2), extras).transpose(1, 2)
             for name, x in (("rot_q", query), ("rot_k", key))

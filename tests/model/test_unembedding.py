@@ -6,6 +6,7 @@ from torch import nn
 
 import vsink_interp as vi
 from tests import nodes, tiny
+from vsink_interp import experiments
 from vsink_interp.model.unembedding import _gain
 
 
@@ -62,3 +63,17 @@ def test_a_norm_that_centres_is_refused():
 def test_what_is_no_token_is_refused(token):
     with pytest.raises(vi.InputError, match="is not one token"):
         vi.readout(tiny.lmm()).direction(token)
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_refused():
+    lmm, image = tiny.lmm(), tiny.image()
+    pair = (image, "what is this"), (tiny.image(3), "what is this")
+    for ask in (
+        lambda: vi.readout(lmm).direction("whitish"),
+        lambda: experiments.logit_attribution(lmm, image, "what is this", "whitish"),
+        lambda: experiments.word_lens(lmm, image, "what is this", ["red", "whitish"]),
+        lambda: experiments.patching(lmm, *pair, token="whitish", against="red"),
+    ):
+        with pytest.raises(vi.InputError, match=r"'whitish' is no token of this model.*<unk>"):
+            ask()
+    assert vi.readout(lmm).token("<unk>") == 3

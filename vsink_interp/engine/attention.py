@@ -124,6 +124,7 @@ class AttentionBinding:
             return base(query, key, value, **kwargs)
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
+            hooked=self.hooked,
             module=module,
             run_state=self.run_state,
             nodes=self.nodes[layer],
@@ -131,7 +132,6 @@ class AttentionBinding:
             mask=mask,
             hidden=self._hidden(mask),
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            n_heads=self.hooked.n_heads["head"],
             kept=kept,
             sliding=kwargs.get("sliding_window") is not None,
         )

@@ -19,7 +19,7 @@ from .cache import cached
 from .cached_prefix import CachedPrefix
 from .contrast_pass import ContrastInputs, SecondPass, beside_the_first
 from .hooked_model import HookedModel
-from .module_hooks import read, write
+from .module_hooks import read, sum_beside, write
 from .run_state import RunState
 
 Driver = Callable[..., None]
@@ -119,12 +119,12 @@ def _execute(
     given = {**(generate or {}), **cached(hooked, run_state, inputs, cached_prefix)}
     box: list[Any] = []
 
-    def driver(**model_inputs: Any) -> None:
+    def driver(**_: Any) -> None:
         with binding.armed(), beside_the_first(hooked, passes):
             if generate is None:
-                box.append(hooked.hf_model(**model_inputs))
+                box.append(hooked.hf_model(**hooked.here(plain)))
             else:
-                box.append(hooked.hf_model.generate(**model_inputs, **given))
+                box.append(hooked.hf_model.generate(**hooked.here(plain), **given))
         # The layer waits for a step that never comes; ending it here is not an error.
         hooked.nnsight.interleaver.cancel()
 
@@ -179,7 +179,8 @@ def _act(
     last: int,
 ) -> None:
     envoy = hooked.envoy(stop.tap.module)
-    value = old = read(stop.tap, envoy, hooked.n_heads)
+    value = old = read(stop.tap, envoy, hooked, run_state.asked)
+    beside = sum_beside(stop.tap, envoy, value, run_state.asked)
     # Counted from the end: generation computes logits of the last prompt row alone.
     rows = range(last - value.shape[1], last)
     before = value._version
@@ -189,7 +190,7 @@ def _act(
             extras["unembed"] = hooked.unembed
         value = run_state.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
-        write(stop.tap, envoy, old, value)
+        write(stop.tap, envoy, old, value, beside)
     prefill = rows.start < run_state.masks.layout.prompt_length
     if stop.layer is not None and stop.phi and (prefill or stop.new_phi):
         run_state.see_resid(stop.layer, value)

@@ -1,5 +1,7 @@
 """A Hugging Face model inside nnsight, with its hook points."""
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, final
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from ..errors import CapabilityError
 from ..families import Family, gates_heads, layer_taps_of
 from ..graph import HOOKS, HookPoint
+from .linear_map import Asked, LinearMap, linear_map
+from .placement import execution_device
 from .turns import OwnThread, turns_of
 
 ATTENDING = frozenset({"full_attention", "sliding_attention"})
@@ -62,6 +66,8 @@ class HookedModel:
             **({} if spread else {"device": hf_model.device}),
         )
         OwnThread.of(self.nnsight.interleaver)
+        if self._managed is not None:  # weights rest elsewhere than the model computes
+            self.nnsight.pipeline.device = self._managed
         self.n_layers = len(self.layers)
         self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
         self.kinds = layer_kinds(self.config, self.layers)
@@ -75,13 +81,22 @@ class HookedModel:
 
     @property
     def device(self) -> torch.device:
-        """The model's device; the CPU for a model without weights."""
-        return torch.device("cpu") if self.weightless else self.hf_model.device
+        """The device that the model computes on; the CPU for a model without weights."""
+        device = self._managed or self.hf_model.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    def here(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs on the device of the model; nnsight moves them to that of its first weight."""
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     @property
     def weightless(self) -> bool:
         """Whether the model was opened without weights, to be run on a server."""
-        return self.hf_model.device.type == "meta"
+        return self._managed is None and self.hf_model.device.type == "meta"
+
+    @property
+    def _managed(self) -> torch.device | None:
+        return execution_device(self.module("hook_embed"), self.hf_model)
 
     @cached_property
     def n_heads(self) -> dict[str, int]:
@@ -91,6 +106,12 @@ class HookedModel:
             "head": heads,
             "kv_head": getattr(self.config, "num_key_value_heads", None) or heads,
         }
+
+    @property
+    def d_head(self) -> int:
+        """The width of a head."""
+        whole = self.config.hidden_size // self.n_heads["head"]
+        return getattr(self.config, "head_dim", None) or whole
 
     @property
     def advertised(self) -> tuple[str, ...]:
@@ -188,21 +209,54 @@ class HookedModel:
         """nnsight's envoy of a module path."""
         return self.nnsight.get(path)
 
-    def unembed(self, resid: Tensor) -> Tensor:
-        """The logits of residual vectors: the model's own final norm, unembedding and softcap.
+    def module(self, template: str, layer: int | None = None) -> Any:
+        """The module at which a hook point lies."""
+        return self.hf_model.get_submodule(self.family.tap(template, layer).module)
 
-        Hidden from the trace, which would otherwise think that the model had reached these modules.
-        """
-        norm, head = (
-            self.hf_model.get_submodule(self.family.tap(template, None).module)
-            for template in ("ln_final.hook_out", "unembed.hook_out")
-        )
+    @contextmanager
+    def unseen(self) -> Generator[None]:
+        """Call modules hidden from the trace, which would think that the model had reached them."""
         interleaver = self.nnsight.interleaver
         before, interleaver.interleaving = interleaver.interleaving, False
         try:
-            logits = head.forward(norm.forward(resid))
+            yield
         finally:
             interleaver.interleaving = before
+
+    def linear_map(
+        self, module: nn.Module, width: int, like: Tensor, asked: Asked | None = None
+    ) -> LinearMap:
+        """What a linear module does to vectors of a width, also in the middle of a trace.
+
+        **Arguments:**
+
+        - `like`: a tensor of the precision and device in which it is given them.
+        - `asked`: what modules answered before in a run, to which answers are added.
+
+        **Raises:** `CapabilityError` if its weights are not on this machine, or it is not linear.
+        """
+        known = {} if asked is None else asked
+        if module in known:
+            return known[module]
+        with self.unseen():
+            found = linear_map(module, width, like)
+        if not found.exact:
+            known[module] = found
+        return found
+
+    def projection(self, template: str, layer: int | None, width: int) -> LinearMap:
+        """What the linear module at a hook point does to vectors of a width.
+
+        **Raises:** as `linear_map`.
+        """
+        like = torch.zeros(0, dtype=self.hf_model.dtype, device=self.device)
+        return self.linear_map(self.module(template, layer), width, like)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """The logits of residual vectors: the model's own final norm, unembedding and softcap."""
+        with self.unseen():
+            normed = self.module("ln_final.hook_out").forward(resid)
+            logits = self.module("unembed.hook_out").forward(normed)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

@@ -4,12 +4,14 @@ from typing import Any
 
 from einops import parse_shape, rearrange
 from greenlet import getcurrent
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CapabilityError, InputError, NotationError
 from ..families import Tap
 from ..graph import parse_hook
 from ..kernels import head_result
+from .hooked_model import HookedModel
+from .linear_map import Asked
 
 
 def inside_trace() -> bool:
@@ -17,31 +19,41 @@ def inside_trace() -> bool:
     return getattr(getcurrent(), "mediator", None) is not None
 
 
-def head_weight(projection: nn.Linear, n_heads: int) -> Tensor:
-    """The output projection split by head: head d_head d_model."""
-    return rearrange(projection.weight, "m (h d) -> h d m", h=n_heads)
-
-
-def read(tap: Tap, envoy: Any, n_heads: dict[str, int]) -> Tensor:
+def read(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
     """The value of a tap, inside a trace, in the axes of its hook point."""
     if tap.side == "first output":
         return envoy.output[0]
     value = envoy.output if tap.side == "output" else envoy.input
     if not tap.held:
         return value
-    sizes = {} if tap.heads is None else {"h": n_heads[tap.heads]}
+    sizes = {} if tap.heads is None else {"h": hooked.n_heads[tap.heads]}
     shown = rearrange(value, f"{tap.held} -> {tap.shown}", **sizes)
     if tap.side == "head results":
-        return head_result(shown, head_weight(envoy._module, n_heads["head"]))
+        found = hooked.linear_map(envoy._module, value.shape[-1], value, asked)
+        return head_result(shown, found.by_head(hooked.n_heads["head"]))
     return shown
 
 
-def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
-    """Replace the value that `read` returned."""
+def sum_beside(tap: Tap, envoy: Any, value: Tensor, asked: Asked) -> Tensor | None:
+    """What heads add up to, where the module's output is known to lie beside it by rounding."""
+    if tap.side != "head results" or envoy._module not in asked:
+        return None
+    return value.sum(-2)
+
+
+def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor, beside: Tensor | None = None) -> None:
+    """Replace the value that `read` returned.
+
+    **Arguments:**
+
+    - `beside`: that of `sum_beside` for the old value; its distance from the output stays.
+    """
     if tap.side == "first output":
         envoy.output = (new, *envoy.output[1:])
     elif tap.side == "residual input":
         old.copy_(new)
+    elif beside is not None:
+        envoy.output = envoy.output + (new.sum(-2) - beside)
     elif tap.side == "head results":
         bias = envoy._module.bias
         envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
@@ -57,7 +69,7 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor) -> None:
             envoy.input = flat
 
 
-def live(hooked: Any, name: str) -> Tensor:
+def live(hooked: HookedModel, name: str) -> Tensor:
     """The value of a hook point inside a trace, as nnsight gives it (for `LMM.hook`)."""
     point, layer = parse_hook(name)
     depth = hooked.n_layers if point.stack == "blocks" else hooked.n_vision_layers
@@ -67,11 +79,12 @@ def live(hooked: Any, name: str) -> Tensor:
     if not inside_trace():
         raise InputError(f"{name!r} has a value only inside `with lmm.trace(image, prompt):`")
     if hooked.computes(point, layer):
-        return hooked.points[layer or 0][point.name].output
+        envoy: Any = hooked.points[layer or 0][point.name]
+        return envoy.output
     tap = hooked.family.tap(point.template, layer)
     if tap.side == "head results":
         raise CapabilityError(
             f"{name!r} is computed on demand, so writing it in place would be lost; use "
             f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
         )
-    return read(tap, hooked.envoy(tap.module), hooked.n_heads)
+    return read(tap, hooked.envoy(tap.module), hooked, {})

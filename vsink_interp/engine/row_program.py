@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..graph import Edit, HookPoint, Node, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
 from .edges import may_blind, removed_by
+from .hooked_model import HookedModel
 from .kept_tokens import KeptTokens, Window
-from .module_hooks import head_weight
 from .run_state import RunState, overlap
 
 Numbered = tuple[tuple[int, Node], ...]
@@ -37,17 +37,18 @@ class RowProgram:
 
     **Attributes:**
 
+    - `hooked`: the model.
     - `module`: the attention module.
     - `run_state`: the run; None in a plain trace.
     - `nodes`: the nodes of each hook point inside attention.
     - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
     - `mask`, `scaling`: as transformers passes them to attention.
     - `hidden`: the entries that a boolean `mask` hides; None for other masks.
-    - `n_heads`: the number of query heads.
     - `kept`: the tokens of the cached keys, if some keys are gone; nodes see all tokens.
     - `sliding`: whether rows see only a window of tokens, so that a cut may leave them none.
     """
 
+    hooked: HookedModel
     module: nn.Module
     run_state: RunState | None
     nodes: Mapping[str, Numbered]
@@ -55,7 +56,6 @@ class RowProgram:
     mask: Tensor | None
     hidden: Tensor | None
     scaling: float
-    n_heads: int
     kept: KeptTokens | Window | None = None
     sliding: bool = False
 
@@ -229,10 +229,14 @@ class RowProgram:
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
         if not any(node.needs_values for _, node in numbered):
             return {}
+        assert self.run_state is not None  # noqa: S101 (without it there are no nodes)
         projection: Any = self.module.o_proj
+        n_heads = self.hooked.n_heads["head"]
+        width = n_heads * value.shape[-1]
+        output = self.hooked.linear_map(projection, width, value, self.run_state.asked)
         if self.kept:
             value = self.kept.spread(value, 2, n_tokens, 0.0)
-        return {"value": value, "weight": head_weight(projection, self.n_heads)}
+        return {"value": value, "weight": output.by_head(n_heads)}
 
 
 def _blind(scores: Tensor) -> Tensor:

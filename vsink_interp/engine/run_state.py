@@ -14,6 +14,7 @@ from ..results import Recorded, join
 from ..sinks import SinkDims
 from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_joint
 from .kept_tokens import KeptTokens
+from .linear_map import Asked
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 ASYNC = 2**20
@@ -38,6 +39,7 @@ class RunState:
         self.sinks = sinks
         self.shown: dict[int, KeptTokens] = {}
         self.pieces: dict[int, Pieces] = {}
+        self.asked: Asked = {}
         dims = sinks.dims if sinks else ()
         self._dims = dims if len(dims) <= 2 else torch.tensor(dims, device=masks.device)
         self._phis: dict[int | None, list[Tensor]] = {}

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL.Image import Image
 
 from ..graph import Graphlike, Layers, as_graph
-from ..model import LMM, ImageInput, readout
+from ..model import LMM, ImageInput, token_id
 from ..probes import LogitLens, TokenProbability
 from ..results import Recorded, Run
 from ..tokens import ImageSpan
@@ -118,7 +118,8 @@ def word_lens(
 
     **Raises:** `InputError` for a word of several tokens.
     """
-    ids = tuple(readout(lmm).token(word) for word in words)
+    tokenizer, size = lmm.processor.tokenizer, lmm.hooked.config.vocab_size
+    ids = tuple(token_id(tokenizer, word, size) for word in words)
     probe = TokenProbability("image", layers, tokens=ids)
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
     record = run[probe]

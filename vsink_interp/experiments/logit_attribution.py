@@ -156,11 +156,10 @@ def _word(read: Readout, token: str | int) -> str:
 
 def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Tensor, " layer"]:
     """What the bias of each layer's output projection writes along a direction."""
-    family = lmm.hooked.family
-    found = []
+    hooked, found = lmm.hooked, []
+    width = lmm.n_heads * hooked.d_head
     for layer in range(lmm.n_layers):
-        path = family.tap("blocks.{layer}.attn.hook_result", layer).module
-        bias = lmm.hf_model.get_submodule(path).bias
+        bias = hooked.projection("blocks.{layer}.attn.hook_result", layer, width).bias
         found.append(torch.zeros(()) if bias is None else bias.detach().float().cpu() @ direction)
     return torch.stack(found)
 

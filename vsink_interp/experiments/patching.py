@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ..edits import Patch
 from ..errors import InputError
-from ..model import LMM, Encoding, ImageInput, readout
+from ..model import LMM, Encoding, ImageInput, token_id
 from ..probes import Activation
 from ..results import Run
 from ..tokens import SEGMENTS
@@ -83,19 +83,20 @@ def patching(
     **Raises:** `InputError` if both answer the same, so that there is no difference to bring back;
     `LayoutError` if a segment has another length in the other prompt.
     """
-    read = readout(lmm)
+    tokenizer, size = lmm.processor.tokenizer, lmm.hooked.config.vocab_size
+    wanted, less = (None if w is None else token_id(tokenizer, w, size) for w in (token, against))
     layers = lmm.layers_with(hook) if layers is None else tuple(layers)
     source = lmm.run(*clean, Activation(hook, layers=layers))
     encoding = lmm.encode(*corrupted)
     plain = lmm.run(encoding)
-    token = int(source.logits[0, -1].argmax()) if token is None else read.token(token)
-    against = int(plain.logits[0, -1].argmax()) if against is None else read.token(against)
+    token = int(source.logits[0, -1].argmax()) if wanted is None else wanted
+    against = int(plain.logits[0, -1].argmax()) if less is None else less
 
     def difference(run: Run) -> float:
         return float(run.logits[0, -1, token] - run.logits[0, -1, against])
 
     ends = difference(source), difference(plain)
-    words = tuple(read.tokenizer.decode([one]).strip() for one in (token, against))
+    words = tuple(tokenizer.decode([one]).strip() for one in (token, against))
     if abs(ends[0] - ends[1]) < 1e-4:
         raise InputError(
             f"the logit of {words[0]!r} minus that of {words[1]!r} is the same in both runs, so "

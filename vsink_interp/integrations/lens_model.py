@@ -1,15 +1,17 @@
 """What a TransformerLens `ActivationCache` asks of its model, answered from ours."""
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, final
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..engine.linear_map import LinearMap
 from ..errors import CapabilityError
-from ..graph import HookPoint, find_hook
+from ..graph import find_hook
 from ..model import LMM, Readout
 
 
@@ -90,27 +92,26 @@ class RMSOnly(nn.Module):
 class Output:
     """The linear map through which attention or an MLP writes to the residual stream."""
 
-    def __init__(self, linear: nn.Linear, n_heads: int) -> None:
-        self._linear = linear
+    def __init__(self, read: Callable[[], LinearMap], d_model: int, n_heads: int) -> None:
+        self._read = read
+        self._d_model = d_model
         self._n_heads = n_heads
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:  # noqa: N802 (TransformerLens's name)
         """Of attention, split by head."""
-        return rearrange(self._linear.weight.detach(), "m (h d) -> h d m", h=self._n_heads).cpu()
+        return self._read().by_head(self._n_heads).detach().cpu()
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:  # noqa: N802 (TransformerLens's name)
         """Of an MLP."""
-        return self._linear.weight.detach().T.cpu()
+        return self._read().weight.detach().T.cpu()
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:  # noqa: N802 (TransformerLens's name)
         """Its bias; zero where there is none."""
-        bias = self._linear.bias
-        if bias is None:
-            return torch.zeros(self._linear.out_features)
-        return bias.detach().float().cpu()
+        bias = self._read().bias
+        return torch.zeros(self._d_model) if bias is None else bias.detach().float().cpu()
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
@@ -145,15 +146,14 @@ HEADS, HIDDEN = find_hook("attn.hook_result"), find_hook("mlp.hook_post")
 
 
 def _layer(lmm: LMM, layer: int) -> Any:
-    mlp = Output(_module(lmm, HIDDEN, layer), 1)
+    text, width = lmm.hooked.config, lmm.d_model
+    hidden = partial(lmm.hooked.projection, HIDDEN.template, layer, text.intermediate_size)
+    mlp = Output(hidden, width, 1)
     if why := lmm.hooked.refusal(HEADS, layer):
-        return SimpleNamespace(attn=UnsplitAttention(lmm.d_model, why), mlp=mlp)
-    return SimpleNamespace(attn=Output(_module(lmm, HEADS, layer), lmm.n_heads), mlp=mlp)
-
-
-def _module(lmm: LMM, point: HookPoint, layer: int) -> nn.Linear:
-    path = lmm.hooked.family.tap(point.template, layer).module
-    return lmm.hf_model.get_submodule(path)
+        return SimpleNamespace(attn=UnsplitAttention(width, why), mlp=mlp)
+    joined = lmm.n_heads * lmm.hooked.d_head
+    heads = partial(lmm.hooked.projection, HEADS.template, layer, joined)
+    return SimpleNamespace(attn=Output(heads, width, lmm.n_heads), mlp=mlp)
 
 
 def _config(lmm: LMM, readout: Readout) -> Any:
@@ -164,7 +164,7 @@ def _config(lmm: LMM, readout: Readout) -> Any:
         n_heads=lmm.n_heads,
         n_key_value_heads=lmm.hooked.n_heads["kv_head"],
         d_model=lmm.d_model,
-        d_head=getattr(text, "head_dim", None) or lmm.d_model // lmm.n_heads,
+        d_head=lmm.hooked.d_head,
         d_mlp=text.intermediate_size,
         d_vocab=len(readout.weight),
         attn_only=False,

@@ -7,4 +7,4 @@ from .encoding import Encoding as Encoding
 from .images import ImageInput as ImageInput, as_image as as_image, digest as digest
 from .lmm import LMM as LMM
 from .session import Job as Job, Session as Session
-from .unembedding import Readout as Readout, readout as readout
+from .unembedding import Readout as Readout, readout as readout, token_id as token_id

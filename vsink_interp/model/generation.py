@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..engine import HookedModel
 from ..errors import CapabilityError, InputError
 
 LONGEST = 128
@@ -161,7 +162,7 @@ def _longest(max_new_tokens: int | None, own: Any) -> int:
 
 
 @contextmanager
-def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generator[None]:
+def seeded(seed: int | None, hooked: HookedModel, given: Mapping[str, Any]) -> Generator[None]:
     """Sample with a seed, and restore the state of torch's generator.
 
     **Raises:** `InputError` if decoding is greedy.
@@ -169,11 +170,11 @@ def seeded(seed: int | None, hf_model: Any, given: Mapping[str, Any]) -> Generat
     if seed is None:
         yield
         return
-    if not _samples(_configuration(hf_model, given), given):
+    if not _samples(_configuration(hooked.hf_model, given), given):
         raise InputError(
             f"seed={seed} is for sampling, and the answer is greedy: add do_sample=True"
         )
-    device = hf_model.device
+    device = hooked.device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield

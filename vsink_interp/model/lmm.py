@@ -118,8 +118,7 @@ class LMM(LensStyle):
                 batched=batched,
                 chat=chat,
             )
-        inputs = {name: value.to(self.hooked.device) for name, value in encoding.inputs.items()}
-        return replace(encoding, inputs=inputs)
+        return replace(encoding, inputs=self.hooked.here(encoding.inputs))
 
     @overload
     def run(
@@ -263,7 +262,7 @@ class LMM(LensStyle):
         executor = self.backend.executor(remote, allow_large=allow_large)
         if seed is None:
             return carry_out(self, run_request, executor)
-        with self.alone(), seeded(seed, self.hf_model, hf_kwargs):
+        with self.alone(), seeded(seed, self.hooked, hf_kwargs):
             return carry_out(self, run_request, executor)
 
     @overload
@@ -329,7 +328,7 @@ class LMM(LensStyle):
         specs = list(spec) if several else [spec or CompressedContext()]
         run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
         # Some models remember of their last prompt what its context needs.
-        with self.alone(), seeded(seed, self.hf_model, hf_kwargs):
+        with self.alone(), seeded(seed, self.hooked, hf_kwargs):
             contexts = describe(self, run_request, specs)
         return contexts if several else contexts[0]
 
@@ -362,7 +361,7 @@ class LMM(LensStyle):
 
         def driver(**inputs: Any) -> Any:
             with AttentionBinding(self.hooked, None).armed():
-                return call(**inputs)
+                return call(**{**inputs, **self.hooked.here(encoding.inputs)})
 
         backend = TakingTurns(self.hooked.turns)
         return self.nnsight.trace(**encoding.inputs, **hf_kwargs, fn=driver, backend=backend)

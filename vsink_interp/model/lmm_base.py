@@ -14,6 +14,7 @@ from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
+from .wrappers import unwrapped
 
 LMMBaseT = TypeVar("LMMBaseT", bound="LMMBase")
 
@@ -29,6 +30,7 @@ class LMMBase:
         family: Family | None = None,
         check: bool = True,
     ) -> None:
+        hf_model = unwrapped(hf_model)
         if hf_model.training and _drops(hf_model):
             raise CapabilityError(
                 "the model is in training mode and drops activations at random; call "

@@ -43,18 +43,10 @@ class Readout:
     def token(self, token: str | int) -> int:
         """The id of a token, given as its id or as text that is one token.
 
-        **Raises:** `InputError` for text of several tokens, or an id outside the vocabulary.
+        **Raises:** `InputError` for text of several tokens or none that the tokenizer knows, or an
+        id outside the vocabulary.
         """
-        if isinstance(token, int):
-            ids = [token]
-        else:
-            ids = list(self.tokenizer.encode(token, add_special_tokens=False))
-        if len(ids) != 1 or not 0 <= ids[0] < len(self.weight):
-            pieces = [self.tokenizer.decode([i]) for i in ids] if isinstance(token, str) else ids
-            raise InputError(
-                f"{token!r} is not one token of this model's {len(self.weight)}: it is {pieces}"
-            )
-        return ids[0]
+        return token_id(self.tokenizer, token, len(self.weight))
 
     def direction(
         self, token: str | int, against: str | int | None = None
@@ -83,31 +75,53 @@ class Readout:
         return float(self.bias[self.token(token)]) - less
 
 
+def token_id(tokenizer: Any, token: str | int, size: int) -> int:
+    """The id of a token, given as its id or as text that is one token.
+
+    **Arguments:**
+
+    - `size`: how many tokens the model has logits of.
+
+    **Raises:** `InputError` for text of several tokens or none that the tokenizer knows, or an id
+    outside the vocabulary.
+    """
+    text = isinstance(token, str)
+    ids = list(tokenizer.encode(token, add_special_tokens=False)) if text else [token]
+    if len(ids) != 1 or not 0 <= ids[0] < size:
+        pieces = [tokenizer.decode([i]) for i in ids] if text else ids
+        raise InputError(f"{token!r} is not one token of this model's {size}: it is {pieces}")
+    if text and ids[0] == tokenizer.unk_token_id and token.strip() != tokenizer.unk_token:
+        raise InputError(
+            f"{token!r} is no token of this model: its tokenizer reads {tokenizer.unk_token!r}; "
+            "take a word that it knows"
+        )
+    return ids[0]
+
+
 def readout(lmm: LMM) -> Readout:
     """The final norm and the unembedding of a model.
 
-    **Raises:** `CapabilityError` if the final norm is not an RMS norm with a gain.
+    **Raises:** `CapabilityError` if the final norm is not an RMS norm with a gain, the unembedding
+    is not linear, or the model was opened without weights.
     """
-    hf_model, family = lmm.hf_model, lmm.hooked.family
-    norm = hf_model.get_submodule(family.tap("ln_final.hook_out", None).module)
-    head = hf_model.get_submodule(family.tap("unembed.hook_out", None).module)
-    gain, eps = _gain(norm, lmm.d_model)
-    softcap = getattr(lmm.hooked.config, "final_logit_softcapping", None)
-    bias = getattr(head, "bias", None)
-    return Readout(
-        gain,
-        eps,
-        head.weight.detach(),
-        None if bias is None else bias.detach(),
-        softcap,
-        lmm.processor.tokenizer,
-    )
+    hooked = lmm.hooked
+    if hooked.weightless:
+        raise CapabilityError(
+            f"{lmm.name} was opened without weights, and a readout is made of them: open it with "
+            "its weights, or use probes.LogitLens and probes.TokenProbability"
+        )
+    gain, eps = _gain(hooked.module("ln_final.hook_out"), lmm.d_model, hooked.device)
+    head = hooked.projection("unembed.hook_out", None, lmm.d_model)
+    softcap = getattr(hooked.config, "final_logit_softcapping", None)
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    return Readout(gain, eps, weight, bias, softcap, lmm.processor.tokenizer)
 
 
-def _gain(norm: Any, width: int) -> tuple[Float[Tensor, " d_model"], float]:
+def _gain(
+    norm: Any, width: int, device: torch.device | None = None
+) -> tuple[Float[Tensor, " d_model"], float]:
     """Gain and epsilon of a norm, by what it does: families write the gain in their own ways."""
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-    device = norm.weight.device
     with torch.no_grad():
         trial = torch.linspace(-1.0, 2.0, width, device=device)
         ones = norm.forward(torch.ones(1, 1, width, device=device)).float().flatten()
