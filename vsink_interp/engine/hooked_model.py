@@ -217,11 +217,14 @@ class HookedModel:
     def unseen(self) -> Generator[None]:
         """Call modules hidden from the trace, which would think that the model had reached them."""
         interleaver = self.nnsight.interleaver
-        before, interleaver.interleaving = interleaver.interleaving, False
+        if not interleaver.interleaving:  # else a run of another thread would be switched off
+            yield
+            return
+        interleaver.interleaving = False
         try:
             yield
         finally:
-            interleaver.interleaving = before
+            interleaver.interleaving = True
 
     def linear_map(
         self, module: nn.Module, width: int, like: Tensor, asked: Asked | None = None
