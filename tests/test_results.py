@@ -129,12 +129,30 @@ def test_a_run_can_be_copied_and_pickled(how):
     assert torch.equal(back.layout.mask("image"), run.layout.mask("image"))
 
 
-def test_a_run_with_bare_functions_is_saved_without_its_graph(tmp_path):
-    run = tiny.lmm().run(tiny.encode(), graph=nodes.sharpest | vi.Fn("hook_embed", nodes.grow))
-    run.save(tmp_path)
-    back = vi.Run.load(tmp_path)
-    assert len(back.graph) == 0
-    assert torch.equal(back[repr(nodes.sharpest)].values, run[nodes.sharpest].values)
+def test_a_run_with_bare_functions_is_saved_with_stand_ins_for_them(tmp_path):
+    """The rest of the graph comes back; what holds a function shows its text and refuses to run."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    resid = lmm.run(encoding, graph=vi.probes.Resid("all", 1))
+    bare = [
+        vi.Fn("hook_embed", nodes.grow),
+        nodes.sharpest,
+        vi.Patch("hook_resid_post", resid, 1, rows="query"),
+    ]
+    kept = [vi.Knockout("image -> query", "2:"), SegmentMass(), vi.DropKeys("image", (1, 2))]
+    run = lmm.generate(encoding, graph=vi.EditGraph(*bare, *kept), max_new_tokens=2)
+    run.save(tmp_path / "one")
+    back = vi.Run.load(tmp_path / "one")
+    assert repr(back.graph) == repr(run.graph)
+    assert str(back.graph) == str(run.graph)
+    assert back.graph[3:] == vi.EditGraph(*kept)
+    assert torch.equal(back[back.graph[1]].values, run[nodes.sharpest].values)
+    assert torch.equal(back[kept[1]].values, run[kept[1]].values)
+    back.save(tmp_path / "two")
+    assert vi.Run.load(tmp_path / "two").graph == back.graph
+    for node in back.graph[:3]:
+        with pytest.raises(vi.CapabilityError, match=r"read from a saved run.*Make it anew"):
+            lmm.run(encoding, graph=node)
+    lmm.generate(encoding, graph=back.graph[3:], max_new_tokens=2)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

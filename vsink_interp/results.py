@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import CapabilityError, ResultError, unknown
-from .graph import EditGraph, Node, Probe
+from .graph import EditGraph, Node, Probe, with_stand_ins
 from .tokens import Box, ImageSpan, TokenLayout, View
 
 if TYPE_CHECKING:
@@ -193,7 +193,11 @@ class Run:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the run into a folder: tensors as safetensors, the rest as JSON."""
+        """Write the run into a folder: tensors as safetensors, the rest as JSON.
+
+        Of an edit or probe that holds a function, or values of a run, JSON keeps the text: the
+        graph that is read back shows it, and refuses to run it.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.layout)[0]}
@@ -202,13 +206,12 @@ class Run:
         (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
 
     def _meta(self) -> dict[str, Any]:
-        portable = all(getattr(node, "portable", True) for node in self.graph)
         return {
             "format": 1,
             "model": self.model,
             "text": self.text,
             "words": self.words,
-            "graph": self.graph.to_json() if portable else None,
+            "graph": with_stand_ins(self.graph).to_json(),
             "graph_text": repr(self.graph),
             **layout_parts(self.layout)[1],
             "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],

@@ -118,6 +118,21 @@ def test_the_best_tokens_alone_are_a_row_too(sunk, quizzes):
     assert found.scores[3].right.tolist() == made
 
 
+def test_curves_of_both_strategies_are_drawn(sunk, quizzes):
+    found = ex.compressed_context(
+        sunk, quizzes, keeps=(0.1, 0.5), scores=("attention",), strategies=("s", "qs")
+    )
+    lines = {line.get_label(): line for line in plot.compressed_context(found).axes[0].lines}
+    by_name = {score.name: score.accuracy for score in found.scores}
+    for label, name in (("attention only", "{} only"), ("attention", "query + {}")):
+        best = [name.format(f"K={keep}% by attention") for keep in (10, 50)]
+        np.testing.assert_allclose(lines[label].get_ydata(), [by_name[one] for one in best])
+    with pytest.raises(vi.ResultError, match="choose from: attention"):
+        found.curve("random", "s")
+    with pytest.raises(vi.ResultError, match="choose from: s, qs"):
+        found.curve("attention", "q")
+
+
 def test_a_curve_is_drawn(found):
     keep, accuracy = found.curve("random")
     assert keep.tolist() == [0.1, 1.0]

@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.families.test_families import NEAR, SHOWN, TINY, apart, batch, encoded, lmm, logits
+from tests.families.test_families import (
+    NEAR,
+    PROMPTS,
+    SHOWN,
+    TINY,
+    apart,
+    batch,
+    encoded,
+    lmm,
+    logits,
+)
 from vsink_interp.edits import Contrast
 
 PREFIX = "please count"
@@ -30,7 +40,10 @@ def spoiled(name, kind, encoding):
             sizes = [one.inputs["pixel_values"].shape[1] for one in alone]
             pixels = KINDS[kind].spoiled(pixels[0], counts, sizes)[None]
         else:
-            pixels = KINDS[kind].spoiled(pixels, counts, sizes)
+            areas = None
+            if name == "Mistral 3":  # images are padded to a common frame
+                areas = [(int(y), int(x)) for y, x in encoding.inputs["image_sizes"]]
+            pixels = KINDS[kind].spoiled(pixels, counts, sizes, areas)
         return replace(encoding, inputs={**encoding.inputs, "pixel_values": pixels})
     (text,), images = encoding.prompts, list(encoding.images[0])
     if kind == "prefix" and family.opening:
@@ -85,6 +98,22 @@ def test_empty_tiles_of_a_batch_get_no_noise(name):
         alone = model.generate(encoded(name, prompt), graph=graph, max_new_tokens=N)
         assert torch.equal(run.generated[i], alone.generated[0])
         assert apart(run.logits[i], alone.logits[0]) < 4 * NEAR
+
+
+RAGGED = ("high", "one", "wide")
+"""Images of different sizes: the processor pads their pixels, or cuts them into more tiles."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_noise_of_an_image_does_not_depend_on_its_batch(name):
+    model, graph = lmm(name), KINDS["noise"]
+    images, texts = zip(*(PROMPTS[prompt] for prompt in RAGGED), strict=True)
+    together = model.run(list(images), list(texts), graph)
+    plain = model.run(list(images), list(texts))
+    for i, prompt in enumerate(RAGGED):
+        alone = model.run(encoded(name, prompt), graph=graph)
+        assert apart(together.logits[i, -1], alone.logits[0, -1]) < 4 * NEAR, prompt
+        assert apart(together.logits[i, -1], plain.logits[i, -1]) > 1e-3
 
 
 CASES = [

@@ -142,3 +142,17 @@ def test_what_image_tokens_are_needed_for_is_refused_by_name():
     for measure in (ex.spectrum, ex.word_maps):
         with pytest.raises(vi.LayoutError, match=r"no image token.*cross-attention"):
             measure(lmm("Mllama"), *PROMPTS["one"])
+
+
+@every_family_with_image_tokens
+def test_an_overview_draws_the_view_of_the_whole_image(name):
+    """Of a tiled image too: each map has the grid of that view, and its tokens' attention."""
+    maps = ex.word_maps(lmm(name), *PROMPTS["wide"], max_new_tokens=LONGEST)
+    panels = vi.plot.overview(maps).axes[1:4]
+    shown = list(maps.span.tokens_of())
+    for panel in panels:
+        assert panel.images[-1].get_array().shape[:2] == maps.span.grid
+    opacity = panels[2].images[-1].get_array()[..., 3].flatten()
+    pairs = zip(maps.before[:, shown], maps.after[:, shown], strict=True)
+    laid = [0.9 * (after / max(before.max(), after.max())) ** 0.6 for before, after in pairs]
+    assert any(np.allclose(opacity, one, atol=1e-5) for one in laid)

@@ -8,6 +8,7 @@ from PIL import Image
 
 import vsink_interp as vi
 from tests import tiny
+from tests.families.test_families import PROMPTS, TINY, lmm
 from vsink_interp.families import FAMILIES, layer_taps_of
 from vsink_interp.families.infer import counted_spans
 from vsink_interp.families.tiny import build
@@ -115,3 +116,19 @@ def test_hook_points_beside_norms_that_are_not_known_are_left_out():
     assert {"hook_resid_pre", "attn.hook_q", "hook_resid_post"} <= set(found)
     plain = tiny.hf_model().model.language_model.layers[0]
     assert "hook_attn_out" in layer_taps_of("some_llama", plain)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_prompt_without_an_image_is_taken_or_refused(name):
+    """Alone, and in a batch with one that has an image."""
+    model, family = lmm(name), TINY[name]
+    text = PROMPTS["text"][1]
+    if family.text_alone:
+        layout = model.encode(None, text).layout
+        assert not layout.mask("image").any()
+        return
+    for image, prompt in ((None, text), ([PROMPTS["one"][0], None], [text, text])):
+        with pytest.raises(vi.InputError, match=f"{name} takes no prompt without an image"):
+            model.encode(image, prompt)
+    with pytest.raises(vi.InputError, match="no prompt without an image"):
+        model.run(*PROMPTS["one"], vi.Contrast("none"))

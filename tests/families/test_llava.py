@@ -1,8 +1,11 @@
 """LLaVA: its form, and where an image token lies in the image."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from tests import nodes, tiny
 from vsink_interp.families.llava import clip_box, llava_spans
@@ -21,6 +24,65 @@ def test_the_box_of_a_patch_is_the_square_that_the_processor_cuts(size, patch):
     assert squares.argmin() == patch
     others = np.delete(squares, patch)
     assert squares[patch] < others.min() - 0.8 * (others.max() - squares[patch])
+
+
+def read_off(settings, size):
+    """The part of an image that a processor keeps, read off its pixels: of two ramps, one along
+    each axis, that resizing keeps straight.
+    """
+    width, height = size
+    ramp = np.zeros((height, width, 3))
+    ramp[..., 0] = 40 + 160 * (np.arange(width) + 0.5) / width
+    ramp[..., 1] = (40 + 160 * (np.arange(height) + 0.5) / height)[:, None]
+    image = Image.fromarray(ramp.round().astype(np.uint8))
+    pixels = settings(
+        image,
+        return_tensors="np",
+        do_normalize=False,
+        do_rescale=False,
+        resample=2,
+        image_mean=(0.0, 0.0, 0.0),
+    )["pixel_values"][0]
+    ends = []
+    for values, whole in ((pixels[0].max(0), width), (pixels[1].max(1), height)):
+        seen = np.flatnonzero((values > 45) & (values < 195))[2:-2]  # no padding, no border
+        per_pixel, start = np.polyfit(seen + 0.5, values[seen], 1)
+        at = (np.array([0, len(values)]) * per_pixel + start - 40) / 160 * whole
+        ends.append(at)
+    (left, right), (top, bottom) = ends
+    return image, (left, top, right, bottom)
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (87, 64), (61, 92), (33, 33), (45, 31)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"do_pad": True},
+        {"crop_size": {"height": 25, "width": 31}},
+        {"do_center_crop": False, "size": {"height": 42, "width": 42}},
+        {"size": {"shortest_edge": 29}},
+        {"do_resize": False, "size": {"shortest_edge": 20}},
+        {"do_pad": True, "do_resize": False, "crop_size": {"height": 150, "width": 150}},
+    ],
+    ids=str,
+)
+def test_the_box_is_what_the_processor_keeps(size, more):
+    """Padding to a square, crops at whole pixels, and images smaller than the crop."""
+    settings = LlavaImageProcessorPil(
+        **{"size": {"shortest_edge": 42}, "crop_size": {"height": 42, "width": 42}, **more}
+    )
+    image, expected = read_off(settings, size)
+    processor = SimpleNamespace(image_processor=settings)
+    (span,) = llava_spans(tiny.config(), processor, [image], {})
+    np.testing.assert_allclose(span.box, expected, atol=0.25)
+
+
+def test_padding_to_a_square_by_hand():
+    image = Image.new("RGB", (200, 100))
+    size, crop = {"shortest_edge": 42}, {"height": 42, "width": 42}
+    assert clip_box(size, crop, image, squared=True) == pytest.approx((0, -50, 200, 150))
+    assert clip_box({"longest_edge": 42}, crop, image) is None
 
 
 def test_without_a_crop_the_whole_image_is_covered():

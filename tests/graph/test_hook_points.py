@@ -107,6 +107,14 @@ def test_what_is_no_range_is_refused(layers):
         resolve_layers(layers, 8)
 
 
+@pytest.mark.parametrize(
+    "layers", ["5:3,0", "0,5:3", "3:3", "0,3:3,5", "except 5:3", ":0,7", "-1:-2"]
+)
+def test_a_range_without_a_layer_is_refused_beside_others(layers):
+    with pytest.raises(vi.NotationError, match=r"names no layer; this model has 8, 0 to 7"):
+        resolve_layers(layers, 8)
+
+
 @pytest.mark.parametrize("layers", ["8", "-9", "8:", ":9", 8, (0, 8), "0,8"])
 def test_a_block_beyond_the_model_is_refused_with_its_number(layers):
     with pytest.raises(vi.NotationError, match=r"this model.* 8"):

@@ -137,6 +137,13 @@ def test_heads_are_sorted(sunk, cases):
     assert heights == sorted(heights, reverse=True)
 
 
+def test_the_ratio_of_a_ranking_is_the_line_that_is_drawn(sunk, cases):
+    for rho in (0.9, 0.3):
+        left = plot.heads(ex.image_heads(sunk, cases, rho=rho)).axes[0]
+        assert {*left.lines[0].get_ydata()} == {rho}
+        assert f"rho = {rho:g}" in left.get_title()
+
+
 def test_ablation_and_contributions(sunk, cases):
     hidden = ex.sink_ablation(sunk, cases)
     widths = [bar.get_width() for bar in plot.sink_ablation(hidden).axes[0].patches]

@@ -114,7 +114,11 @@ class Contrast(Edit):
         return f"{start}{self.prefix} {text.removeprefix(start)}"
 
     def spoiled(
-        self, pixels: Tensor, n_images: Sequence[int], sizes: Sequence[int] | None = None
+        self,
+        pixels: Tensor,
+        n_images: Sequence[int],
+        sizes: Sequence[int] | None = None,
+        areas: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """The pixels of a batch, with noise.
 
@@ -122,6 +126,9 @@ class Contrast(Edit):
 
         - `n_images`: the number of images of each sample.
         - `sizes`: the number of entries of `pixels` of each image; one by default.
+        - `areas`: height and width of each image, where a batch pads images of different sizes at
+            the right and the bottom; the padding gets no noise, and what an image gets does not
+            depend on it.
 
         **Raises:** `CapabilityError` if entries cannot be assigned to images.
         """
@@ -132,10 +139,13 @@ class Contrast(Edit):
                 f"the processor makes {len(pixels)} layers of pixels of {len(places)} images, "
                 "and which belongs to which is not known; contrast with image='none' or a prefix"
             )
-        pieces = zip(pixels.split(lengths), places, strict=True)
-        return torch.cat(
-            [diffuse(piece, self.noise(piece.shape, k).to(piece), self.step) for piece, k in pieces]
-        )
+        pieces = pixels.split(lengths)
+        corners = [piece.shape[-2:] for piece in pieces] if areas is None else areas
+        found = pixels.clone()
+        for piece, (y, x), k in zip(found.split(lengths), corners, places, strict=True):
+            part = piece if areas is None else piece[..., :y, :x]
+            part.copy_(diffuse(part, self.noise(part.shape, k).to(part), self.step))
+        return found
 
     def noise(self, shape: Sequence[int], place: int) -> Tensor:
         """Standard normal noise for the n-th image of its prompt."""

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import takewhile
 from typing import final
+from unicodedata import category
 
 import torch
 from jaxtyping import Bool
@@ -50,47 +51,101 @@ class AnswerWord:
 
 
 def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
-    """The words of an answer; punctuation and special tokens are left out."""
-    words: list[tuple[str, list[int]]] = []
-    for row, piece in enumerate(_pieces(lmm, run, sample)):
-        if not any(letter.isalnum() for letter in piece):
+    """The words of an answer; punctuation and special tokens are left out.
+
+    What a script writes without spaces (Chinese, Japanese, Thai) is one word up to the next
+    punctuation.
+    """
+    text, spans = _spans(lmm, run, sample)
+    words: list[tuple[int, int, list[int]]] = []
+    for row, (start, stop) in enumerate(spans):
+        if not any(map(_of_word, text[start:stop])):
             continue
-        if words and piece[0].isalnum() and row - 1 in words[-1][1]:
-            words[-1] = (words[-1][0] + piece, [*words[-1][1], row])
+        if words and row - 1 in words[-1][2] and (start < words[-1][1] or _of_word(text[start])):
+            first, last, rows = words[-1]
+            words[-1] = (first, max(last, stop), [*rows, row])
         else:
-            words.append((piece.strip(), [row]))
-    return tuple(AnswerWord(text, tuple(rows)) for text, rows in words)
+            words.append((start, stop, [row]))
+    return tuple(AnswerWord(text[start:stop].strip(), tuple(rows)) for start, stop, rows in words)
 
 
 def naming_rows(lmm: LMM, run: Run, words: str, sample: int = 0) -> tuple[int, ...]:
     """The answer rows (0 is the first) that predict the tokens of some words of an answer.
 
+    A letter that several tokens write, byte by byte, is predicted by the rows of all of them.
+
     **Arguments:**
 
-    - `words`: as they stand in the answer, in upper or lower case. Whole words: "ox" is not in
-        "box". The first place counts where there are several.
+    - `words`: as they stand in the answer, in upper or lower case. Whole words, "ox" is not in
+        "box", but in scripts without spaces, where words have no ends that can be seen. The first
+        place counts where there are several.
 
     **Returns:** no row where the answer does not have the words.
     """
-    pieces = _pieces(lmm, run, sample)
-    found = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", "".join(pieces), re.IGNORECASE)
+    text, spans = _spans(lmm, run, sample)
+    places = (match.span() for match in re.finditer(re.escape(words), text, re.IGNORECASE))
+    found = next((place for place in places if _is_whole(text, *place)), None)
     if found is None:
         return ()
-    starts = [len("".join(pieces[:row])) for row in range(len(pieces) + 1)]
     return tuple(
-        row
-        for row, (start, stop) in enumerate(pairwise(starts))
-        if start < found.end() and found.start() < stop
+        row for row, (start, stop) in enumerate(spans) if start < found[1] and found[0] < stop
     )
 
 
-def _pieces(lmm: LMM, run: Run, sample: int) -> list[str]:
-    """What each token of an answer adds to its text."""
+_NO_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
+
+def _of_word(letter: str) -> bool:
+    """Whether a character is part of a word: a letter, a digit, or an accent or vowel sign."""
+    return letter.isalnum() or category(letter).startswith("M")
+
+
+def _is_whole(text: str, start: int, stop: int) -> bool:
+    """Whether a place in a text neither begins nor ends within a word."""
+    inside = [
+        _of_word(before) and _of_word(after) and not _NO_SPACES.search(before + after)
+        for before, after in (text[at - 1 : at + 1] for at in (start, stop) if 0 < at < len(text))
+    ]
+    return not any(inside)
+
+
+def _spans(lmm: LMM, run: Run, sample: int) -> tuple[str, list[tuple[int, int]]]:
+    """An answer, and from where to where in it each of its tokens writes.
+
+    A token may end within a letter, whose bytes the next ones complete: of byte-level tokenizers
+    ("é" is two tokens, "猫" three), and where SentencePiece falls back on bytes. Until then the
+    tokenizer writes U+FFFD for it; here that letter belongs to all of its tokens.
+    """
     tokenizer, ids = lmm.processor.tokenizer, run.generated[sample].tolist()
-    pieces: list[str] = []
-    before = ""
+    special = {*tokenizer.all_special_ids}
+    spans: list[tuple[int, int]] = []
+    whole = ""  # what is written for good
+    unfinished = False
     for row in range(int(answer_mask(run)[sample].sum())):
-        whole = tokenizer.decode(ids[: row + 1], skip_special_tokens=True)
-        pieces.append(whole[len(before) :])
-        before = whole
-    return pieces
+        if ids[row] in special:
+            spans.append((len(whole), len(whole)))
+            continue
+        text = tokenizer.decode(ids[: row + 1], skip_special_tokens=True)
+        letters = text.rstrip(_UNFINISHED)
+        unfinished = letters != text
+        if unfinished and len(letters) < len(whole):
+            # A fallback on bytes takes the letters before back until this one is complete.
+            spans.append((len(whole), len(whole) + 1))
+            continue
+        # What came before may change too: some tokenizers take a space away from before a comma.
+        start = _n_shared(whole, letters)
+        whole = letters
+        spans.append((start, len(whole) + unfinished))
+    return whole + _UNFINISHED * unfinished, spans
+
+
+def _n_shared(one: str, other: str) -> int:
+    """How many letters two texts begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+_UNFINISHED = "\ufffd"
+"""What a tokenizer writes for a letter of which bytes are missing."""

@@ -123,16 +123,32 @@ class CompressedAnswers:
         images = np.array(self.image)
         return float(np.mean([score.right[images == p].all() for p in np.unique(images)]))
 
-    def curve(self, score: str) -> tuple[Float[np.ndarray, " keep"], Float[np.ndarray, " keep"]]:
+    @property
+    def curves(self) -> tuple[tuple[str, str], ...]:
+        """Score and strategy of every curve there is, in the order in which they were measured."""
+        specs = [s.spec for s in self.scores if s.spec and "s" in s.spec.strategy]
+        return tuple(dict.fromkeys((spec.score, spec.strategy) for spec in specs))
+
+    def curve(
+        self, score: str, strategy: str = "qs"
+    ) -> tuple[Float[np.ndarray, " keep"], Float[np.ndarray, " keep"]]:
         """The shares kept, and the accuracy at each, where image tokens were chosen by `score`.
 
-        **Raises:** `ResultError` listing the scores there are.
+        **Arguments:**
+
+        - `strategy`: beside the query tokens (`"qs"`), or alone (`"s"`).
+
+        **Raises:** `ResultError` listing the curves there are.
         """
-        specs = [(s.spec, s.accuracy) for s in self.scores if s.spec and s.spec.strategy == "qs"]
-        found = sorted((spec.keep, acc) for spec, acc in specs if spec.score == score)
-        if not found:
-            known = dict.fromkeys(spec.score for spec, _ in specs)
+        strategies = dict.fromkeys(how for _, how in self.curves)
+        if strategy not in strategies:
+            raise ResultError(unknown("strategy of these answers", strategy, strategies))
+        if (score, strategy) not in self.curves:
+            known = [name for name, how in self.curves if how == strategy]
             raise ResultError(unknown("score of these answers", score, known))
+        wanted = (score, strategy)
+        specs = [(s.spec, s.accuracy) for s in self.scores if s.spec]
+        found = sorted((spec.keep, a) for spec, a in specs if (spec.score, spec.strategy) == wanted)
         keep, accuracy = np.array(found).T
         return keep, accuracy
 

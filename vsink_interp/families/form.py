@@ -154,6 +154,8 @@ class Family:
     - `nested`: whether the processor takes one list of images per prompt.
     - `tiles_by_prompt`: whether pixels come as one row per prompt, the views of all its images in
         turn and empty ones behind them.
+    - `framed`: whether pixels of images of different sizes are padded to a common frame, with their
+        heights and widths as `image_sizes` beside them.
     - `marker`: the token that the processor replaces by an image.
     - `placeholder`: the text that stands for an image in a prompt, marker included; the marker
         alone by default.
@@ -185,6 +187,7 @@ class Family:
     sight: Sight = "causal"
     nested: bool = False
     tiles_by_prompt: bool = False
+    framed: bool = False
     marker: str = "<image>"
     placeholder: str = ""
     suffix: str = ""

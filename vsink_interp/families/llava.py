@@ -5,25 +5,66 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..tokens import ImageSpan
+from ..tokens import Box, ImageSpan
 from .form import Family
 
 
 def clip_box(
-    size: dict[str, int], crop: dict[str, int] | None, image: Image
-) -> tuple[float, float, float, float]:
-    """The part of an image that CLIP's processor keeps: left, top, right, bottom in its pixels."""
+    size: dict[str, int],
+    crop: dict[str, int] | None,
+    image: Image,
+    *,
+    squared: bool = False,
+    spare: int = 1,
+) -> Box | None:
+    """The part of an image that CLIP's processor keeps: left, top, right, bottom in its pixels.
+
+    The processor pads the image to a square if it is told to, resizes it, and cuts the middle out;
+    where it is smaller than that it is padded. All are whole numbers of pixels. The box lies partly
+    outside the image where there is padding.
+
+    **Arguments:**
+
+    - `size`: what it resizes to; empty for not at all.
+    - `crop`: what it cuts out; None for all.
+    - `squared`: whether it pads to a square first.
+    - `spare`: where the spare pixel of an odd padding goes: 1 for left and top, 0 for right and
+        bottom.
+
+    **Returns:** None for a way of resizing that is not known here.
+    """
     width, height = image.size
-    if "shortest_edge" in size:
-        scale = size["shortest_edge"] / min(width, height)
-        wide, high = width * scale, height * scale
-    else:
-        wide, high = float(size["width"]), float(size["height"])
-    kept_w = min(wide, crop["width"]) if crop else wide
-    kept_h = min(high, crop["height"]) if crop else high
-    left, top = (wide - kept_w) / 2, (high - kept_h) / 2
-    across, down = width / wide, height / high
-    return (left * across, top * down, (left + kept_w) * across, (top + kept_h) * down)
+    left = top = 0
+    if squared:
+        side = max(width, height)
+        left, top = (width - side + 1) // 2, (height - side + 1) // 2
+        width = height = side
+    resized = _resized(size, width, height)
+    if resized is None:
+        return None
+    across, down = width / resized[0], height / resized[1]
+    kept = (crop["width"], crop["height"]) if crop else resized
+    x, y = (
+        (whole - part + (1 - spare) * (whole < part)) // 2
+        for whole, part in zip(resized, kept, strict=True)
+    )
+    return (
+        left + x * across,
+        top + y * down,
+        left + (x + kept[0]) * across,
+        top + (y + kept[1]) * down,
+    )
+
+
+def _resized(size: dict[str, int], width: int, height: int) -> tuple[int, int] | None:
+    """Width and height after resizing."""
+    if not size:
+        return width, height
+    if {*size} == {"shortest_edge"}:
+        short, long = size["shortest_edge"], max(width, height)
+        long = int(short * long / min(width, height))
+        return (short, long) if width <= height else (long, short)
+    return (size["width"], size["height"]) if {*size} == {"width", "height"} else None
 
 
 def llava_spans(
@@ -33,9 +74,14 @@ def llava_spans(
     del inputs
     side = config.vision_config.image_size // config.vision_config.patch_size
     settings = processor.image_processor
+    size = dict(settings.size) if getattr(settings, "do_resize", True) else {}
     crop = dict(settings.crop_size) if getattr(settings, "do_center_crop", False) else None
+    # Of CLIP's processor do_pad is something else, or nothing.
+    squared = hasattr(settings, "pad_to_square") and bool(settings.do_pad)
+    spare = int(not any(kind.__name__ == "TorchvisionBackend" for kind in type(settings).__mro__))
     return tuple(
-        ImageSpan((side, side), clip_box(dict(settings.size), crop, image)) for image in images
+        ImageSpan((side, side), clip_box(size, crop, image, squared=squared, spare=spare))
+        for image in images
     )
 
 

@@ -78,6 +78,7 @@ MISTRAL3 = Family(
     merged="squares",
     projected="q d",
     spans=sized_spans,
+    framed=True,
     marker="[IMG]",
     suffix="[IMG_END]",
     template="[INST]{content}[/INST]",

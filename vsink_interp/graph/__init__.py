@@ -40,3 +40,8 @@ from .site import (
     parsed_flow as parsed_flow,
     parsed_group as parsed_group,
 )
+from .stand_ins import (
+    SavedEdit as SavedEdit,
+    SavedProbe as SavedProbe,
+    with_stand_ins as with_stand_ins,
+)

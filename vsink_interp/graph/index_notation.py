@@ -61,7 +61,7 @@ def _whole(number: Any) -> int:
 def resolve(numbers: Any, count: int, what: str = "layer", whose: str = "this model") -> list[int]:
     """The indices that a selection names among `count` layers, heads or positions, ascending.
 
-    **Raises:** `NotationError` if a bound is out of range, or nothing is selected.
+    **Raises:** `NotationError` if a bound is out of range, or a range selects nothing.
     """
     given = settled(numbers, what)
     here = f"{whose} has {count}, 0 to {count - 1}"
@@ -103,4 +103,6 @@ def _expand(part: str, given: str, count: int, what: str, here: str) -> range:
     stop = last + count if last < 0 else last
     if not 0 <= stop <= count:
         raise NotationError(f"{what}s {given!r}: {what} {last} lies beyond: {here}")
+    if start >= stop:
+        raise NotationError(f"{what}s {given!r}: {part.strip()!r} names no {what}; {here}")
     return range(start, stop)

@@ -71,12 +71,18 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     n_images = [len(row) for row in encoding.images]
     pixels = other.inputs["pixel_values"]
     grids = other.inputs.get("image_grid_thw")  # where pixels come as a list of patches
-    sizes = None if grids is None else grids.prod(-1).tolist()
+    views = [len(span.parts) for row in other.layout.images for span in row]
+    if grids is not None:
+        sizes = grids.prod(-1).tolist()
+    else:  # or as one of each view, or as one of each image
+        sizes = views if len(pixels) == sum(views) else None
     if lmm.hooked.family.tiles_by_prompt:
         counts = [[len(span.parts) for span in row] for row in other.layout.images]
         new = _spoiled_tiles(node, pixels, counts)
     else:
-        new = node.spoiled(pixels, n_images, sizes)
+        framed = lmm.hooked.family.framed
+        areas = [(int(y), int(x)) for y, x in other.inputs["image_sizes"]] if framed else None
+        new = node.spoiled(pixels, n_images, sizes, areas)
     return replace(other, inputs={**other.inputs, "pixel_values": new})
 
 

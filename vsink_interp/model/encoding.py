@@ -208,7 +208,15 @@ def encode(
     batched: bool,
     chat: bool,
 ) -> Encoding:
-    """Encode prompts, left-padded to one length, and determine their token layout."""
+    """Encode prompts, left-padded to one length, and determine their token layout.
+
+    **Raises:** `InputError` for a prompt without an image, where the family takes none.
+    """
+    if not family.text_alone and not all(images):
+        raise InputError(
+            f"{family.name} takes no prompt without an image: its processor writes the prompt "
+            "behind an image's tokens. Give one with each, or open another model for text alone"
+        )
     rendered = [
         render(processor, family, prompt, len(shown), chat=chat)
         for prompt, shown in zip(prompts, images, strict=True)

@@ -186,7 +186,7 @@ def ranked_heads(study: Study) -> str:
             "&Sigma;<sub>image</sub> A<sub>i,j</sub>",
             "(A-5)",
         )
-        + drawing(heads(found, rho=RHO), "heads sorted by visual non-sink ratio")
+        + drawing(heads(found), "heads sorted by visual non-sink ratio")
         + table(("layer.head", "r", "share on the image", "image-centric on rows"), top)
         + setting(
             f"{escape(study.cases.about)}; rho = {RHO:g}, least image share 0.2; means over the "

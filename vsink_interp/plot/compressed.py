@@ -19,14 +19,20 @@ _STYLES = {
 
 
 def compressed_context(found: CompressedAnswers) -> "matplotlib.figure.Figure":
-    """Accuracy against the share of image tokens kept; lines: the whole prompt, and no image."""
+    """Accuracy against the share of image tokens kept; lines: the whole prompt, and no image.
+
+    Dotted curves are of image tokens without the query (strategy `"s"`).
+    """
     figure = new_figure(6.4, 3.5)
     axes = figure.subplots()
-    shown = {s.spec.score for s in found.scores if s.spec and s.spec.strategy == "qs"}
-    for score in (name for name in _STYLES if name in shown):
-        keep, accuracy = found.curve(score)
-        colour, marker = _STYLES[score]
-        axes.plot(100 * keep, accuracy, color=colour, marker=marker, markersize=5, label=score)
+    for name, strategy in sorted(found.curves, key=lambda curve: [*_STYLES].index(curve[0])):
+        keep, accuracy = found.curve(name, strategy)
+        colour, marker = _STYLES[name]
+        style, only = ("-", "") if strategy == "qs" else (":", " only")
+        axes.plot(
+            100 * keep, accuracy, style, color=colour, marker=marker, markersize=5,
+            label=name + only,
+        )  # fmt: skip
     for score in found.scores[:2]:
         label = f"{score.name} {score.accuracy:.2f} ({score.tokens:.0f} tokens)"
         axes.axhline(score.accuracy, color=MUTED, linestyle="--", linewidth=1)

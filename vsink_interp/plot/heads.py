@@ -13,12 +13,10 @@ if TYPE_CHECKING:
 SHOWN: Final = 0.25
 
 
-def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure":
+def heads(found: HeadRanking) -> "matplotlib.figure.Figure":
     """Every head by its visual non-sink ratio: sorted, and as a map of layers and heads.
 
-    **Arguments:**
-
-    - `rho`: drawn as the threshold; the ranking was made with it.
+    The dashed line is the ratio that the ranking was made with.
     """
     from matplotlib import colormaps
 
@@ -29,11 +27,13 @@ def heads(found: HeadRanking, *, rho: float = 0.5) -> "matplotlib.figure.Figure"
     selected = found.selected.numpy().ravel()[order]
     colours = colormaps["Blues"](0.2 + 0.8 * selected)
     left.bar(np.arange(len(order)), np.nan_to_num(ratio.ravel()[order]), color=colours, width=0.9)
-    left.axhline(rho, color="black", linestyle="--", linewidth=1)
+    left.axhline(found.rho, color="black", linestyle="--", linewidth=1)
     left.set_ylim(0, 1.02)
     tidy(left, "heads, sorted", "visual non-sink ratio r (mean)")
     title = "darker: image-centric more often"
-    left.set_title(f"{title} (at most {selected.max():.0%}); dashed: rho = {rho:g}", fontsize=8.5)
+    left.set_title(
+        f"{title} (at most {selected.max():.0%}); dashed: rho = {found.rho:g}", fontsize=8.5
+    )
     shown = right.imshow(ratio, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for layer, head in zip(*np.nonzero(found.selected.numpy() >= SHOWN), strict=True):
         right.plot(head, layer, marker="o", markersize=4, color="white", markeredgecolor=MUTED)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     """The image; where the first word looks; the word that the edit changes most, before and
-    after. Sinks are boxed.
+    after. Sinks are boxed. Of an image cut into tiles, the view of all of it is drawn, while shares
+    and the word that changes most are of all its tokens.
     """
     words, heat = telling(maps.words), heat_of(maps)
     changed = np.abs(maps.after - maps.before).sum(1)
@@ -24,11 +25,9 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     shown = [
         (f"attention of '{maps.words[words[0]]}'", maps.before[words[0]]),
         (f"attention of '{name}'", maps.before[most]),
-        (
-            f"'{name}' after {' | '.join(type(node).__name__ for node in maps.graph)}",
-            maps.after[most],
-        ),
+        (f"'{name}' {heat.rows[1][0]}", maps.after[most]),
     ]
+    whole = list(maps.span.tokens_of())
     figure = new_figure(11.2, 3.8)
     figure.set_layout_engine("compressed")
     panels = figure.subplots(1, 1 + len(shown))
@@ -37,9 +36,10 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     panels[0].set_yticks([])
     panels[0].set_title("the image", fontsize=10.5)
     panels[0].set_xlabel(fill(maps.answer, 36), fontsize=9)
-    tops = [shown[0][1].max(), *2 * [max(shown[1][1].max(), shown[2][1].max())]]
+    highest = [row[whole].max() for _, row in shown]
+    tops = [highest[0], *2 * [max(highest[1:])]]
     for axes, top, (title, row) in zip(panels[1:], tops, shown, strict=True):
-        draw_map(axes, heat, row, float(top) or 1.0)
+        draw_map(axes, heat, row[whole], float(top) or 1.0)
         axes.set_title(title, fontsize=10.5)
         share = row[maps.sinks].sum() / max(float(row.sum()), 1e-12)
         axes.set_xlabel(f"{share:.0%} of what the image gets\nlies on its sinks", fontsize=9)

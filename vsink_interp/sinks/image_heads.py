@@ -39,12 +39,14 @@ class HeadRanking:
     - `mass`: mean share of attention on the image, 0 to 1.
     - `selected`: the share of rows on which the head is image-centric, 0 to 1.
     - `layers`: the layers.
+    - `rho`: the least ratio of an image-centric head.
     """
 
     ratio: Float[Tensor, "layer head"]
     mass: Float[Tensor, "layer head"]
     selected: Float[Tensor, "layer head"]
     layers: tuple[int, ...]
+    rho: float = 0.5
 
     def top(self, n: int) -> list[tuple[int, int, float]]:
         """The `n` heads with the highest ratio, of those that are image-centric in some row.
@@ -89,7 +91,7 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
     ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
     layers = runs[0][probes[0]].labels("layer")
-    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1), layers)
+    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1), layers, rho)
 
 
 def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
