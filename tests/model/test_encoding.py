@@ -150,3 +150,25 @@ def test_a_processor_that_disagrees_about_image_tokens_is_refused():
 
 def test_codes_are_those_of_the_segments():
     assert CODE == {"bos": 1, "system": 2, "image": 3, "query": 4, "generated": 5}
+
+
+def test_an_answer_as_text_is_read_with_its_prompt():
+    """Against a prompt in its final form that ends in the answer."""
+    encoding = tiny.encode()
+    ids = torch.tensor([tiny.tokenizer().convert_tokens_to_ids(["a", "red", "disc"])])
+    answered = encoding.with_answer("a red disc")
+    assert torch.equal(
+        answered.inputs["input_ids"], torch.cat([encoding.inputs["input_ids"], ids], 1)
+    )
+    assert int(answered.layout.mask("generated").sum()) == 3
+    whole = tiny.processor()(
+        text=[encoding.prompts[0] + " a red disc"], images=[tiny.image(0)], return_tensors="pt"
+    )
+    with torch.no_grad():
+        wanted = tiny.lmm().hf_model(**whole).logits
+    assert torch.equal(tiny.lmm().run(answered).logits, wanted)
+    both = tiny.batch("one image", "short").with_answer(["red disc", "two squares"])
+    assert both.layout.mask("generated").sum(-1).tolist() == [2, 2]
+    for wrong in ("", ["red", "blue"], []):
+        with pytest.raises(vi.InputError, match="answers"):
+            encoding.with_answer(wrong)

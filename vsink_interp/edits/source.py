@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CapabilityError, LayoutError, ResultError
 from ..graph import HookPoint, Probe, find_hook
 from ..results import Recorded, Run
-from ..tokens import PAD, SEGMENTS, TokenLayout
+from ..tokens import NAMES, PAD, TokenLayout
 
 IMAGES, ORDINALS = 2**10, 2**20
 """Larger than any number of images or tokens; used to number tokens by segment, image, place."""
@@ -192,7 +192,7 @@ def _addresses(layout: TokenLayout) -> Int[Tensor, "batch token"]:
 
 def _names(layout: TokenLayout, sample: int) -> list[str]:
     """The segment of every token, or the image that it belongs to."""
-    segments = ("padding", *SEGMENTS)
+    segments = ("padding", *NAMES[1:])
     codes, images = layout.segments[sample].tolist(), layout.image_index[sample].tolist()
     return [
         segments[code] if image < 0 else f"{segments[code]}[{image}]"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeAlias, final
 
@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..families import Family
 from ..tokens import CODE, ImageSpan, TokenLayout
 from .images import as_images, digest
+from .messages import Chars, Conversation, conversation, is_conversation, write
 
 
 @final
@@ -42,9 +43,24 @@ class Encoding:
     batched: bool
     cached_prefix: CachedPrefix | None = None
     chat: bool = True
+    tokenizer: Any = field(default=None, repr=False)
 
-    def with_answer(self, answer: Int[Tensor, "batch new"]) -> "Encoding":
-        """Prompts and an answer, to be read in one pass; the answer's tokens count as generated."""
+    def with_answer(self, answer: str | Sequence[str] | Int[Tensor, "batch new"]) -> "Encoding":
+        """Prompts and an answer to them, to be read in one pass; its tokens count as generated.
+
+        ```python
+        encoding = lmm.encode(image, "What is this?").with_answer("a red circle")
+        run = lmm.run(encoding, graph=vi.probes.AttentionMaps())
+        ```
+
+        **Arguments:**
+
+        - `answer`: a text, one per prompt of a batch, or token ids.
+
+        **Raises:** `InputError` for an empty text, or texts that are not one per prompt.
+        """
+        if not isinstance(answer, Tensor):
+            answer = self._spelt([answer] if isinstance(answer, str) else list(answer))
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
         # What says of each token which kind it is: 0 is text, but 1 what answers a prefix.
         kind = int(self.layout.sight == "prefix")
@@ -61,9 +77,20 @@ class Encoding:
         layout = self.layout.extend(answer.shape[1])
         return replace(self, inputs={**self.inputs, **longer}, layout=layout)
 
+    def _spelt(self, texts: list[str]) -> Int[Tensor, "batch new"]:
+        """The token ids of answers that are given as text."""
+        if len(texts) != self.layout.batch or self.tokenizer is None:
+            raise InputError(
+                f"{len(texts)} answers for {self.layout.batch} prompts; give one text per prompt"
+            )
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        if not all(rows) or len({len(row) for row in rows}) > 1:
+            raise InputError(
+                f"answers of {[len(row) for row in rows]} tokens; in one batch they are of one "
+                "length and not empty: read them one by one"
+            )
+        return torch.tensor(rows, device=self.inputs["input_ids"].device)
 
-Chars: TypeAlias = tuple[int, int]
-"""Start and end of a piece of text."""
 
 IMAGE = "<image>"
 """The placeholder for an image in a prompt, whatever the model's own token for it is."""
@@ -81,6 +108,8 @@ class Rendered:
     - `roles`: role markers.
     - `placeholders`: the characters that stand for each image.
     - `markers`: the part of each placeholder that the processor replaces by the image.
+    - `turn`: where the user's last message begins; what the user and the assistant said before it
+        is history.
     """
 
     text: str
@@ -88,6 +117,7 @@ class Rendered:
     roles: tuple[Chars, ...]
     placeholders: tuple[Chars, ...]
     markers: tuple[Chars, ...]
+    turn: int = 0
 
     @property
     def start(self) -> int:
@@ -95,18 +125,26 @@ class Rendered:
         return min(begin for begin, _ in self.content)
 
 
-def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]:
+Prompt: TypeAlias = str | Conversation
+
+
+def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bool]:
     """Normalise input: a list of images per prompt, the prompts, and whether it is a batch.
 
     **Raises:** `InputError` if their numbers do not match, or a prompt is not text.
     """
+    if is_conversation(prompt):
+        talk, shown = conversation(prompt, image)
+        return [shown], [talk], False
     batched = not isinstance(prompt, str)
     if batched and not isinstance(prompt, list | tuple):
         raise InputError(f"a prompt is a string or a list of them; got {type(prompt).__name__}")
     prompts = list(prompt) if batched else [prompt]
-    if not prompts or not all(isinstance(text, str) for text in prompts):
-        raise InputError("a prompt is a string, or a batch of them a non-empty list of strings")
-    if not all(text.strip() for text in prompts):
+    if not prompts or not all(isinstance(p, str) or is_conversation(p) for p in prompts):
+        raise InputError(
+            "a prompt is a string or a list of messages, a batch of them a non-empty list"
+        )
+    if not all(text.strip() for text in prompts if isinstance(text, str)):
         raise InputError("the prompt is empty; ask something, for instance 'Describe the image.'")
     if not batched:
         return [as_images(image)], prompts, False
@@ -116,14 +154,22 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[str], bool]
             f"{len(images)} images for {len(prompts)} prompts; a batch has one entry per prompt: a "
             "image, a list of images, or None"
         )
-    return [as_images(entry) for entry in images], prompts, True
+    pairs = [
+        (text, as_images(entry)) if isinstance(text, str) else conversation(text, entry)
+        for text, entry in zip(prompts, images, strict=True)
+    ]
+    return [shown for _, shown in pairs], [text for text, _ in pairs], True
 
 
-def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: bool) -> Rendered:
+def render(
+    processor: Any, family: Family, prompt: Prompt, n_images: int, *, chat: bool
+) -> Rendered:
     """Put a prompt into the model's chat format; images come first unless it says where they go.
 
     **Raises:** `InputError` if the number of placeholders differs from the number of images.
     """
+    if isinstance(prompt, Conversation):
+        return _converse(processor, family, prompt, chat=chat)
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
     found = own.count(family.marker)
@@ -140,13 +186,22 @@ def render(processor: Any, family: Family, prompt: str, n_images: int, *, chat: 
             "none to put the images first"
         )
     if not chat:
-        return _locate(family, own, *_raw_content(family, own))
+        return _locate(family, own, (_raw_content(family, own),))
     frame = _chat(processor, family, 0 if found else n_images)
     begin = frame.find(_SENTINEL)
     if frame.count(_SENTINEL) != 1:
         raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
     own = own.strip()
-    return _locate(family, frame.replace(_SENTINEL, own), begin, begin + len(own))
+    return _locate(family, frame.replace(_SENTINEL, own), ((begin, begin + len(own)),))
+
+
+def _converse(processor: Any, family: Family, talk: Conversation, *, chat: bool) -> Rendered:
+    if not chat:
+        raise InputError("messages are put into the chat format; with chat=False give one text")
+    written = write(processor, family, talk)
+    found = _locate(family, written.text, written.content)
+    shown = found.placeholders[written.n_before :]
+    return replace(found, turn=min(begin for begin, _ in (*written.last, *shown)))
 
 
 _SENTINEL = "\ue000prompt\ue001"
@@ -178,7 +233,7 @@ def _raw_content(family: Family, text: str) -> tuple[int, int]:
     return (found[0][1] if found else 0), (found[-1][0] if len(found) > 1 else len(text))
 
 
-def _locate(family: Family, text: str, begin: int, end: int) -> Rendered:
+def _locate(family: Family, text: str, own: tuple[Chars, ...]) -> Rendered:
     marker = family.marker
     before, _, after = family.word.partition(marker)
     markers = tuple(match.span() for match in re.finditer(re.escape(marker), text))
@@ -189,7 +244,7 @@ def _locate(family: Family, text: str, begin: int, end: int) -> Rendered:
         )
         for first, last in markers
     )
-    content = ((begin, end), *placeholders)
+    content = (*own, *placeholders)
     roles = tuple(span for span in _markers(family, text) if not _touches(span, content))
     return Rendered(text, content, roles, placeholders, markers)
 
@@ -203,7 +258,7 @@ def encode(
     processor: Any,
     family: Family,
     images: list[list[Image]],
-    prompts: list[str],
+    prompts: list[Prompt],
     *,
     batched: bool,
     chat: bool,
@@ -225,7 +280,8 @@ def encode(
     layout = lay_out(config, processor, family, inputs, rendered, images)
     texts = tuple(r.text for r in rendered)
     taken = {name: x for name, x in inputs.items() if name not in UNUSED and isinstance(x, Tensor)}
-    return Encoding(taken, layout, tuple(map(tuple, images)), texts, batched, chat=chat)
+    shown = tuple(map(tuple, images))
+    return Encoding(taken, layout, shown, texts, batched, chat=chat, tokenizer=processor.tokenizer)
 
 
 OFFSETS = "offset_mapping"
@@ -316,7 +372,8 @@ class _Row:
                 number, is_patch = patches[token]
                 found.append([CODE["image"], number, 0, int(not is_patch)])
                 continue
-            segment = CODE["system"] if chars[0] < text.start else CODE["query"]
+            earlier = "history" if chars[0] < text.turn else "query"
+            segment = CODE["system" if chars[0] < text.start else earlier]
             if id_ == tokenizer.bos_token_id:
                 segment = CODE["bos"]
             role = image < 0 and _touches(chars, text.roles)

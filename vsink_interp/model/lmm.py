@@ -101,7 +101,10 @@ class LMM(LensStyle):
         - `image`: a PIL image, a path or an array; a list of them for a prompt about several; None
             for text alone. For a batch, one such entry per prompt.
         - `prompt`: the question, put into the model's chat format; a list for a batch. `<image>`
-            in it says where an image goes; they come first otherwise.
+            in it says where an image goes; they come first otherwise. Or a conversation, a list
+            of messages `{"role": ..., "content": ...}`: what was said before the last message of
+            the user is the group `history`, images aside, and `image` fills the places that
+            bring no image of their own.
         - `chat`: False takes the prompt as it is.
 
         **Raises:** `InputError` for an empty prompt, an unreadable image, or images and prompts

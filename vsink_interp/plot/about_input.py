@@ -5,7 +5,7 @@ from html import escape
 from ..experiments import token_strengths
 from ..metrics import score_objects
 from ..results import Run
-from ..tokens import SEGMENTS
+from ..tokens import NAMES
 from .page import chips, photo, setting, table, text
 from .study import Study
 from .tokens import token_strengths as draw_strengths
@@ -51,7 +51,7 @@ def _chips(run: Run) -> list[tuple[str, str]]:
         if code == 0:
             continue
         if image < 0:
-            found.append((SEGMENTS[code - 1], word.strip() or repr(word)))
+            found.append((NAMES[code], word.strip() or repr(word)))
         elif image not in seen:
             seen.add(image)
             span = run.layout.images[0][image]

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import NotationError
+from ..errors import LayoutError, NotationError
 from ..graph import Layers, Probe, Site, freeze, settle
-from ..tokens import SEGMENTS, TokenLayout, grows_by_sinks, parse_group
+from ..tokens import HISTORY, SEGMENTS, TokenLayout, grows_by_sinks, parse_group
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,16 @@ class GroupProbe(RowProbe):
     @override
     def needs_new_phi(self) -> bool:
         return any(grows_by_sinks(group) for group in self.groups)
+
+    @override
+    def check(self, layout: TokenLayout, *, generates: bool) -> None:
+        RowProbe.check(self, layout, generates=generates)
+        if self.groups == SEGMENTS and bool(layout.mask(HISTORY).any()):
+            raise LayoutError(
+                f"{type(self).__name__}: this prompt has earlier turns, which are none of the five "
+                f"segments, so their share would be missing; name them: "
+                f"groups={(*SEGMENTS, HISTORY)!r}"
+            )
 
     def columns(self, site: Site) -> Bool[Tensor, "batch key segment"]:
         """Which keys belong to each group."""

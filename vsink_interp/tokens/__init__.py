@@ -1,6 +1,7 @@
 """What each token is: layouts, the notation for groups and flows, image tokens and their pixels."""
 
 from .groups import (
+    HISTORY as HISTORY,
     SEGMENTS as SEGMENTS,
     Flow as Flow,
     Group as Group,
@@ -9,4 +10,10 @@ from .groups import (
     parse_group as parse_group,
 )
 from .image_tokens import Box as Box, ImageSpan as ImageSpan, View as View
-from .layout import CODE as CODE, PAD as PAD, Sight as Sight, TokenLayout as TokenLayout
+from .layout import (
+    CODE as CODE,
+    NAMES as NAMES,
+    PAD as PAD,
+    Sight as Sight,
+    TokenLayout as TokenLayout,
+)

@@ -16,12 +16,16 @@ from ..errors import NotationError, unknown
 SEGMENTS = ("bos", "system", "image", "query", "generated")
 """The five segments, which partition a prompt and its answer; padding belongs to none."""
 
+HISTORY = "history"
+"""What was said before the user's last message, images aside: of prompts that are conversations,
+a part beside the five."""
+
 REFINEMENTS = ("role", "separator", "sink", "prompt", "first", "last", "all")
 """Words that cut across the segments: role markers, tokens that come with an image but are not
 patches of it, sink tokens, all but generated, the first and the last token of the prompt (the one
 whose row predicts the first generated token), everything."""
 
-WORDS = SEGMENTS + REFINEMENTS
+WORDS = (*SEGMENTS, HISTORY, *REFINEMENTS)
 
 _WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
 

@@ -9,11 +9,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import LayoutError
-from .groups import SEGMENTS, Group, Term, parse_flow, parse_group
+from .groups import HISTORY, SEGMENTS, Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
 
 PAD = 0
-CODE = {name: code for code, name in enumerate(SEGMENTS, start=1)}
+NAMES = ("pad", *SEGMENTS, HISTORY)
+"""What the codes in `TokenLayout.segments` stand for."""
+CODE = {name: code for code, name in enumerate(NAMES) if code}
 """The code of each segment in `TokenLayout.segments`; padding is 0."""
 
 
@@ -87,7 +89,7 @@ class TokenLayout:
         if image >= 0:
             span = self.images[sample][image]
             return f"image[{span}={count}]" if count == span.size else f"image[{count}]"
-        return f"{SEGMENTS[code - 1]}[{count}]"
+        return f"{NAMES[code]}[{count}]"
 
     def mask(
         self, group: str | Group, *, sink: Bool[Tensor, "batch token"] | None = None
