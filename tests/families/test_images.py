@@ -1,0 +1,51 @@
+"""What a family's official image processor makes of an image in any mode is what we hand it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vsink_interp.families import FAMILIES
+from vsink_interp.model import as_image
+
+TINY = {form.name: form.tiny for form in FAMILIES if form.tiny}
+PIXELS = np.random.default_rng(0).integers(0, 256, (56, 84, 4), dtype=np.uint8)
+RGBA = Image.fromarray(PIXELS)
+"""Every transparency, over colours that do not show through white."""
+
+
+def _keyed():
+    image = RGBA.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
+    image.info["transparency"] = 3
+    return image
+
+
+MODES = {
+    "RGB": RGBA.convert("RGB"),
+    "RGBA": RGBA,
+    "LA": RGBA.convert("LA"),
+    "P with a transparent colour": _keyed(),
+    "P": RGBA.convert("RGB").convert("P"),
+    "L": RGBA.convert("L"),
+    "1": RGBA.convert("1"),
+    "CMYK": RGBA.convert("CMYK"),
+}
+
+
+def _pixels(processor, image):
+    values = processor.image_processor([image], return_tensors="np", do_convert_rgb=True)
+    return np.concatenate([np.ravel(x) for x in values["pixel_values"]]).astype(float)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", TINY)
+def test_the_official_processor_is_given_what_it_would_make_itself(family, mode):
+    _, processor = TINY[family]()
+    image = MODES[mode]
+    shown = as_image(image)
+    assert shown.mode == "RGB"
+    found, wanted = _pixels(processor, shown), _pixels(processor, image)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 1e-6
+    if mode in ("RGBA", "LA", "P with a transparent colour"):
+        dropped = image.convert("RGBA").convert("RGB")
+        assert np.abs(found - _pixels(processor, dropped)).max() > 0.1
