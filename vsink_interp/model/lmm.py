@@ -98,8 +98,8 @@ class LMM(LensStyle):
 
         **Arguments:**
 
-        - `image`: a PIL image, a path or an array; a list of them for a prompt about several; None
-            for text alone. For a batch, one such entry per prompt.
+        - `image`: a PIL image, a path, an array or a tensor; a list of them for a prompt about
+            several; None for text alone. For a batch, one such entry per prompt.
         - `prompt`: the question, put into the model's chat format; a list for a batch. `<image>`
             in it says where an image goes; they come first otherwise. Or a conversation, a list
             of messages `{"role": ..., "content": ...}`: what was said before the last message of
