@@ -94,16 +94,16 @@ def detect(
     lmm, shown, asked = open_model(model), *read_input(image, prompt, seed)
     probe = vi.probes.SinkValue()
     run = lmm.run(shown, asked, probe)
-    phi, tau = run[probe].values[:, 0], lmm.sinks.tau
-    image_tokens = run.layout.mask("image")[0]
-    visual = [row.nonzero().flatten().tolist() for row in phi[:, image_tokens] >= tau]
+    tau, phi = lmm.sinks.tau, run.of(probe, "image[0]").values[:, 0]
+    first = run.of(probe, "all").values[:, 0, 0]
+    visual = [row.nonzero().flatten().tolist() for row in phi >= tau]
     found = {
         "model": lmm.name,
         "sink_dims": list(lmm.sinks.dims),
         "tau": tau,
         "source": lmm.sinks.source,
-        "phi_first_token": [round(float(value), 3) for value in phi[:, 0]],
-        "largest_phi_image": [round(float(value), 3) for value in phi[:, image_tokens].amax(1)],
+        "phi_first_token": [round(float(value), 3) for value in first],
+        "largest_phi_image": [round(float(value), 3) for value in phi.amax(1)],
         "image_size": list(shown.size),
         "visual_sinks": {str(layer): tokens for layer, tokens in enumerate(visual)},
         "visual_sink_pixels": {

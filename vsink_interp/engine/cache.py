@@ -208,9 +208,10 @@ def _choose(
     edits = run_state.plan.cuts[layer]
     if edits in known:
         return known[edits]
-    length = run_state.masks.layout.prompt_length
+    length = run_state.masks.layout.first_pass
     site = run_state.site(CACHE, layer, range(length), length, 0)
-    dropped = torch.stack([edit.dropped(site) for edit in edits]).any(0)
+    # An answer that was read with the prompt stays, whatever the group is called, as in "~image".
+    dropped = torch.stack([edit.dropped(site) for edit in edits]).any(0) & site.keys("prompt")
     kept = KeptTokens(site.keys("all") & ~dropped)
     if not any(edit.needs_phi for edit in edits):
         known[edits] = kept

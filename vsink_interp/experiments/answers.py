@@ -7,11 +7,7 @@ from itertools import takewhile
 from typing import final
 from unicodedata import category
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from ..graph import Graphlike, Probe
+from ..graph import Graphlike
 from ..model import LMM
 from ..results import Run
 from .cases import Cases
@@ -27,18 +23,6 @@ def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
 def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
     """The answer to each case under a graph."""
     return [text for run in runs(lmm, cases, graph) for text in run.text]
-
-
-def answer_mask(run: Run) -> Bool[Tensor, "batch row"]:
-    """Which answer rows count: those that predict a token before the end of that answer."""
-    return run.layout.mask("generated")[:, run.layout.prompt_length :]
-
-
-def answer_values(run: Run, probe: Probe) -> Tensor:
-    """The record of a probe at the answer rows alone, along its `query` axis."""
-    record = run[probe]
-    rows = torch.tensor(record.places("query", run.answer_rows))
-    return record.values.index_select(record.axis("query"), rows)
 
 
 @final
@@ -124,7 +108,7 @@ def _spans(lmm: LMM, run: Run, sample: int) -> tuple[str, list[tuple[int, int]]]
     spans: list[tuple[int, int]] = []
     whole = ""  # what is written for good
     unfinished = False
-    for row in range(int(answer_mask(run)[sample].sum())):
+    for row in range(int(run.answered[sample].sum())):
         if ids[row] in special:
             spans.append((len(whole), len(whole)))
             continue

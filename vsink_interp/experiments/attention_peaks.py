@@ -144,7 +144,7 @@ def _map(
     lmm: LMM, run: Run, sample: int, thing: ObjectMasks, way: Way
 ) -> Float[np.ndarray, "layer token"] | None:
     """Attention of the rows that name an object to each image token; None if it is not named."""
-    record, later = run[way.maps], way.row == "token"
+    record, later = run.of(way.maps, "image[0]"), way.row == "token"
     named = naming_rows(lmm, run, thing.words, sample)
     positions = {run.answer_rows[row] + later for row in named} & {*record.labels("query")}
     wanted = record.places("query", sorted(positions))
@@ -157,9 +157,8 @@ def _map(
 def _sinks(lmm: LMM, run: Run, sample: int, way: Way) -> Bool[np.ndarray, "layer token"] | None:
     if not way.without_sinks:
         return None
-    record = run[way.phi]
-    image = run.layout.mask("image")[sample].nonzero().flatten().tolist()
-    phi = record.values[:, sample, record.places("query", image)]
+    size = run.layout.images[sample][0].size
+    phi = run.of(way.phi, "image[0]").values[:, sample, :size]
     return (phi >= lmm.sinks.tau).numpy()
 
 

@@ -11,12 +11,10 @@ from torch import Tensor
 from ..graph import as_graph
 from ..model import LMM
 from ..probes import AttentionMaps, Contribution, SinkValue
-from ..probes.maps import image_positions
 from ..results import Run
 from .answers import runs
 from .cases import Cases
 from .depth import middle_layers, with_pattern
-from .sink_values import rows_mean
 
 
 @final
@@ -66,17 +64,11 @@ def contributions(
 def _measure(
     run: Run, norm: Contribution, maps: AttentionMaps, value: SinkValue, tau: float
 ) -> tuple[Tensor, ...]:
-    phi = run[value].values
-    places = image_positions(run.layout.mask("image")).expand(len(phi), -1, -1)
-    attention = _received(run, maps)
-    added = _received(run, norm).gather(2, places)
-    sink = phi.gather(2, places) >= tau
-    return attention.flatten(), added.flatten(), sink.flatten()
-
-
-def _received(run: Run, probe: Contribution | AttentionMaps) -> Float[Tensor, "layer batch key"]:
-    """Of each key, on average over the text rows."""
-    return rows_mean(run[probe].values.float(), run.counted_rows(probe, "query generated"))
+    """Of each image token what text rows get of it, two ways, and whether it is a sink."""
+    received = (run.of(probe, "image").mean("query") for probe in (maps, norm))
+    attention, added = (record.entries("batch", "token").flatten() for record in received)
+    phi = run.of(value, "image").entries("batch", "token")
+    return attention, added, (phi >= tau).flatten()
 
 
 def _split(values: Tensor, sink: Tensor) -> Float[np.ndarray, "2"]:

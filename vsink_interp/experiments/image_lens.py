@@ -12,7 +12,7 @@ from PIL.Image import Image
 from ..graph import Graphlike, Layers, as_graph
 from ..model import LMM, ImageInput, token_id
 from ..probes import LogitLens, TokenProbability
-from ..results import Recorded, Run
+from ..results import Run
 from ..tokens import ImageSpan
 
 
@@ -89,8 +89,8 @@ def image_lens(
     """
     probe = LogitLens("image", layers, top_k=top_k)
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
-    record = run[probe]
-    values = record.values[:, 0, _image_rows(run, record)]
+    record = run.of(probe, "image[0]")
+    values = record.values[:, 0, list(run.layout.images[0][0].tokens_of())]
     ids: Int[torch.Tensor, "layer patch rank"] = values[..., 0].long()
     words = tuple(
         tuple(tuple(word.strip() for word in _words(lmm, patch)) for patch in layer)
@@ -122,8 +122,8 @@ def word_lens(
     ids = tuple(token_id(tokenizer, word, size) for word in words)
     probe = TokenProbability("image", layers, tokens=ids)
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
-    record = run[probe]
-    values = record.values[:, 0, _image_rows(run, record)]
+    record = run.of(probe, "image[0]")
+    values = record.values[:, 0, list(run.layout.images[0][0].tokens_of())]
     return WordLens(
         shown,
         run.layout.images[0][0],
@@ -136,12 +136,6 @@ def word_lens(
 def _run(lmm: LMM, image: ImageInput, prompt: str, graph: Graphlike) -> tuple[Image, Run]:
     encoding = lmm.encode(image, prompt)
     return encoding.images[0][0], lmm.run(encoding, graph=graph)
-
-
-def _image_rows(run: Run, record: Recorded) -> list[int]:
-    """The places along `query` of the patches of the view that shows the whole image."""
-    image = run.layout.mask("image[0]")[0].nonzero().flatten().tolist()
-    return record.places("query", [image[i] for i in run.layout.images[0][0].tokens_of()])
 
 
 def _words(lmm: LMM, ids: list[int]) -> list[str]:

@@ -15,7 +15,7 @@ from ..model import LMM, ImageInput
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
-from .answers import AnswerWord, answer_values, answer_words
+from .answers import AnswerWord, answer_words
 from .depth import map_layers, pattern_layers, with_pattern
 
 VALUE = SinkValue("image")
@@ -106,14 +106,14 @@ def word_maps(
     run = edited = again = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
     if edit:
         edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
-        again = lmm.run(encoding.with_answer(run.generated), graph=edit | maps)
+        again = lmm.run(encoding.with_answer(run), graph=edit | maps)
     words = answer_words(lmm, run)
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to look at")
     span = run.layout.images[0][0]
     boxed = torch.zeros(lmm.n_layers, span.size, dtype=torch.bool)
     if sinks:
-        boxed = run[VALUE].values[:, 0, : span.size] >= lmm.sinks.tau
+        boxed = run.of(VALUE, "image[0]").values[:, 0] >= lmm.sinks.tau
     return WordMaps(
         encoding.images[0][0],
         span,
@@ -138,9 +138,8 @@ def _by_word(
     run: Run, maps: AttentionMaps, words: tuple[AnswerWord, ...], n_layers: int
 ) -> Float[np.ndarray, "layer word patch"]:
     """Attention of the rows of each word; NaN at layers without a pattern."""
-    size = run.layout.images[0][0].size
-    rows = answer_values(run, maps)[:, 0, :, :size].float()
-    whole = np.full((n_layers, len(words), size), np.nan, dtype=np.float32)
+    rows = run.of(run.answering(maps), "image[0]").values[:, 0].float()
+    whole = np.full((n_layers, len(words), rows.shape[-1]), np.nan, dtype=np.float32)
     by_word = torch.stack([rows[:, list(word.rows)].mean(1) for word in words], 1)
     whole[list(run[maps].labels("layer"))] = by_word.numpy()
     return whole

@@ -14,7 +14,7 @@ from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
 from ..results import Run
 from ..tokens import SEGMENTS
-from .answers import answer_mask, answer_values, runs
+from .answers import runs
 from .cases import Cases
 from .depth import pattern_layers
 
@@ -84,14 +84,15 @@ def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
 
 def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
     """Per layer and (sample, token): the shares; and the share of visible tokens of each group."""
-    keep = answer_mask(run)
-    values = answer_values(run, probe).float().mean(2)
-    seen = torch.arange(run.layout.length) <= torch.tensor(list(run.answer_rows))[:, None]
+    keep = run.answered
+    # A row that cannot see a group gives it 0: the shares of each row sum to 1.
+    values = run.answering(probe).values.float().mean(2)
+    seen = run.layout.visible(run.answer_rows)
     counts = [
         (run.layout.mask(group)[:, None] & seen).sum(-1)[keep]
         if "sink" not in group
         else torch.full((int(keep.sum()),), torch.nan)
         for group in probe.groups
     ]
-    total = (run.layout.mask("all")[:, None] & seen).sum(-1)[keep]
+    total = seen.sum(-1)[keep]
     return values[:, keep], torch.stack(counts, -1) / total[:, None]

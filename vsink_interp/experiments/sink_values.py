@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from ..model import LMM
 from ..probes import AttentionMaps, SinkValue
-from ..probes.maps import image_positions
 from ..results import Run
 from ..tokens import SEGMENTS
 from .answers import runs
@@ -30,7 +27,7 @@ class SinkValues:
     - `segment`: the segment of each token, as its place in `segments.SEGMENTS`.
     - `image_phi`: the same of the image tokens alone, one row per case after another.
     - `attention`: the attention that each image token gets, 0 to 1: mean over heads and over the
-        rows of query and generated tokens.
+        rows of query and generated tokens that can see it.
     - `layers`, `tau`: the layers and the threshold.
     - `cases`, `about`: how many cases there were, and what they were.
     """
@@ -78,23 +75,14 @@ def sink_values(
 
 
 def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> tuple[np.ndarray, ...]:
-    phi = run[value].values
-    rows = list(run[value].labels("query"))
-    codes, real = run.layout.segments[:, rows], run.counted[:, rows]
-    places = image_positions(run.layout.mask("image"))
-    image_phi = phi.gather(2, places.expand(len(phi), -1, -1))
-    attention = rows_mean(run[maps].values, run.counted_rows(maps, "query generated"))
+    phi = run[value].entries("batch", "query")
+    # The last token of an answer, which has no row of its own, is the only one without phi.
+    segments = run.layout.segments[run.layout.read] - 1
+    image = run.of(value, "image").entries("batch", "token")
+    attention = run.of(maps, "image").mean("query").entries("batch", "token")
     return (
-        phi[:, real].float().numpy(),
-        (codes[real] - 1).numpy(),
-        image_phi.flatten(1).float().numpy(),
-        attention.flatten(1).float().numpy(),
+        phi.float().numpy(),
+        segments.numpy(),
+        image.float().numpy(),
+        attention.numpy(),
     )
-
-
-def rows_mean(
-    values: Float[Tensor, "layer batch query key"], rows: Tensor
-) -> Float[Tensor, "layer batch key"]:
-    """The mean over the rows that count."""
-    weight = rows.to(values.dtype)
-    return torch.einsum("lbqk,bq->lbk", values, weight) / weight.sum(-1)[:, None]

@@ -8,7 +8,6 @@ from jaxtyping import Float
 
 from ..model import LMM, ImageInput
 from ..probes import Pattern
-from .answers import answer_mask, answer_values
 from .depth import middle_layers, with_pattern
 
 
@@ -49,8 +48,7 @@ def token_strengths(
     at = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
     probe = Pattern(layers=at)
     run = lmm.generate(image, prompt, probe, max_new_tokens=max_new_tokens)
-    keep = answer_mask(run)[0]
-    received = answer_values(run, probe)[:, 0].float()[:, :, keep].mean((0, 1, 2))
+    received = run.answering(probe).values[:, 0].float().mean((0, 1, 2))
     text = run.layout.mask("prompt & ~image")[0].nonzero().flatten().tolist()
     return TokenStrengths(
         tuple(run.words[0][i] for i in text),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..edits import Fn
 from ..errors import CapabilityError, InputError, LayoutError
-from ..graph import EditGraph, Graphlike, Probe, as_graph
+from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
 from ..model import LMM, Encoding, ImageInput
 from ..probes import Activation, AttentionMaps, Resid, SinkValue
@@ -138,13 +138,13 @@ def vision_sinks(
     maps = AttentionMaps(layers=lmm.layers_with(AttentionMaps.hook))
     run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
     tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
-    features = _features(lmm, run, _image_rows(run, ENTERING)[0])
+    features = _features(lmm, run, run.of(ENTERING, "image[0]").values[:, 0][0])
     norms = features.norm(dim=-1).amax(-1)
     times = 2.0 if ratio is None else ratio
     least = times * float(norms.nanmedian()) if norm is None else norm
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
-    resid = _image_rows(run, stream)[list(layers)][:, found]
+    resid = run.of(stream, "image[0]").values[:, 0][list(layers)][:, found]
     without = _without(lmm, encoding, edits, tokens[found], tokens[~found])
     sinks = lmm.sinks
     return VisionSinks(
@@ -154,7 +154,7 @@ def vision_sinks(
         least,
         found.numpy(),
         _dims(_strongest(features[found])),
-        _image_rows(run, VALUE).numpy(),
+        run.of(VALUE, "image[0]").values[:, 0].numpy(),
         sinks.tau,
         sinks.dims,
         _dims(resid.flatten(0, 1)),
@@ -233,8 +233,8 @@ def _dims(rows: Float[Tensor, "row width"], share: float = 0.1) -> tuple[int, ..
 
 
 def _attention(run: Run, maps: AttentionMaps, n_layers: int) -> Float[np.ndarray, "layer token"]:
-    record, rows = run[maps], run.counted_rows(maps, "query")[0]
-    found = record.values[:, 0, rows].float().mean(1)
+    record = run.of(maps, "image[0]")
+    found = record.mean("query").values[:, 0]
     whole = np.full((n_layers, found.shape[1]), np.nan, dtype=np.float32)
     whole[list(record.labels("layer"))] = found.numpy()
     return whole
@@ -253,10 +253,4 @@ def _without(
         return changed
 
     run = lmm.run(encoding, graph=Fn("hook_resid_pre", flatten, layers=0) | edits | VALUE)
-    return _image_rows(run, VALUE)
-
-
-def _image_rows(run: Run, probe: Probe) -> Float[Tensor, "layer token *width"]:
-    """The record of a probe at the image tokens alone; others may lie between these."""
-    image = run.layout.mask("image[0]")[0].nonzero().flatten().tolist()
-    return run[probe].values[:, 0, run[probe].places("query", image)]
+    return run.of(VALUE, "image[0]").values[:, 0]

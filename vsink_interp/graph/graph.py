@@ -188,6 +188,11 @@ class Probe(Node):
 
     axes: tuple[str, ...]
 
+    @property
+    def about(self) -> str | None:
+        """The group of keys that it says something of: rows that can see none do not count."""
+        return None
+
     @abstractmethod
     def measure(self, value: Tensor, site: Site) -> Tensor:
         """The value to record, with one axis per name in `axes`."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError, NotationError, unknown
 from ..graph import Probe
 from ..probes import AttentionMaps, Contribution, SinkValue
-from ..results import Recorded, Run
+from ..results import Run
 from .images import digest
 
 SCORES = ("attention", "attention-without-sinks", "contribution", "random")
@@ -92,18 +92,16 @@ class CompressedContext:
         - `images`: the described images, on which a random choice depends.
         - `tau`: the lowest phi of a sink, if sinks are left out.
         """
-        image = run.layout.mask("image")[0].nonzero().flatten()
         if self.score == "random":
             draw = torch.Generator().manual_seed(int(digest([(images, self.seed)])[:14], 16))
-            return torch.rand(n_layers, len(image), generator=draw)
+            return torch.rand(n_layers, int(run.layout.mask("image")[0].sum()), generator=draw)
         if self.score == "contribution":
-            return _answer_mean(run, _ADDED)[:, image]
+            return _answer_mean(run, _ADDED)
         found = _answer_mean(run, _MAPS)
         if self.needs_sinks:
             assert tau is not None  # noqa: S101 (needs_sinks says so)
-            record = _last(run, _PHI)
-            rows = record.places("query", image.tolist())
-            found = found.masked_fill(record.values[:, 0, rows] >= tau, -torch.inf)
+            phi = run.of(_last(run, _PHI), "image").values[:, 0]
+            found = found.masked_fill(phi >= tau, -torch.inf)
         return found
 
     def choose(
@@ -130,14 +128,11 @@ class CompressedContext:
         return kept
 
 
-def _last(run: Run, probe: Probe) -> Recorded:
-    """The last record of a probe, in case its graph holds it twice."""
-    name = repr(probe)
-    return [record for key, record in run.records.items() if key.split("#")[0] == name][-1]
+def _last(run: Run, probe: Probe) -> str:
+    """The name of the record of a probe that stands last in its graph, should it be there twice."""
+    return [key for key in run.records if key.split("#")[0] == repr(probe)][-1]
 
 
-def _answer_mean(run: Run, probe: Probe) -> Float[Tensor, "layer _"]:
-    """The mean of a record over the rows that predict the answer."""
-    record = _last(run, probe)
-    rows = record.places("query", run.answer_rows)
-    return record.values[:, 0, rows].float().mean(1)
+def _answer_mean(run: Run, probe: Probe) -> Float[Tensor, "layer image_token"]:
+    """The mean of a record over the rows that predict the answer, at every image token."""
+    return run.of(run.answering(_last(run, probe)), "image").mean("query").values[:, 0]

@@ -7,13 +7,14 @@ from itertools import islice
 from typing import Any, TypeAlias, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from PIL.Image import Image
 from torch import Tensor
 
 from ..engine.cached_prefix import CachedPrefix
 from ..errors import InputError
 from ..families import Family
+from ..results import Run
 from ..tokens import CODE, ImageSpan, TokenLayout
 from .images import as_images, digest
 from .messages import Chars, Conversation, conversation, is_conversation, write
@@ -34,6 +35,7 @@ class Encoding:
     - `cached_prefix`: keys and values of a prefix read earlier, if the prompt continues one;
         `inputs` and `layout` cover both.
     - `chat`: whether prompts were put into the chat format.
+    - `pad`, `ends`: the ids of the token that fills shorter answers up, and of those that end one.
     """
 
     inputs: Mapping[str, Tensor]
@@ -44,9 +46,13 @@ class Encoding:
     cached_prefix: CachedPrefix | None = None
     chat: bool = True
     tokenizer: Any = field(default=None, repr=False)
+    pad: int | None = None
+    ends: tuple[int, ...] = ()
 
-    def with_answer(self, answer: str | Sequence[str] | Int[Tensor, "batch new"]) -> "Encoding":
-        """Prompts and an answer to them, to be read in one pass; its tokens count as generated.
+    def with_answer(
+        self, answer: "Run | str | Sequence[str] | Int[Tensor, 'batch new']"
+    ) -> "Encoding":
+        """Prompts and an answer to each, to be read in one pass; its tokens count as generated.
 
         ```python
         encoding = lmm.encode(image, "What is this?").with_answer("a red circle")
@@ -55,13 +61,33 @@ class Encoding:
 
         **Arguments:**
 
-        - `answer`: a text, one per prompt of a batch, or token ids.
+        - `answer`: what a run generated; a text, one per prompt of a batch; or token ids. A run
+            knows where the shorter answers of its batch end; of ids, trailing padding is left out.
 
         **Raises:** `InputError` for an empty text, or texts that are not one per prompt.
         """
-        if not isinstance(answer, Tensor):
-            answer = self._spelt([answer] if isinstance(answer, str) else list(answer))
+        if isinstance(answer, Run):
+            return self._answered(answer.generated, answer.answered)
+        if isinstance(answer, Tensor):
+            return self._answered(answer, self._real(answer))
+        ids = self._spelt([answer] if isinstance(answer, str) else list(answer))
+        return self._answered(ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def _real(self, answer: Int[Tensor, "batch new"]) -> Bool[Tensor, "batch new"]:
+        """Which tokens are not padding; of several end tokens at the end the first belongs."""
+        if self.pad is None:
+            return torch.ones_like(answer, dtype=torch.bool)
+        real = (answer != self.pad).flip(-1).cumsum(-1).flip(-1) > 0
+        if self.pad in self.ends:
+            real = real.roll(1, -1)
+        real[:, :1] = True
+        return real
+
+    def _answered(
+        self, answer: Int[Tensor, "batch new"], real: Bool[Tensor, "batch new"]
+    ) -> "Encoding":
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"]
+        answer, real = answer.to(ids.device), real.to(ids.device)
         # What says of each token which kind it is: 0 is text, but 1 what answers a prefix.
         kind = int(self.layout.sight == "prefix")
         longer = {
@@ -73,8 +99,9 @@ class Encoding:
             more = crossed[:, -1:].expand(-1, answer.shape[1], -1, -1)
             longer["cross_attention_mask"] = torch.cat([crossed, more], 1)
         longer["input_ids"] = torch.cat([ids, answer], 1)
-        longer["attention_mask"] = torch.cat([mask, mask.new_ones(answer.shape)], 1)
-        layout = self.layout.extend(answer.shape[1])
+        longer["attention_mask"] = torch.cat([mask, real.to(mask.dtype)], 1)
+        before = torch.zeros_like(self.layout.roles)
+        layout = self.layout.given(answer.shape[1]).without(torch.cat([before, ~real.cpu()], 1))
         return replace(self, inputs={**self.inputs, **longer}, layout=layout)
 
     def _spelt(self, texts: list[str]) -> Int[Tensor, "batch new"]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..edits import Contrast
 from ..engine import Outcome, turns_of
-from ..errors import CapabilityError, LayoutError
-from ..graph import HOOKS, EditGraph, Node, find_hook
+from ..errors import CapabilityError, InputError, LayoutError
+from ..graph import HOOKS, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan, plan
-from ..results import Run
+from ..results import Recorded, Run, counted
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .contrast_inputs import second_passes
@@ -70,8 +70,11 @@ def _one_pass(
         second_passes(lmm, partial(fitted, lmm), planned, encoding, 0),
     )
     logits = outcome.output.logits
-    likeliest = logits[:, -1].argmax(-1, keepdim=True)
     ids = encoding.inputs["input_ids"]
+    # Behind a shorter answer there is padding, whose row predicts nothing.
+    places = torch.arange(ids.shape[1])
+    last = (places * encoding.layout.mask("all")).argmax(-1).to(logits.device)
+    likeliest = logits[torch.arange(len(ids)), last].argmax(-1, keepdim=True)
     return _read(lmm, run_request, ids, logits, likeliest, encoding.layout, outcome), outcome
 
 
@@ -79,6 +82,7 @@ def _answer(
     lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None
 ) -> tuple[Run, Outcome]:
     encoding = run_request.encoding
+    _refuse_ragged(encoding)
     given = options(
         lmm.hf_model, lmm.processor.tokenizer, run_request.n_new, dict(run_request.hf_kwargs)
     )
@@ -118,9 +122,27 @@ def _read(
         words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
         texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
     text = texts if run_request.encoding.batched else texts[0]
-    return Run(
-        ids.cpu(), logits.cpu(), text, layout, words, run_request.graph, lmm.name, outcome.records
-    )
+    records = _records(outcome, run_request.graph, layout)
+    return Run(ids.cpu(), logits.cpu(), text, layout, words, run_request.graph, lmm.name, records)
+
+
+def _records(outcome: Outcome, graph: EditGraph, layout: TokenLayout) -> dict[str, Recorded]:
+    """The records, each told which of its entries count: now it is known where answers end."""
+    probes = {repr(node): node for node in graph if isinstance(node, Probe)}
+    return {
+        name: counted(record, probes.get(name) or probes[name.rpartition("#")[0]], layout)
+        for name, record in outcome.records.items()
+    }
+
+
+def _refuse_ragged(encoding: Encoding) -> None:
+    """Refuse to go on behind the padding of a shorter answer."""
+    if not bool(encoding.layout.mask("all")[:, -1].all()):
+        lengths = encoding.layout.mask("generated").sum(-1).tolist()
+        raise InputError(
+            f"the answers to go on from are {lengths} tokens long, and the next token would follow "
+            "the padding of the shorter ones; generate from them one by one, or read them with run"
+        )
 
 
 def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -> Plan:

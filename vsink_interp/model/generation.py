@@ -104,7 +104,7 @@ def options(
         wanted = hf_kwargs.get(name, getattr(config, name, None) if name in REFUSED else None)
         if wanted not in fine:
             raise CapabilityError(f"{name}={shorten(wanted)} is not supported, only {fine}: {why}")
-    pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+    pad, _ = closing(config, tokenizer)
     return {
         **({"do_sample": False} if hf_kwargs.get("generation_config") is None else {}),
         **({"tokenizer": tokenizer} if _stop_strings(config, hf_kwargs) else {}),
@@ -112,6 +112,13 @@ def options(
         **hf_kwargs,
         "max_new_tokens": _longest(max_new_tokens, hf_kwargs.get("generation_config")),
     }
+
+
+def closing(config: Any, tokenizer: Any) -> tuple[int | None, tuple[int, ...]]:
+    """The ids of the token that fills shorter answers up, and of those that end an answer."""
+    end = config.eos_token_id
+    pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
+    return pad, () if end is None else tuple(torch.as_tensor(end).reshape(-1).tolist())
 
 
 def _refuse_unsampled(config: Any, given: Mapping[str, Any]) -> None:

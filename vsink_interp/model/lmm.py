@@ -17,7 +17,7 @@ from .compressed_context import Context, describe
 from .compression import CompressedContext
 from .encoding import Encoding, encode, gather
 from .execution import RunRequest, carry_out
-from .generation import options, refuse_unread, seeded
+from .generation import closing, options, refuse_unread, seeded
 from .lens_style import LensStyle
 from .session import Job, Session
 
@@ -121,7 +121,9 @@ class LMM(LensStyle):
                 batched=batched,
                 chat=chat,
             )
-        return replace(encoding, inputs=self.hooked.here(encoding.inputs))
+        pad, ends = closing(self.hf_model.generation_config, self.processor.tokenizer)
+        inputs = self.hooked.here(encoding.inputs)
+        return replace(encoding, inputs=inputs, pad=pad, ends=ends)
 
     @overload
     def run(

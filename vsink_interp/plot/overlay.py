@@ -47,6 +47,7 @@ def overlay(
     words: Sequence[str | int] | None = None,
     most: int = 8,
     tau: float | None = None,
+    number: int | None = None,
 ) -> "matplotlib.figure.Figure":
     """Where each word of an answer looks in the image, with sinks boxed.
 
@@ -63,14 +64,20 @@ def overlay(
         are no function words.
     - `tau`: box the image tokens with phi at or above it, in a run that recorded
         `probes.SinkValue`.
+    - `number`: which image of the run's prompt, from 0 on; to be said where there are several.
 
     **Raises:** `ResultError` if the run has no maps, or not the phi that `tau` asks for, or the
-    answer lacks one of the words; `InputError` for an image or tau beside word maps, which hold
-    their own.
+    answer lacks one of the words; `InputError` for an image, tau or number beside word maps, which
+    hold their own, and for a number that the prompt does not have.
     """
-    if not isinstance(source, Run) and (image is not None or tau is not None):
-        raise InputError("word maps hold their image and their sinks: leave out image and tau")
-    heat = _of_run(source, image, tau) if isinstance(source, Run) else heat_of(source)
+    if isinstance(source, Run):
+        heat = _of_run(source, image, tau, number)
+    elif (image, tau, number) == (None, None, None):
+        heat = heat_of(source)
+    else:
+        raise InputError(
+            "word maps hold their image and their sinks: leave out image and tau, and number"
+        )
     chosen = _chosen(heat.words, words, most)
     changed = len(heat.rows) == 2
     columns, rows = len(chosen), len(heat.rows) + changed
@@ -165,8 +172,8 @@ def heat_bar(figure: "matplotlib.figure.Figure", panels: np.ndarray, top: float)
 def heat_of(maps: WordMaps) -> Heat:
     """The maps before and after an edit, ready to draw."""
     edits = " | ".join(type(node).__name__ for node in maps.graph) or "no edit"
-    note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks)}"
     shown = list(maps.span.tokens_of())
+    note = f"mean over heads, {_layers(maps.layers)}; {_boxed(maps.sinks[shown])}"
     rows = (("before" if maps.graph else "attention", maps.before[:, shown]),)
     if maps.graph:
         rows = (*rows, (f"after {edits}", maps.after[:, shown]))
@@ -178,7 +185,7 @@ def _whole(span: ImageSpan) -> ImageSpan:
     return ImageSpan(span.grid, span.box)
 
 
-def _of_run(run: Run, image: ImageInput | None, tau: float | None) -> Heat:
+def _of_run(run: Run, image: ImageInput | None, tau: float | None, number: int | None) -> Heat:
     probe = _recorded(run, AttentionMaps)
     if probe is None or run.layout.batch != 1:
         raise ResultError(
@@ -186,38 +193,49 @@ def _of_run(run: Run, image: ImageInput | None, tau: float | None) -> Heat:
             "lmm.generate(image, prompt, probes.AttentionMaps())"
         )
     record = run[probe]
-    span = run.layout.images[0][0]
+    number = _number(run, number)
+    span = run.layout.images[0][number]
     rows = [row for row in run.answer_rows if row in record.labels("query")]
     labels = [run.words[0][row + 1].strip() for row in rows] if rows else ["all rows"]
-    values = record.values[:, 0].float().mean(0)
-    values = values[record.places("query", rows)] if rows else values.mean(0, keepdim=True)
+    values = run.of(record, f"image[{number}]").mean("layer").values[0]
+    values = values[record.places("query", rows)] if rows else values.nanmean(0, keepdim=True)
     layers = record.labels("layer")
-    sinks = _sinks(run, span, tau, layers)
+    drawn = list(span.tokens_of())
+    sinks = _sinks(run, number, tau, layers)[drawn]
     told = "" if tau is None else f"; {_boxed(sinks)}"
     note = f"mean over heads, {_layers(layers)}{told}"
     shown = None if image is None else as_image(image)
-    drawn = list(span.tokens_of())
     maps = ((run.model, values[:, drawn].numpy()),)
-    return Heat(shown, _whole(span), tuple(labels), maps, sinks[drawn], note)
+    return Heat(shown, _whole(span), tuple(labels), maps, sinks, note)
 
 
 def _recorded(run: Run, kind: type) -> Any:
     return next((node for node in run.graph if isinstance(node, kind)), None)
 
 
+def _number(run: Run, number: int | None) -> int:
+    """Which image is drawn: the only one, or one that was said."""
+    count = len(run.layout.images[0])
+    if number is None and count == 1:
+        return 0
+    if number is None or not 0 <= number < count:
+        raise InputError(
+            f"this prompt has {count} images: say which one is drawn, number=0 to {count - 1}"
+        )
+    return number
+
+
 def _sinks(
-    run: Run, span: ImageSpan, tau: float | None, layers: tuple[int, ...]
+    run: Run, number: int, tau: float | None, layers: tuple[int, ...]
 ) -> Bool[np.ndarray, " patch"]:
     probe = _recorded(run, SinkValue)
     if tau is None:
-        return np.zeros(span.size, dtype=bool)
+        return np.zeros(run.layout.images[0][number].size, dtype=bool)
     if probe is None:
         raise ResultError(f"tau={tau} boxes sinks by phi: record probes.SinkValue() as well")
-    record = run[probe]
-    image = run.layout.mask("image")[0].nonzero().flatten().tolist()[: span.size]
-    shown = [layer for layer in layers if layer in record.labels("layer")]
-    phi = record.values[record.places("layer", shown), 0]
-    return (phi[:, record.places("query", image)] >= tau).any(0).numpy()
+    phi = run.of(probe, f"image[{number}]")
+    shown = [layer for layer in layers if layer in phi.labels("layer")]
+    return (phi.taken("layer", shown).values[:, 0] >= tau).any(0).numpy()
 
 
 def telling(words: tuple[str, ...]) -> list[int]:

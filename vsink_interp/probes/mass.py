@@ -62,6 +62,11 @@ class NonSinkRatio(RowProbe):
 
     @property
     @override
+    def about(self) -> str:
+        return "image"
+
+    @property
+    @override
     def needs_phi(self) -> bool:
         return True
 

@@ -61,8 +61,7 @@ class Programs:
         self.sizes: dict[str, int] = {}
         self.full: set[str] = set()
         self._known: dict[str, int] = {}
-        layout = run_state.masks.layout
-        length = layout.prompt_length if n_new else layout.length
+        length = run_state.masks.layout.first_pass
         self.prefill = Pass((length,), length)
         self.decode = Pass(_sample(length, n_new - 1), 1) if n_new and n_new > 1 else None
 

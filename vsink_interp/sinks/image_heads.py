@@ -79,7 +79,8 @@ def image_centric(
 def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> HeadRanking:
     """Rank the heads over all query and generated rows of runs that recorded `head_probes`.
 
-    Padding, and tokens after the end of a shorter answer, are left out.
+    Rows count once: padding, what follows the end of a shorter answer, and rows before the image
+    are left out.
 
     **Raises:** `InputError` if no run is given; `ResultError` if a run lacks those probes, or has
     them at other layers than the first run.
@@ -110,8 +111,7 @@ def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
 def _rows(
     run: Run, ratio: NonSinkRatio, mass: SegmentMass
 ) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
-    """Ratio and mass of the rows that count, samples concatenated."""
-    rows = run.counted_rows(ratio, "query generated")
-    ratios = run[ratio].values.float().transpose(1, 2)[:, :, rows]
-    masses = run[mass].values[..., 0].float().transpose(1, 2)[:, :, rows]
-    return ratios, masses
+    """Ratio and mass of the rows that count, of all samples one after another."""
+    ratios = run[ratio].entries("batch", "query")
+    masses = run[mass].at(segment="image").entries("batch", "query")
+    return ratios.float(), masses.float()

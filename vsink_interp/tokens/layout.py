@@ -41,12 +41,14 @@ class TokenLayout:
     - `image_index`: which image of its prompt a token belongs to, -1 elsewhere.
     - `roles`: tokens of role markers such as `USER:`; each also belongs to a segment.
     - `images`: the images of each sample.
-    - `prompt_length`: the number of tokens before the first generated one, padding included.
-    - `separators`: tokens that come with an image but are not patches of it: ends of rows, marks
-        around tiles; each also belongs to a segment. None if there are none.
+    - `prompt_length`: the end of the prompt: tokens before the first of an answer.
+    - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
+        around tiles; each also belongs to a segment. None where there are none.
     - `sight`: what a row sees besides the tokens before it.
     - `digests`: a name for the images and the text of each prompt, by which random choices tell
         samples apart; empty for a layout that was made by hand.
+    - `n_given`: how many tokens of an answer are given and read with the prompt; they count as
+        generated, and the run itself generates those behind them.
     """
 
     segments: Int[Tensor, "batch token"]
@@ -57,6 +59,7 @@ class TokenLayout:
     separators: Bool[Tensor, "batch token"] | None = None
     sight: Sight = "causal"
     digests: tuple[str, ...] = ()
+    n_given: int = 0
 
     @property
     def batch(self) -> int:
@@ -67,6 +70,29 @@ class TokenLayout:
     def length(self) -> int:
         """The number of tokens, padding and generated ones included."""
         return self.segments.shape[1]
+
+    @property
+    def first_pass(self) -> int:
+        """How many tokens the first pass reads: the prompt, and an answer that is given."""
+        return self.prompt_length + self.n_given
+
+    @property
+    def answer_start(self) -> int:
+        """The first token of the answer that a run is about: of what it generated, or was given."""
+        return self.prompt_length if self.length == self.first_pass else self.first_pass
+
+    @property
+    def read(self) -> Bool[Tensor, "batch token"]:
+        """The tokens that a sample alone would have had a row for.
+
+        Padding is left out, and so is the last token that a run generated: it is fed back only
+        where a longer answer in its batch goes on.
+        """
+        real = self.segments != PAD
+        if self.length == self.first_pass:
+            return real
+        last = real & (real.flip(-1).cumsum(-1).flip(-1) == 1)
+        return real & ~last
 
     def __str__(self) -> str:
         """One line per sample, as in `bos[1] system[34] image[24x24=576] query[12]`."""
@@ -178,8 +204,8 @@ class TokenLayout:
                 f"new tokens, or name a segment of the prompt: {self._line(0)}"
             )
 
-    def _may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
-        """The tokens that may belong to a group, whichever tokens turn out to be sinks."""
+    def may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
+        """The tokens that may belong to a group; any token may come to be a sink, or not."""
         found = torch.zeros_like(self.roles)
         for terms in group.unions:
             both = self.segments != PAD
@@ -189,7 +215,7 @@ class TokenLayout:
         return found
 
     def _occurs(self, terms: tuple[Term, ...]) -> bool:
-        return bool(self._may_be(Group((terms,))).any())
+        return bool(self.may_be(Group((terms,))).any())
 
     def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
         """Refuse a flow that cannot be cut: a segment is missing, or a row would lose every key.
@@ -224,10 +250,10 @@ class TokenLayout:
         layout = self.extend(1) if generates and self.length == self.prompt_length else self
         group = parse_group(target) if isinstance(target, str) else target
         keys = parse_group(source) if isinstance(source, str) else source
-        rows = layout._may_be(group)
+        rows = layout.may_be(group)
         if first_token and "generated" in group.words:
             rows[:, self.prompt_length - 1] = True
-        if not (rows & layout.reached(layout._may_be(keys))).any():
+        if not (rows & layout.reached(layout.may_be(keys))).any():
             raise LayoutError(
                 f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
                 f"{str(source)!r}, so nothing flows there; a flow is written 'source -> target': "
@@ -245,6 +271,26 @@ class TokenLayout:
             inside = same & (self.image_index >= 0)[:, None]
             seen = seen | (inside & keys[:, None]).any(-1)
         return seen & (self.segments != PAD)
+
+    def visible(self, rows: Sequence[int]) -> Bool[Tensor, "batch row token"]:
+        """Which tokens each of some rows may attend to; nothing of padding, in either place."""
+        at, places = torch.tensor(list(rows), dtype=torch.long), torch.arange(self.length)
+        seen = (places <= at[:, None])[None]
+        if self.sight == "prefix":
+            seen = seen | ((at[:, None] < self.prompt_length) & (places < self.prompt_length))
+        elif self.sight == "image blocks":
+            same = self.image_index[:, at, None] == self.image_index[:, None]
+            seen = seen | (same & (self.image_index >= 0)[:, None])
+        real = self.segments != PAD
+        return seen & real[:, None] & real[:, at, None]
+
+    def positions(self, group: str | Group) -> Int[Tensor, "batch place"]:
+        """Where the tokens of a group lie in each sample, in order; -1 behind those of a shorter
+        one.
+        """
+        mask = self.mask(group)
+        order = (~mask).int().argsort(stable=True, dim=-1)[:, : int(mask.sum(-1).max())]
+        return order.masked_fill(~mask.gather(1, order), -1)
 
     def _refuse_blind(
         self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
@@ -269,6 +315,10 @@ class TokenLayout:
             roles=torch.cat([self.roles, roles], -1),
             separators=torch.cat([self._separators, roles], -1),
         )
+
+    def given(self, n_tokens: int) -> "TokenLayout":
+        """The layout with an answer of `n_tokens` tokens that is read with the prompt."""
+        return replace(self.extend(n_tokens), n_given=self.n_given + n_tokens)
 
     def first(self, n_tokens: int) -> "TokenLayout":
         """The layout of the first `n_tokens` tokens."""

@@ -218,3 +218,26 @@ def test_the_first_and_the_last_token_of_a_prompt():
     got = record[SegmentMass].values[:, :, :, 0]
     assert nodes.apart(got[..., 0], wanted) < 2e-5
     assert nodes.apart(got.sum(-1), torch.ones_like(wanted)) < 2e-5
+
+
+def test_what_counts_is_saved_and_loaded(tmp_path):
+    probe = SegmentMass()
+    run = tiny.lmm().generate(tiny.batch("one image", "short"), graph=probe, max_new_tokens=3)
+    again = tiny.lmm().run(tiny.batch("one image", "short").with_answer(run), graph=probe)
+    for at, one in enumerate((run, again)):
+        one.save(tmp_path / str(at))
+        back = vi.Run.load(tmp_path / str(at))
+        assert torch.equal(back[probe].counts, one[probe].counts)
+        assert back.layout.first_pass == one.layout.first_pass
+        assert torch.equal(back.generated, run.generated)
+        assert back.answer_rows == run.answer_rows
+
+
+def test_groups_that_were_not_recorded_are_refused():
+    run = tiny.lmm().run(tiny.encode(), graph=SinkValue("image") | Pattern("query"))
+    with pytest.raises(vi.ResultError, match=r"recorded nothing of 'query'"):
+        run.of(SinkValue("image"), "query")
+    with pytest.raises(vi.LayoutError, match=r"no image\[1\] token"):
+        run.of(Pattern("query"), "image[1]")
+    with pytest.raises(vi.LayoutError, match="depends on the layer"):
+        run.of(Pattern("query"), "sink & image")

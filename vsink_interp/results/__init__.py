@@ -1,0 +1,7 @@
+"""The result of a run: `Run`, with one `Recorded` per probe."""
+
+from .counting import counted as counted
+from .joining import join as join
+from .recorded import Recorded as Recorded
+from .run import Run as Run
+from .saving import layout_from as layout_from, layout_parts as layout_parts

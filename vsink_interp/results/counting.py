@@ -1,0 +1,96 @@
+"""Which entries of a record count, and which of them belong to a token: asked here alone."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..errors import ResultError
+from ..graph import Probe
+from ..tokens import TokenLayout, parse_group
+from .recorded import Recorded
+
+
+def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
+    """The record, told which of its entries count.
+
+    - `query`: rows of the group that the probe asks for, that are no padding, that the sample
+        alone would have had too, and that can see what the probe is about;
+    - `key`, and `patch` beside `query` (the image tokens of a sample in order): keys that there
+        are and that the row can see;
+    - `segment`: groups of which the row can see a token;
+    - `step`: passes in which the sample's answer still went on.
+
+    **Arguments:**
+
+    - `layout`: what every token of the run is.
+    """
+    if "batch" not in record.axes or record.values.shape[record.axis("batch")] != layout.batch:
+        return record
+    if "query" not in record.axes:
+        return _without_rows(record, layout)
+    rows = list(record.labels("query"))
+    asked = layout.read if probe.targets is None else layout.read & layout.mask(probe.targets[0])
+    record = record.only(asked[:, rows], "batch", "query")
+    if {"key", "patch"} & {*record.axes}:
+        axis = token_axis(record)
+        seen = layout.visible(rows)
+        if axis == "patch":
+            places = layout.positions("image")
+            index = places.clamp_min(0)[:, None].expand(-1, len(rows), -1)
+            seen = seen.gather(2, index) & (places >= 0)[:, None]
+        size = record.values.shape[record.axis(axis)]
+        if size <= seen.shape[2]:  # else a probe's own axis, of which nothing is known
+            record = record.only(seen[:, :, :size], "batch", "query", axis)
+    if probe.about is not None:
+        seeing = layout.reached(layout.may_be(parse_group(probe.about)))[:, rows]
+        record = record.only(seeing, "batch", "query")
+    groups = getattr(probe, "groups", ())
+    if groups and "segment" in record.axes:
+        reached = [layout.reached(layout.may_be(parse_group(group)))[:, rows] for group in groups]
+        record = record.only(torch.stack(reached, -1), "batch", "query", "segment")
+    return record
+
+
+def _without_rows(record: Recorded, layout: TokenLayout) -> Recorded:
+    if "step" in record.axes:
+        steps = record.values.shape[record.axis("step")]
+        later = layout.read[:, layout.first_pass : layout.first_pass + steps - 1]
+        began = torch.ones(layout.batch, 1, dtype=torch.bool)
+        record = record.only(torch.cat([began, later], 1), "batch", "step")
+    if "key" in record.axes:
+        size = record.values.shape[record.axis("key")]
+        record = record.only(layout.mask("all")[:, :size], "batch", "key")
+    return record
+
+
+def token_axis(record: Recorded) -> str:
+    """The axis along which a record has one entry per token: of keys before that of rows.
+
+    **Raises:** `ResultError` if it has none.
+    """
+    for axis in ("key", "patch", "query"):
+        if axis in record.axes and "batch" in record.axes:
+            return axis
+    raise ResultError(
+        f"this record has no entries of tokens, only the axes {', '.join(record.axes)}"
+    )
+
+
+def token_places(record: Recorded, layout: TokenLayout, group: str) -> Int[Tensor, "batch place"]:
+    """Where the tokens of a group lie along that axis, sample by sample, in order; -1 for none."""
+    axis, positions = token_axis(record), layout.positions(group)
+    if axis == "patch":
+        image = layout.mask("image")
+        known = _or_none(image.cumsum(-1) - 1, image)
+    else:
+        labels = torch.tensor(record.labels(axis))
+        known = torch.full((layout.length,), -1)
+        known[labels] = torch.arange(len(labels))
+        known = known.expand(layout.batch, -1)
+    return _or_none(known.gather(1, positions.clamp_min(0)), positions >= 0)
+
+
+def _or_none(
+    places: Int[Tensor, "batch token"], there: Bool[Tensor, "batch token"]
+) -> Int[Tensor, "batch token"]:
+    return places.masked_fill(~there, -1)

@@ -1,0 +1,197 @@
+"""`Run`: the result of one run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import ResultError
+from ..graph import EditGraph, Node, with_stand_ins
+from ..tokens import TokenLayout
+from .counting import token_axis, token_places
+from .recorded import Recorded
+from .saving import layout_from, layout_parts, record_tensors, records_from
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The result of one `run` or `generate`.
+
+    **Attributes:**
+
+    - `ids`: the whole sequence, prompt and generated tokens, as `model.generate` returns it.
+    - `logits`: after `run`, one row per token; after `generate`, `logits[:, i]` is the row that
+        predicted `generated[:, i]`. Edits are included (`edits.Contrast` too), logits processors
+        not.
+    - `text`: the answer; a list for a batch. After `run`, the most likely next token.
+    - `layout`: what every token is.
+    - `words`: every token of `ids` as text.
+    - `graph`: the edits and probes that ran.
+    - `model`: the name of the model.
+    """
+
+    ids: Int[Tensor, "batch token"]
+    logits: Float[Tensor, "batch row vocab"]
+    text: str | list[str]
+    layout: TokenLayout
+    words: tuple[tuple[str, ...], ...]
+    graph: EditGraph
+    model: str
+    records: Mapping[str, Recorded] = field(default_factory=dict)
+
+    def __getitem__(self, probe: Node | type[Node] | str) -> Recorded:
+        """The record of a probe, by the probe itself or, if only one, by its class or name.
+
+        A probe that stood both before and after an edit has two: `run[f"{probe!r}#1"]` and `#2`.
+
+        **Raises:** `ResultError` listing the probes of this run.
+        """
+        name = probe.__name__ if isinstance(probe, type) else probe
+        name = name if isinstance(name, str) else repr(name)
+        alike = [full for full in self.records if full.split("(")[0] == name]
+        if name not in self.records and len(alike) > 1:
+            raise ResultError(
+                f"this run has {len(alike)} records of {name}; name one: {', '.join(alike)}"
+            )
+        name = alike[0] if name not in self.records and alike else name
+        if name not in self.records:
+            known = ", ".join(self.records) or "none"
+            raise ResultError(
+                f"this run has no record of {name}; its probes are: {known}. A probe none of whose "
+                "rows occurred has no record"
+            )
+        return self.records[name]
+
+    def of(
+        self,
+        probe: Node | type[Node] | str | Recorded,
+        tokens: str | None = None,
+        *,
+        rows: str | None = None,
+    ) -> Recorded:
+        """The entries of a record that belong to a group of tokens, or are of rows of a group.
+
+        ```python
+        phi = run.of(vi.probes.SinkValue(), "image[0]")  # [layer batch token]
+        looked = run.of(vi.probes.AttentionMaps(), "image[0]", rows="generated").mean("query")
+        ```
+
+        Entry k along `token` is the k-th token of the group in each sample, wherever it stands
+        there, in every record and family; of an image it is image token k, as `ImageSpan` counts
+        them. It does not count in samples that have fewer, nor where it was not recorded.
+
+        **Arguments:**
+
+        - `probe`: as `run[probe]` takes it, or a record of this run.
+        - `tokens`: a group such as `"image[0]"` or `"query"`. In a record of what rows read of
+            keys it names keys; in any other, the tokens whose rows were read. Their axis, `key`,
+            `patch` or `query`, becomes `token`.
+        - `rows`: a group of rows; only theirs count along `query`.
+
+        **Raises:** `ResultError` if the record has no such axis, or nothing of the group;
+        `LayoutError` if no prompt has a token of it.
+        """
+        record = probe if isinstance(probe, Recorded) else self[probe]
+        if rows is not None:
+            self.layout.check_group(rows, generates=False)
+            mask = self.layout.mask(rows)[:, list(record.labels("query"))]
+            record = record.only(mask, "batch", "query")
+        if tokens is None:
+            return record
+        self.layout.check_group(tokens, generates=False)
+        axis, places = token_axis(record), token_places(record, self.layout, tokens)
+        if bool((places < 0).all()):
+            raise ResultError(
+                f"{probe!r} recorded nothing of {tokens!r} along {axis!r}; name its rows or keys, "
+                "or record rows='all'"
+            )
+        return record.gathered(axis, places, "token")
+
+    def answering(self, probe: Node | type[Node] | str) -> Recorded:
+        """A record at the rows that predict the answer; of a shorter answer, up to its end.
+
+        Row i along `query` predicts `generated[:, i]`. The first is a row of the prompt, so
+        `rows="query generated"` has them all.
+
+        **Raises:** `ResultError` if one of these rows was not recorded.
+        """
+        record = self[probe].taken("query", self.answer_rows)
+        return record.only(self.answered, "batch", "query")
+
+    @property
+    def generated(self) -> Int[Tensor, "batch new"]:
+        """The ids of the generated tokens; after `run`, of the answer that was read."""
+        return self.ids[:, self.layout.answer_start :]
+
+    @property
+    def answered(self) -> Bool[Tensor, "batch new"]:
+        """Which of `generated` belong to an answer: what follows the end of a shorter one does not.
+
+        So it says which of `answer_rows` count.
+        """
+        return self.layout.mask("generated")[:, self.layout.answer_start :]
+
+    @property
+    def answer_rows(self) -> range:
+        """The positions whose rows predict the generated tokens, the first one included."""
+        return range(self.layout.answer_start - 1, self.layout.length - 1)
+
+    def __repr__(self) -> str:
+        return (
+            f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
+            f"probes=[{', '.join(name.split('(')[0] for name in self.records)}])"
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the run into a folder: tensors as safetensors, the rest as JSON.
+
+        Of an edit or probe that holds a function, or values of a run, JSON keeps the text: the
+        graph that is read back shows it, and refuses to run it.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.layout)[0]}
+        tensors |= record_tensors(self.records)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
+        (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "model": self.model,
+            "text": self.text,
+            "words": self.words,
+            "graph": with_stand_ins(self.graph).to_json(),
+            "graph_text": repr(self.graph),
+            **layout_parts(self.layout)[1],
+            "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Read a run that `save` wrote.
+
+        **Raises:** `ResultError` if the folder holds none.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").exists():
+            raise ResultError(f"{folder} holds no run; write one with run.save(folder)")
+        meta = json.loads((folder / "run.json").read_text())
+        tensors = load_file(folder / "run.safetensors")
+        graph = EditGraph.from_json(meta["graph"]) if meta["graph"] else EditGraph()
+        return cls(
+            tensors["ids"],
+            tensors["logits"],
+            meta["text"],
+            layout_from(meta, tensors),
+            tuple(map(tuple, meta["words"])),
+            graph,
+            meta["model"],
+            records_from(meta["records"], tensors),
+        )
