@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import vsink_interp as vi
+from tests.families import plain
 from tests.families.test_families import (
     PROMPTS,
     SINKS,
@@ -20,13 +21,18 @@ NEAR = {"atol": 3e-5, "rtol": 1e-3, "equal_nan": True}
 
 def eager(name, inputs):
     """Attentions and entering residuals of plain transformers, of the layers with a pattern."""
-    model = lmm(name, "eager")
-    with torch.no_grad():
-        out = model.hf_model(**inputs, output_attentions=True, output_hidden_states=True)
+    model, entered = lmm(name, "eager"), []
+
+    def keep(_, args, kwargs):
+        entered.append((args[0] if args else kwargs["hidden_states"]).clone())
+
+    blocks = plain.decoder_layers(model.hf_model)
+    handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks]
+    with torch.no_grad(), plain.hooked(handles):
+        patterns = model.hf_model(**inputs, output_attentions=True).attentions
     layers = attending(model)
-    patterns = out.attentions
     patterns = [patterns[at] for at in layers] if len(patterns) == model.n_layers else patterns
-    return torch.stack(list(patterns)), torch.stack([out.hidden_states[at] for at in layers])
+    return torch.stack(list(patterns)), torch.stack([entered[at] for at in layers])
 
 
 def image_tokens(name, encoding):
@@ -98,7 +104,9 @@ def test_a_records_reductions_equal_those_of_each_sample_alone(name):
     model, (chosen, encoding) = lmm(name), batch(name)
     where = {"layers": attending(model)}
     graph = {
-        what: kind(**({} if what == "logits" else where)) for what, (kind, _) in REDUCED.items()
+        what: kind(**({} if what == "logits" else where))
+        for what, (kind, _) in REDUCED.items()
+        if what != "contribution" or not model.hooked.gating
     }
     free = model.generate(encoding, max_new_tokens=5)
     end = int(free.generated[0, 1])
