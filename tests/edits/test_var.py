@@ -36,6 +36,36 @@ def test_layers_narrow_it_further():
 
 
 @pytest.mark.parametrize(
+    ("mode", "last", "touched"),
+    [
+        ("paper", True, {0, 1, 2, 3}),
+        ("paper", False, {0, 1, 2}),
+        ("released-code", False, {2}),
+        ("released-code", True, {2, 3}),
+    ],
+)
+def test_the_last_layer_is_an_option(mode, last, touched):
+    rows = changed(mode, last_layer=last)
+    assert {layer for layer in range(4) if rows[layer].any()} == touched
+    assert vi.VAR(last_layer=True, layers=3).resolved_layers(4) == (3,)
+
+
+def test_the_plan_says_what_a_mode_leaves_out():
+    plan = tiny.lmm().plan
+    assert str(plan(vi.VAR(layers="1:"))).endswith("layers 1, 2; leaves out 3")
+    assert str(plan(vi.VAR(mode="released-code"))).endswith("layers 2, 3; leaves out 0, 1")
+    both = vi.VAR(last_layer=True) | vi.probes.SinkValue(layers="2:") | vi.DropKeys("image", 1)
+    lines = str(plan(both)).splitlines()
+    assert lines[0].endswith("at attn.hook_pattern: layers 0, 1, 2, 3")
+    assert lines[1].endswith("at hook_resid_pre: layers 2, 3")
+    assert lines[2].endswith("at cache: layers 1")
+    assert str(plan(vi.probes.Logits())).endswith("outside the layers")
+    assert str(plan(None)) == "empty plan"
+    with pytest.raises(vi.NotationError, match="no layer 9"):
+        plan(vi.VAR(layers=9))
+
+
+@pytest.mark.parametrize(
     ("edit", "why"),
     [
         (vi.VAR(layers=-1), "names .*0 to 2 only"),

@@ -86,24 +86,38 @@ def test_no_loss_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("ids", "sizes", "grids"),
+    ("ids", "alone", "grids"),
     [
-        ([9, 9, 1, 9, 9, 9, 9], [(8, 8), (8, 16)], [(1, 2), (1, 4)]),
-        ([1, 9, 9, 9, 9, 9, 9], [(8, 8), (8, 8)], [(1, 3), (1, 3)]),
-        ([9, 1, 9, 1, 9, 9, 9], [(8, 8)], [(1, 5)]),
-        ([1, 9, 9, 9, 9, 9, 9], [(8, 8), (8, 16)], None),  # 2 and 4, as well as 3 and 3
-        ([1, 1, 9, 9, 9, 9, 9], [(8, 8), (8, 8)], None),
+        ([9, 9, 1, 9, 9, 9, 9], ["99", "9999"], [2, 4]),
+        ([1, 9, 9, 9, 9, 9, 9], ["999", "999"], [3, 3]),
+        ([9, 1, 9, 1, 9, 9, 9], None, [5]),
+        ([1, 9, 9, 9, 9, 9, 9], ["99", "9999"], [2, 4]),
+        ([9, 9, 8, 9, 9, 9, 9, 9, 9], ["9989", "99999"], [3, 5]),  # a row ends in 8
+        ([1, 1, 9, 9, 9, 9, 9], ["99", "9999"], None),  # fewer, where there are several
+        ([9, 9, 9, 9, 1, 1, 1], ["9999", ""], None),
     ],
 )
-def test_an_inferred_family_does_not_guess_whose_tokens_are_whose(ids, sizes, grids):
-    images = [Image.new("RGB", size) for size in sizes]
+def test_an_inferred_family_does_not_guess_whose_tokens_are_whose(ids, alone, grids):
+    """Each image's tokens are those that the processor makes of it alone, or none are said."""
+    images = [Image.new("RGB", (8, 8 + i)) for i in range(len(alone or "1"))]
     inputs = {"input_ids": torch.tensor([ids])}
     config = SimpleNamespace(image_token_id=9)
+
+    class Processor:
+        image_token = "<image>"
+
+        def __call__(self, text, images, return_tensors):
+            assert (text, return_tensors) == (["<image>"], "pt")
+            row = [int(token) for token in alone[images[0].height - 8]]
+            return {"input_ids": torch.tensor([[1, *row]])}
+
+    processor = Processor() if alone else None
     if grids is None:
-        with pytest.raises(vi.CapabilityError, match="images of one size"):
-            counted_spans(config, None, images, inputs)
+        with pytest.raises(vi.CapabilityError, match="not known for an inferred family"):
+            counted_spans(config, processor, images, inputs)
         return
-    assert [span.grid for span in counted_spans(config, None, images, inputs)] == grids
+    found = [span.grid for span in counted_spans(config, processor, images, inputs)]
+    assert found == [(1, count) for count in grids]
 
 
 def test_hook_points_beside_norms_that_are_not_known_are_left_out():

@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+import vsink_interp as vi
 from tests import nodes, tiny
-from vsink_interp.families.llava import clip_box, llava_spans
+from vsink_interp.families.llava import LLAVA, clip_box, llava_spans
+from vsink_interp.families.tiny import build
 
 
 @pytest.mark.parametrize("size", [(42, 42), (126, 63), (63, 126), (90, 84)])
@@ -100,3 +103,52 @@ def test_taps_name_modules_of_the_model():
     for point in nodes.POINTS:
         if not point.computed:
             model.get_submodule(family.tap(point.template, 0).module)
+
+
+def with_all_features():
+    """A tiny LLaVA that is given the CLS feature of its tower too."""
+    config, processor = LLAVA.tiny()
+    config.vision_feature_select_strategy = "full"
+    config.image_seq_length = 10
+    processor.vision_feature_select_strategy = "full"
+    return vi.LMM(build(config), processor, check=False)
+
+
+def test_the_cls_feature_is_an_image_token_without_a_place():
+    model = with_all_features()
+    encoding = model.encode([tiny.image(), tiny.image(1)], "compare <image> with <image>")
+    spans = encoding.layout.images[0]
+    assert [span.size for span in spans] == [10, 10]
+    assert spans[0].places[:2] == (None, (0, 0, 0))
+    assert spans[0].tokens_of() == tuple(range(1, 10))
+    ids = encoding.inputs["input_ids"]
+    assert torch.equal(encoding.layout.mask("image"), ids == model.hf_model.config.image_token_id)
+    assert encoding.layout.mask("image & separator").sum() == 2
+    with pytest.raises(vi.LayoutError, match="no patch"):
+        spans[0].patch_box(0)
+    entering = vi.probes.Resid("image", 0, at="pre")
+    run = model.run(encoding, graph=entering)
+    with torch.no_grad():
+        theirs = model.hf_model(**encoding.inputs).logits
+        features = model.hf_model.model.get_image_features(
+            encoding.inputs["pixel_values"][:1]
+        ).pooler_output
+    assert torch.equal(run.logits, theirs)
+    image = encoding.layout.image_index[0] == 0
+    first = int(image.int().argmax())
+    assert run[entering].coords["query"][0] == first
+    assert torch.allclose(run[entering].values[0, 0, :10], features[0], atol=1e-6)
+
+
+def test_with_the_cls_feature_a_box_is_still_that_of_its_patch():
+    model = with_all_features()
+    span = model.encode(tiny.image(), "count").layout.images[0][0]
+    (plain,) = llava_spans(tiny.config(), tiny.processor(), [tiny.image()], {})
+    assert [span.patch_box(1 + i) for i in range(9)] == [plain.patch_box(i) for i in range(9)]
+
+
+def test_a_saved_run_keeps_the_place_of_the_cls_feature(tmp_path):
+    model = with_all_features()
+    run = model.run(model.encode(tiny.image(), "count"))
+    run.save(tmp_path / "run")
+    assert vi.Run.load(tmp_path / "run").layout.images == run.layout.images

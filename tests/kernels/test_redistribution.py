@@ -12,15 +12,14 @@ from vsink_interp import kernels
 def redistribute(pattern, sink, image, *, p, rho, min_image_mass=0.2, rows=None, mode="paper"):
     """Both kernels, with the meaning that each mode gives p, as `VAR` calls them."""
     moved = p if mode == "paper" else 1 - p
-    terms = kernels.redistribution_terms(
-        sink,
-        image,
-        rho=rho,
-        min_image_mass=min_image_mass,
-        mode=mode,
-        dtype=torch.promote_types(pattern.dtype, torch.float32),
-    )
-    return kernels.redistribute(pattern, terms, moved, rows)
+    options = {
+        "rho": rho,
+        "mode": mode,
+        "dtype": torch.promote_types(pattern.dtype, torch.float32),
+    }
+    terms = kernels.redistribution_terms(sink, image, **options)
+    offsets = kernels.redistribution_offsets(image, min_image_mass=min_image_mass, **options)
+    return kernels.redistribute(pattern, terms, offsets, moved, rows)
 
 
 def near_threshold(row, sink, image, rho, least):
@@ -109,8 +108,9 @@ def test_rows_keep_their_sum(mode, seed):
 def test_terms_of_a_longer_room_serve_every_step(mode, seed, later):
     """As a run has them: computed once over tokens yet to come, cut to those that are there."""
     pattern, sink, image, rows, p, rho, least = draw(seed)
-    options = {"rho": rho, "min_image_mass": least, "mode": mode, "dtype": torch.float64}
+    options = {"rho": rho, "mode": mode, "dtype": torch.float64}
     moved = p if mode == "paper" else 1 - p
+    offsets = kernels.redistribution_offsets(torch.tensor(image), min_image_mass=least, **options)
     short, room = (
         kernels.redistribution_terms(torch.tensor(x), torch.tensor(y), **options)
         for x, y in ((sink, image), (np.pad(z, ((0, 0), (0, later))) for z in (sink, image)))
@@ -118,8 +118,8 @@ def test_terms_of_a_longer_room_serve_every_step(mode, seed, later):
     view = room[..., : pattern.shape[-1]]
     assert torch.equal(view, short)
     assert not room[:, 3:, pattern.shape[-1] :].any()
-    got = kernels.redistribute(torch.tensor(pattern), view, moved, torch.tensor(rows))
-    want = kernels.redistribute(torch.tensor(pattern), short, moved, torch.tensor(rows))
+    got = kernels.redistribute(torch.tensor(pattern), view, offsets, moved, torch.tensor(rows))
+    want = kernels.redistribute(torch.tensor(pattern), short, offsets, moved, torch.tensor(rows))
     torch.testing.assert_close(got, want, atol=1e-14, rtol=0)
 
 
@@ -250,3 +250,53 @@ def test_bad_shares_and_modes_are_refused():
         one(ROW, p=1.2, rho=0.5)
     with pytest.raises(ValueError, match="released-code"):
         one(ROW, p=0.5, rho=0.5, mode="code")
+
+
+HALF = [0.05, 0.05, 0.1, 0.05, 0.0]
+"""A row of a head that gives the other three quarters to its learned sink."""
+
+
+@pytest.mark.parametrize("mode", RESTATED)
+@pytest.mark.parametrize(("least", "acts"), [(0.19, True), (0.2, True), (0.21, False)])
+def test_image_mass_is_a_share_of_all_attention(mode, least, acts):
+    """Not of what the row gives to tokens, of which it is four fifths."""
+    rho = 0.0 if mode == "paper" else 1.0
+    changed = one(HALF, p=0.5, rho=rho, min_image_mass=least, mode=mode)
+    assert (changed != HALF) == acts
+    assert sum(changed) == pytest.approx(sum(HALF))
+    if acts:
+        masks = (mask[0].numpy() for mask in MASKS)
+        want = RESTATED[mode](np.array(HALF), *masks, 0.5, rho, least - 1e-9)
+        assert changed == pytest.approx(want.tolist())
+
+
+def test_the_released_ratio_adds_its_constant_whatever_the_image_has():
+    """0.2 / (0.4 + 3e-6) of the row is sink: below 0.5, and above half of that of a whole image."""
+    row, image = [0.0, 0.2, 0.15, 0.05, 0.6], MASKS[1]
+    portion = 0.2 / (0.4 + 3e-6)
+    for rho, acts in ((portion + 1e-6, True), (portion - 1e-6, False), (portion, True)):
+        changed = one(row, image=image, p=0.5, rho=rho, mode="released-code")
+        assert (changed != row) == acts, rho
+
+
+def test_a_ratio_exactly_at_its_bound_reaches_it():
+    row = [0.25, 0.125, 0.25, 0.125, 0.25]
+    assert one(row, p=0.5, rho=0.75) != row
+    assert one(row, p=0.5, rho=0.75 + 1e-5) == row
+    sink = torch.tensor([[True, True, False, False, False]])
+    assert one(row, sink=sink, p=0.5, rho=0.25, mode="released-code") != row
+    assert one(row, sink=sink, p=0.5, rho=0.25 - 1e-5, mode="released-code") == row
+
+
+@pytest.mark.parametrize("mode", RESTATED)
+def test_a_subnormal_budget_is_left_where_it_is(mode):
+    """Dividing by it would leave the range of fp32."""
+    rho = 0.0 if mode == "paper" else 1.0
+    row = torch.tensor([0.5, 0.5, 1e-39, 0.0, 0.0])[None, None, None]
+    options = {"p": 0.5, "rho": rho, "min_image_mass": 0.1, "mode": mode}
+    after = redistribute(row, *MASKS, **options)
+    assert torch.equal(after, row)
+    row[..., 2] = 1e-30
+    after = redistribute(row, *MASKS, **options)
+    assert after.isfinite().all()
+    assert after[0, 0, 0, 2] == pytest.approx(0.5)

@@ -43,15 +43,22 @@ CALLS = {
     "output_gram": (torch.randn(4, 5, 7),),
     "raise_scores": (PATTERN, EDGES, 0.5),
     "random_like": (SINK, MASK, torch.rand(2, 6)),
-    "redistribute": (PATTERN, torch.stack([MASK, SINK, MASK, MASK, SINK], 1).float(), 0.4, ROWS),
+    "redistribute": (
+        PATTERN,
+        torch.stack([MASK, SINK, MASK, MASK, SINK], 1).float(),
+        torch.rand(2, 1, 5),
+        0.4,
+        ROWS,
+    ),
+    "redistribution_offsets": (MASK,),
     "redistribution_terms": (SINK, MASK),
     "scale_scores": (PATTERN, EDGES, 0.5),
     "sink_value": (torch.randn(2, 6, 8), (1, 5)),
-    "softmax": (PATTERN.log(),),
+    "softmax": (PATTERN.log(), None, torch.randn(4)),
     "value_along": (VALUE, torch.randn(4, 5)),
     "value_norms": (VALUE, torch.rand(4, 5, 5)),
 }
-OPTIONS = {"redistribution_terms": {"rho": 0.3}}
+OPTIONS = {name: {"rho": 0.3} for name in ("redistribution_offsets", "redistribution_terms")}
 
 
 def test_every_kernel_has_a_call_here():

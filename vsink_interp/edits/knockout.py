@@ -24,7 +24,7 @@ class Knockout(Edit):
     """Stop the target of `flow` from attending to its source.
 
     The cut is made before the softmax: the other keys of a target row share what the source would
-    have got, and every row still sums to one.
+    have got, and every row still sums to one, the share of a learned sink included.
 
     **Arguments:**
 

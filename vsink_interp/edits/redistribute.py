@@ -22,7 +22,7 @@ from .row_edit import RowEdit
 class Redistribute(RowEdit):
     """Move a share of each row's attention from one group of keys to another, in proportion.
 
-    Acts after the softmax; every row still sums to one. `VAR` chooses heads by where they attend;
+    Acts after the softmax; every row keeps its sum. `VAR` chooses heads by where they attend;
     this edit acts on the heads that you name. A row that gives `target` nothing is left unchanged.
 
     **Arguments:**

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edges, Edit, Layers, Site, Sizes, resolve_layers, settle
-from ..kernels import redistribute, redistribution_terms
+from ..kernels import redistribute, redistribution_offsets, redistribution_terms
 from ..tokens import TokenLayout
 
 _SINKS_FROM = {"paper": "online", "released-code": "prefill"}
@@ -23,7 +23,7 @@ class VAR(Edit):
     """Move attention from sink tokens to the visual non-sinks, in image-centric heads.
 
     Equations A-3 to A-6 of docs/papers.md. Acts on the rows of query and generated tokens; every
-    row still sums to one. A layer without sinks is left unchanged.
+    row keeps its sum. A layer without sinks is left unchanged.
 
     **Arguments:**
 
@@ -35,7 +35,10 @@ class VAR(Edit):
     - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept*, `rho` the upper bound
         of the *sink* ratio, the last layer is edited, the first two are not, and generated tokens
         are never sinks.
-    - `layers`: the layers, counted from 0; each mode excludes some.
+    - `layers`: the layers, counted from 0. A range leaves out the layers that the mode excludes,
+        and the plan says so; an excluded layer that is named by its number is refused.
+    - `last_layer`: whether to edit the last layer too. None takes the mode's choice: no for the
+        paper, yes for the released code.
     - `sinks_from`: `"prefill"` finds sinks once, among prompt tokens; `"online"` also looks for
         sinks among generated tokens, in each decode step. None takes the mode's choice: `"online"`
         for the paper, `"prefill"` for the released code.
@@ -53,6 +56,7 @@ class VAR(Edit):
     mode: Literal["paper", "released-code"] = "paper"
     layers: Layers = ":"
     sinks_from: str | None = None
+    last_layer: bool | None = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -94,16 +98,28 @@ class VAR(Edit):
 
     @override
     def resolved_layers(self, n_layers: int) -> tuple[int, ...]:
-        last = n_layers - 1 if self.mode == "paper" else n_layers
-        first = 0 if self.mode == "paper" else 2
+        allowed = self._allowed(n_layers)
         named = resolve_layers(self.layers, n_layers)
-        kept = tuple(layer for layer in named if first <= layer < last)
+        kept = tuple(layer for layer in named if layer in allowed)
         # A range may include excluded layers; a layer named by its number may not.
         if not kept or (not isinstance(self.layers, str) and kept != named):
             raise NotationError(
-                f"{self!r} names {named}: mode {self.mode!r} edits {first} to {last - 1} only"
+                f"{self!r} names {named}: mode {self.mode!r} edits {allowed.start} to "
+                f"{allowed.stop - 1} only; last_layer=True edits the last layer too"
             )
         return kept
+
+    @override
+    def left_out(self, n_layers: int) -> tuple[int, ...]:
+        allowed = self._allowed(n_layers)
+        named = resolve_layers(self.layers, n_layers)
+        return tuple(layer for layer in named if layer not in allowed)
+
+    def _allowed(self, n_layers: int) -> range:
+        """The layers that the mode edits."""
+        first, last = (0, False) if self.mode == "paper" else (2, True)
+        last = last if self.last_layer is None else self.last_layer
+        return range(first, n_layers if last else n_layers - 1)
 
     @override
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
@@ -115,17 +131,17 @@ class VAR(Edit):
         terms = site.once(self, self._terms)[..., : site.n_keys]
         if self.needs_new_phi and not site.prefill:
             site.sink_rows(self.tau, into=terms[:, 4, site.first_row :])
+        offsets = site.once((self, "offsets"), self._offsets)
         moved = self.p if self.mode == "paper" else 1 - self.p
-        return redistribute(value, terms, moved, site.rows(_ROWS))
+        return redistribute(value, terms, offsets, moved, site.rows(_ROWS))
 
     def _terms(self, whole: Site) -> Float[Tensor, "batch term key"]:
         sink = whole.sinks(self.tau)
         if not self.needs_new_phi:
             sink = sink & ~whole.keys("generated")
-        return redistribution_terms(
-            sink,
-            whole.keys("image"),
-            rho=self.rho,
-            min_image_mass=self.min_image_mass,
-            mode=self.mode,
+        return redistribution_terms(sink, whole.keys("image"), rho=self.rho, mode=self.mode)
+
+    def _offsets(self, whole: Site) -> Float[Tensor, "batch 1 term"]:
+        return redistribution_offsets(
+            whole.keys("image"), rho=self.rho, min_image_mass=self.min_image_mass, mode=self.mode
         )

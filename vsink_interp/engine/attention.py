@@ -7,7 +7,7 @@ ask for are computed explicitly: scores, mask, score edits, softmax, pattern edi
 """
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -26,6 +26,13 @@ from .row_program import Base, Numbered, RowProgram
 from .run_state import RunState
 
 _names = count()
+PASSED_BY = frozenset(
+    "dropout sliding_window is_causal s_aux position_ids cache_position use_cache return_dict "
+    "output_attentions output_hidden_states token_type_ids mm_token_type_ids num_items_in_batch "
+    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k deterministic".split()
+)
+"""What a call of attention may be given besides queries, keys, values, mask and scaling, without
+changing more than `RowProgram` computes."""
 READ = (sdpa_mask, eager_mask)
 """What makes masks that the row program reads: None, boolean or additive, batch 1 query key."""
 
@@ -122,6 +129,7 @@ class AttentionBinding:
         awaited = self._awaited(layer)
         if not awaited and not any(self.nodes[layer].values()):
             return base(query, key, value, **kwargs)
+        self._refuse_unread(kwargs, attention_mask)
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
             hooked=self.hooked,
@@ -134,8 +142,29 @@ class AttentionBinding:
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             kept=kept,
             sliding=kwargs.get("sliding_window") is not None,
+            residual_scale=self.hooked.residual_scale(layer),
+            learned_sinks=kwargs.get("s_aux"),
         )
         return call.attend(query, key, value, partial(base, **kwargs))
+
+    def _refuse_unread(self, given: Mapping[str, Any], mask: Tensor | None) -> None:
+        """Refuse explicit rows where attention is given something that they would leave out.
+
+        **Raises:** `CapabilityError` naming the arguments.
+        """
+        unread = [
+            name
+            for name in sorted(given.keys() - PASSED_BY)
+            if given[name] is not None and given[name] is not False
+        ]
+        if mask is None and given.get("is_causal") is False:
+            unread.append("is_causal=False")
+        if unread:
+            raise CapabilityError(
+                f"{type(self.hooked.hf_model).__name__} gives its attention {', '.join(unread)}, "
+                "which explicit rows do not know, so patterns and edits would be wrong; hook "
+                "points outside attention are right"
+            )
 
     def _kept(self, layer: int, n_rows: int, n_keys: int) -> KeptTokens | Window | None:
         """Which tokens the cached keys belong to, if some have left the cache."""

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from inspect import getsource
 from typing import Any, final
 
 import torch
@@ -117,6 +118,28 @@ class HookedModel:
     def advertised(self) -> tuple[str, ...]:
         """The hook points that this model offers, as templates in forward order."""
         return tuple(p.template for p in HOOKS if not self.refusal(p))
+
+    @cached_property
+    def learned_sinks(self) -> tuple[int, ...]:
+        """The layers whose softmax has a learned sink for every head: a score that is no key's."""
+        attending = [getattr(layer, "self_attn", None) for layer in self.layers]
+        found = [getattr(attention, "sinks", None) is not None for attention in attending]
+        return tuple(at for at, has in enumerate(found) if has)
+
+    @cached_property
+    def softcap(self) -> float | None:
+        """The cap on the logits, where the model's own forward pass applies it.
+
+        The language model's configuration may name one that the multimodal model leaves out.
+        """
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        own = cap is not None and "final_logit_softcapping" in getsource(type(self.hf_model))
+        return cap if own else None
+
+    def residual_scale(self, layer: int) -> float:
+        """What a layer multiplies the output of its heads by before it adds it to the residual."""
+        taps = self.family.taps_by_layer[layer]
+        return taps["attn.hook_result"].scale if "attn.hook_result" in taps else 1.0
 
     @property
     def attention_config(self) -> Any:
@@ -260,7 +283,7 @@ class HookedModel:
         with self.unseen():
             normed = self.module("ln_final.hook_out").forward(resid)
             logits = self.module("unembed.hook_out").forward(normed)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        cap = self.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def require(self, point: HookPoint, layer: int | None = None) -> None:

@@ -21,6 +21,12 @@ def inside_trace() -> bool:
 
 def read(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
     """The value of a tap, inside a trace, in the axes of its hook point."""
+    value = _held(tap, envoy, hooked, asked)
+    return value if tap.scale == 1.0 else value * tap.scale
+
+
+def _held(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
+    """As `read`, as its module holds it."""
     if tap.side == "first output":
         return envoy.output[0]
     value = envoy.output if tap.side == "output" else envoy.input
@@ -48,6 +54,9 @@ def write(tap: Tap, envoy: Any, old: Tensor, new: Tensor, beside: Tensor | None 
 
     - `beside`: that of `sum_beside` for the old value; its distance from the output stays.
     """
+    if tap.scale != 1.0:
+        new = new / tap.scale
+        beside = None if beside is None else beside / tap.scale
     if tap.side == "first output":
         envoy.output = (new, *envoy.output[1:])
     elif tap.side == "residual input":
@@ -82,7 +91,7 @@ def live(hooked: HookedModel, name: str) -> Tensor:
         envoy: Any = hooked.points[layer or 0][point.name]
         return envoy.output
     tap = hooked.family.tap(point.template, layer)
-    if tap.side == "head results":
+    if tap.side == "head results" or tap.scale != 1.0:
         raise CapabilityError(
             f"{name!r} is computed on demand, so writing it in place would be lost; use "
             f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"

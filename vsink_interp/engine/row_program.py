@@ -46,6 +46,8 @@ class RowProgram:
     - `hidden`: the entries that a boolean `mask` hides; None for other masks.
     - `kept`: the tokens of the cached keys, if some keys are gone; nodes see all tokens.
     - `sliding`: whether rows see only a window of tokens, so that a cut may leave them none.
+    - `residual_scale`: the factor of the layer on what its heads add to the residual stream.
+    - `learned_sinks`: the learned score of each head that joins the softmax and belongs to no key.
     """
 
     hooked: HookedModel
@@ -58,6 +60,8 @@ class RowProgram:
     scaling: float
     kept: KeptTokens | Window | None = None
     sliding: bool = False
+    residual_scale: float = 1.0
+    learned_sinks: Tensor | None = None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
@@ -158,7 +162,8 @@ class RowProgram:
             positions = torch.arange(tile.start, tile.stop)
             later = (places > positions[:, None]).to(scores.device)
             scores = scores.masked_fill(later, -torch.inf)
-        return attend(softmax(scores), _pick(value, spans, 2))
+        pattern = softmax(scores, learned_sinks=self.learned_sinks)
+        return attend(pattern, _pick(value, spans, 2))
 
     def _pattern(
         self, query: Tensor, key: Tensor, value: Tensor, tile: range, rows: range
@@ -173,7 +178,8 @@ class RowProgram:
         extras = self._extras(value, rows.stop)
         scores, first = self._edited_scores(scores, tile, rows, extras)
         mask = self.mask if self._may_see_nothing(tile) else None
-        pattern = softmax(scores, None if mask is None else mask[..., local, :])
+        rows_mask = None if mask is None else mask[..., local, :]
+        pattern = softmax(scores, rows_mask, self.learned_sinks)
         if seen < rows.stop and not all(node.sums_keys for _, node in self.nodes[PATTERN.name]):
             pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
         pattern, second = self._through(PATTERN, pattern, tile, rows, extras)
@@ -236,7 +242,9 @@ class RowProgram:
         output = self.hooked.linear_map(projection, width, value, self.run_state.asked)
         if self.kept:
             value = self.kept.spread(value, 2, n_tokens, 0.0)
-        return {"value": value, "weight": output.by_head(n_heads)}
+        weight = output.by_head(n_heads)
+        scaled = weight if self.residual_scale == 1.0 else weight * self.residual_scale
+        return {"value": value, "weight": scaled}
 
 
 def _blind(scores: Tensor) -> Tensor:

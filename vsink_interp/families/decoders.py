@@ -1,9 +1,10 @@
 """Decoder layers by the language model that they belong to: families share language models."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from .form import GEMMA3_LAYER, LLAMA_LAYER, QWEN3_LAYER, LayerTaps, Tap
+from .form import GEMMA3_LAYER, LLAMA_LAYER, POST_NORM, QWEN3_LAYER, LayerTaps, Tap
 
 NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
 SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
@@ -11,6 +12,8 @@ SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
 AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
 """What the norms of a layer that is built like LLaMA's or Gemma 3's are named after."""
+ADDED = ("attn.hook_result", "hook_attn_out", "hook_mlp_out")
+"""What a layer adds to the residual stream, and its heads."""
 
 BY_MODEL_TYPE: dict[str, LayerTaps] = {
     "gemma3_text": GEMMA3_LAYER,
@@ -37,16 +40,28 @@ def layer_taps_of(model_type: str, layer: Any) -> LayerTaps:
     if hasattr(layer, "linear_attn"):
         outside = {name: tap for name, tap in known.items() if not name.startswith("attn.")}
         return outside | {"hook_attn_out": Tap("linear_attn", "output")}
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        known |= {name: GEMMA3_LAYER[name] for name in AROUND}
-    if model_type not in BY_MODEL_TYPE and _has_other_norms(layer):
-        known = {name: tap for name, tap in known.items() if name not in AROUND}
+    known = _beside_norms(known, model_type, layer)
     if gates_heads(layer):
         known = dict(_behind_the_gate(known))
     attention = getattr(layer, "self_attn", None)
     if hasattr(attention, "q_norm") and model_type not in BY_MODEL_TYPE:
         for name in NORMED_QUERIES:
             known.pop(name)
+    if model_type == "gpt_oss":  # its MLP returns the choice of experts as well
+        known["hook_mlp_out"] = Tap("mlp", "first output")
+    if (scale := getattr(layer, "residual_multiplier", 1.0)) != 1.0:  # Granite
+        known |= {name: replace(tap, scale=scale) for name, tap in known.items() if name in ADDED}
+    return known
+
+
+def _beside_norms(known: dict[str, Tap], model_type: str, layer: Any) -> dict[str, Tap]:
+    """The taps of a layer after its norms are looked at: what it adds may stand behind them."""
+    if model_type not in BY_MODEL_TYPE and _has_other_norms(layer):
+        return {name: tap for name, tap in known.items() if name not in AROUND}
+    if hasattr(layer, "pre_feedforward_layernorm"):
+        return known | {name: GEMMA3_LAYER[name] for name in AROUND}
+    if not hasattr(layer, "input_layernorm") and hasattr(layer, "post_feedforward_layernorm"):
+        return known | dict(POST_NORM)
     return known
 
 

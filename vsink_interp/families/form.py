@@ -1,7 +1,7 @@
 """The form that a model family fills in."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, final
 
 from ..graph import ORDER, forward_order
@@ -27,12 +27,15 @@ class Tap:
         `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
         images are packed into one long row of patches, `"b i t q d"` where the images of a
         sample (`i`) and their tiles (`t`) have axes of their own.
+    - `scale`: what the model multiplies the value by before it adds it to the residual stream; the
+        hook point shows the product.
     """
 
     module: str
     side: Side
     heads: Literal["head", "kv_head"] | None = None
     shape: str = ""
+    scale: float = 1.0
 
     @property
     def held(self) -> str:
@@ -94,6 +97,13 @@ GEMMA3_LAYER: LayerTaps = {
 }
 """A decoder layer with norms of queries and keys, and norms after attention and MLP: Gemma 3.
 Queries and keys are normed after values are there."""
+
+POST_NORM: LayerTaps = {
+    "hook_attn_out": Tap("post_attention_layernorm", "output"),
+    "hook_resid_mid": Tap("mlp", "residual input"),
+    "hook_mlp_out": Tap("post_feedforward_layernorm", "output"),
+}
+"""What differs in a layer with norms after attention and MLP alone: OLMo-2, EXAONE 4."""
 
 STREAM_LAYER: LayerTaps = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
 """A vision layer of which no more than the residual stream can be read."""
@@ -244,4 +254,4 @@ class Family:
         else:
             return self.outside[template]
         path = f"{prefix}.{inner.module}" if inner.module else prefix
-        return Tap(path, inner.side, inner.heads, inner.shape)
+        return replace(inner, module=path)

@@ -81,29 +81,27 @@ def _first(paths: Mapping[str, Any], wanted: Any) -> str | None:
 def counted_spans(
     config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One row of tokens per image, counted in the processor's own output.
+    """One row of tokens per image, counted in what the processor makes of that image alone.
 
-    Where rows of image tokens are not one per image, images of one size share them equally.
+    Runs of image tokens do not tell: a row of an image may end in another token, and images may
+    stand side by side.
 
     **Raises:** `CapabilityError` where the tokens of several images cannot be told apart.
     """
-    del processor
-    runs: list[int] = []
-    for row in (inputs["input_ids"] == config.image_token_id).tolist():
-        before = False
-        for here in row:
-            if here and not before:
-                runs.append(0)
-            if here:
-                runs[-1] += 1
-            before = here
-    if len(runs) != len(images):
-        total = sum(runs)
-        if len({image.size for image in images}) != 1 or total % len(images):
-            raise CapabilityError(
-                f"{len(runs)} runs of image tokens for {len(images)} images: which token is of "
-                "which image is not known for an inferred family; give one image, or images "
-                "of one size"
-            )
-        runs = [total // len(images)] * len(images)
-    return tuple(ImageSpan((1, count)) for count in runs)
+    total = int((inputs["input_ids"] == config.image_token_id).sum())
+    if len(images) == 1:
+        return (ImageSpan((1, total)),)
+    counts = [_alone(config, processor, image) for image in images]
+    if sum(counts) != total or not all(counts):
+        raise CapabilityError(
+            f"the processor makes {counts} tokens of these images one by one and {total} of them "
+            "together: which token is of which image is not known for an inferred family; give "
+            "one image, or add the family: see docs/adding-a-family.md"
+        )
+    return tuple(ImageSpan((1, count)) for count in counts)
+
+
+def _alone(config: Any, processor: Any, image: Image) -> int:
+    """How many image tokens the processor makes of one image."""
+    made = processor(text=[processor.image_token], images=[image], return_tensors="pt")
+    return int((made["input_ids"] == config.image_token_id).sum())

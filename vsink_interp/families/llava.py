@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..tokens import Box, ImageSpan
+from ..tokens import Box, ImageSpan, View
 from .form import Family
 
 
@@ -70,7 +70,10 @@ def _resized(size: dict[str, int], width: int, height: int) -> tuple[int, int] |
 def llava_spans(
     config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One square grid per image, in raster order; the processor's crop is its box."""
+    """One square grid per image, in raster order; the processor's crop is its box.
+
+    Where all of the tower's features are selected (`"full"`), its CLS token comes first.
+    """
     del inputs
     side = config.vision_config.image_size // config.vision_config.patch_size
     settings = processor.image_processor
@@ -79,10 +82,10 @@ def llava_spans(
     # Of CLIP's processor do_pad is something else, or nothing.
     squared = hasattr(settings, "pad_to_square") and bool(settings.do_pad)
     spare = int(not any(kind.__name__ == "TorchvisionBackend" for kind in type(settings).__mro__))
-    return tuple(
-        ImageSpan((side, side), clip_box(size, crop, image, squared=squared, spare=spare))
-        for image in images
-    )
+    boxes = [clip_box(size, crop, image, squared=squared, spare=spare) for image in images]
+    if processor.vision_feature_select_strategy == "full" and processor.num_additional_image_tokens:
+        return tuple(ImageSpan.of((View((side, side), box, head=1),)) for box in boxes)
+    return tuple(ImageSpan((side, side), box) for box in boxes)
 
 
 def tiny() -> tuple[Any, Any]:

@@ -41,12 +41,16 @@ class Edges:
 @final
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a model: layers, query heads, width of the residual stream, key heads."""
+    """The sizes of a model: layers, query heads, width of the residual stream, key heads.
+
+    `learned_sinks` are the layers whose softmax has a learned sink for every head.
+    """
 
     n_layers: int
     n_heads: int
     d_model: int
     n_kv_heads: int = 0
+    learned_sinks: tuple[int, ...] = ()
 
 
 class Node(ABC):
@@ -129,6 +133,11 @@ class Node(ABC):
             return self
         found: Any = self
         return replace(found, heads=tuple(resolve(heads, sizes.n_heads, "head", "a layer")))
+
+    def left_out(self, n_layers: int) -> tuple[int, ...]:
+        """The layers that `layers` names and that it leaves out by its own rules."""
+        del n_layers
+        return ()
 
     def fit(self, sizes: Sizes) -> None:
         """Refuse a model in which it cannot act, for instance one with fewer heads."""

@@ -27,6 +27,20 @@ class Plan:
         """The nodes at one hook point and layer, each with its index in the graph."""
         return self.places.get((template, layer), ())
 
+    def __str__(self) -> str:
+        """One line per node: the layers where it acts, and those that it leaves out."""
+        lines = [self._line(number, node) for number, node in enumerate(self.graph)]
+        return "\n".join(lines) or "empty plan"
+
+    def _line(self, number: int, node: Node) -> str:
+        cut = [at for at, nodes in self.cuts.items() if node in nodes]
+        acted = [at for (_, at), nodes in self.places.items() if (number, node) in nodes]
+        layers = ", ".join(str(at) for at in (*cut, *acted) if at is not None)
+        where = f"layers {layers}" if layers else "outside the layers"
+        out = node.left_out(self.n_layers)
+        left = f"; leaves out {', '.join(map(str, out))}" if out else ""
+        return f"{node!r} at {node.point.name}: {where}{left}"
+
     @property
     def phi_layers(self) -> tuple[int, ...]:
         """Layers in which some node needs the sink values of the tokens."""

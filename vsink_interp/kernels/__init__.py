@@ -29,6 +29,7 @@ from .measure import (
 from .patterns import copy_head as copy_head, move_mass as move_mass
 from .redistribution import (
     redistribute as redistribute,
+    redistribution_offsets as redistribution_offsets,
     redistribution_terms as redistribution_terms,
 )
 from .scores import (

@@ -36,15 +36,23 @@ def add_mask(scores: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
     return (scores + mask).masked_fill(forbidden, -torch.inf)
 
 
-def softmax(scores: Tensor, mask: "Tensor | None" = None) -> Tensor:
+def softmax(
+    scores: Tensor, mask: "Tensor | None" = None, learned_sinks: "Tensor | None" = None
+) -> Tensor:
     """The attention pattern of masked scores, in fp32 (float64 for scores of float64).
 
-    ``scores`` is batch head query key. Where ``mask`` lets a row see nothing (padding), the row is
-    zero; any other NaN is left to be seen. Edits and probes compute with it before it is rounded
-    to the values' precision in `attend`.
+    ``scores`` is batch head query key. ``learned_sinks`` is head: a learned score of each head that
+    takes part in the softmax and belongs to no key (GPT-OSS); rows then sum to less than one. Where
+    ``mask`` lets a row see nothing (padding), the row is zero; any other NaN is left to be seen.
+    Edits and probes compute with it before it is rounded to the values' precision in `attend`.
     """
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    pattern = torch.softmax(scores, dim=-1, dtype=wide)
+    if learned_sinks is None:
+        pattern = torch.softmax(scores, dim=-1, dtype=wide)
+    else:
+        column = learned_sinks.to(wide)[:, None, None].expand(*scores.shape[:-1], 1)
+        joined = torch.cat([scores.to(wide), column], -1)
+        pattern = torch.softmax(joined, dim=-1)[..., :-1].contiguous()
     if mask is None:
         return pattern
     sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

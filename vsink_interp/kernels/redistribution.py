@@ -12,49 +12,73 @@ def redistribution_terms(
     image: Tensor,
     *,
     rho: float,
-    min_image_mass: float = 0.2,
     mode: str = "paper",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """What `redistribute` asks of every key: batch term key.
 
     The first three terms are tests. A head is image-centric for a row (Kang et al. 2025, equation
-    A-5' of docs/papers.md) if each test, weighted by the row's pattern, is above zero:
+    A-5' of docs/papers.md) if each test, weighted by the row's pattern and added to its constant of
+    `redistribution_offsets`, is above zero:
 
     0. the non-sink ratio reaches ``rho``;
     1. the image gets at least ``min_image_mass``;
     2. there is a visual non-sink to receive the budget.
 
-    Term 3 is one at visual non-sinks, term 4 at sinks, visual and text. A bound is subtracted from
-    every key, for a row sums to one; a share that equals its bound to rounding (1e-7) reaches it.
+    Term 3 is one at visual non-sinks, term 4 at sinks, visual and text. ``sink`` and ``image`` are
+    batch key. A ratio that equals ``rho`` to rounding (1e-7) reaches it.
 
-    ``sink`` and ``image`` are batch key.
-
-    Raises ValueError for shares outside 0 to 1, or another mode.
+    Raises ValueError for ``rho`` outside 0 to 1, or another mode.
 
     ``mode="released-code"`` follows the authors' program: ``rho`` is the largest *sink* ratio, 1e-6
     is added to each image weight in the ratio, and a sample without a visual sink is left alone.
     """
     if mode not in ("paper", "released-code"):
         raise ValueError(f"mode {mode!r} is not one of: paper, released-code")
-    if not all(0 <= share <= 1 for share in (rho, min_image_mass)):
-        raise ValueError(
-            f"rho and min_image_mass are shares from 0 to 1; got {rho}, {min_image_mass}"
-        )
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho is one of the shares from 0 to 1; got {rho}")
     visual, fresh, drop = (x.to(dtype) for x in (image, image & ~sink, sink))
     if mode == "paper":
         ratio = fresh - rho * visual
     else:
-        total = visual.sum(-1, keepdim=True)
-        ratio = rho * (visual + 1e-6 * total) - drop * visual
+        # Below any offset: a sample without a visual sink fails the test in every row.
+        ratio = rho * visual - drop * visual
         ratio = torch.where((sink & image).any(-1, keepdim=True), ratio, -1.0)
-    # 1e-37: a budget divided by less would leave the range of fp32.
-    tests = ratio + 1e-7 * visual, visual - min_image_mass + 1e-7, fresh - 1e-37
-    return torch.stack([*tests, fresh, drop], 1)
+    return torch.stack([ratio + 1e-7 * visual, visual, fresh, fresh, drop], 1)
+
+
+def redistribution_offsets(
+    image: Tensor,
+    *,
+    rho: float,
+    min_image_mass: float = 0.2,
+    mode: str = "paper",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What `redistribute` adds to the weighed terms of a row: batch 1 term.
+
+    Bounds on shares of all attention, whatever a row sums to: with learned sinks it is less than
+    one. ``image`` is batch key. A share that equals ``min_image_mass`` to rounding (1e-6) reaches
+    it.
+
+    Raises ValueError for ``min_image_mass`` outside 0 to 1.
+    """
+    if not 0 <= min_image_mass <= 1:
+        raise ValueError(f"min_image_mass is one of the shares from 0 to 1; got {min_image_mass}")
+    found = torch.zeros(len(image), 1, 5, dtype=dtype, device=image.device)
+    if mode == "released-code":
+        found[:, 0, 0] = 1e-6 * rho * image.sum(-1)
+    found[..., 1] = 1e-6 - min_image_mass
+    found[..., 2] = -1e-37  # a budget divided by less would leave the range of fp32
+    return found
 
 
 def redistribute(
-    pattern: Tensor, terms: Tensor, moved: float, rows: "Tensor | None" = None
+    pattern: Tensor,
+    terms: Tensor,
+    offsets: Tensor,
+    moved: float,
+    rows: "Tensor | None" = None,
 ) -> Tensor:
     """Move a share of each sink's attention to visual non-sinks, in image-centric heads.
 
@@ -63,7 +87,8 @@ def redistribute(
     sums to what it summed to, and rows that are not selected keep every bit.
 
     ``pattern`` is batch head query key, of any precision; ``terms`` is batch term key, of
-    `redistribution_terms`; ``rows`` is batch query: the rows that may change, all by default.
+    `redistribution_terms`; ``offsets`` is batch 1 term, of `redistribution_offsets`; ``rows`` is
+    batch query: the rows that may change, all by default.
 
     Raises ValueError for a share outside 0 to 1.
     """
@@ -71,8 +96,8 @@ def redistribute(
         raise ValueError(f"moved is one of the shares from 0 to 1; got {moved}")
     half = pattern.dtype in (torch.bfloat16, torch.float16)
     flat = (pattern.float() if half else pattern).flatten(1, 2)
-    terms = terms.to(flat.dtype)
-    sums = flat @ terms.transpose(1, 2)
+    terms, offsets = terms.to(flat.dtype), offsets.to(flat.dtype)
+    sums = torch.baddbmm(offsets, flat, terms.transpose(1, 2))
     left = sums[..., :3].amin(-1, keepdim=True) <= 0
     if rows is not None:
         left = left | ~rows.repeat(1, pattern.shape[1])[..., None]

@@ -9,10 +9,12 @@ import torch
 from ..engine import HookedModel
 from ..errors import CapabilityError, NotationError, unknown
 from ..families import FAMILIES, Family, family_of, load_processor
-from ..graph import Sizes, resolve_layers, split_hook
+from ..graph import EditGraph, Graphlike, Sizes, as_graph, resolve_layers, split_hook
+from ..graph.plan import Plan, plan
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
+from .identities import failed_here
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
 
@@ -45,6 +47,8 @@ class LMMBase:
             _ = self.capabilities
         elif check and not form.inferred:
             self.hooked.failed |= failed_in_small(type(self), form, hf_model.config)
+            if not self.hooked.weightless:
+                self.hooked.failed |= failed_here(self)
 
     @classmethod
     def from_pretrained(
@@ -216,7 +220,28 @@ class LMMBase:
     @property
     def sizes(self) -> Sizes:
         """Layers, heads and width, as edits check them."""
-        return Sizes(self.n_layers, self.n_heads, self.d_model, self.hooked.n_heads["kv_head"])
+        return Sizes(
+            self.n_layers,
+            self.n_heads,
+            self.d_model,
+            self.hooked.n_heads["kv_head"],
+            self.hooked.learned_sinks,
+        )
+
+    def plan(self, graph: Graphlike) -> Plan:
+        """What a graph comes to on this model: where each node acts, and what it leaves out.
+
+        ```python
+        print(lmm.plan(vi.VAR()))
+        ```
+
+        **Raises:** as a run of the graph does where it does not fit the model.
+        """
+        sized = EditGraph(*(node.sized(self.sizes) for node in as_graph(graph)))
+        made = plan(sized, self.n_layers, self.hooked.n_vision_layers, self.hooks)
+        for node in sized:
+            node.fit(self.sizes)
+        return made
 
     @property
     def hooks(self) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ def readout(lmm: LMM) -> Readout:
         )
     gain, eps = _gain(hooked.module("ln_final.hook_out"), lmm.d_model, hooked.device)
     head = hooked.projection("unembed.hook_out", None, lmm.d_model)
-    softcap = getattr(hooked.config, "final_logit_softcapping", None)
+    softcap = hooked.softcap
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
     return Readout(gain, eps, weight, bias, softcap, lmm.processor.tokenizer)
 

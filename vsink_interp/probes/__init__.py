@@ -6,6 +6,10 @@ from .contribution import Contribution as Contribution
 from .function import ProbeFunction as ProbeFunction, probe as probe
 from .lens import LogitLens as LogitLens, TokenProbability as TokenProbability
 from .maps import AttentionMaps as AttentionMaps
-from .mass import NonSinkRatio as NonSinkRatio, SegmentMass as SegmentMass
+from .mass import (
+    LearnedSinkMass as LearnedSinkMass,
+    NonSinkRatio as NonSinkRatio,
+    SegmentMass as SegmentMass,
+)
 from .pattern import Pattern as Pattern
 from .sink_value import SinkValue as SinkValue

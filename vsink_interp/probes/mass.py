@@ -1,4 +1,4 @@
-"""Shares of attention: by group (Kaduri et al.), and to visual non-sinks (Kang et al.)."""
+"""Shares of attention: by group (Kaduri et al.), to visual non-sinks (Kang et al.), to no token."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Site
+from ..errors import CapabilityError
+from ..graph import Site, Sizes
 from ..kernels import group_mass, non_sink_ratio
 from ..tokens import TokenLayout
 from .row_probe import GroupProbe, RowProbe
@@ -84,3 +85,39 @@ class NonSinkRatio(RowProbe):
     def measure(self, value: Tensor, site: Site) -> Tensor:
         sink = site.once(self, Site.sinks)[:, : site.n_keys]
         return non_sink_ratio(value, sink, site.keys("image"))
+
+
+@final
+@dataclass(frozen=True)
+class LearnedSinkMass(RowProbe):
+    """Each row's share of attention on its head's learned sink: `[layer batch head query]`, 0 to 1.
+
+    Some models (GPT-OSS; Agarwal et al., 2025, arXiv 2508.10925) give every head a learned score
+    that takes part in the softmax and belongs to no token: `softmax([scores, s])` without its last
+    column. A row of the pattern sums to one less this share; rows of padding have 0. It is read
+    from the pattern, so behind an edit that changes the sum of a row it is what the edit left.
+
+    **Raises:** when run: `CapabilityError` if the model has no learned sinks.
+    """
+
+    hook: ClassVar[str] = "attn.hook_pattern"
+    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query")
+
+    @property
+    @override
+    def sums_keys(self) -> bool:
+        return True
+
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        if not sizes.learned_sinks:
+            raise CapabilityError(
+                f"{self!r}: this model's softmax has no learned sinks, as GPT-OSS's has; its sinks "
+                "are tokens: probes.SegmentMass(groups=('sink', '~sink'))"
+            )
+
+    @override
+    def measure(self, value: Tensor, site: Site) -> Tensor:
+        share = (1.0 - value.sum(-1)).clamp_min(0.0)
+        real = site.rows("all")
+        return share if real is None else share.masked_fill(~real[:, None], 0.0)

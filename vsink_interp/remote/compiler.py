@@ -67,7 +67,7 @@ class Compiler:
             "unembed": {
                 "norm": self.hooked.family.tap("ln_final.hook_out", None).module,
                 "head": self.hooked.family.tap(LOGITS.template, None).module,
-                "cap": getattr(self.hooked.config, "final_logit_softcapping", None),
+                "cap": self.hooked.softcap,
             },
         }
 
@@ -121,6 +121,7 @@ class Compiler:
             "side": tap.side,
             "heads": self.hooked.n_heads[tap.heads] if tap.heads else None,
             "shape": held_as(tap),
+            "scale": tap.scale,
             "layer": layer,
             "dims": list(sinks.dims) if phi and sinks else [],
             "new_phi": new_phi,
@@ -154,6 +155,11 @@ class Compiler:
 
     def _attention(self, layer: int) -> dict[str, Any]:
         path = f"{self.hooked.family.layers}.{layer}.self_attn"
+        if layer in self.hooked.learned_sinks:
+            raise CapabilityError(
+                f"layer {layer} has learned sinks in its softmax, which cannot be read on a "
+                "server; probe residuals there, or run it locally"
+            )
         mask = prompt_mask(self.hooked, layer, self.inputs, self.run_state.masks.layout)
         self.exact |= mask is not None
         scaling, decode = self.hooked.layers[layer].self_attn.scaling, self.programs.decode
@@ -163,6 +169,7 @@ class Compiler:
             "layer": layer,
             "ops": self.ops,
             "scaling": float(scaling),
+            "scale": self.hooked.residual_scale(layer),
             "window": window(self.hooked, layer),
             "prefill": self._explicit(layer, self.programs.prefill, mask),
             "decode": self._explicit(layer, decode, None) if decode else None,

@@ -57,10 +57,12 @@ def tap(
     if side == "head results":
         weight, bias = projection(envoy, stop["path"], raw, state)
         value = job["kernels"]["head_result"](value, head_weight(weight, stop["heads"]))
+    value = value if stop["scale"] == 1.0 else value * stop["scale"]
     old = state["resid"].pop(stop["layer"], None) if stop["settles"] else None
     new = value if old is None else (value.float() + old).to(value.dtype)
     new, changed = visit(job, state, calls, new, stop["layer"], {})
     if changed or old is not None:
+        own = new if stop["scale"] == 1.0 else new / stop["scale"]
         if side == "residual input":
             # The branch beside the norm has the old value: what is missing is added at the end.
             state["resid"][stop["layer"]] = new.float() - value.float()
@@ -68,11 +70,11 @@ def tap(
         elif side == "input":
             envoy.input = held(new, stop)
         elif side == "first output":
-            envoy.output = (new, *whole[1:])
+            envoy.output = (own, *whole[1:])
         elif side == "head results":
-            envoy.output = new.sum(-2) if bias is None else new.sum(-2) + bias
+            envoy.output = own.sum(-2) if bias is None else own.sum(-2) + bias
         else:
-            envoy.output = held(new, stop)
+            envoy.output = held(own, stop)
     if stop["dims"] and (state["length"] == job["prompt"] or stop["new_phi"]):
         phi = job["kernels"]["sink_value"](new, stop["dims"])
         known = state["phi"].get(stop["layer"])
@@ -157,7 +159,8 @@ def rows_of(
         path = stop["path"] + ".o_proj"
         weight, _ = projection(model.get(path), path, value, state)
         whole = in_front(value, 2, gone, 0.0)
-        extras = {"value": whole, "weight": head_weight(weight, query.shape[1])}
+        weight = head_weight(weight, query.shape[1]) * stop["scale"]
+        extras = {"value": whole, "weight": weight}
     if tile["scores"]:
         before = blind(scores)
         scores, _ = visit(job, state, tile["scores"], scores, layer, extras)

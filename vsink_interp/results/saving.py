@@ -44,13 +44,13 @@ def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Token
 
 
 def _saved(span: ImageSpan) -> list[Any]:
-    views = [[*view.grid, view.box, view.newline, view.tail] for view in span.views]
+    views = [[*v.grid, v.box, v.newline, v.tail, *[v.head] * bool(v.head)] for v in span.views]
     return [*span.grid, span.box, views]
 
 
 def _span(rows: int, columns: int, box: list[float] | None, views: Sequence[Any] = ()) -> ImageSpan:
     """A saved image; earlier versions wrote no views."""
-    found = tuple(View((r, c), _box(b), newline, tail) for r, c, b, newline, tail in views)
+    found = tuple(View((r, c), _box(b), *others) for r, c, b, *others in views)
     return ImageSpan((rows, columns), _box(box), found)
 
 

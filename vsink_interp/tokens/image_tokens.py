@@ -24,17 +24,19 @@ class View:
     - `box`: the part of the image that they cover; None if unknown.
     - `newline`: whether each row ends with a token that is not a patch.
     - `tail`: how many non-patch tokens follow the last row.
+    - `head`: how many non-patch tokens precede the first row: the CLS token of some towers.
     """
 
     grid: tuple[int, int]
     box: Box | None = None
     newline: bool = False
     tail: int = 0
+    head: int = 0
 
     @property
     def size(self) -> int:
         """The number of tokens, newlines included."""
-        return self.grid[0] * (self.grid[1] + self.newline) + self.tail
+        return self.head + self.grid[0] * (self.grid[1] + self.newline) + self.tail
 
     def patch_box(self, row: int, column: int) -> Box | None:
         """The pixels that one patch covers."""
@@ -128,7 +130,8 @@ class ImageSpan:
         place = self.places[patch]
         if place is None:
             raise LayoutError(
-                f"no box for token {patch} of this image: it is not a patch but the end of a row"
+                f"no box for token {patch} of this image: it is not a patch, but the end of a row "
+                "or a token for the whole image"
             )
         box = self.parts[place[0]].patch_box(*place[1:])
         if box is None:
@@ -160,6 +163,7 @@ def _places(views: tuple[View, ...]) -> tuple[GridPlace | None, ...]:
     found: list[GridPlace | None] = []
     for number, view in enumerate(views):
         rows, columns = view.grid
+        found += [None] * view.head
         for row in range(rows):
             found += [(number, row, column) for column in range(columns)]
             found += [None] * view.newline

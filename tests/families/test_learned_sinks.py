@@ -1,0 +1,195 @@
+"""Learned sinks, one more column of the softmax, against transformers' own eager attention."""
+
+from functools import cache, partial
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests.families import plain
+from tests.families.decoders import LEARNED_SINKS, SINKS, opened
+from tests.families.test_families import NEAR, PROMPTS, apart, logits
+from vsink_interp.engine.row_program import RowProgram
+from vsink_interp.probes import LearnedSinkMass, Pattern, SegmentMass
+from vsink_interp.remote.request import Hosted, compile_run
+
+every_decoder = pytest.mark.parametrize("text", LEARNED_SINKS)
+PROMPT = "what is the red disc on this ?"
+
+
+@cache
+def lmm(text):
+    return opened(text, "InternVL", attention="eager", **LEARNED_SINKS[text])
+
+
+@cache
+def encoded(text, prompt="one"):
+    return lmm(text).encode(*PROMPTS[prompt])
+
+
+@every_decoder
+def test_the_pattern_is_that_of_transformers_and_the_rest_is_the_sinks(text):
+    model, encoding = lmm(text), encoded(text)
+    with torch.no_grad():
+        theirs = torch.stack(model.hf_model(**encoding.inputs, output_attentions=True).attentions)
+    probes = Pattern("all"), LearnedSinkMass("all"), SegmentMass("all")
+    run = model.run(encoding, graph=vi.EditGraph(*probes))
+    pattern, sink, mass = (run[probe].values for probe in probes)
+    assert torch.equal(run.logits, logits(model.hf_model, encoding))
+    if text != "granite_swa":  # which returns the pattern without its sinks
+        assert apart(pattern, theirs) < 1e-6
+        assert apart(sink, 1 - theirs.sum(-1)) < 1e-6
+    assert 0.2 < sink.mean() < 0.9
+    assert sink.std() > 0.05
+    assert apart(mass.sum(-1) + sink, torch.ones_like(sink)) < 1e-6
+
+
+@every_decoder
+def test_the_sink_mass_is_the_last_column_of_the_softmax(text):
+    model, encoding = lmm(text), encoded(text)
+    probes = vi.probes.Activation("attn.hook_attn_scores", 1), LearnedSinkMass("all", 1)
+    run = model.run(encoding, graph=vi.EditGraph(*probes))
+    scores, mass = (run[probe].values[0].double() for probe in probes)
+    sinks = model.hooked.layers[1].self_attn.sinks.detach().double()
+    joined = torch.cat([scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)], -1)
+    assert apart(mass, torch.softmax(joined, -1)[..., -1]) < 1e-6
+
+
+@every_decoder
+def test_rows_of_padding_give_the_sink_nothing(text):
+    model = lmm(text)
+    images, texts = zip(PROMPTS["one"], PROMPTS["wide"], strict=True)
+    encoding = model.encode(list(images), list(texts))
+    padding = ~encoding.inputs["attention_mask"].bool()
+    assert padding.any()
+    run = model.run(encoding, graph=LearnedSinkMass("all"))
+    mass = run[LearnedSinkMass("all")].values.transpose(2, 3)
+    assert (mass[:, padding] == 0).all()
+    assert (mass[:, ~padding] > 0).all()
+
+
+@every_decoder
+def test_edits_that_change_nothing_leave_the_logits(text):
+    model, encoding = lmm(text), encoded(text)
+
+    def keep(value, hook=None):
+        del hook
+        return value.clone()
+
+    for edit in (
+        vi.VAR(p=0.0, rho=0.0, min_image_mass=0.0),
+        vi.Fn("attn.hook_attn_scores", keep),
+        vi.Fn("attn.hook_pattern", keep),
+    ):
+        run = model.run(encoding, graph=edit)
+        assert apart(run.logits, logits(model.hf_model, encoding)) < NEAR
+
+
+@every_decoder
+def test_knockout_equals_a_cut_in_transformers_own_mask(text):
+    model, encoding = lmm(text), encoded(text)
+    ids = encoding.inputs["input_ids"]
+    new = torch.zeros(1, 6, dtype=torch.bool)
+    columns = torch.cat([ids == model.hf_model.config.image_token_id, new], 1)
+    rows = torch.cat([encoding.layout.mask("query"), ~new], 1)
+    options = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_logits": True}
+    with plain.cut(model.hf_model, rows, columns, range(1, 4)):
+        theirs = model.hf_model.generate(**encoding.inputs, **options)
+    untouched = model.hf_model.generate(**encoding.inputs, **options)
+    assert apart(untouched.logits[0], theirs.logits[0]) > 0.1, "the cut does nothing"
+    edit = vi.Knockout("image -> query generated", "1:")
+    run = model.generate(encoding, graph=edit, max_new_tokens=6)
+    assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+
+
+def test_few_keys_left_are_weighed_beside_the_sink(monkeypatch):
+    """Keys that a cut leaves are gathered where they are few."""
+    gathered, own = [], RowProgram._gathered
+    monkeypatch.setattr(RowProgram, "_gathered", lambda *args: gathered.append(1) or own(*args))
+    model, encoding = lmm("gpt_oss"), encoded("gpt_oss")
+    new = torch.ones(1, 4, dtype=torch.bool)
+    rows = torch.cat([torch.zeros_like(encoding.layout.mask("all")), new], 1)
+    options = {"max_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
+    with plain.cut(model.hf_model, rows, ~rows, (1, 3)):
+        theirs = model.hf_model.generate(**encoding.inputs, **options).logits
+    edit = vi.Knockout("system image query -> generated", "1,3")
+    run = model.generate(encoding, graph=edit, max_new_tokens=4)
+    assert len(gathered) == 6  # two layers, three steps
+    assert apart(run.logits, model.generate(encoding, max_new_tokens=4).logits) > 0.1
+    assert apart(run.logits, torch.stack(theirs, 1)) < NEAR
+
+
+def test_var_equals_the_paper_inside_transformers_eager_attention():
+    """The bound on image mass is a share of all attention, the sink's included."""
+    model, encoding = lmm("gpt_oss"), encoded("gpt_oss", "two")
+    layout = encoding.layout.extend(6)
+    masks = [layout.mask(group) for group in ("image", "query generated", "all")]
+    shares = {"p": 0.6, "rho": 0.1, "least": 0.15}
+    options = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_logits": True}
+    with plain.redistributed(model.hf_model, *masks, SINKS.dims, SINKS.tau, **shares):
+        theirs = model.hf_model.generate(**encoding.inputs, **options)
+    edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.15)
+    run = model.generate(encoding, graph=edit, max_new_tokens=6)
+    untouched = model.generate(encoding, max_new_tokens=6)
+    assert apart(run.logits[:, 0], untouched.logits[:, 0]) > 0.01, "VAR does nothing"
+    assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+    probe = Pattern("all")
+    patterns = model.run(encoding, graph=vi.EditGraph(probe, edit, probe))
+    before, after = (patterns[f"{probe!r}#{i}"].values for i in (1, 2))
+    assert apart(before.sum(-1), after.sum(-1)) < 1e-6
+
+
+def test_it_opens_with_its_self_check_and_offers_everything_inside_attention():
+    model = opened("gpt_oss", "InternVL", attention="eager", check=True, **LEARNED_SINKS["gpt_oss"])
+    assert not model.hooked.failed
+    inside = {"attn_scores", "pattern", "z", "result"}
+    assert {f"blocks.{{layer}}.attn.hook_{name}" for name in inside} <= set(model.hooks)
+
+
+def test_a_server_cannot_read_them(monkeypatch):
+    model, encoding = lmm("gpt_oss"), encoded("gpt_oss")
+    monkeypatch.setattr(Hosted, "ops", lambda *_: {"rotary": "of no matter"})
+    hosted = object.__new__(Hosted)
+    request = partial(
+        compile_run,
+        model.hooked,
+        hosted,
+        inputs=encoding.inputs,
+        layout=encoding.layout,
+        sinks=None,
+        generate=None,
+    )
+    with pytest.raises(vi.CapabilityError, match="learned sinks in its softmax"):
+        request(plan=model.plan(vi.Knockout("image -> query")))
+    assert request(plan=model.plan(vi.probes.Resid("all"))).sizes
+
+
+def test_where_there_are_none_the_probe_says_so():
+    model = vi.LMM.tiny("LLaVA-1.5")
+    with pytest.raises(vi.CapabilityError, match="no learned sinks"):
+        model.run(PROMPTS["one"][0], PROMPT, graph=LearnedSinkMass())
+
+
+def test_an_argument_of_attention_that_is_not_known_is_refused_by_name():
+    """As a position bias is given to attention in some models: fast attention adds it."""
+    model = vi.LMM.tiny("LLaVA-1.5")
+    encoding = model.encode(*PROMPTS["one"])
+    bias = torch.linspace(0, 3, encoding.layout.length).expand(1, 4, encoding.layout.length, -1)
+
+    def biased(module, args, kwargs):
+        del module
+        return args, {**kwargs, "position_bias": bias}
+
+    before = logits(model.hf_model, encoding)
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(biased, with_kwargs=True)
+        for layer in model.hooked.layers
+    ]
+    try:
+        assert apart(logits(model.hf_model, encoding), before) > 0.1
+        assert torch.equal(model.run(encoding).logits, logits(model.hf_model, encoding))
+        with pytest.raises(vi.CapabilityError, match="gives its attention position_bias"):
+            model.run(encoding, graph=vi.Knockout("image -> query"))
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,119 @@
+"""What must hold in any model, whatever its weights: tried on the model that is opened.
+
+Writing what was read changes no logit beyond rounding, so the value at a hook point is all that the
+model goes on with; and what a layer adds to the residual stream is what its parts add.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..edits import Fn
+from ..graph import HOOKS, EditGraph, HookPoint
+from ..probes import Activation
+
+PROMPT = "what is this"
+PARTS = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+LAYER = "blocks.{layer}."
+ROUNDINGS = 8
+"""How many roundings a sum of two parts may be off."""
+
+
+def failed_here(lmm: Any) -> Mapping[str, str]:
+    """The hook points of an `LMM` that break an identity with its own weights, and how.
+
+    Two forward passes of a few tokens, and more only where something fails. Nothing is tried where
+    weights would come from disk, and nothing fails where the logits are not finite.
+    """
+    if "disk" in (getattr(lmm.hf_model, "hf_device_map", None) or {}).values():
+        return {}
+    encoding = lmm.encode(None if lmm.hooked.family.text_alone else noise(), PROMPT)
+    with torch.no_grad():
+        plain = lmm.hf_model(**encoding.inputs).logits
+    if not plain.isfinite().all():
+        return {}
+    points = [point for point in HOOKS if not lmm.hooked.refusal(point)]
+    if not any(encoding.images):
+        points = [point for point in points if not point.template.startswith("vision")]
+    failed = dict(parts_that_miss(lmm, encoding))
+    rewritten = EditGraph(*(rewriting(lmm, point, encoding) for point in points))
+    if not _unchanged(lmm, rewritten, encoding, plain):
+        for point in points:
+            if why := changed_by_rewriting(lmm, point, encoding, plain):
+                failed.setdefault(point.template, why)
+    return failed
+
+
+def noise() -> Image.Image:
+    """A small image for trials."""
+    pixels = np.random.default_rng(0).integers(0, 256, (56, 70, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def rewriting(lmm: Any, point: HookPoint, encoding: Any) -> Fn:
+    """An edit that writes what it reads, at every layer that offers a hook point."""
+    if point.stack is None:
+        return Fn(point.template, _same)
+    layers = lmm.hooked.offering(point)
+    if point.stack == "blocks" and not any(encoding.images):
+        kinds = lmm.hooked.kinds
+        layers = tuple(layer for layer in layers if kinds[layer] != "cross_attention")
+    return Fn(point.name if point.stack == "blocks" else point.template, _same, layers=layers)
+
+
+def changed_by_rewriting(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor) -> str:
+    """What is wrong where writing what was read changes the logits; empty if it does not."""
+    graph = EditGraph(rewriting(lmm, point, encoding))
+    try:
+        unchanged = _unchanged(lmm, graph, encoding, plain)
+    except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
+        return f"rewriting: {str(error).splitlines()[0][:160]}"
+    return "" if unchanged else "writing the value that was read changes the logits"
+
+
+def _unchanged(lmm: Any, graph: EditGraph, encoding: Any, plain: Tensor) -> bool:
+    """Whether a graph leaves the logits as they are, to rounding in the model's precision."""
+    new, old = lmm.run(encoding, graph=graph).logits.float(), plain.float().cpu()
+    allowed = 1e-4 if torch.finfo(plain.dtype).eps < 1e-5 else 0.1
+    return bool((new - old).square().mean() <= (allowed * old.std()) ** 2)
+
+
+def _same(value: Tensor, hook: Any) -> Tensor:
+    del hook
+    return value.clone()
+
+
+def parts_that_miss(lmm: Any, encoding: Any) -> Mapping[str, str]:
+    """The hook points of the parts of a layer that do not add up, and why.
+
+    `resid_pre + attn_out = resid_mid` and `resid_mid + mlp_out = resid_post`, element by element.
+    """
+    points = [point for point in HOOKS if point.template.removeprefix(LAYER) in PARTS]
+    offered = [set(lmm.hooked.offering(point)) for point in points]
+    layers = tuple(sorted(set.intersection(*offered)))
+    if not any(encoding.images):
+        layers = tuple(at for at in layers if lmm.hooked.kinds[at] != "cross_attention")
+    if not layers:
+        return {}
+    probes = [Activation(name, layers) for name in PARTS]
+    run = lmm.run(encoding, graph=EditGraph(*probes))
+    pre, attn, mid, mlp, post = (run[probe].values for probe in probes)
+    first, second = _add_up(pre, attn, mid), _add_up(mid, mlp, post)
+    wrong = {
+        "hook_attn_out": not first,
+        "hook_resid_mid": not first and not second,
+        "hook_mlp_out": not second,
+    }
+    why = "what a layer adds is not the sum of its parts as they are read here"
+    return {LAYER + name: why for name, is_wrong in wrong.items() if is_wrong}
+
+
+def _add_up(before: Tensor, added: Tensor, after: Tensor) -> bool:
+    eps = torch.finfo(after.dtype).eps
+    before, added, after = before.float(), added.float(), after.float()
+    allowed = ROUNDINGS * eps * (before.abs() + added.abs() + after.abs())
+    return bool(((before + added - after).abs() <= allowed).all())
