@@ -26,13 +26,13 @@ from .row_program import Base, Numbered, RowProgram
 from .run_state import RunState
 
 _names = count()
-PASSED_BY = frozenset(
+HARMLESS = frozenset(
     "dropout sliding_window is_causal s_aux position_ids cache_position use_cache return_dict "
-    "output_attentions output_hidden_states token_type_ids mm_token_type_ids num_items_in_batch "
-    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k deterministic".split()
+    "output_attentions output_hidden_states num_items_in_batch cu_seq_lens_q cu_seq_lens_k "
+    "max_length_q max_length_k deterministic".split()
 )
 """What a call of attention may be given besides queries, keys, values, mask and scaling, without
-changing more than `RowProgram` computes."""
+changing more than `RowProgram` computes; arguments of the whole model may be passed on as well."""
 READ = (sdpa_mask, eager_mask)
 """What makes masks that the row program reads: None, boolean or additive, batch 1 query key."""
 
@@ -154,7 +154,7 @@ class AttentionBinding:
         """
         unread = [
             name
-            for name in sorted(given.keys() - PASSED_BY)
+            for name in sorted(given.keys() - HARMLESS - self.hooked.arguments)
             if given[name] is not None and given[name] is not False
         ]
         if mask is None and given.get("is_causal") is False:

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from inspect import getsource
+from inspect import getsource, signature
 from typing import Any, final
 
 import torch
@@ -118,6 +118,11 @@ class HookedModel:
     def advertised(self) -> tuple[str, ...]:
         """The hook points that this model offers, as templates in forward order."""
         return tuple(p.template for p in HOOKS if not self.refusal(p))
+
+    @cached_property
+    def arguments(self) -> frozenset[str]:
+        """The names of what the model's forward pass takes."""
+        return frozenset(signature(self.hf_model.forward).parameters)
 
     @cached_property
     def learned_sinks(self) -> tuple[int, ...]:
