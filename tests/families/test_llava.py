@@ -124,7 +124,7 @@ def test_the_cls_feature_is_an_image_token_without_a_place():
     ids = encoding.inputs["input_ids"]
     assert torch.equal(encoding.layout.mask("image"), ids == model.hf_model.config.image_token_id)
     assert encoding.layout.mask("image & separator").sum() == 2
-    with pytest.raises(vi.LayoutError, match="no patch"):
+    with pytest.raises(vi.LayoutError, match="not a patch"):
         spans[0].patch_box(0)
     entering = vi.probes.Resid("image", 0, at="pre")
     run = model.run(encoding, graph=entering)
