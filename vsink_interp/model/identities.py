@@ -39,12 +39,14 @@ def failed_here(lmm: Any) -> Mapping[str, str]:
     points = [point for point in HOOKS if not lmm.hooked.refusal(point)]
     if not any(encoding.images):
         points = [point for point in points if not point.template.startswith("vision")]
-    failed = dict(parts_that_miss(lmm, encoding))
-    rewritten = EditGraph(*(rewriting(lmm, point, encoding) for point in points))
-    if not _unchanged(lmm, rewritten, encoding, plain):
+    together = EditGraph(*(rewriting(lmm, point, encoding) for point in points))
+    failed: dict[str, str] = {}
+    if _changes(lmm, together, encoding, plain):
         for point in points:
             if why := changed_by_rewriting(lmm, point, encoding, plain):
-                failed.setdefault(point.template, why)
+                failed[point.template] = why
+    if failed.keys().isdisjoint(LAYER + name for name in PARTS):
+        failed |= parts_that_miss(lmm, encoding)
     return failed
 
 
@@ -67,19 +69,18 @@ def rewriting(lmm: Any, point: HookPoint, encoding: Any) -> Fn:
 
 def changed_by_rewriting(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor) -> str:
     """What is wrong where writing what was read changes the logits; empty if it does not."""
-    graph = EditGraph(rewriting(lmm, point, encoding))
+    return _changes(lmm, EditGraph(rewriting(lmm, point, encoding)), encoding, plain)
+
+
+def _changes(lmm: Any, graph: EditGraph, encoding: Any, plain: Tensor) -> str:
+    """What a graph does that should change no more than rounding; empty if that is so."""
     try:
-        unchanged = _unchanged(lmm, graph, encoding, plain)
+        new, old = lmm.run(encoding, graph=graph).logits.float(), plain.float().cpu()
     except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
-        return f"rewriting: {str(error).splitlines()[0][:160]}"
-    return "" if unchanged else "writing the value that was read changes the logits"
-
-
-def _unchanged(lmm: Any, graph: EditGraph, encoding: Any, plain: Tensor) -> bool:
-    """Whether a graph leaves the logits as they are, to rounding in the model's precision."""
-    new, old = lmm.run(encoding, graph=graph).logits.float(), plain.float().cpu()
+        return f"rewriting: {(str(error).splitlines() or [''])[0][:160]}"
     allowed = 1e-4 if torch.finfo(plain.dtype).eps < 1e-5 else 0.1
-    return bool((new - old).square().mean() <= (allowed * old.std()) ** 2)
+    unchanged = (new - old).square().mean() <= (allowed * old.std()) ** 2
+    return "" if unchanged else "writing the value that was read changes the logits"
 
 
 def _same(value: Tensor, hook: Any) -> Tensor:
