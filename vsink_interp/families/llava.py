@@ -83,7 +83,8 @@ def llava_spans(
     squared = hasattr(settings, "pad_to_square") and bool(settings.do_pad)
     spare = int(not any(kind.__name__ == "TorchvisionBackend" for kind in type(settings).__mro__))
     boxes = [clip_box(size, crop, image, squared=squared, spare=spare) for image in images]
-    if processor.vision_feature_select_strategy == "full" and processor.num_additional_image_tokens:
+    full = getattr(processor, "vision_feature_select_strategy", "default") == "full"
+    if full and processor.num_additional_image_tokens:
         return tuple(ImageSpan.of((View((side, side), box, head=1),)) for box in boxes)
     return tuple(ImageSpan((side, side), box) for box in boxes)
 
