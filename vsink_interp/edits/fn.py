@@ -1,48 +1,38 @@
-"""Any TransformerLens hook function as an edit."""
+"""Any function as an edit, TransformerLens hook functions among them."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, final
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, final
 
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import NotationError
-from ..graph import Edit, Layers, Site, settle
-
-
-@final
-@dataclass
-class HookContext:
-    """What a TransformerLens hook function receives as `hook`: name, layer, and a scratch dict.
-
-    `ctx` is new in every call: no state outlives a run.
-    """
-
-    name: str
-    site: Site
-    ctx: dict[str, Any] = field(default_factory=dict)
-
-    def layer(self) -> int | None:
-        """The layer; None for hook points outside the layers."""
-        return self.site.layer
+from ..graph import Edit, Layers, Site, call, settle, takes_hook
 
 
 @final
 @dataclass(frozen=True)
 class Fn(Edit):
-    """Run `fn(activation, hook=...)` at a hook point; None keeps the activation.
+    """Run `fn(value, site)` at a hook point; what it returns goes on, None keeps the value.
 
-    Hook functions written for TransformerLens run unchanged, including those that change the
-    activation in place. `hook.site` also gives them the token masks.
+    A function with a parameter called `hook` is called as TransformerLens calls it,
+    `fn(value, hook=...)`: its hook functions run unchanged, including those that change the
+    activation in place, and `hook.site` gives them the token masks too.
+
+    ```python
+    def halve(value, site):
+        return value / 2 if site.layer > 1 else None
+
+    vi.Fn("attn.hook_z", halve)
+    ```
 
     **Arguments:**
 
     - `hook`: a hook point such as `"attn.hook_pattern"` or `"hook_resid_pre"`.
-    - `fn`: the hook function.
+    - `fn`: the function; its `Site` says layer, tokens and phase.
     - `layers`: the layers, counted from 0.
 
-    **Raises:** `NotationError` for an unknown hook point.
+    **Raises:** `NotationError` for an unknown hook point, or a function that takes something else.
     """
 
     portable: ClassVar[bool] = False
@@ -54,8 +44,7 @@ class Fn(Edit):
 
     def __post_init__(self) -> None:
         settle(self)
-        if not callable(self.fn):
-            raise NotationError(f"Fn takes a function; got {type(self.fn).__name__}")
+        takes_hook(self.fn, "Fn")
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", repr(self.fn))
@@ -68,5 +57,5 @@ class Fn(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        changed = self.fn(value, hook=HookContext(site.hook.at(site.layer), site))
+        changed = call(self.fn, value, site, with_hook=takes_hook(self.fn, "Fn"))
         return value if changed is None else changed

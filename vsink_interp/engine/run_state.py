@@ -1,6 +1,7 @@
 """The state of one run: token masks, sink values, and what probes have recorded so far."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -132,7 +133,9 @@ class RunState:
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
             site = self.site(point, layer, rows, n_keys, whole.start, extras)
-            return _checked(node, value, node.apply(value, site), site)
+            with _named(node, site):
+                new = node.apply(value, site)
+            return _checked(node, value, new, site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
         span = overlap(self.span(node, whole), rows) if narrow else rows
@@ -142,7 +145,9 @@ class RunState:
             value_here = value
         if span:
             site = self.site(point, layer, span, n_keys, whole.start, extras)
-            self._keep(number, site, node.measure(value_here, site))
+            with _named(node, site):
+                measured = node.measure(value_here, site)
+            self._keep(number, site, measured)
         return value
 
     def see_blind(self, layer: int, blind: Tensor) -> None:
@@ -218,10 +223,27 @@ def overlap(left: range, right: range) -> range:
     return range(max(left.start, right.start), min(left.stop, right.stop))
 
 
+@contextmanager
+def _named(node: Node, site: Site) -> Generator[None]:
+    """Say with an error inside a node which node it was, where, and in which phase."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by {node!r} at {_where(site)}")
+        raise
+
+
+def _where(site: Site) -> str:
+    phase = "the prefill" if site.prefill else "a decode step"
+    return f"{site.hook.at(site.layer)} in {phase}, tokens {site.first_row} to " + str(
+        site.first_row + site.n_rows - 1
+    )
+
+
 def _checked(node: Edit, old: Tensor, new: Tensor, site: Site) -> Tensor:
     if new.shape != old.shape:
         raise CapabilityError(
-            f"{node!r} turned {site.hook.at(site.layer)} from shape {tuple(old.shape)} into "
+            f"{node!r} turned {_where(site)} from shape {tuple(old.shape)} into "
             f"{tuple(new.shape)}; an edit keeps the shape {site.hook.axes}"
         )
     return new

@@ -18,6 +18,11 @@ from .graph import (
     as_graph as as_graph,
     freeze as freeze,
 )
+from .hook_functions import (
+    HookContext as HookContext,
+    call as call,
+    takes_hook as takes_hook,
+)
 from .hook_points import (
     CACHE as CACHE,
     HOOKS as HOOKS,

@@ -10,9 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Layers, Probe, Site, settle
+from ..graph import Layers, Probe, Site, call, settle, takes_hook
 
-Measure: TypeAlias = Callable[[Tensor, Site], Tensor]
+Measure: TypeAlias = Callable[..., Tensor]
+"""`fn(value, site)`, or TransformerLens's `fn(value, hook=...)`."""
 
 
 @final
@@ -29,6 +30,7 @@ class ProbeFunction(Probe):
 
     def __post_init__(self) -> None:
         settle(self)
+        takes_hook(self.fn, "a probe")
 
     def __repr__(self) -> str:
         return getattr(self.fn, "__name__", "probe")
@@ -48,7 +50,7 @@ class ProbeFunction(Probe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return self.fn(value, site)
+        return call(self.fn, value, site, with_hook=takes_hook(self.fn, "a probe"))
 
 
 def _named(module: str, name: str) -> ProbeFunction:
@@ -66,7 +68,8 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
 
     **Arguments:**
 
-    - `hook`: the hook point whose value the function gets, together with a `Site`.
+    - `hook`: the hook point whose value the function gets, together with a `Site`; a function with
+        a parameter called `hook` gets TransformerLens's instead, as in `vi.Fn`.
     - `layers`: the layers, counted from 0.
 
     **Raises:** `NotationError` if the return annotation names no axes.

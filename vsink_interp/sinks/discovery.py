@@ -12,9 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..edits import Fn
-from ..edits.fn import HookContext
 from ..errors import CapabilityError
-from ..graph import Graphlike, Site
+from ..graph import Graphlike, HookContext, Site
 from ..kernels import normalised, sink_value
 from ..probes import Resid
 from ..probes.row_probe import RowProbe
