@@ -96,10 +96,10 @@ def test_probes_take_both_conventions():
 
     run = tiny.lmm().run(tiny.encode(), graph=site_probe | hook_probe)
     assert torch.equal(run["site_probe"].values, run["hook_probe"].values)
-    assert float(run["site_probe"].values.min()) > 0
+    assert float(run["site_probe"].values.max()) > 0.1
 
 
-@pytest.mark.parametrize("fn", [lambda value: value, lambda: None, 3])
+@pytest.mark.parametrize("fn", [lambda value: value, lambda: None])
 def test_a_function_that_takes_something_else_is_refused_at_once(fn):
     with pytest.raises(vi.NotationError, match=r"is called as \(value, site\)|takes a function"):
         vi.Fn("hook_attn_out", fn)

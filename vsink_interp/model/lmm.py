@@ -13,6 +13,7 @@ from ..graph import Graphlike, as_graph
 from ..results import Run
 from ..sinks import SinkDims, SinkReport, find_sink_dims
 from .backends import AsJob, Where
+from .batching import in_batches
 from .compressed_context import Context, describe
 from .compression import CompressedContext
 from .encoding import Encoding, encode, gather
@@ -143,6 +144,7 @@ class LMM(LensStyle):
         prompt: Any = ...,
         graph: Graphlike = ...,
         *,
+        batch_size: int | None = ...,
         remote: Where = ...,
         allow_large: bool = ...,
     ) -> Run: ...
@@ -153,6 +155,7 @@ class LMM(LensStyle):
         prompt: Any = None,
         graph: Graphlike = None,
         *,
+        batch_size: int | None = None,
         remote: Where | AsJob = None,
         allow_large: bool = False,
     ) -> Run | Job:
@@ -162,6 +165,8 @@ class LMM(LensStyle):
 
         - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
         - `graph`: edits and probes.
+        - `batch_size`: the most prompts of a list that are run at once; the run that comes back
+            holds all of them. Where a shorter sample has no row, logits and records are NaN.
         - `remote`: run on an NDIF server: True, an address, or a `Server`; `"job"` sends the run
             there and does not wait, and `Server(address).job` sends it to another one.
         - `allow_large`: bring home from there what is large, or holds full patterns.
@@ -174,6 +179,9 @@ class LMM(LensStyle):
         server refuses or fails, `UnreachableError` if it does not answer; `InputError` for
         `allow_large` without a server.
         """
+        if batch_size is not None:
+            how = {"remote": remote, "allow_large": allow_large}
+            return in_batches(self, self.run, (image, prompt, graph), batch_size, how)
         if server := self.backend.later(remote):
             session = self.session(server, allow_large=allow_large)
             session.run(self._whole(image, prompt), graph=graph)
@@ -221,6 +229,7 @@ class LMM(LensStyle):
         *,
         max_new_tokens: int | None = ...,
         seed: int | None = ...,
+        batch_size: int | None = ...,
         remote: Where = ...,
         allow_large: bool = ...,
         **hf_kwargs: Any,
@@ -234,6 +243,7 @@ class LMM(LensStyle):
         *,
         max_new_tokens: int | None = None,
         seed: int | None = None,
+        batch_size: int | None = None,
         remote: Where | AsJob = None,
         allow_large: bool = False,
         **hf_kwargs: Any,
@@ -246,7 +256,7 @@ class LMM(LensStyle):
         - `max_new_tokens`: the longest answer; that of a `generation_config` given along, else 128.
         - `seed`: of sampling, with `do_sample=True`: gives the answer of `torch.manual_seed(seed)`
             before the call, and leaves torch's random numbers as they were. Not on a server.
-        - `remote`, `allow_large`: as `run` takes them.
+        - `batch_size`, `remote`, `allow_large`: as `run` takes them.
         - `hf_kwargs`: for `model.generate`: `do_sample`, `temperature`, `stop_strings`, `streamer`,
             `eos_token_id` ...
 
@@ -256,6 +266,11 @@ class LMM(LensStyle):
         **Raises:** as `run`; `CapabilityError` for beam search, assisted decoding and caches other
         than the dynamic one; `InputError` for a seed without sampling.
         """
+        if batch_size is not None:
+            how = {"remote": remote, "allow_large": allow_large, **hf_kwargs}
+            how["max_new_tokens"] = max_new_tokens
+            with seeded(seed, self.hooked, hf_kwargs):
+                return in_batches(self, self.generate, (image, prompt, graph), batch_size, how)
         encoding, later = self._encoding(image, prompt), self.backend.later(remote)
         if seed is not None and (later or self.backend.server(remote)):
             raise CapabilityError("a seed sets the random numbers here, and a server has its own")
