@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vsink_interp as vi
+from tests.logs import signed
 from vsink_interp import experiments as ex, plot
 from vsink_interp.metrics import yes_or_no
 
@@ -80,7 +81,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
     assert len(lines) == 1 + len(quizzes)
     forged = json.loads(lines[1])
     forged["answers"]["answers"][1] = list(quizzes.answers[0])
-    rows.write_text("\n".join([lines[0], json.dumps(forged), lines[2][:30]]))  # cut in the middle
+    rows.write_text("\n".join([lines[0], signed(forged), lines[2][:30]]))  # cut in the middle
     ticks = []
     resumed = ex.compressed_context(
         sunk, quizzes, rows=rows, tick=lambda *done: ticks.append(done), **OPTIONS

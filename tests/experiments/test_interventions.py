@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vsink_interp as vi
+from tests.logs import signed
 from vsink_interp import experiments as ex
 from vsink_interp.toy.language import object_f1, parse_objects
 
@@ -53,7 +54,7 @@ def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
     forged = json.loads(lines[2]) | {
         "answers": [one.caption for one in map(vi.toy.scene, (5, 6, 7))]
     }
-    rows.write_text("\n".join([*lines[:2], json.dumps(forged), lines[3][:20]]))
+    rows.write_text("\n".join([*lines[:2], signed(forged), lines[3][:20]]))
     again = ex.knockout_sweep(sunk, cases, rows=rows, **options)
     np.testing.assert_allclose(again.f1[0, 0], 1)
     np.testing.assert_allclose(again.f1[0, 1], whole.f1[0, 1])

@@ -17,6 +17,7 @@ from tests.families.test_families import (
     every_family_with_image_tokens,
     lmm as family_lmm,
 )
+from tests.logs import signed
 from vsink_interp import experiments as ex
 from vsink_interp.experiments import ObjectMasks
 
@@ -333,7 +334,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, located, found, tmp_path):
     assert len(lines) == 1 + COUNT
     forged = json.loads(lines[1])
     forged["answers"]["peaks"][0]["image"][3] = [1, 2]
-    rows.write_text("\n".join([lines[0], json.dumps(forged), lines[2], lines[3][:30]]))
+    rows.write_text("\n".join([lines[0], signed(forged), lines[2], lines[3][:30]]))
     again = ex.localisation(sunk, located, rows=rows, tolerance=3)
     assert again.peaks[0, 3, 0].tolist() == [1, 2]
     expected = found.peaks.copy()

@@ -1,5 +1,7 @@
 """Rows of a data set, made here; made by a server: `remote/test_faults.py`."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -46,3 +48,75 @@ def test_no_samples_chunk_or_attempts(bad, tmp_path):
     given = {"samples": SAMPLES, "folder": tmp_path} | bad
     with pytest.raises(vi.InputError, match="at least 1"):
         vi.run_dataset(tiny.lmm(), **given)
+
+
+def test_rows_of_other_weights_or_functions_are_refused(tmp_path):
+    shift, other = (vi.Fn("hook_resid_mid", _shift(by)) for by in (0.5, 50.0))
+    rows(tmp_path, graph=shift)
+    assert len(rows(tmp_path, graph=vi.Fn("hook_resid_mid", _shift(0.5)))) == len(SAMPLES)
+    with pytest.raises(vi.ResultError, match="theirs: graph"):
+        rows(tmp_path, graph=other)
+    lmm = tiny.fresh(seed=1)
+    with pytest.raises(vi.ResultError, match="theirs: weights"):
+        vi.run_dataset(lmm, SAMPLES, shift, folder=tmp_path, max_new_tokens=2, chunk=1)
+
+
+def _shift(by):
+    return lambda value, hook: value + by  # noqa: ARG005
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.safetensors"])
+def test_a_flipped_bit_in_a_row_is_noticed(tmp_path, name):
+    found = rows(tmp_path)
+    path = found.paths()[1] / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for look in (lambda: list(found), lambda: rows(tmp_path)):
+        with pytest.raises(vi.ResultError, match=f"{name} is not what was written.*remove"):
+            look()
+    shutil.rmtree(path.parent.parent)
+    assert [run.text for run in rows(tmp_path)] == [run.text for run in rows(tmp_path / "anew")]
+
+
+def test_a_row_that_is_gone_is_noticed(tmp_path):
+    found = rows(tmp_path)
+    shutil.rmtree(found.paths()[0])
+    for look in (lambda: list(found), lambda: rows(tmp_path)):
+        with pytest.raises(vi.ResultError, match="has lost 1 of its 1 rows.*remove"):
+            look()
+
+
+def test_what_a_stop_left_is_cleared_away(tmp_path):
+    want = [run.text for run in rows(tmp_path)]
+    log = tmp_path / "rows.jsonl"
+    log.write_text(
+        "\n".join(log.read_text().splitlines()[:2]) + "\n"
+    )  # before the second was noted
+    (tmp_path / "chunk-00001.0123456789ab.part" / "000001").mkdir(parents=True)
+    assert [run.text for run in rows(tmp_path)] == want
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "chunk-00000", "chunk-00001", "rows.jsonl"
+    ]  # fmt: skip
+
+
+def test_two_callers_of_one_folder(tmp_path):
+    """The second is refused while the first is at work, and misses nothing afterwards."""
+    tries = []
+
+    def second(done, total):
+        del done, total
+        with pytest.raises(vi.ResultError, match="another process or thread"):
+            rows(tmp_path)
+        tries.append(0)
+
+    lmm = tiny.fresh()
+    vi.run_dataset(lmm, SAMPLES, folder=tmp_path, max_new_tokens=2, chunk=1, tick=second)
+    assert len(tries) == len(SAMPLES) == len(rows(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "in it", f"{tmp_path}/a\0b"):
+        with pytest.raises(vi.ResultError, match="cannot be written"):
+            rows(folder)

@@ -31,6 +31,8 @@ class Fn(Edit):
     - `hook`: a hook point such as `"attn.hook_pattern"` or `"hook_resid_pre"`.
     - `fn`: the function; its `Site` says layer, tokens and phase.
     - `layers`: the layers, counted from 0.
+    - `key`: what stands for the function where rows are kept and gone on with; by default its code
+        and what it uses, so that another function's rows are refused.
 
     **Raises:** `NotationError` for an unknown hook point, or a function that takes something else.
     """
@@ -41,6 +43,7 @@ class Fn(Edit):
     fn: Callable[..., Tensor | None]
     _: KW_ONLY
     layers: Layers = ":"
+    key: str | None = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -48,7 +51,8 @@ class Fn(Edit):
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", repr(self.fn))
-        return f"Fn({self.hook!r}, {name}, layers={self.layers!r})"
+        key = "" if self.key is None else f", key={self.key!r}"
+        return f"Fn({self.hook!r}, {name}, layers={self.layers!r}{key})"
 
     @property
     @override

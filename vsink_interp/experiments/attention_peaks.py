@@ -12,7 +12,7 @@ from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph
 from ..metrics import Canvas
 from ..metrics.localisation import Point
-from ..model import LMM, digest
+from ..model import LMM, digest, fingerprint, graph_key
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from .answers import naming_rows
@@ -178,12 +178,14 @@ def _peaks(
     return found
 
 
-def setting(lmm: LMM, asked: Sequence[SharedCanvas], way: Way) -> str:
+def log_about(lmm: LMM, asked: Sequence[SharedCanvas], way: Way) -> dict[str, Any]:
     """What a log of peaks is about."""
     shown = digest(
         ([one.objects[0].image], (one.objects[0].prompt, [thing.words for thing in one.objects]))
         for one in asked
     )
     asks = way.without_sinks or any(node.needs_sinks for node in way.graph)
-    sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if asks else ""
-    return f"{lmm}{sinks}; {len(asked)} images {shown}; {way!r}"
+    sinks = [list(lmm.sinks.dims), lmm.sinks.tau] if asks else None
+    asked_for = repr(replace(way, graph=EditGraph()))
+    about = {"images": shown, "way": asked_for, "graph": graph_key(way.graph), "sinks": sinks}
+    return {**about, **fingerprint(lmm)}

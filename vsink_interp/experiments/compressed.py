@@ -12,10 +12,10 @@ from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
 from ..metrics import yes_or_no
-from ..model import LMM, SCORES, CompressedContext, Context, digest
+from ..model import LMM, SCORES, CompressedContext, Context, Tick, digest, fingerprint
+from ..storage import RowLog
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
-from .log import SweepLog, Tick
 
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
@@ -187,12 +187,13 @@ def compressed_context(
     """
     grid = product(strategies, scores, keeps)
     specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
-    log: SweepLog[dict[str, Any]] = SweepLog(rows, _setting(lmm, quizzes, specs))
-    for i in range(len(quizzes)):
-        if f"image {i}" not in log.known:
-            log.add(f"image {i}", _ask(lmm, quizzes, i, specs))
-        if tick is not None:
-            tick(i + 1, len(quizzes))
+    log: RowLog[dict[str, Any]]
+    with RowLog(rows, _about(lmm, quizzes, specs)) as log:
+        for i in range(len(quizzes)):
+            if f"image {i}" not in log.known:
+                log.add(f"image {i}", _ask(lmm, quizzes, i, specs))
+            if tick is not None:
+                tick(i + 1, len(quizzes))
     found = [log.known[f"image {i}"] for i in range(len(quizzes))]
     kinds = [
         ContextScore(
@@ -228,10 +229,17 @@ def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext])
     }
 
 
-def _setting(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> str:
+def _about(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> dict[str, Any]:
     shown = digest(
         ([image], asked) for image, asked in zip(quizzes.images, quizzes.questions, strict=True)
     )
     longest = (quizzes.described, quizzes.max_new_tokens)
-    sinks = f"; {lmm.sinks.dims}, {lmm.sinks.tau}" if any(s.needs_sinks for s in specs) else ""
-    return f"{lmm}{sinks}; {shown}; {quizzes.opening!r}; {longest} tokens; {specs!r}"
+    asks = any(spec.needs_sinks for spec in specs)
+    return {
+        "questions": shown,
+        "opening": quizzes.opening,
+        "longest": longest,
+        "contexts": repr(specs),
+        "sinks": [list(lmm.sinks.dims), lmm.sinks.tau] if asks else None,
+        **fingerprint(lmm),
+    }

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..model import LMM, digest
+from ..model import LMM, Tick, digest, fingerprint
 from ..probes import Pattern
+from ..storage import RowLog
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
-from .log import SweepLog, Tick
 
 FLOWS: Final = ("image -> generated", "image -> query", "image -> query generated")
 """KO_{img -> gen}, KO_{img -> txt} and KO_{img -> txt+gen}."""
@@ -81,19 +81,20 @@ def knockout_sweep(
     """
     chosen = _starts(lmm) if layers is None else tuple(layers)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
-    log: SweepLog[list[str]] = SweepLog(rows, _setting(lmm, cases))
     told: list[list[str]] = []
-    for done, step in enumerate(steps, 1):
-        graph = None if step is None else Knockout(step[0], pattern_layers(lmm, f"{step[1]}:"))
-        name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
-        if graph is not None and graph.needs_sinks:
-            name += f", {lmm.sinks}"
-        if name not in log.known:
-            made = answers(lmm, cases, graph)
-            log.add(name, made)
-        told.append(log.known[name])
-        if tick is not None:
-            tick(done, len(steps))
+    log: RowLog[list[str]] = RowLog(rows, _about(lmm, cases))
+    with log:
+        for done, step in enumerate(steps, 1):
+            graph = None if step is None else Knockout(step[0], pattern_layers(lmm, f"{step[1]}:"))
+            name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
+            if graph is not None and graph.needs_sinks:
+                name += f", {lmm.sinks}"
+            if name not in log.known:
+                made = answers(lmm, cases, graph)
+                log.add(name, made)
+            told.append(log.known[name])
+            if tick is not None:
+                tick(done, len(steps))
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
     f1 = np.array(cut).reshape(len(flows), len(chosen), len(cases))
     reference = "the uncut answer" if cases.truth is None else "the true objects"
@@ -107,8 +108,8 @@ def _starts(lmm: LMM) -> tuple[int, ...]:
     return tuple(layers[i] for i in sweep_layers(len(layers)))
 
 
-def _setting(lmm: LMM, cases: Cases) -> str:
+def _about(lmm: LMM, cases: Cases) -> dict[str, Any]:
     shown = digest(
         ([image], asked) for image, asked in zip(cases.images, cases.prompts, strict=True)
     )
-    return f"{lmm}; {len(cases)} cases {shown}; {cases.max_new_tokens} tokens"
+    return {"cases": shown, "max_new_tokens": cases.max_new_tokens, **fingerprint(lmm)}

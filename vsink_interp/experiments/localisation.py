@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Int
 from ..errors import InputError, LayoutError
 from ..graph import Graphlike, Layers, as_graph, resolve_layers
 from ..metrics import Canvas, chance, distance_to, wilson
-from ..model import LMM
+from ..model import LMM, Tick
 from ..probes import Pattern
 from ..results import Recorded
-from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, measure, setting
-from .log import SweepLog, Tick
+from ..storage import RowLog
+from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, log_about, measure
 from .object_masks import ObjectMasks
 
 
@@ -204,14 +204,15 @@ def localisation(
         max_new_tokens=max_new_tokens,
     )
     asked = grouped(lmm, located, way)
-    log: SweepLog[dict[str, Any]] = SweepLog(rows, setting(lmm, asked, way))
-    left = [i for i in range(len(asked)) if f"image {i}" not in log.known]
-    for start in range(0, len(left), batch_size):
-        chosen = left[start : start + batch_size]
-        for i, found in zip(chosen, measure(lmm, [asked[i] for i in chosen], way), strict=True):
-            log.add(f"image {i}", found)
-        if tick is not None:
-            tick(len(log.known), len(asked))
+    log: RowLog[dict[str, Any]]
+    with RowLog(rows, log_about(lmm, asked, way)) as log:
+        left = [i for i in range(len(asked)) if f"image {i}" not in log.known]
+        for start in range(0, len(left), batch_size):
+            chosen = left[start : start + batch_size]
+            for i, found in zip(chosen, measure(lmm, [asked[i] for i in chosen], way), strict=True):
+                log.add(f"image {i}", found)
+            if tick is not None:
+                tick(len(log.known), len(asked))
     return _judged(asked, [log.known[f"image {i}"] for i in range(len(asked))], way, tolerance)
 
 

@@ -9,11 +9,10 @@ from jaxtyping import Float
 
 from ..edits import Patch
 from ..errors import InputError
-from ..model import LMM, Encoding, ImageInput, token_id
+from ..model import LMM, Encoding, ImageInput, Tick, token_id
 from ..probes import Activation
 from ..results import Run
 from ..tokens import SEGMENTS
-from .log import Tick
 
 ImagePrompt: TypeAlias = tuple[ImageInput | None, str]
 """An image, or None, and what is asked about it."""

@@ -1,20 +1,27 @@
 """`run_dataset`: many prompts under one graph, in chunks that are written as they finish."""
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
+from uuid import uuid4
 
 from ..errors import InputError, ResultError, UnreachableError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..results import Run
+from ..storage import RowLog, checksum, logged, sync, unwritable
+from .fingerprint import fingerprint
+from .graph_key import graph_key
 from .images import as_images, digest
 from .lmm import LMM, Where
 
-Tick = Callable[[int, int], None]
+Tick: TypeAlias = Callable[[int, int], None]
+"""Called with the steps done and their number."""
 Sample = tuple[Any, str]
+Sums: TypeAlias = Mapping[str, Mapping[str, str]]
+"""The files of each row of a chunk, and their checksums."""
+LOG = "rows.jsonl"
 
 
 @final
@@ -32,7 +39,16 @@ class RunStore:
         return len(self.paths())
 
     def __iter__(self) -> Iterator[Run]:
-        return map(Run.load, self.paths())
+        """The runs, each compared with what was written.
+
+        **Raises:** `ResultError` naming a row that is missing or was changed.
+        """
+        known = logged(self.folder / LOG)
+        for name, sums in sorted(known.items()):
+            _refuse_rows_missing(self.folder / name, sums)
+        for path in self.paths():
+            _refuse_changed(path, known.get(path.parent.name, {}).get(path.name, {}))
+            yield Run.load(path)
 
 
 def run_dataset(
@@ -68,20 +84,62 @@ def run_dataset(
     if chunk < 1 or attempts < 1 or not samples:
         raise InputError("run_dataset needs samples, and a chunk and attempts of at least 1")
     asked, place = as_graph(graph), Path(folder)
-    _claim(place, _about(lmm, samples, asked, max_new_tokens, chunk))
-    for number, first in enumerate(range(0, len(samples), chunk)):
-        done = place / f"chunk-{number:05d}"
-        part = list(samples[first : first + chunk])
-        if not done.exists():
-            where = lmm.backend.server(remote)
-            runs = _insist(
-                lambda p=part, w=where: _answer(lmm, p, asked, max_new_tokens, w, allow_large),
-                attempts,
-            )
-            _write(done, runs, first)
-        if tick is not None:
-            tick(min(first + chunk, len(samples)), len(samples))
+    about = _about(lmm, samples, asked, max_new_tokens, chunk)
+    with _opened(place, about) as log:
+        for number, first in enumerate(range(0, len(samples), chunk)):
+            done, part = place / f"chunk-{number:05d}", list(samples[first : first + chunk])
+            if not _finished(log, done, range(first, first + len(part))):
+                where = lmm.backend.server(remote)
+                runs = _insist(
+                    lambda p=part, w=where: _answer(lmm, p, asked, max_new_tokens, w, allow_large),
+                    attempts,
+                )
+                log.add(done.name, _write(done, runs, first))
+            if tick is not None:
+                tick(min(first + chunk, len(samples)), len(samples))
     return RunStore(place)
+
+
+def _opened(place: Path, about: Mapping[str, Any]) -> RowLog[Sums]:
+    """The log of a folder, whose holder alone writes there."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise unwritable(place, error) from error
+    return RowLog(place / LOG, about)
+
+
+def _finished(log: RowLog[Sums], done: Path, rows: range) -> bool:
+    """Whether a chunk is there, as it was written; what a stop left of one is cleared away."""
+    for left in done.parent.glob(f"{done.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    if done.name not in log.known or not done.exists():
+        shutil.rmtree(done, ignore_errors=True)
+        return False
+    sums = log.known[done.name]
+    if sorted(sums) != [f"{row:06d}" for row in rows]:
+        raise ResultError(f"{log.path} does not list the rows of {done.name}; name another folder")
+    _refuse_rows_missing(done, sums)
+    for name, files in sums.items():
+        _refuse_changed(done / name, files)
+    return True
+
+
+def _refuse_rows_missing(done: Path, sums: Sums) -> None:
+    if done.exists() and (lost := [name for name in sums if not (done / name).is_dir()]):
+        raise ResultError(
+            f"{done} has lost {len(lost)} of its {len(sums)} rows ({', '.join(lost[:3])}); remove "
+            "that folder and call run_dataset again, and its rows are made anew"
+        )
+
+
+def _refuse_changed(row: Path, sums: Mapping[str, str]) -> None:
+    for name, known in sums.items():
+        if not (row / name).exists() or checksum(row / name) != known:
+            raise ResultError(
+                f"{row / name} is not what was written; remove the folder {row.parent} and call "
+                "run_dataset again, and its rows are made anew"
+            )
 
 
 def _answer(
@@ -113,12 +171,24 @@ def _insist(attempt: Callable[[], list[Run]], attempts: int) -> list[Run]:
     return attempt()
 
 
-def _write(done: Path, runs: list[Run], first: int) -> None:
-    part = done.with_name(done.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for number, run in enumerate(runs, first):
-        run.save(part / f"{number:06d}")
-    part.rename(done)
+def _write(done: Path, runs: list[Run], first: int) -> Sums:
+    """Write a chunk, whole or not at all; the checksums of its rows."""
+    part, sums = done.with_name(f"{done.name}.{uuid4().hex[:12]}.part"), {}
+    try:
+        for number, run in enumerate(runs, first):
+            row = part / f"{number:06d}"
+            run.save(row)
+            sums[row.name] = {file.name: checksum(file) for file in sorted(row.iterdir())}
+            for file in (*row.iterdir(), row):
+                sync(file)
+        sync(part)
+        part.rename(done)
+        sync(done.parent)
+    except OSError as error:
+        raise unwritable(done, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return sums
 
 
 def _about(
@@ -126,27 +196,11 @@ def _about(
 ) -> dict[str, Any]:
     sinks = lmm.sinks if any(node.needs_sinks for node in graph) else None
     return {
-        "model": lmm.name,
-        "graph": repr(graph),
+        "graph": graph_key(graph),
         "sinks": sinks and [list(sinks.dims), round(sinks.tau, 4)],
         "max_new_tokens": max_new_tokens,
         "chunk": chunk,
         "samples": len(samples),
         "digest": digest((as_images(image), repr(prompt)) for image, prompt in samples),
+        **fingerprint(lmm),
     }
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    known = folder / "about.json"
-    if not known.exists():
-        written = folder / "about.json.part"
-        written.write_text(json.dumps(about, indent=1))
-        written.rename(known)
-        return
-    there = json.loads(known.read_text())
-    if differ := [key for key in about if there.get(key) != about[key]]:
-        raise ResultError(
-            f"the rows in {folder} were not made by this call (they differ in: "
-            f"{', '.join(differ)}); give another folder, or repeat the same call"
-        )

@@ -11,7 +11,7 @@ from ..experiments import (
     three_way,
 )
 from ..experiments.attention_peaks import KEYS
-from ..experiments.log import Tick
+from ..model import Tick
 from .localisation import localisation
 from .page import drawing, equation, setting, table, text
 from .segments import segment_mass

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Final, final
 
 from ..errors import VsinkError
-from ..experiments.log import Tick
+from ..model import Tick
 from .about_flow import by_segment, knockout, located, query_only
 from .about_input import scene_and_answer, strengths, token_layout
 from .about_sinks import ablation, phi_distribution, ranked_heads, sink_dimensions, words

@@ -27,6 +27,7 @@ class ProbeFunction(Probe):
     fn: Measure
     axes: tuple[str, ...]
     layers: Layers = ":"
+    key: str | None = None
 
     def __post_init__(self) -> None:
         settle(self)
@@ -40,7 +41,7 @@ class ProbeFunction(Probe):
         module, name = self.fn.__module__, getattr(self.fn, "__qualname__", "")
         if getattr(sys.modules.get(module), name, None) is self:
             return _named, (module, name)
-        return ProbeFunction, (self.hook, self.fn, self.axes, self.layers)
+        return ProbeFunction, (self.hook, self.fn, self.axes, self.layers, self.key)
 
     @property
     @override
@@ -57,7 +58,9 @@ def _named(module: str, name: str) -> ProbeFunction:
     return getattr(importlib.import_module(module), name)
 
 
-def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFunction]:
+def probe(
+    hook: str, *, layers: Layers = ":", key: str | None = None
+) -> Callable[[Measure], ProbeFunction]:
     """Make a function a probe; its return annotation names the axes of the result.
 
     ```python
@@ -71,6 +74,7 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
     - `hook`: the hook point whose value the function gets, together with a `Site`; a function with
         a parameter called `hook` gets TransformerLens's instead, as in `vi.Fn`.
     - `layers`: the layers, counted from 0.
+    - `key`: as `Fn` takes it.
 
     **Raises:** `NotationError` if the return annotation names no axes.
     """
@@ -83,6 +87,6 @@ def probe(hook: str, *, layers: Layers = ":") -> Callable[[Measure], ProbeFuncti
                 f"{getattr(fn, '__name__', fn)} must say what it returns, as in "
                 '-> Float[Tensor, "batch head query"] (from jaxtyping import Float)'
             )
-        return ProbeFunction(hook, fn, tuple(axes.split()), layers)
+        return ProbeFunction(hook, fn, tuple(axes.split()), layers, key)
 
     return wrap

@@ -1,0 +1,12 @@
+"""Files that outlive a crash: whole or not there, of one writer, and noticed when they changed."""
+
+from .fields import entry as entry, told as told
+from .files import (
+    checksum as checksum,
+    read_json as read_json,
+    reserved as reserved,
+    sync as sync,
+    unwritable as unwritable,
+    write_text as write_text,
+)
+from .row_log import RowLog as RowLog, logged as logged

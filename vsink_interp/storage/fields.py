@@ -1,0 +1,31 @@
+"""What a file of somebody else's says, field by field."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ResultError
+
+
+def entry(data: Any, name: str, kinds: type | tuple[type, ...], where: object) -> Any:
+    """A field of what a JSON file holds.
+
+    **Arguments:**
+
+    - `kinds`: the types that it may have; True and False are no numbers.
+    - `where`: what holds it, for the error.
+
+    **Raises:** `ResultError` naming the file and the field, if it is not there or of another type.
+    """
+    if not isinstance(data, Mapping) or name not in data:
+        raise ResultError(f"{where} has no field {name!r}; was it written by another version?")
+    value, wanted = data[name], kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in wanted)
+        raise ResultError(f"{where}: the field {name!r} is {told(value)}, and should be {names}")
+    return value
+
+
+def told(value: object, longest: int = 60) -> str:
+    """A value as an error shows it: short, and on one line."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,0 +1,170 @@
+"""What a long piece of work has found so far, kept in a file that it can go on from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from io import FileIO
+from pathlib import Path
+from typing import Any, Generic, TypeVar, final
+
+from ..errors import ResultError
+from .fields import told
+from .files import sync, unwritable
+
+Row = TypeVar("Row")
+FORMAT = 2
+
+
+@final
+class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
+    """What a piece of work has found by step, kept in a JSONL file if there is one.
+
+    One writer at a time; each row carries a checksum and is on the disk when `add` returns. A line
+    that was cut short by a crash or a full disk is dropped: its step is done again.
+
+    **Arguments:**
+
+    - `path`: the file; None keeps rows in memory alone.
+    - `about`: what the work is, as JSON can hold it; a file about other work is refused.
+
+    **Raises:** `ResultError` if the file is about other work, is damaged, cannot be written, or is
+    being written by another process or thread.
+    """
+
+    def __init__(self, path: str | Path | None, about: Mapping[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.about = json.loads(json.dumps(about))
+        self.known: dict[str, Row] = {}
+        self._file: FileIO | None = None
+
+    def __enter__(self) -> "RowLog[Row]":
+        if self.path is None:
+            return self
+        try:
+            self._file = self.path.open("a+b", buffering=0)
+            self._open(self.path, self._file)
+        except (OSError, ValueError) as error:
+            self._close()
+            raise unwritable(self.path, error) from error
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, path: Path, file: FileIO) -> None:
+        _claim(path, file)
+        head = _line({"format": FORMAT, "about": self.about})
+        file.seek(0)
+        found = file.read()
+        if head.startswith(found):  # new, or cut short in its first line
+            file.truncate(0)
+            _write(file, head)
+            sync(path.parent)
+            return
+        rows = _rows(path, found)
+        _refuse_other(path, next(rows), self.about)
+        for row in rows:
+            self.known[row["step"]] = row["answers"]
+        file.truncate(found.rfind(b"\n") + 1)
+
+    def add(self, step: str, answers: Row) -> None:
+        """Keep what one step has found, anything that JSON can carry.
+
+        **Raises:** `ResultError` if it cannot be written.
+        """
+        self.known[step] = answers
+        if self._file is None:
+            return
+        try:
+            _write(self._file, _line({"step": step, "answers": answers}))
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+
+def logged(path: Path) -> dict[str, Any]:
+    """The rows of a log, to look at; nothing if there is none.
+
+    **Raises:** `ResultError` if it is damaged.
+    """
+    if not path.exists():
+        return {}
+    found = _rows(path, path.read_bytes())
+    next(found, None)
+    return {row["step"]: row["answers"] for row in found}
+
+
+def _claim(path: Path, file: FileIO) -> None:
+    """Be the one writer, until the file is closed or the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ResultError(
+            f"{path} is being written by another process or thread; wait for it, or name another"
+        ) from error
+    except OSError:
+        return  # a file system without locks
+
+
+def _write(file: FileIO, line: bytes) -> None:
+    while line:
+        line = line[file.write(line) :]
+    os.fsync(file.fileno())
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps({**row, "sum": _sum(row)}).encode() + b"\n"
+
+
+def _sum(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _rows(path: Path, found: bytes) -> Any:
+    """The rows of a log, the head first; what follows the last end of a line was cut short."""
+    for number, line in enumerate(found.split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line.decode())
+            total = row.pop("sum")
+            whole = total == _sum(row) and ("step" in row) == (number > 1)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            whole, row = False, {}
+        if not whole and number == 1:
+            raise _other(path, "its first line does not say what it is about")
+        if not whole:
+            raise ResultError(
+                f"line {number} of {path} is damaged: {told(line)}; remove that line, and its step "
+                "is done again"
+            )
+        yield row
+    if b"\n" not in found:
+        raise _other(path, "its first line does not say what it is about")
+
+
+def _refuse_other(path: Path, head: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    if head.get("format") != FORMAT:
+        raise _other(path, f"it has format {told(head.get('format'))}, not {FORMAT}")
+    there = head.get("about")
+    known = there if isinstance(there, Mapping) else {}
+    if differ := [name for name in {**about, **known} if known.get(name) != about.get(name)]:
+        raise _other(path, f"other than theirs: {', '.join(differ)}")
+
+
+def _other(path: Path, why: str) -> ResultError:
+    return ResultError(
+        f"{path} belongs to another sweep, and its rows were not made by this call ({why}); name "
+        "another file or folder, or ask for the same again"
+    )
