@@ -83,7 +83,7 @@ def test_a_row_that_is_gone_is_noticed(tmp_path):
     found = rows(tmp_path)
     shutil.rmtree(found.paths()[0])
     for look in (lambda: list(found), lambda: rows(tmp_path)):
-        with pytest.raises(vi.ResultError, match="has lost 1 of its 1 rows.*remove"):
+        with pytest.raises(vi.ResultError, match=r"has lost 1 of its 1 rows.*remove"):
             look()
 
 
