@@ -250,7 +250,7 @@ def test_no_option_that_nnsight_would_read():
 
 
 @pytest.mark.parametrize("command", ["demo", "report"])
-def test_no_room_for_a_report_is_said_before_the_work(toy, tmp_path, command):
+def test_no_room_for_a_report_is_said_before_the_work(tmp_path, command):
     """A limit on the size of files stands in for a full disk."""
     image = tmp_path / "mine.png"
     toy_scene = vi.toy.scene(9).image
