@@ -1,10 +1,9 @@
 """Edits and probes as values, and the graphs that they join into."""
 
-import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final, overload
 
@@ -12,11 +11,13 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import CapabilityError, NotationError
+from ..errors import NotationError
+from ..storage import entry, read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
 from .address import settle
 from .hook_points import CACHE, ORDER, HookPoint, find_hook
 from .index_notation import Layers, resolve, resolve_layers
+from .saved import from_plain, to_plain
 from .site import Site
 
 
@@ -287,7 +288,7 @@ class EditGraph:
         previous = "prompt"
         for i, node in enumerate(sorted(self.nodes, key=lambda node: ORDER[node.point.template])):
             kind, hook, layers, text = _row(node)
-            text = text.replace('"', "'")
+            text, hook, layers = (_label(word) for word in (text, hook, layers))
             shape = ("[", "]") if kind == "edit" else ("[/", "/]")
             lines.append(f'  n{i}{shape[0]}"{text}<br/>{hook}<br/>{layers}"{shape[1]}')
             lines.append(f"  {previous} --> n{i}")
@@ -308,31 +309,47 @@ class EditGraph:
 
         **Raises:** `CapabilityError` for a node that holds a function or values of a run.
         """
-        return json.dumps({"format": 1, "nodes": [_to_dict(node) for node in self.nodes]}, indent=1)
+        return json.dumps({"format": 1, "nodes": [to_plain(node) for node in self.nodes]}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "EditGraph":
+    def from_json(cls, text: str, *, trusted: Iterable[str] = ()) -> "EditGraph":
         """The graph that `to_json` wrote.
 
-        **Raises:** `NotationError` if the text is not a graph, or contains an unknown node.
+        Its nodes are of classes that are here: ours, and those of modules imported before.
+
+        **Arguments:**
+
+        - `trusted`: names of modules that may be imported for it, which runs them.
+
+        **Raises:** `NotationError` if the text is no graph, or names an unknown node.
         """
         try:
             data = json.loads(text)
             nodes = data["nodes"] if data["format"] == 1 else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             nodes = None
         if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
             raise NotationError("this is not an edit graph in format 1; write one with to_json()")
-        return cls(*(_from_dict(node) for node in nodes))
+        return cls(*(from_plain(node, Node, trusted) for node in nodes))
 
     def save(self, path: str | Path) -> None:
-        """Write the graph to a JSON file."""
-        Path(path).write_text(self.to_json())
+        """Write the graph to a JSON file, whole or not at all.
+
+        **Raises:** `CapabilityError` as `to_json`; `ResultError` if it cannot be written.
+        """
+        write_text(path, self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> "EditGraph":
-        """Read a graph from a JSON file."""
-        return cls.from_json(Path(path).read_text())
+    def load(cls, path: str | Path, *, trusted: Iterable[str] = ()) -> "EditGraph":
+        """Read a graph from a JSON file; `trusted` as `from_json` takes it.
+
+        **Raises:** `ResultError` naming the file and what is wrong with it.
+        """
+        data = read_json(path, "edit graph; write one with graph.save(path)")
+        refuse_format(data, 1, path)
+        entry(data, "nodes", list, path)
+        with reading(path, "nodes"):
+            return cls.from_json(json.dumps(data), trusted=trusted)
 
 
 Graphlike: TypeAlias = "EditGraph | Node | Iterable[Node] | None"
@@ -345,6 +362,12 @@ def as_graph(graph: Graphlike) -> EditGraph:
     return EditGraph(*graph) if isinstance(graph, Iterable) else EditGraph(graph)
 
 
+def _label(text: str) -> str:
+    """A text inside quotes of a mermaid chart, where HTML and entity codes count."""
+    shown = " ".join(text.replace('"', "'").split())
+    return shown.replace("#", "#35;").replace("<", "#lt;").replace(">", "#gt;")
+
+
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -353,44 +376,6 @@ def _row(node: Node) -> tuple[str, str, str, str]:
     kind = "probe" if isinstance(node, Probe) else "edit"
     layers = "" if node.point.stack is None else f"layers {node.layers}"
     return kind, node.hook, layers, repr(node)
-
-
-_BARE = (
-    "a bare function, which JSON cannot carry; write it as a final frozen dataclass that inherits "
-    "Edit or Probe"
-)
-
-
-def _to_dict(node: Node) -> dict:
-    kind = type(node)
-    if isinstance(node, type) or not is_dataclass(node) or not getattr(node, "portable", True):
-        raise CapabilityError(f"{node!r} holds {getattr(node, 'unportable', _BARE)}")
-    return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": asdict(node)}
-
-
-def _from_dict(data: Mapping[str, Any]) -> Node:
-    module, _, name = str(data.get("node")).partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NotationError(
-            f"a saved graph names {data.get('node')!r}, which is not installed"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Node) and is_dataclass(kind)):
-        raise NotationError(
-            f"a saved graph names {data['node']!r}, which is not an edit or a probe"
-        )
-    saved = data.get("fields", {}).items()
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in saved}
-    known = [field for field in fields(kind) if field.init]
-    extra = given.keys() - {field.name for field in known}
-    lacking = {f.name for f in known if f.default is MISSING is f.default_factory} - given.keys()
-    if extra or lacking:
-        raise NotationError(
-            f"{name} has no field {sorted(extra)}, or lacks {sorted(lacking)}; was it saved by "
-            "another version?"
-        )
-    return kind(**given)
 
 
 def freeze(node: Node, *names: str) -> None:

@@ -28,7 +28,9 @@ class RemoteExecutor:
         """Execute one run; arguments as for `execute`."""
         request = compile_run(hooked, self.hosted, *args)
         job = self.server.submit(self.hosted, [request], allow_large=self.allow_large)
-        return read_back(self.server.wait(job)[0])(hooked, *args)
+        expected = sum(request.sizes.values())
+        (state,) = self.server.collected(job, 1, expected)
+        return read_back(state)(hooked, *args)
 
 
 @final

@@ -1,7 +1,7 @@
 """Several runs in one round trip, and jobs that outlive the process that sent them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -11,9 +11,11 @@ from PIL import Image
 from ..engine import Outcome
 from ..errors import CapabilityError, ResultError
 from ..graph import EditGraph, Graphlike, as_graph
-from ..remote import Hosted, Request, Server, compile_run, read_back
+from ..remote import Hosted, Request, Server, check_number, compile_run, read_back
 from ..results import Run, layout_from, layout_parts
 from ..sinks import SinkDims
+from ..storage import entry, read_json, reading, refuse_format, told, write_text
+from ..tokens import check_layout
 from .encoding import Encoding
 from .execution import RunRequest, carry_out
 
@@ -35,15 +37,22 @@ class Job:
     - `server`: where.
     - `number`: the server's name for it.
     - `run_request`: the runs.
+    - `expected`: how many bytes they bring back, before compression.
     """
 
     def __init__(
-        self, server: Server, number: str, run_request: list[RunRequest], sinks: SinkDims | None
+        self,
+        server: Server,
+        number: str,
+        run_request: list[RunRequest],
+        sinks: SinkDims | None,
+        expected: int = 0,
     ) -> None:
         self.server = server
         self.number = number
         self.run_request = run_request
         self.sinks = sinks
+        self.expected = expected
 
     def __repr__(self) -> str:
         return f"Job({self.number} at {self.server.host}, runs={len(self.run_request)})"
@@ -66,7 +75,7 @@ class Job:
 
         **Raises:** as `status`; `LayoutError` if edits together left a row nothing to attend to.
         """
-        states = self.server.wait(self.number)
+        states = self.server.collected(self.number, len(self.run_request), self.expected)
         return [
             carry_out(lmm, run_request, read_back(state), self.sinks)
             for run_request, state in zip(self.run_request, states, strict=True)
@@ -81,24 +90,41 @@ class Job:
             "format": 1,
             "host": self.server.host,
             "number": self.number,
+            "expected": self.expected,
             "sinks": None if self.sinks is None else [self.sinks.dims, self.sinks.tau],
             "run_request": [_to_plain(run_request) for run_request in self.run_request],
         }
-        Path(path).write_text(json.dumps(found))
+        write_text(path, json.dumps(found))
 
     @classmethod
-    def load(cls, path: str | Path, server: Server | None = None) -> "Job":
+    def load(
+        cls, path: str | Path, server: Server | None = None, *, trusted: Iterable[str] = ()
+    ) -> "Job":
         """Read a job that `save` wrote, in this process or another.
 
-        **Raises:** `ResultError` if the file holds none.
+        The server that the file names is asked; it gets your key only if nnsight is configured for
+        it.
+
+        **Arguments:**
+
+        - `server`: the server to ask instead.
+        - `trusted`: as `EditGraph.load` takes it.
+
+        **Raises:** `ResultError` naming the file and what is wrong with it, also if there is none.
         """
-        try:
-            found = json.loads(Path(path).read_text())
-            run_request = [_from_plain(one) for one in found["run_request"]]
-            sinks = found["sinks"] and SinkDims(tuple(found["sinks"][0]), found["sinks"][1])
-            return cls(server or Server(found["host"]), found["number"], run_request, sinks)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{path} holds no job; write one with job.save(path)") from error
+        found = read_json(path, "job; write one with job.save(path)")
+        refuse_format(found, 1, path)
+        host, number = (entry(found, name, str, path) for name in ("host", "number"))
+        sinks = entry(found, "sinks", (list, type(None)), path)
+        requests = []
+        for place, one in enumerate(entry(found, "run_request", list, path)):
+            with reading(path, f"run_request[{place}]"):
+                requests.append(_from_plain(one, trusted))
+        with reading(path):
+            there = server or Server(host)
+            known = None if sinks is None else SinkDims(tuple(sinks[0]), sinks[1])
+            expected = entry(found, "expected", int, path)
+            return cls(there, check_number(number), requests, known, expected)
 
 
 @final
@@ -175,7 +201,8 @@ class Session:
         if not self.requests:
             raise ResultError("this session has nothing to send; ask with run or generate first")
         number = self.server.submit(self.hosted, self.requests, allow_large=self.allow_large)
-        return Job(self.server, number, list(self.run_request), self._sinks)
+        expected = sum(sum(request.sizes.values()) for request in self.requests)
+        return Job(self.server, number, list(self.run_request), self._sinks, expected)
 
     def __enter__(self) -> "Session":
         return self
@@ -192,6 +219,12 @@ class _Compiled(BaseException):
     def __init__(self, request: Request) -> None:
         super().__init__()
         self.request = request
+
+
+_FIELDS: dict[str, Any] = {
+    "graph": str, "generates": bool, "n_new": (int, type(None)), "hf_kwargs": dict,
+    "batched": bool, "prompts": list, "n_images": list, "tensors": dict, "images": list,
+}  # fmt: skip
 
 
 def _to_plain(run_request: RunRequest) -> dict[str, Any]:
@@ -211,7 +244,9 @@ def _to_plain(run_request: RunRequest) -> dict[str, Any]:
     }
 
 
-def _from_plain(found: Mapping[str, Any]) -> RunRequest:
+def _from_plain(found: Mapping[str, Any], trusted: Iterable[str]) -> RunRequest:
+    for name, kinds in _FIELDS.items():
+        entry(found, name, kinds, "a run")
     tensors = {name: torch.tensor(value) for name, value in found["tensors"].items()}
     encoding = Encoding(
         {"input_ids": tensors["ids"]},
@@ -221,5 +256,10 @@ def _from_plain(found: Mapping[str, Any]) -> RunRequest:
         tuple(found["prompts"]),
         found["batched"],
     )
-    graph = EditGraph.from_json(found["graph"])
+    check_layout(encoding.layout)
+    if any(not isinstance(n, int) or not 0 <= n < 2**10 for n in found["n_images"]):
+        raise ResultError(f"n_images: {told(found['n_images'])}")
+    if found["n_new"] is not None and found["n_new"] < 1:
+        raise ResultError(f"n_new: {found['n_new']}, where an answer has a token at least")
+    graph = EditGraph.from_json(found["graph"], trusted=trusted)
     return RunRequest(encoding, graph, found["generates"], found["n_new"], found["hf_kwargs"])

@@ -1,36 +1,47 @@
-"""The client of an NDIF server: submit, wait, fetch. API keys stay inside nnsight."""
+"""Talking to an NDIF server: submit, wait, fetch. What it says is not trusted: `untrusted`."""
 
-import io
-import ssl
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from typing import Any, final
 
 import httpx
-import torch
-import zstandard
 from nnsight import CONFIG
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError as NnsightError
+from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.response import ResponseModel, Status
 
 from ..errors import CapabilityError, RemoteError, UnreachableError
 from .request import Hosted, Request, send
+from .transport import Answer, Bounds, ask
+from .untrusted import (
+    address,
+    answering,
+    check_number,
+    key_for,
+    load_result,
+    plain_text,
+    plain_values,
+)
 
 Watch = Callable[[str], None]
 LARGE = 64 * 2**20
 """The most bytes that a request fetches without `allow_large`."""
 MATCHING = ("nnsight", "transformers")
-_TIMEOUT = httpx.Timeout(10.0, read=600.0)
+SMALL = 4 * 2**20
+"""The most bytes of an answer that is no result."""
+SLACK = 16 * 2**20
+"""What a result may have beside the tensors that were asked for."""
+MOMENT = 60.0
+"""Seconds for an answer that is no result."""
 
 
 def tell(line: str) -> None:
     """Print a line on stderr, unless nnsight's `CONFIG.APP.REMOTE_LOGGING` is off."""
     if CONFIG.APP.REMOTE_LOGGING:
-        print(f"remote: {line}", file=sys.stderr)  # noqa: T201 (meant for whoever waits)
+        print(f"remote: {plain_text(line)}", file=sys.stderr)  # noqa: T201 (meant for whoever waits)
 
 
 @final
@@ -38,6 +49,7 @@ class Submitting(RemoteBackend):
     """nnsight's backend for one request that is not waited for; it notes how much was sent."""
 
     sent = 0
+    timeout = MOMENT
 
     def _serialize(self, tracer: Any) -> bytes:
         # nnsight's own would first register every module of the working folder to be sent by value:
@@ -47,6 +59,29 @@ class Submitting(RemoteBackend):
         blob = RequestModel.serialize(tracer, self.compress)
         self.sent = len(blob)
         return blob
+
+    def _post(self, request: Any, blob: bytes) -> ResponseModel:
+        # nnsight's own would send a key to any address, and read an answer of any size.
+        headers = {
+            "ndif-timestamp": repr(time.time()),
+            "nnsight-version": version("nnsight"),
+            "python-version": sys.version,
+        }
+        if self.api_key:
+            headers["ndif-api-key"] = self.api_key
+        answer = ask(
+            "POST",
+            f"{self.host}/request",
+            Bounds(SMALL, time.monotonic() + self.timeout),
+            headers,
+            data={"data": request.metadata()},
+            files={"blob": ("request", blob, "application/octet-stream")},
+        )
+        _refuse_status(self.host, answer)
+        with answering(self.host, "an answer to a request"):
+            response = ResponseModel.model_validate_json(answer.body)
+        check_number(response.id)
+        return response
 
 
 @final
@@ -58,19 +93,22 @@ class Server:
     - `host`: its address, `http://...`; by default, the one in nnsight's configuration.
     - `patience`: for how many seconds to retry if the server does not answer or does not know a
         job.
+    - `timeout`: for how many seconds to wait for a job, in the queue and while its result comes.
     - `watch`: called with one line about each size and status; `tell` by default.
     """
 
     def __init__(
-        self, host: str | None = None, *, patience: float = 30.0, watch: Watch | None = None
+        self,
+        host: str | None = None,
+        *,
+        patience: float = 30.0,
+        timeout: float = 7200.0,
+        watch: Watch | None = None,
     ) -> None:
         self.host = (host or CONFIG.API.HOST).rstrip("/")
-        if not self.host.startswith(("http://", "https://")):
-            raise CapabilityError(
-                f"remote={host!r} is no address; say True for nnsight's configured server, or "
-                "'http://...'"
-            )
+        address(self.host)
         self.patience = patience
+        self.timeout = timeout
         self.watch: Watch = watch or tell
         self._theirs: dict[str, str] = {}
         self._told: set[str] = set()
@@ -93,11 +131,11 @@ class Server:
             hosted.key, host=self.host, env=hosted.nnsight._remoteable_get_env(), blocking=False
         )
         backend.display.enabled = False
+        backend.api_key = key_for(self.host) or ""
+        backend.timeout = self.timeout
         try:
             send(hosted, requests, backend)
-        except NnsightError as error:
-            if isinstance(error.__cause__, httpx.HTTPStatusError):
-                raise self._refused(error.__cause__.response.status_code, str(error)) from None
+        except httpx.HTTPError as error:
             raise UnreachableError(f"no server answers at {self.host}: {error}") from error
         assert backend.job_id is not None  # noqa: S101 (it was accepted)
         self.watch(f"sent {_bytes(backend.sent)} to {self.host} as job {backend.job_id}")
@@ -142,21 +180,32 @@ class Server:
                 self.watch(f"{self.host} runs {name} {their}, this is {ours}")
 
     def _packages(self) -> dict[str, str]:
-        theirs = self._get("/env").json()["packages"]
-        return {name: str(theirs.get(name)) for name in (*MATCHING, "torch")}
+        answer = self._get("/env")
+        with answering(self.host, "its versions"):
+            theirs = dict(json.loads(answer.body)["packages"])
+        return {name: plain_text(theirs.get(name), 100) for name in (*MATCHING, "torch")}
 
-    def wait(self, job: str) -> list[Mapping[str, Any]]:
+    def wait(self, job: str, expected: int = LARGE) -> list[Mapping[str, Any]]:
         """Wait for a job and return its result.
 
-        **Raises:** `RemoteError` if the job failed, with the server's traceback; `UnreachableError`
-        if the server cannot be reached or has lost the job.
+        **Arguments:**
+
+        - `expected`: how many bytes were asked for; at most twice as many, and a little, are taken.
+
+        **Raises:** `RemoteError` if the job failed, with the server's traceback, or is not done in
+        time; `UnreachableError` if the server cannot be reached, or has lost the job.
         """
-        seen, pause = "", 0.02
+        until, seen, pause = time.monotonic() + self.timeout, "", 0.02
         while True:
             response = self.status(job)
             line = f"{response.status.value} {response.description}".strip()
             if response.status == Status.COMPLETED:
-                return self.fetch(response)
+                return self.fetch(response, Bounds(2 * expected + SLACK, until))
+            if time.monotonic() > until:
+                raise RemoteError(
+                    f"job {job} at {self.host} is still {line} after {self.timeout:g} s; it was "
+                    "not cancelled: collect it later, or wait longer with Server(timeout=...)"
+                )
             if line != seen:
                 self.watch(f"job {job}: {line}")
             seen = line
@@ -165,54 +214,70 @@ class Server:
                 pause * 1.2, 2.0
             )  # a job that is done is noticed within a fifth of its time
 
+    def collected(self, job: str, n_runs: int, expected: int) -> list[Mapping[str, Any]]:
+        """As `wait`, of a job of so many runs.
+
+        **Raises:** as `wait`; `RemoteError` for another number of runs.
+        """
+        states = self.wait(job, expected)
+        if len(states) != n_runs:
+            raise RemoteError(f"{self.host} sent {len(states)} runs of a job of {n_runs}")
+        return states
+
     def status(self, job: str) -> ResponseModel:
         """The latest status of a job.
 
         **Raises:** as `wait`.
         """
-        answer = self._get(f"/response/{job}", lost=True)
-        response = ResponseModel.model_validate_json(answer.text)
+        answer = self._get(f"/response/{check_number(job)}", lost=True)
+        with answering(self.host, "the status of a job"):
+            response = ResponseModel.model_validate_json(answer.body)
+        if response.id != job:
+            raise RemoteError(
+                f"{self.host} was asked about job {job} and answered about "
+                f"{plain_text(response.id, 60)!r}"
+            )
+        response.description = plain_text(response.description)
         if response.status == Status.ERROR:
             raise RemoteError(_explained(response.description))
         return response
 
-    def fetch(self, response: ResponseModel) -> list[Mapping[str, Any]]:
-        """Download the result of a completed job; retried if the connection is cut."""
-        content = response.data
-        if not isinstance(content, bytes):
-            content = self._download(str(content))
-        self.watch(f"fetched {_bytes(len(content))}")
-        if CONFIG.API.COMPRESS:
-            content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
-        # Tensors, numbers and words: nothing of the server's is run here.
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["found"]
+    def fetch(self, response: ResponseModel, bounds: Bounds) -> list[Mapping[str, Any]]:
+        """The result of a completed job, asked for again if the connection is cut.
 
-    def _download(self, url: str) -> bytes:
-        buffer = io.BytesIO()
+        **Raises:** `RemoteError` if it is larger or slower than it may be, or cannot be read.
+        """
+        content = self._download(response.data, bounds)
+        self.watch(f"fetched {_bytes(len(content))}")
+        with answering(self.host, "a result"):
+            return load_result(content, bounds.size, compressed=bool(CONFIG.API.COMPRESS))
+
+    def _download(self, url: object, bounds: Bounds) -> bytes:
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise RemoteError(f"{self.host} sent no address of a result: {plain_text(url, 200)!r}")
 
         def attempt() -> bytes:
-            buffer.seek(0)
-            buffer.truncate()
+            with answering(self.host, "an address of a result"):
+                httpx.URL(url)
             # An address of its own, which no key is sent to.
-            with httpx.stream("GET", url, timeout=_TIMEOUT, verify=_tls(url)) as answer:
-                answer.raise_for_status()
-                for chunk in answer.iter_bytes():
-                    buffer.write(chunk)
-            return buffer.getvalue()
+            answer = ask("GET", url, bounds, {})
+            if answer.code != httpx.codes.OK:
+                raise httpx.RemoteProtocolError(f"status {answer.code}")
+            return answer.body
 
         return self._again(attempt, f"the result at {self.host} breaks off")
 
-    def _get(self, path: str, *, lost: bool = False) -> httpx.Response:
-        headers = {"ndif-api-key": CONFIG.API.APIKEY} if CONFIG.API.APIKEY else {}
+    def _get(self, path: str, *, lost: bool = False) -> Answer:
+        key = key_for(self.host)
+        headers = {"ndif-api-key": key} if key else {}
 
-        def attempt() -> httpx.Response:
-            url = self.host + path
-            answer = httpx.get(url, headers=headers, timeout=_TIMEOUT, verify=_tls(url))
-            if answer.status_code == httpx.codes.NOT_FOUND and lost:
+        def attempt() -> Answer:
+            bounds = Bounds(SMALL, time.monotonic() + MOMENT)
+            answer = ask("GET", self.host + path, bounds, headers)
+            if answer.code == httpx.codes.NOT_FOUND and lost:
                 raise httpx.RemoteProtocolError("it does not know this job")
-            if answer.is_client_error:
-                raise self._refused(answer.status_code, answer.text)
-            return answer.raise_for_status()
+            _refuse_status(self.host, answer)
+            return answer
 
         return self._again(attempt, f"{self.host} does not answer")
 
@@ -230,20 +295,15 @@ class Server:
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def _refused(self, code: int, detail: str) -> RemoteError:
-        if code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            return RemoteError(
-                f"{self.host} does not take this key: run nnsight.login(), or set NDIF_API_KEY; a "
-                "key is free at login.ndif.us"
-            )
-        return RemoteError(f"{self.host} refused the request ({code}): {detail}")
-
     def models(self) -> list[dict[str, Any]]:
         """The hosted models: one record per deployment.
 
         **Raises:** `UnreachableError` if no server answers.
         """
-        return list(self._get("/status").json().get("deployments", {}).values())
+        answer = self._get("/status")
+        with answering(self.host, "what it hosts"):
+            found = json.loads(answer.body).get("deployments", {})
+            return [dict(plain_values(one)) for one in found.values()]
 
     def packages(self) -> dict[str, tuple[str, str]]:
         """Our version and the server's, of the packages that have to match."""
@@ -258,14 +318,26 @@ class Later:
     server: Server
 
 
-def _tls(url: str) -> ssl.SSLContext | bool:
-    """The TLS context, cached because reading certificates takes longer than a status request."""
-    return _certificates() if url.startswith("https://") else False
+def _refuse_status(host: str, answer: Answer) -> None:
+    """Refuse an answer that is no success.
 
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+    **Raises:** `RemoteError` if asking again does not help, else `httpx.RemoteProtocolError`.
+    """
+    if answer.code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if CONFIG.API.APIKEY and not key_for(host):
+            raise RemoteError(
+                f"{host} wants a key, and yours is for {CONFIG.API.HOST}: it goes nowhere else, "
+                "and never over http but to this machine; set NDIF_HOST to a server that you trust"
+            )
+        raise RemoteError(
+            f"{host} does not take this key: run nnsight.login(), or set NDIF_API_KEY; a key is "
+            "free at login.ndif.us"
+        )
+    if httpx.codes.is_server_error(answer.code):
+        raise httpx.RemoteProtocolError(f"status {answer.code}")
+    if not httpx.codes.is_success(answer.code):
+        detail = plain_text(answer.text, 2000)
+        raise RemoteError(f"{host} refused the request ({answer.code}): {detail}")
 
 
 def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:

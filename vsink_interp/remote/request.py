@@ -27,6 +27,7 @@ from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .compiler import Compiler
 from .source_export import functions
+from .untrusted import answering
 
 TASK = "image-text-to-text"
 CPU = torch.device("cpu")
@@ -194,21 +195,44 @@ def read_back(state: Mapping[str, Any]) -> Callable[..., Outcome]:
         generate: Mapping[str, Any] | None,
         *others: Any,
     ) -> Outcome:
-        del hooked, inputs, others
+        del hooked, others
         run_state = RunState(plan, TokenMasks(layout, CPU), sinks)
-        for layer, flag in state["blind"]:
-            run_state.see_blind(layer, flag)
-        for layer, flag in state["lost"]:
-            run_state.see_lost(layer, flag)
-        run_state.refuse_blind()
-        run_state.refuse_lost()
-        for number, layer, first, value in state["pieces"]:
-            run_state.pieces.setdefault(number, {}).setdefault(layer, []).append((first, value))
-        if generate is None:
-            output = SimpleNamespace(logits=state["logits"][0])
-        else:
-            steps = tuple(logits[:, 0] for logits in state["logits"])
-            output = SimpleNamespace(sequences=state["ids"], logits=steps)
-        return Outcome(output, run_state.records())
+        with answering("the server", "a result of another run"):
+            for layer, flag in state["blind"]:
+                run_state.see_blind(layer, flag)
+            for layer, flag in state["lost"]:
+                run_state.see_lost(layer, flag)
+            run_state.refuse_blind()
+            run_state.refuse_lost()
+            for number, layer, first, value in state["pieces"]:
+                run_state.pieces.setdefault(number, {}).setdefault(layer, []).append((first, value))
+            output = _output(state, inputs["input_ids"], generate)
+            return Outcome(output, run_state.records())
 
     return carry_out
+
+
+def _output(
+    state: Mapping[str, Any], prompt: Tensor, generate: Mapping[str, Any] | None
+) -> SimpleNamespace:
+    """What the model returned, if it can have come of this prompt.
+
+    **Raises:** `ValueError` if not.
+    """
+    logits = state["logits"]
+    batch, length = prompt.shape
+    if generate is None:
+        if logits[0].ndim != 3 or logits[0].shape[:2] != prompt.shape:
+            raise ValueError(f"logits {tuple(logits[0].shape)} for {tuple(prompt.shape)} tokens")
+        return SimpleNamespace(logits=logits[0])
+    steps, ids = tuple(step[:, 0] for step in logits), state["ids"]
+    new = ids.shape[1] - length
+    if not (len(ids) == batch and 0 < new == len(steps) <= generate["max_new_tokens"]):
+        raise ValueError(f"{tuple(ids.shape)} ids and {len(steps)} steps")
+    if not torch.equal(ids[:, :length], prompt.cpu()):
+        raise ValueError("the ids of another prompt")
+    if any(step.ndim != 2 or len(step) != batch for step in steps):
+        raise ValueError("logits of another batch")
+    if ids.min() < 0 or ids[:, length:].max() >= steps[0].shape[-1]:
+        raise ValueError("ids beyond the vocabulary")
+    return SimpleNamespace(sequences=ids, logits=steps)

@@ -1,7 +1,7 @@
 """`Run`: the result of one run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ResultError
 from ..graph import EditGraph, Node, with_stand_ins
+from ..storage import read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
 from .counting import token_axis, token_places
 from .recorded import Recorded
@@ -159,7 +160,7 @@ class Run:
         tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.layout)[0]}
         tensors |= record_tensors(self.records)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")
-        (folder / "run.json").write_text(json.dumps(self._meta(), indent=1))
+        write_text(folder / "run.json", json.dumps(self._meta(), indent=1))
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -174,17 +175,29 @@ class Run:
         }
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Run":
-        """Read a run that `save` wrote.
+    def load(cls, folder: str | Path, *, trusted: Iterable[str] = ()) -> "Run":
+        """Read a run that `save` wrote; `trusted` as `EditGraph.load` takes it.
 
-        **Raises:** `ResultError` if the folder holds none.
+        **Raises:** `ResultError` naming the file and what is wrong with it, also if there is none.
         """
-        folder = Path(folder)
-        if not (folder / "run.json").exists():
-            raise ResultError(f"{folder} holds no run; write one with run.save(folder)")
-        meta = json.loads((folder / "run.json").read_text())
-        tensors = load_file(folder / "run.safetensors")
-        graph = EditGraph.from_json(meta["graph"]) if meta["graph"] else EditGraph()
+        from .checks import check_run
+
+        path = Path(folder) / "run.json"
+        meta = read_json(path, "run; write one with run.save(folder)")
+        refuse_format(meta, 1, path)
+        with reading(path.with_suffix(".safetensors")):
+            tensors = load_file(path.with_suffix(".safetensors"))
+        with reading(path):
+            run = cls._from(meta, tensors, trusted)
+            check_run(run)
+        return run
+
+    @classmethod
+    def _from(
+        cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor], trusted: Iterable[str]
+    ) -> "Run":
+        saved = meta["graph"]
+        graph = EditGraph.from_json(saved, trusted=trusted) if saved else EditGraph()
         return cls(
             tensors["ids"],
             tensors["logits"],

@@ -1,6 +1,11 @@
 """Files that outlive a crash: whole or not there, of one writer, and noticed when they changed."""
 
-from .fields import entry as entry, told as told
+from .fields import (
+    entry as entry,
+    reading as reading,
+    refuse_format as refuse_format,
+    told as told,
+)
 from .files import (
     checksum as checksum,
     read_json as read_json,

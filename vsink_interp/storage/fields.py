@@ -1,6 +1,7 @@
 """What a file of somebody else's says, field by field."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ResultError
@@ -23,6 +24,34 @@ def entry(data: Any, name: str, kinds: type | tuple[type, ...], where: object) -
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in wanted)
         raise ResultError(f"{where}: the field {name!r} is {told(value)}, and should be {names}")
     return value
+
+
+@contextmanager
+def reading(where: object, field: str = "") -> Generator[None]:
+    """Make of whatever damaged content brings about one error that names its place.
+
+    **Raises:** `ResultError` naming the file and the field.
+    """
+    try:
+        yield
+    except ResultError:
+        raise
+    except Exception as error:
+        place = f"the field {field!r} of {where}" if field else str(where)
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ResultError(f"{place} cannot be read: {told(why, 300)}") from error
+
+
+def refuse_format(data: Any, known: int, where: object) -> None:
+    """Refuse a file of another format than this version reads.
+
+    **Raises:** `ResultError`.
+    """
+    if (found := entry(data, "format", int, where)) != known:
+        raise ResultError(
+            f"{where} has format {found}, and this version reads {known}; write it anew, or "
+            "install the version that wrote it"
+        )
 
 
 def told(value: object, longest: int = 60) -> str:

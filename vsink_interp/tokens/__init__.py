@@ -1,5 +1,6 @@
 """What each token is: layouts, the notation for groups and flows, image tokens and their pixels."""
 
+from .checks import check_layout as check_layout
 from .groups import (
     HISTORY as HISTORY,
     SEGMENTS as SEGMENTS,
