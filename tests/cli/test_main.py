@@ -259,9 +259,9 @@ def test_no_room_for_a_report_is_said_before_the_work(tmp_path, command):
     out = tmp_path / "out" / "report.html"
     out.parent.mkdir()
     code = (
-        "import resource, sys, vsink_interp.cli.main as main\n"
+        "import resource, sys, vsink_interp.cli.figures as figures, vsink_interp.cli.main as main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-        "main._open_model = lambda model: sys.exit('the work began')\n"
+        "figures.open_model = lambda model: sys.exit('the work began')\n"
         f"main.app({[command, *more, '--out', str(out)]!r})"
     )
     done = subprocess.run(

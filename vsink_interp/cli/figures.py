@@ -1,6 +1,7 @@
 """`vsink demo`, `report` and `attend`: what is written to a file and looked at."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 import vsink_interp as vi
 
 from ..errors import CapabilityError, InputError
+from ..storage import reserved
 from .terminal import (
     JsonOption,
     ModelOption,
@@ -25,6 +27,8 @@ OutOption = Annotated[Path, typer.Option("--out", help="The HTML file to write."
 ScenesOption = Annotated[
     int, typer.Option("--scenes", help="How many toy scenes to average over.", min=1)
 ]
+REPORT_SIZE = 8 * 2**20
+"""More bytes than a report has; they are set aside before the work."""
 FIGURES = (".pdf", ".png", ".svg")
 
 
@@ -33,8 +37,9 @@ def demo(
 ) -> None:
     """Write the report on the toy LMM: one HTML file that needs no network."""
     check_folder(out)
-    lmm = open_model(None)
-    _write_report(vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed or 0), out)
+    with reserved(out, REPORT_SIZE) as write:
+        lmm = open_model(None)
+        _write_report(vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed or 0), out, write)
 
 
 def report(
@@ -47,9 +52,10 @@ def report(
     """Write the report on a model, an image and a prompt of your own."""
     check_folder(out)
     shown, asked = read_input(image, prompt, None)
-    lmm = open_model(model)
-    study = vi.plot.Study.of_image(lmm, shown, asked, max_new_tokens=max_new_tokens)
-    _write_report(study, out)
+    with reserved(out, REPORT_SIZE) as write:
+        lmm = open_model(model)
+        study = vi.plot.Study.of_image(lmm, shown, asked, max_new_tokens=max_new_tokens)
+        _write_report(study, out, write)
 
 
 def attend(
@@ -105,9 +111,9 @@ def _has_sinks(lmm: "vi.LMM") -> bool:
         return False
 
 
-def _write_report(study: Any, out: Path) -> None:
+def _write_report(study: Any, out: Path, write: Callable[[str], None]) -> None:
     began = time.monotonic()
     with progress() as watch:
-        out.write_text(vi.plot.report(study, watch=watch), encoding="utf-8")
+        write(vi.plot.report(study, watch=watch))
     size = out.stat().st_size / 1e6
     typer.echo(f"{out} ({size:.1f} MB, {time.monotonic() - began:.0f} s): open it in a browser")
