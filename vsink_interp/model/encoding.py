@@ -171,6 +171,12 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bo
         raise InputError(
             "a prompt is a string or a list of messages, a batch of them a non-empty list"
         )
+    for text in prompts:
+        if isinstance(text, str) and (odd := re.search("[\ud800-\udfff]", text)):
+            raise InputError(
+                f"the prompt has half a character ({odd[0]!r} at {odd.start()}), which no "
+                "tokenizer reads; was it decoded with errors='surrogateescape'?"
+            )
     if not all(text.strip() for text in prompts if isinstance(text, str)):
         raise InputError("the prompt is empty; ask something, for instance 'Describe the image.'")
     if not batched:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
+from numbers import Integral
 from reprlib import repr as shorten
 from typing import Any
 
@@ -163,9 +164,9 @@ def _longest(max_new_tokens: int | None, own: Any) -> int:
                 f"max_length={own.max_length} is not supported: say max_new_tokens"
             )
     length = LONGEST if max_new_tokens is None else max_new_tokens
-    if length < 1:
-        raise InputError(f"max_new_tokens is at least 1; got {length}")
-    return length
+    if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
+        raise InputError(f"max_new_tokens is a whole number, 1 at least; got {length!r}")
+    return int(length)
 
 
 @contextmanager

@@ -32,12 +32,14 @@ def reading(where: object, field: str = "") -> Generator[None]:
 
     **Raises:** `ResultError` naming the file and the field.
     """
+    place = f"the field {field!r} of {where}" if field else str(where)
     try:
         yield
-    except ResultError:
-        raise
+    except ResultError as error:
+        if str(where) in str(error):
+            raise
+        raise ResultError(f"{place}: {error}") from error
     except Exception as error:
-        place = f"the field {field!r} of {where}" if field else str(where)
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ResultError(f"{place} cannot be read: {told(why, 300)}") from error
 
