@@ -160,7 +160,7 @@ def _refuse_other(path: Path, head: Mapping[str, Any], about: Mapping[str, Any])
     there = head.get("about")
     known = there if isinstance(there, Mapping) else {}
     if differ := [name for name in {**about, **known} if known.get(name) != about.get(name)]:
-        raise _other(path, f"other than theirs: {', '.join(differ)}")
+        raise _other(path, f"what differs from theirs: {', '.join(differ)}")
 
 
 def _other(path: Path, why: str) -> ResultError:
