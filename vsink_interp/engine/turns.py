@@ -4,13 +4,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Lock, RLock, get_ident
 from typing import Any, final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from nnsight.intervention.interleaver import Interleaver
 from nnsight.tracing.backend import Backend
 from typing_extensions import override
 
 from ..errors import CapabilityError
+
+
+class _Run:
+    """A run that is going on."""
 
 
 @final
@@ -25,7 +29,8 @@ class Turns:
     def __init__(self) -> None:
         self.attention = ""
         self._lock = RLock()
-        self._running = False
+        # Weak: an interrupt in the very moment in which a run ends does not make it last.
+        self._running: ref[_Run] | None = None
 
     @contextmanager
     def hold(self) -> Generator[None]:
@@ -40,16 +45,17 @@ class Turns:
         **Raises:** `CapabilityError` inside a run of it in the same thread.
         """
         with self._lock:
-            if self._running:
+            if self._running is not None and self._running() is not None:
                 raise CapabilityError(
                     "this is a run inside a hook of a run of the same model, which would lose its "
                     "place; run it before or after, or open the model a second time for it"
                 )
-            self._running = True
+            this = _Run()
             try:
+                self._running = ref(this)
                 yield
             finally:
-                self._running = False
+                self._running = None
 
 
 _turns: WeakKeyDictionary[Any, Turns] = WeakKeyDictionary()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, final
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 from ..errors import InputError, ResultError, UnreachableError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..results import Run
@@ -184,7 +186,7 @@ def _write(done: Path, runs: list[Run], first: int) -> Sums:
         sync(part)
         part.rename(done)
         sync(done.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise unwritable(done, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

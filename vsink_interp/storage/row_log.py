@@ -96,9 +96,10 @@ def logged(path: Path) -> dict[str, Any]:
 
     **Raises:** `ResultError` if it is damaged.
     """
-    if not path.exists():
+    content = path.read_bytes() if path.exists() else b""
+    if b"\n" not in content:  # not there, or stopped in its first line
         return {}
-    found = _rows(path, path.read_bytes())
+    found = _rows(path, content)
     next(found, None)
     return {row["step"]: row["answers"] for row in found}
 
