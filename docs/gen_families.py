@@ -15,7 +15,7 @@ HEAD = """# Model families
 
 <!-- Written by docs/gen_families.py from the self-check of every family; edit the families. -->
 
-A family is a form filled in in `vsink_interp/families/`: where the parts of a model are, and how
+A family is one form in `vsink_interp/families/`: where the parts of a model are, and how
 its processor turns images into tokens. Names, flows, edits and probes are the same in all families.
 
 The table below was tested on a tiny random model of each family, built from its real classes:

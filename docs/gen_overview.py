@@ -1,4 +1,4 @@
-"""Draw docs/assets/overview.png, the image of the README: `python docs/gen_overview.py`."""
+"""Draw docs/assets/overview.png, the figure of the README: `python docs/gen_overview.py`."""
 
 from pathlib import Path
 

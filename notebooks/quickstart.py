@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Quickstart
 #
-# From an image to its attention sinks, and to an answer that was changed. Everything here runs
+# From an image to its attention sinks, and to an answer changed by an intervention. Everything runs
 # offline on the toy LMM that ships with the package, in about a minute; the same lines run on
 # LLaVA-1.5-7B. The two papers behind it: Kang et al., ICLR 2025 (visual attention sinks, VAR) and
 # Kaduri et al., CVPR 2025 (attention by token type, knockout).
@@ -29,12 +29,12 @@ from torch import Tensor
 import vsink_interp as vi
 from vsink_interp import experiments as ex
 
-name = os.environ.get("VSINK_MODEL")  # a folder or a Hub id, for a model of your own
+name = os.environ.get("VSINK_MODEL")  # a folder or a Hub id, to use another model
 lmm = vi.LMM.from_pretrained(name) if name else vi.LMM.toy()
 lmm
 
 # %% [markdown]
-# ## An image whose truth is known
+# ## An image with known contents
 # A toy scene comes with exact object masks, so answers can be scored.
 
 # %%
@@ -52,16 +52,16 @@ print(run.text, run.layout, sep="\n")
 assert run.layout.mask("image").sum() == run.layout.images[0][0].size
 
 # %% [markdown]
-# ## Which words of the prompt does it read?
-# Text tokens only; point at one for its share of the attention.
+# ## Which words of the prompt does the answer attend to?
+# Text tokens only; hover over one for its share of the attention.
 
 # %%
 vi.plot.token_strengths(ex.token_strengths(lmm, scene.image, prompt))
 
 # %% [markdown]
 # ## Sink dimensions
-# A few coordinates of the residual stream in which the first token is huge. They are discovered,
-# and checked causally: set to zero, the first token loses its attention.
+# A few coordinates of the residual stream in which the first token has very large values. They are
+# found automatically and checked causally: set to zero, the first token loses its attention.
 
 # %%
 print(lmm.sink_report)
@@ -79,9 +79,9 @@ print(f"{phi.sinks_per_case:.1f} visual sinks per image and layer")
 vi.plot.phi_histogram(phi)
 
 # %% [markdown]
-# ## Where does each word look, before and after VAR?
+# ## What does each word attend to, before and after VAR?
 # Visual Attention Redistribution moves the share `p` of every sink's attention to the other image
-# tokens, in image-centric heads. Both rows show the words of the unedited answer.
+# tokens, in image-centric heads. All rows show the words of the unedited answer.
 
 # %%
 maps = ex.word_maps(lmm, scene.image, prompt, graph=vi.VAR(p=0.6, rho=0.5))
@@ -90,13 +90,13 @@ assert maps.before.shape == maps.after.shape
 vi.plot.overlay(maps)
 
 # %% [markdown]
-# ## Which heads look at the image, beside its sinks?
+# ## Which heads attend to image tokens other than sinks?
 
 # %%
 vi.plot.heads(ex.image_heads(lmm, cases))
 
 # %% [markdown]
-# ## Attention by segment over the layers
+# ## Attention by segment over layers
 
 # %%
 shares = ex.segment_mass(lmm, cases)
@@ -105,8 +105,8 @@ vi.plot.segment_mass(shares, ex.three_way(lmm, cases))
 
 # %% [markdown]
 # ## Knockout from layer l on
-# Cut a flow from layer l on and see what is left of the description: where a curve rises, the
-# information has passed.
+# Cut a flow from layer l on and measure what is left of the description: where a curve rises, the
+# information has already passed.
 
 # %%
 sweep = ex.knockout_sweep(lmm, cases)
@@ -115,14 +115,14 @@ vi.plot.knockout_sweep(sweep)
 
 # %% [markdown]
 # ## Query-token-only generation
-# Generated tokens are blind to the image: the query tokens must have gathered what is said.
+# Generated tokens cannot see the image: the answer uses what the query tokens read from it.
 
 # %%
 blind = lmm.generate(scene.image, prompt, vi.Knockout("image -> generated"))
 print(run.text, blind.text, sep="\n")
 
 # %% [markdown]
-# ## A probe of your own, joined with an edit
+# ## Your own probe, joined with an edit
 # A probe is a function of a value and a `Site`; its return annotation names the axes of the record.
 
 

@@ -66,7 +66,7 @@ def eager_attention(hf_model, scores: OnScores | None = None, pattern: OnPattern
     """transformers' eager attention, restated, with a word in between.
 
     `scores(layer, scores)` sees masked scores; `pattern(layer, pattern, resid)` sees the pattern
-    and the residual stream that enters the block.
+    and the residual stream that enters the layer.
     """
     entering: dict[int, torch.Tensor] = {}
 

@@ -38,7 +38,7 @@ def test_generate(vsink, toy):
     assert (found["answer"], found["tokens"]) == (run.text, str(run.layout))
 
 
-def test_generate_reads_a_image_and_a_prompt(vsink, toy, tmp_path):
+def test_generate_reads_an_image_and_a_prompt(vsink, toy, tmp_path):
     image = vi.toy.scene(9).image
     image.save(tmp_path / "mine.png")
     words = ("generate", "--image", str(tmp_path / "mine.png"), "--prompt", "how many?", "--json")
@@ -63,7 +63,7 @@ def test_detect(vsink, toy):
         assert found["visual_sink_pixels"][layer] == squares
 
 
-def test_pixels_are_those_of_a_image_that_is_not_square(vsink, toy, tmp_path):
+def test_pixels_are_those_of_an_image_that_is_not_square(vsink, toy, tmp_path):
     """A wide image is scaled to a square: a patch of 8 pixels covers 16 x 8 of the original."""
     vi.toy.scene(2).image.resize((128, 64)).save(tmp_path / "wide.png")
     found = json.loads(vsink("detect", "--image", str(tmp_path / "wide.png"), "--json").stdout)

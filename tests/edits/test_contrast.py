@@ -249,7 +249,7 @@ def test_images_of_one_prompt_get_noise_of_their_own():
     assert apart(first, second) > 0.1
 
 
-def test_tiles_and_patches_of_a_image_get_the_noise_that_it_gets_alone():
+def test_tiles_and_patches_of_an_image_get_the_noise_that_it_gets_alone():
     tiles, edit = torch.zeros(2, 5, 3, 14, 14), Contrast("noise", seed=2)
     both = edit.spoiled(tiles, [1, 1])
     assert torch.equal(both[0], both[1])
@@ -261,7 +261,7 @@ def test_tiles_and_patches_of_a_image_get_the_noise_that_it_gets_alone():
     assert apart(flat[:4], flat[4:8]) > 0.1
 
 
-def test_noise_takes_the_place_of_the_image_step_by_step():
+def test_noise_replaces_the_image_step_by_step():
     one, none = torch.ones(1), torch.zeros(1)
     kept = [float(kernels.diffuse(one, none, step)) for step in (0, 500, 999)]
     noise = [float(kernels.diffuse(none, one, step)) for step in (0, 500, 999)]
@@ -271,7 +271,7 @@ def test_noise_takes_the_place_of_the_image_step_by_step():
     np.testing.assert_allclose(np.square(kept) + np.square(noise), 1, atol=1e-6)
 
 
-def test_a_sample_without_a_image_keeps_its_logits(lmm):
+def test_a_sample_without_an_image_keeps_its_logits(lmm):
     encoding = tiny.batch("one image", "text")
     plain, run = (lmm.run(encoding, graph=graph).logits for graph in (None, KINDS["noise"]))
     assert torch.equal(plain[1], run[1])
@@ -366,7 +366,7 @@ def test_another_raw_question_says_where_the_images_go(lmm):
 def test_a_kept_context_is_refused(lmm):
     spec = vi.CompressedContext(1.0)
     context = lmm.compress(*tiny.PROMPTS["one image"], spec, max_new_tokens=3)
-    with pytest.raises(vi.CapabilityError, match="ask the whole prompt anew"):
+    with pytest.raises(vi.CapabilityError, match="ask with the whole prompt"):
         context.ask("count", Contrast(prefix=PREFIX), max_new_tokens=2)
 
 

@@ -31,7 +31,7 @@ def test_places_are_hidden_from_the_target_alone():
     )
 
 
-def test_sinks_are_hidden_block_by_layer():
+def test_sinks_are_hidden_layer_by_layer():
     lmm, encoding = tiny.lmm(), tiny.encode()
     phi = SinkValue()
     graph = vi.HideKeys("sink & image") | phi

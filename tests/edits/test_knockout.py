@@ -37,7 +37,7 @@ def gathers(request, monkeypatch):
 
 
 def masked(hf_model, inputs, cut, layers):
-    """Plain eager transformers, given a 4-D additive mask of its own in some blocks."""
+    """Plain eager transformers, given a 4-D additive mask of its own in some layers."""
     length = inputs["input_ids"].shape[1]
     least = torch.finfo(torch.float32).min
     allowed = torch.ones(length, length).tril().bool() & inputs["attention_mask"][:, None].bool()

@@ -54,7 +54,7 @@ def test_new_sinks_are_found_as_in_one_pass(name):
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_answer_read_with_its_prompt_may_come_in_layers(name, monkeypatch):
+def test_an_answer_read_with_its_prompt_may_come_in_tiles(name, monkeypatch):
     lmm, edit = tiny.lmm(), EDITS[name]
     encoding = tiny.batch("one image", "short", "two images")
     words = torch.arange(20, 35).repeat(3, 1)

@@ -51,7 +51,7 @@ def by_hooks(hook: str, layers, rows, encoding, source) -> torch.Tensor:
     blocks = model.model.language_model.layers
 
     def each(act):
-        """Hooks on every block that hand its value to `act` and put back what that returns."""
+        """Hooks on every layer that hand its value to `act` and put back what that returns."""
         stack = ExitStack()
         for layer in layers:
             module = blocks[layer].get_submodule({**MODULES, **INPUTS}[hook])
@@ -143,7 +143,7 @@ def test_the_whole_residual_stream_of_another_image_gives_its_logits(hook, layer
     assert apart(found, tiny.plain(tiny.lmm(), tiny.encode())) > 0.1
 
 
-def test_image_rows_entering_block_0_are_the_image():
+def test_image_rows_entering_layer_0_are_the_image():
     """Later on they are not: question rows have read the old image by then."""
     source = recorded("hook_resid_pre")
     early, late = (

@@ -8,7 +8,7 @@ from tests.engine.counting import counted
 from vsink_interp import probes
 from vsink_interp.engine import row_program
 
-BLOCK = 2**13
+TILE = 2**13
 STREAMED = {
     "mass": probes.SegmentMass("all"),
     "mass by sinks": probes.SegmentMass("all", groups=("sink & image", "sink", "image & ~sink")),
@@ -31,13 +31,13 @@ def largest(encoding, graph):
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_rows_are_computed_in_layers(name, encoding, monkeypatch):
-    monkeypatch.setattr(row_program, "TILE_ELEMENTS", BLOCK)
+def test_rows_are_computed_in_tiles(name, encoding, monkeypatch):
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", TILE)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     length = encoding.layout.length
     pattern, plain = tiny.HEADS * length**2, largest(encoding, None)
-    assert max(plain, BLOCK) < pattern / 4, "too small to tell"
-    assert largest(encoding, STREAMED[name]) <= max(plain, BLOCK)
+    assert max(plain, TILE) < pattern / 4, "too small to tell"
+    assert largest(encoding, STREAMED[name]) <= max(plain, TILE)
 
 
 def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
@@ -48,7 +48,7 @@ def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
 
 def test_a_pattern_is_as_large_as_it_is(encoding, monkeypatch):
     """The count sees a whole pattern where there is one."""
-    monkeypatch.setattr(row_program, "TILE_ELEMENTS", BLOCK)
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", TILE)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     pattern = tiny.HEADS * encoding.layout.length**2
     assert largest(encoding, probes.Pattern("all")) >= pattern

@@ -401,7 +401,7 @@ def test_masks_must_fit():
     for images in ([scene.image, scene.image], None):
         with pytest.raises(vi.InputError, match="one image"):
             ObjectMasks(images, "what?", "circle", mask)
-    with pytest.raises(vi.InputError, match="needs a name"):
+    with pytest.raises(vi.InputError, match="needs words"):
         ObjectMasks(scene.image, "what?", "  ", mask)
     assert ObjectMasks(np.asarray(scene.image), "what?", "circle", mask).image.size == (64, 64)
 

@@ -13,7 +13,7 @@ CLEAN, CORRUPTED = (tiny.image(0), QUESTION), (tiny.image(9), QUESTION)
 
 
 def by_hooks(layer, group):
-    """The last row's logits of the plain model, rows of one block's input taken from the other."""
+    """The last row's logits of the plain model, rows of one layer's input taken from the other."""
     model = tiny.lmm().hf_model
     block = model.model.language_model.layers[layer]
     rows, kept = tiny.encode().layout.mask(group)[0], []

@@ -49,7 +49,7 @@ def test_blocks_of_cross_attention_are_refused_by_name_where_nothing_is_defined(
     assert model.layers_with("hook_resid_mid") == (0, 1, 2, 3)
 
 
-def test_the_placeholder_of_a_image_is_a_separator():
+def test_the_placeholder_of_an_image_is_a_separator():
     layout = encoded(NAME, "two").layout
     places = encoded(NAME, "two").inputs["input_ids"] == lmm(NAME).hf_model.config.image_token_id
     assert int(places.sum()) == 2
@@ -74,7 +74,7 @@ def test_a_sink_of_bos_is_looked_for_in_blocks_that_attend_to_the_prompt():
 
 @pytest.mark.parametrize("layer", CROSS)
 def test_the_residual_stream_of_cross_attention_acts(layer):
-    """In the middle of a block, where the branch and the stream must both see it."""
+    """In the middle of a layer, where the branch and the stream must both see it."""
     model, encoding = lmm(NAME), encoded(NAME, "one")
     block = decoder_layers(model.hf_model)[layer]
 
@@ -112,7 +112,7 @@ def test_an_answer_read_in_one_pass_gives_the_logits_of_its_steps():
     assert apart(whole.logits[:, -5:][seen], run.logits[seen]) < 1e-4
 
 
-def test_without_a_image_blocks_are_passed_over_and_refused():
+def test_without_an_image_cross_attention_layers_are_skipped_and_refused():
     model, encoding = lmm(NAME), encoded(NAME, "text")
     with pytest.raises(vi.LayoutError, match=r"layer 1, cross-attention.*layers='0,2'"):
         model.run(encoding, graph=probes.Resid("all"))

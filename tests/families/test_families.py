@@ -345,7 +345,7 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
     )
     spec, question = vi.CompressedContext(1.0), "is the red disc on the left ?"
     if len(full_layers(model)) < model.n_layers or "token_type_ids" in encoding.inputs:
-        unfit = r"cut the flow|has not been verified|through cross-attention"
+        unfit = r"cut the flow|have not been verified|through cross-attention"
         with pytest.raises((vi.CapabilityError, vi.LayoutError), match=unfit):
             model.compress(encoding, None, spec, max_new_tokens=3)
         return

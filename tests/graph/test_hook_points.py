@@ -35,7 +35,7 @@ def test_a_short_name_is_the_decoders():
     assert find_hook("hook_resid_pre").template == "blocks.{layer}.hook_resid_pre"
 
 
-def test_forward_order_walks_block_by_layer():
+def test_forward_order_walks_layer_by_layer():
     places = [("blocks.{layer}.hook_resid_pre", 1), ("unembed.hook_out", None)]
     places += [("blocks.{layer}.hook_resid_post", 0), ("hook_embed", None)]
     places += [("blocks.{layer}.attn.hook_pattern", 0)]

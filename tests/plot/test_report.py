@@ -78,7 +78,7 @@ def test_the_page_points_at_nothing_outside(page):
     assert not re.search(r"@import|url\(\s*['\"]?http", page.split("</style>")[0])
 
 
-def test_images_have_words(page):
+def test_figures_have_alternative_text(page):
     images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
     assert all(len(image.get("alt", "")) > 5 for image in images)
 
@@ -95,7 +95,7 @@ def test_a_model_without_sinks_still_gets_a_report(sunk, monkeypatch):
     assert "object F1 against the first layer cut" in html
 
 
-def test_a_image_of_one_s_own(sunk, tmp_path):
+def test_a_report_on_an_image_of_your_own(sunk, tmp_path):
     """Nobody knows the truth about it: the uncut answer is the reference."""
     vi.toy.scene(4).image.resize((100, 80)).save(tmp_path / "mine.png")
     study = plot.Study.of_image(
@@ -106,7 +106,7 @@ def test_a_image_of_one_s_own(sunk, tmp_path):
     assert "<b>this" not in html
     assert "object F1 against the uncut answer, uncut 1.000" in html
     assert "That the answer is right." in html
-    assert "nobody said where the objects lie" in html
+    assert "no object masks are known" in html
 
 
 WATCH = """<script>

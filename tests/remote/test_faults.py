@@ -150,7 +150,7 @@ def test_a_wrong_or_missing_key(lmm, tmp_path, tiny_dir, monkeypatch, capfd):
     try:
         for key in (None, "wrong"):
             monkeypatch.setattr(CONFIG.API, "APIKEY", key)
-            with pytest.raises(vi.RemoteError, match=r"does not take this key: run nnsight\.login"):
+            with pytest.raises(vi.RemoteError, match=r"rejects this API key: run nnsight\.login"):
                 ask(lmm, guarded.server())
         monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
         session = lmm.session(guarded.server())

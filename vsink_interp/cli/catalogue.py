@@ -1,4 +1,4 @@
-"""`vsink catalogue`: known sink dimensions, and how they compare with what is found."""
+"""`vsink catalogue`: list known sink dimensions, and compare them with a model's own."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +12,15 @@ from .terminal import Command, Commands, JsonOption, ModelOption, open_model, sh
 catalogue = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Known sink dimensions, with their sources. Nothing of it is used unless you say so.",
+    help="Known sink dimensions, with their sources. None is used unless you ask for it.",
 )
 
 NameArgument = Annotated[
     str, typer.Argument(help="A model of the catalogue, or a repository's name.")
 ]
 FilesOption = Annotated[
-    list[Path] | None, typer.Option("--file", help="A catalogue of yours, beside the packaged one.")
+    list[Path] | None,
+    typer.Option("--file", help="Your own catalogue, in addition to the packaged one."),
 ]
 
 
@@ -73,12 +74,14 @@ def verify_entry(
 
 @catalogue.command("add", cls=Command)
 def add_entry(
-    file: Annotated[Path, typer.Option("--file", help="Your catalogue; made if it is not there.")],
+    file: Annotated[
+        Path, typer.Option("--file", help="Your catalogue; created if it does not exist.")
+    ],
     model: ModelOption = None,
     name: Annotated[str | None, typer.Option("--name", help="What to call the model.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find a model's sink dimensions and write them into a catalogue of yours."""
+    """Find a model's sink dimensions and add them to your own catalogue."""
     lmm = open_model(model)
     report = lmm.sink_report
     evidence = f"{report.bos_mass:.2f} to {report.bos_mass_clamped:.2f}"

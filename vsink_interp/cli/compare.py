@@ -32,7 +32,7 @@ class Mode(StrEnum):
 
 
 TELLING_SCENE = 4
-"""A toy scene whose caption VAR changes; of most it changes attention alone."""
+"""A toy scene whose caption VAR changes; in most scenes it changes only attention."""
 
 
 def var(
@@ -51,7 +51,9 @@ def var(
             "0.5 against hallucination, 0.9 for vision-centric ones.",
         ),
     ] = 0.5,
-    mode: Annotated[Mode, typer.Option("--mode", help="Whose algorithm.")] = Mode.paper,
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="The algorithm of the paper or of its released code.")
+    ] = Mode.paper,
     layers: LayersOption = ":",
     max_new_tokens: TokensOption = 64,
     as_json: JsonOption = False,
@@ -76,7 +78,8 @@ def knockout(
         int, typer.Option("--scenes", help="Sweep over the first layer cut, on toy scenes.")
     ] = 0,
     rows: Annotated[
-        Path | None, typer.Option("--rows", help="A JSONL file that a sweep can go on from.")
+        Path | None,
+        typer.Option("--rows", help="A JSONL file from which an interrupted sweep continues."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="The longest answer; 64.", min=1)
@@ -99,7 +102,7 @@ def _refuse_mixed(scenes: int, rows: Path | None, of_an_answer: dict[str, Any]) 
     """A sweep over toy scenes and an answer about one image have options of their own."""
     if scenes and (given := [f"--{name}" for name, x in of_an_answer.items() if x is not None]):
         raise InputError(
-            f"--scenes sweeps the first layer cut over toy scenes; leave {', '.join(given)} away"
+            f"--scenes sweeps the first layer cut over toy scenes; leave out {', '.join(given)}"
         )
     if rows is not None and not scenes:
         raise InputError("--rows keeps the answers of a sweep; give --scenes as well")

@@ -1,4 +1,4 @@
-"""`vsink demo`, `report` and `attend`: what is written to a file and looked at."""
+"""`vsink demo`, `report` and `attend`: commands that write figures to a file."""
 
 import time
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def attend(
     max_new_tokens: TokensOption = 64,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw where the words of the answer look in the image; sinks are boxed."""
+    """Draw the attention of the answer's words over the image; sinks are boxed."""
     if out.suffix not in FIGURES:
         raise InputError(f"{str(out)!r} is no figure: end it with one of {', '.join(FIGURES)}")
     check_folder(out)

@@ -1,7 +1,7 @@
-"""The `vsink` command: the report, and its pieces one by one.
+"""The `vsink` command: the report, and its parts one by one.
 
-Results go to stdout, with `--json` nothing else does; progress and errors go to stderr. There is no
-`-v`: nnsight reads it from the command line as its own debug switch.
+Results go to stdout, and with `--json` nothing else does; progress and errors go to stderr. There
+is no `-v`: nnsight reads it from the command line as its own debug switch.
 """
 
 import json
@@ -129,7 +129,7 @@ def check_model(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try every hook point of a model: what can be read, what acts when it is overwritten."""
+    """Try every hook point of a model: which can be read, which act when overwritten."""
     if (model is None) == (tiny is None):
         raise InputError("name a model, or a family with --tiny (--tiny all for every family)")
     lmms = [open_model(model)] if tiny is None else [vi.LMM.tiny(name) for name in _families(tiny)]

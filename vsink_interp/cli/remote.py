@@ -1,4 +1,4 @@
-"""`vsink remote`: what an NDIF server hosts now, and whether it fits."""
+"""`vsink remote`: the models that an NDIF server hosts, and its package versions."""
 
 from typing import Annotated, Any
 
@@ -11,11 +11,12 @@ from .terminal import Command, Commands, JsonOption, show
 remote = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="An NDIF server: what it hosts, and whether our versions fit. Reaches the network.",
+    help="An NDIF server: its models, and whether package versions match. Uses the network.",
 )
 
 HostOption = Annotated[
-    str | None, typer.Option("--host", help="An address; nnsight's configured server by default.")
+    str | None,
+    typer.Option("--host", help="An address; by default, the server in nnsight's configuration."),
 ]
 
 

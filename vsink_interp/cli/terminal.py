@@ -53,7 +53,7 @@ class Commands(_PlainHelp, TyperGroup):
     """The commands, with errors of ours as one line on stderr and exit status 1."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command of the command line."""
         try:
             return super().invoke(ctx)
         except VsinkError as error:
@@ -83,7 +83,7 @@ def read_input(
     from ..toy.language import DESCRIBE
 
     if image is not None and seed is not None:
-        raise InputError("--seed chooses a toy scene, and --image is an image: leave one away")
+        raise InputError("--seed chooses a toy scene, and --image is an image: leave one out")
     chosen = default if seed is None else seed
     shown = vi.toy.scene(chosen).image if image is None else as_image(str(image))
     return shown, prompt or DESCRIBE
@@ -97,7 +97,7 @@ def check_folder(out: Path) -> None:
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
-    """What a command found: one JSON object, or a line for each entry."""
+    """Print a result: one JSON object, or a line for each entry."""
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

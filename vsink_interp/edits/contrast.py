@@ -136,7 +136,7 @@ class Contrast(Edit):
         lengths = [1] * len(places) if sizes is None else list(sizes)
         if len(lengths) != len(places) or sum(lengths) != len(pixels):
             raise CapabilityError(
-                f"the processor makes {len(pixels)} layers of pixels of {len(places)} images, "
+                f"the processor makes {len(pixels)} blocks of pixels for {len(places)} images, "
                 "and which belongs to which is not known; contrast with image='none' or a prefix"
             )
         pieces = pixels.split(lengths)

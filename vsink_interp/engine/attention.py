@@ -22,8 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import CapabilityError
 from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
 from .kept_tokens import KeptTokens, Window
-from .row_program import Base, Numbered, RowProgram
-from .run_state import RunState
+from .row_program import Base, RowProgram
+from .run_state import Numbered, RunState
 
 _names = count()
 HARMLESS = frozenset(

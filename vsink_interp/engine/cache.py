@@ -103,8 +103,8 @@ def shortened(
         return None
     if cached_prefix is not None and cuts:
         raise CapabilityError(
-            f"{run_state.plan.graph!r} drops keys once the prompt is read, but this prompt "
-            "continues a context that was read before; choose what that context keeps instead"
+            f"{run_state.plan.graph!r} drops keys after the prefill, but this prompt continues a "
+            "compressed context; choose what that context keeps instead"
         )
     refuse_odd(hooked, range(hooked.n_layers) if cached_prefix else cuts)
     cache = DynamicCache(config=hooked.config)
@@ -185,8 +185,8 @@ def refuse_prefix(hooked: HookedModel, inputs: Mapping[str, Tensor]) -> None:
     else:
         return
     raise CapabilityError(
-        f"{name} computes {what}, and asking a context of it has not been verified; ask the whole "
-        "prompt anew with generate"
+        f"{name} computes {what}, for which compressed contexts have not been verified; ask with "
+        "the whole prompt in generate"
     )
 
 

@@ -97,9 +97,9 @@ def _cutting(plan: Plan, layer: int, number: int) -> tuple[Node, ...]:
 
 def _inert_message(node: Node, edges: Edges, cuts: Iterable[Node]) -> str:
     return (
-        f"{node!r} changes nothing beside {' | '.join(map(repr, cuts))}: in all of its layers, its "
-        f"rows {edges.rows!r} attend to no key of {edges.columns!r}; leave one of them out, name "
-        "keys or rows that are not cut, or act in other layers"
+        f"{node!r} changes nothing together with {' | '.join(map(repr, cuts))}: in all "
+        f"of its layers, its rows {edges.rows!r} attend to no key of {edges.columns!r}; leave one "
+        "out, name keys or rows that are not cut, or act in other layers"
     )
 
 

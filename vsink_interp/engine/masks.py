@@ -42,8 +42,8 @@ def prompt_mask(
         return None
     if not isinstance(mask, Tensor):
         raise CapabilityError(
-            f"layer {layer} cannot be looked into remotely: transformers makes no mask for its "
-            f"attention ({kind}, {layout.sight}); probe residuals there, or run it locally"
+            f"attention in layer {layer} cannot be read or edited remotely: transformers makes no "
+            f"mask for it ({kind}, {layout.sight}); probe residuals there, or run it locally"
         )
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 

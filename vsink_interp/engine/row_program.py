@@ -8,14 +8,13 @@ import torch
 from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
-from ..graph import Edit, HookPoint, Node, find_hook
+from ..graph import Edit, HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
 from .edges import may_blind, removed_by
 from .hooked_model import HookedModel
 from .kept_tokens import KeptTokens, Window
-from .run_state import RunState, overlap
+from .run_state import Numbered, RunState, overlap
 
-Numbered = tuple[tuple[int, Node], ...]
 Base = Callable[..., tuple[Tensor, Tensor | None]]
 
 ROT_Q, ROT_K, SCORES, PATTERN, Z = (
@@ -72,8 +71,7 @@ class RowProgram:
         query = self._heads_last(ROT_Q, query, rows, rows)
         key = self._heads_last(ROT_K, key, range(rows.stop), rows)
         numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
-        edited = self._span([node for _, node in numbered if isinstance(node, Edit)], rows)
-        needed = rows if self.points else self._span([node for _, node in numbered], rows)
+        needed, edited = self._spans(numbered, rows)
         # Where every row is edited, as in decode, the model's own attention would be wasted.
         z, weights = (None, None) if edited == rows else base(query, key, value)
         whole = bool(self.points) or any(node.whole for _, node in numbered)
@@ -127,10 +125,12 @@ class RowProgram:
     def _layer(self) -> int:
         return self.module.layer_idx  # ty: ignore[invalid-explicit-return]
 
-    def _span(self, nodes: list[Node], rows: range) -> range:
-        if self.run_state is None:
-            return range(rows.start, rows.start)
-        return self.run_state.joint_span(nodes, rows)
+    def _spans(self, numbered: Numbered, rows: range) -> tuple[range, range]:
+        """The rows that must be computed explicitly, and those that edits change."""
+        none = range(rows.start, rows.start)
+        state = self.run_state
+        needed, edited = (none, none) if state is None else state.spans(numbered, rows)
+        return rows if self.points else needed, edited
 
     def _keys_left(self, tile: range, rows: range) -> tuple[range, ...] | None:
         """The few keys to gather, where all that happens is that these rows lose the others."""

@@ -1,6 +1,6 @@
 """The state of one run: token masks, sink values, and what probes have recorded so far."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -18,6 +18,8 @@ from .kept_tokens import KeptTokens
 from .linear_map import Asked
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
+Numbered = tuple[tuple[int, Node], ...]
+"""Nodes, each with its index in the graph."""
 ASYNC = 2**20
 """Records with fewer elements than this are copied through page-locked memory."""
 
@@ -89,12 +91,11 @@ class RunState:
         places = [row for row in rows if some[row]]
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
 
-    def joint_span(self, nodes: Iterable[Node], rows: range) -> range:
-        """The smallest span of these rows that holds all rows of several nodes."""
-        spans = [span for node in nodes if (span := self.span(node, rows))]
-        if not spans:
-            return range(rows.start, rows.start)
-        return range(min(s.start for s in spans), max(s.stop for s in spans))
+    def spans(self, numbered: Numbered, rows: range) -> tuple[range, range]:
+        """The smallest spans of these rows with all rows of these nodes, and of their edits."""
+        found = [(node, span) for _, node in numbered if (span := self.span(node, rows))]
+        edits = [span for node, span in found if isinstance(node, Edit)]
+        return _joined([span for _, span in found], rows), _joined(edits, rows)
 
     def keys_left(
         self, removed: tuple[Edges, ...], rows: range, n_keys: int
@@ -135,7 +136,8 @@ class RunState:
             site = self.site(point, layer, rows, n_keys, whole.start, extras)
             with _named(node, site):
                 new = node.apply(value, site)
-            return _checked(node, value, new, site)
+            refuse_reshaped(node, site, value, new)
+            return new
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole
         span = overlap(self.span(node, whole), rows) if narrow else rows
@@ -240,10 +242,19 @@ def _where(site: Site) -> str:
     )
 
 
-def _checked(node: Edit, old: Tensor, new: Tensor, site: Site) -> Tensor:
+def _joined(spans: Sequence[range], rows: range) -> range:
+    if not spans:
+        return range(rows.start, rows.start)
+    return range(min(s.start for s in spans), max(s.stop for s in spans))
+
+
+def refuse_reshaped(node: Edit, site: Site, old: Tensor, new: Tensor) -> None:
+    """Refuse a result of an edit whose shape is not that of the value.
+
+    **Raises:** `CapabilityError` naming both shapes.
+    """
     if new.shape != old.shape:
         raise CapabilityError(
             f"{node!r} turned {_where(site)} from shape {tuple(old.shape)} into "
             f"{tuple(new.shape)}; an edit keeps the shape {site.hook.axes}"
         )
-    return new

@@ -1,4 +1,4 @@
-"""Published figures as functions of a model and some cases. One figure or table a file."""
+"""Published figures and tables as functions of a model and some cases. One per file."""
 
 from .answers import (
     AnswerWord as AnswerWord,

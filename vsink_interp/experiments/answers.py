@@ -1,4 +1,4 @@
-"""Answers: their rows, their words, and many of them at once."""
+"""Answers: generate many at once, and find their rows and words."""
 
 import re
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def naming_rows(lmm: LMM, run: Run, words: str, sample: int = 0) -> tuple[int, .
         "box", but in scripts without spaces, where words have no ends that can be seen. The first
         place counts where there are several.
 
-    **Returns:** no row where the answer does not have the words.
+    **Returns:** no rows if the answer does not contain the words.
     """
     text, spans = _spans(lmm, run, sample)
     places = (match.span() for match in re.finditer(re.escape(words), text, re.IGNORECASE))

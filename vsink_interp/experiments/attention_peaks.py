@@ -1,4 +1,4 @@
-"""Where attention peaks in an image while an answer names what is there."""
+"""The attention peaks behind `localisation`: where rows that name an object attend in the image."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -20,29 +20,29 @@ from .depth import pattern_layers
 from .object_masks import ObjectMasks
 
 KEYS: Final = ("image", "image & ~sink")
-"""Which image tokens count: all, or all but the visual sinks of the layer."""
+"""Which image tokens count: all, or all except the layer's visual sinks."""
 
 NAMING_ROWS: Final = ("predicts", "token")
-"""Whose row is the attention of a token: the one whose output it is, or its own."""
+"""Which row is taken as the attention of a token: the one that predicts it, or its own."""
 
 DIRECT: Final = Knockout("image -> generated")
-"""What the name of an object that needs direct access to the image does not survive; it is cut in
-every layer that has a pattern."""
+"""The cut under which objects that need direct access to the image are no longer named; it is
+made in every layer that has a pattern."""
 
 
 @final
 @dataclass(frozen=True)
 class Way:
-    """How peaks are found: all that they depend on, beside model and objects.
+    """The settings of a measurement: everything that peaks depend on, except model and objects.
 
     **Attributes:**
 
     - `keys`, `row`, `only_direct`, `max_new_tokens`: as `localisation` takes them.
-    - `graph`: edits that act meanwhile.
+    - `graph`: edits that act during the answers.
     - `layers`: the layers.
     - `upsample`, `views`: how attention is laid over the image.
 
-    **Raises:** `NotationError` listing the legal keys and rows.
+    **Raises:** `NotationError` listing the valid keys and rows.
     """
 
     keys: tuple[str, ...]
@@ -64,7 +64,7 @@ class Way:
 
     @property
     def without_sinks(self) -> bool:
-        """Whether the sinks must be known."""
+        """Whether the model's sinks must be known."""
         return "image & ~sink" in self.keys
 
     @property
@@ -81,11 +81,11 @@ class Way:
 @final
 @dataclass(frozen=True, eq=False)
 class SharedCanvas:
-    """One image with one prompt, and every object asked about there.
+    """One image with one prompt, and all objects to find in it.
 
     **Attributes:**
 
-    - `places`: which of all objects they are.
+    - `places`: their indices among all objects.
     - `objects`: the objects.
     - `canvas`: the image, with the pixels that each image token covers.
     """
@@ -96,7 +96,7 @@ class SharedCanvas:
 
 
 def grouped(lmm: LMM, located: Sequence[ObjectMasks], way: Way) -> list[SharedCanvas]:
-    """The objects by image and prompt, in the order in which these first come."""
+    """Group objects by image and prompt, in order of first occurrence."""
     if not located:
         raise InputError("localisation needs at least one ObjectMasks object")
     groups: dict[str, list[int]] = {}
@@ -112,9 +112,9 @@ def grouped(lmm: LMM, located: Sequence[ObjectMasks], way: Way) -> list[SharedCa
 
 
 def measure(lmm: LMM, asked: Sequence[SharedCanvas], way: Way) -> list[dict[str, Any]]:
-    """Of each image the answer, the peaks of the objects that it names, and what a cut hides.
+    """For each image: the answer, the peaks of the objects that it names, and which are direct.
 
-    An object is direct if it is not named once the generated tokens cannot see the image.
+    An object is direct if it is no longer named when generated tokens cannot see the image.
     """
     graph = way.graph | way.maps
     run = _answer(lmm, asked, graph | way.phi if way.without_sinks else graph, way)
@@ -165,7 +165,7 @@ def _sinks(lmm: LMM, run: Run, sample: int, way: Way) -> Bool[np.ndarray, "layer
 def _peaks(
     lmm: LMM, run: Run, sample: int, asked: SharedCanvas, way: Way
 ) -> list[dict[str, list[Point | None]] | None]:
-    """Of each object the peak at each layer under each of the keys; None if it is not named."""
+    """Per object, the peak at each layer for each of the keys; None if it is not named."""
     sinks = _sinks(lmm, run, sample, way)
     found: list[dict[str, list[Point | None]] | None] = []
     for thing in asked.objects:

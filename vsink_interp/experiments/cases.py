@@ -1,4 +1,4 @@
-"""What an experiment is run on: images, prompts, and how an answer is read into objects."""
+"""`Cases`: the images and prompts of an experiment, and how answers are read into objects."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -23,10 +23,10 @@ class Cases:
     - `images`: one per case.
     - `prompts`: one per case.
     - `read`: turns an answer into its objects.
-    - `truth`: the objects that are really there, for each case; None where nobody knows.
-    - `about`: what these cases are, in words.
+    - `truth`: the true objects of each case; None if they are unknown.
+    - `about`: a description of the cases.
     - `max_new_tokens`: the longest answer.
-    - `batch_size`: how many are generated together; lower it for a model that does not fit.
+    - `batch_size`: how many cases are generated together; lower it if memory runs out.
     """
 
     images: tuple[Image, ...]
@@ -51,7 +51,7 @@ class Cases:
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "Cases":
-        """The toy scenes of seeds `first_seed` on, to be described; their objects are known."""
+        """Toy scenes from seed `first_seed` on, to be described; their objects are known."""
         drawn = [scene(first_seed + i) for i in range(count)]
         return cls(
             tuple(one.image for one in drawn),
@@ -63,18 +63,18 @@ class Cases:
 
     @classmethod
     def of(cls, image: ImageInput, prompt: str, *, max_new_tokens: int = 128) -> "Cases":
-        """One question about one image, with nothing known about it."""
+        """A single prompt about one image, whose true objects are unknown."""
         return cls((as_image(image),), (prompt,), max_new_tokens=max_new_tokens, batch_size=1)
 
     def batches(self) -> Iterator["Cases"]:
-        """These cases in turn, at most `batch_size` at a time."""
+        """The cases in order, at most `batch_size` at a time."""
         for start in range(0, len(self), self.batch_size):
             part = slice(start, start + self.batch_size)
             truth = None if self.truth is None else self.truth[part]
             yield replace(self, images=self.images[part], prompts=self.prompts[part], truth=truth)
 
     def f1(self, answers: Sequence[str], references: Sequence[str] | None = None) -> list[float]:
-        """Object F1 of each answer against the truth, or else against a reference answer.
+        """Object F1 of each answer against the truth or, if that is unknown, a reference answer.
 
         **Raises:** `InputError` if neither is known.
         """

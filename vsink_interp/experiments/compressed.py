@@ -1,4 +1,4 @@
-"""Compressed context: answers from a few image tokens (Kaduri et al. 2025, fig. 5 and table 1)."""
+"""Answers from compressed contexts (Kaduri et al. 2025, figure 5 and table 1)."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -30,9 +30,9 @@ class Quizzes:
 
     - `images`: one per quiz.
     - `questions`, `answers`: of each image; answers are "yes" or "no".
-    - `opening`: what the model is told first; the context is what its answer looked at.
-    - `about`: what these are, in words.
-    - `described`, `max_new_tokens`: the longest opening answer, and the longest answer.
+    - `opening`: the first prompt, whose answer's attention chooses the context.
+    - `about`: a description of the quizzes.
+    - `described`, `max_new_tokens`: the length limits of the opening answer and of the others.
     """
 
     images: tuple[Image, ...]
@@ -56,7 +56,7 @@ class Quizzes:
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "Quizzes":
-        """The yes/no questions of the toy scenes of seeds `first_seed` on."""
+        """The yes/no questions of toy scenes from seed `first_seed` on."""
         drawn = [scene(first_seed + i) for i in range(count)]
         asked = [[q for q in one.questions if q.kind in YES_NO_KINDS] for one in drawn]
         return cls(
@@ -72,14 +72,14 @@ class Quizzes:
 @final
 @dataclass(frozen=True, eq=False)
 class ContextScore:
-    """How well questions are answered from one kind of context.
+    """Accuracy of the answers from one kind of context.
 
     **Attributes:**
 
-    - `spec`: what was kept; None where the whole prompt was asked anew.
-    - `right`: which questions were answered rightly.
-    - `tokens`: the tokens of the context, mean over layers and images; with `spec=None` those of
-        the prompt, question included.
+    - `spec`: what was kept; None for the whole prompt.
+    - `right`: which questions were answered correctly.
+    - `tokens`: the number of tokens in the context, mean over layers and images; with `spec=None`,
+        of the prompt including the question.
     """
 
     spec: CompressedContext | None
@@ -88,7 +88,7 @@ class ContextScore:
 
     @property
     def name(self) -> str:
-        """As in the paper's table."""
+        """Its name in the paper's table."""
         if self.spec is None:
             return "naive"
         if self.spec.strategy == "q":
@@ -98,20 +98,20 @@ class ContextScore:
 
     @property
     def accuracy(self) -> float:
-        """The share of questions answered rightly."""
+        """The share of questions answered correctly."""
         return float(self.right.mean())
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class CompressedAnswers:
-    """Answers from compressed contexts, as Kaduri et al.'s table 1 has them.
+    """Answers from compressed contexts, as in Kaduri et al.'s table 1.
 
     **Attributes:**
 
-    - `scores`: one per kind of context; the first is the whole prompt, the second the query alone.
-    - `image`: the image that each question is about.
-    - `about`: what the images were.
+    - `scores`: one per kind of context; the first is the whole prompt, the second only the query.
+    - `image`: the index of each question's image.
+    - `about`: a description of the images.
     """
 
     scores: tuple[ContextScore, ...]
@@ -119,7 +119,7 @@ class CompressedAnswers:
     about: str
 
     def plus(self, score: ContextScore) -> float:
-        """MME's ACC+: the share of images about which all questions were answered rightly."""
+        """MME's ACC+: the share of images for which all questions were answered correctly."""
         images = np.array(self.image)
         return float(np.mean([score.right[images == p].all() for p in np.unique(images)]))
 
@@ -173,15 +173,15 @@ def compressed_context(
     rows: Path | None = None,
     tick: Tick | None = None,
 ) -> CompressedAnswers:
-    """Answer every question from contexts of several sizes, and from the whole prompt.
+    """Answer all questions from contexts of several sizes, and from the whole prompt.
 
     **Arguments:**
 
-    - `keeps`, `scores`: the shares of image tokens that stay, and what chooses them.
-    - `strategies`: with the query tokens (`"qs"`), or alone (`"s"`).
-    - `rows`: a JSONL file that takes the answers about every image as they come; a measurement
-        that was cut short goes on from there.
-    - `tick`: told after every image.
+    - `keeps`, `scores`: the shares of image tokens that stay, and the scores that choose them.
+    - `strategies`: image tokens with the query tokens (`"qs"`), or alone (`"s"`).
+    - `rows`: a JSONL file to which the answers about each image are written; an interrupted
+        measurement continues from it.
+    - `tick`: called after every image.
 
     **Raises:** `ResultError` if `rows` belongs to another measurement.
     """
@@ -214,7 +214,7 @@ def compressed_context(
 
 
 def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext]) -> dict[str, Any]:
-    """The answers about one image, and the tokens they came from: the whole prompt first."""
+    """The answers about one image and their numbers of tokens: the whole prompt first."""
     image, questions = quizzes.images[i], list(quizzes.questions[i])
     longest = quizzes.max_new_tokens
     naive = lmm.generate([image] * len(questions), questions, max_new_tokens=longest)

@@ -1,4 +1,4 @@
-"""What sinks add to the text, against what they are attended (Kang et al. 2025, fig. 3c)."""
+"""Attention to sinks, and what they contribute (Kang et al. 2025, figure 3c)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -20,15 +20,15 @@ from .depth import middle_layers, with_pattern
 @final
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Attention and contribution of an image token, on average over layers and text rows.
+    """Mean attention and contribution of an image token, over layers and text rows.
 
     **Attributes:**
 
-    - `attention`: mean over heads, 0 to 1; first of visual sinks, then of the other image tokens.
+    - `attention`: mean over heads, 0 to 1; of visual sinks, then of the other image tokens.
     - `norm`: the norm of what the token adds to the residual stream of a row, mean over heads.
-    - `sinks`: how many visual sinks were seen, over layers and cases; with none, the first entries
-        are NaN.
-    - `layers`, `about`: the layers, and what the cases were.
+    - `sinks`: the number of visual sinks over layers and cases; if it is 0, the first entries are
+        NaN.
+    - `layers`, `about`: the layers, and a description of the cases.
     """
 
     attention: Float[np.ndarray, "2"]
@@ -44,7 +44,7 @@ def contributions(
     *,
     layers: tuple[int, ...] | None = None,
 ) -> Contributions:
-    """How much a visual sink is attended to, and how little it adds, beside other image tokens.
+    """Compare attention and contribution of visual sinks with those of other image tokens.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Which layers a figure looks at, where the papers name those of a 32-layer model."""
+"""The default layers of figures, scaled from those that the papers name for 32 layers."""
 
 from collections.abc import Iterable
 
@@ -8,26 +8,26 @@ from ..probes import Pattern
 
 
 def middle_layers(n_layers: int) -> tuple[int, ...]:
-    """The layers from a quarter of the depth to the last but one: where sinks are there to see."""
+    """The layers from a quarter of the depth to the last but one, where sinks have formed."""
     return tuple(range(n_layers // 4, max(n_layers - 1, n_layers // 4 + 1)))
 
 
 def map_layers(n_layers: int) -> tuple[int, ...]:
-    """Where Kang et al. (2025) take the maps of figure 1: layers 10, 11 and 12 of 32."""
+    """The layers of Kang et al.'s (2025) figure 1: 10, 11 and 12 of 32, scaled to the depth."""
     first, last = round(n_layers * 10 / 32), round(n_layers * 12 / 32)
     return tuple(range(first, last + 1))
 
 
 def sweep_layers(n_layers: int, most: int = 10) -> tuple[int, ...]:
-    """The layers that a knockout sweep starts from: all of them, or `most` evenly spread."""
+    """The first layers of a knockout sweep: all layers, or `most` evenly spread ones."""
     count = min(n_layers, most)
     return tuple(sorted({round(i * (n_layers - 1) / max(count - 1, 1)) for i in range(count)}))
 
 
 def pattern_layers(lmm: LMM, within: Layers = ":") -> Layers:
-    """The layers of a range that have a pattern, as a node takes them.
+    """The layers of a range that have a pattern, as the `layers` argument of a node.
 
-    The range itself where all have one; layers one by one in models that mix kinds of attention.
+    The range itself if all have one; single layers in models that mix kinds of attention.
     """
     found = lmm.layers_with(Pattern.hook)
     if len(found) == lmm.n_layers:
@@ -36,7 +36,7 @@ def pattern_layers(lmm: LMM, within: Layers = ":") -> Layers:
 
 
 def with_pattern(lmm: LMM, layers: Iterable[int]) -> tuple[int, ...]:
-    """Those of some layers that have a pattern; the nearest layer that has one, if none does."""
+    """Those of the given layers that have a pattern or, if none does, the nearest that has."""
     found, wanted = lmm.layers_with(Pattern.hook), tuple(layers)
     kept = tuple(layer for layer in wanted if layer in found)
     return kept or (min(found, key=lambda layer: min(abs(layer - one) for one in wanted)),)

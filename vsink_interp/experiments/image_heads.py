@@ -1,4 +1,4 @@
-"""Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
+"""Heads ranked by visual non-sink ratio (Kang et al. 2025, figure 4)."""
 
 from ..model import LMM
 from ..sinks import HeadRanking, head_probes, rank_heads
@@ -14,7 +14,7 @@ def image_heads(
     rho: float = 0.5,
     min_image_mass: float = 0.2,
 ) -> HeadRanking:
-    """Every head's mean visual non-sink ratio and image mass, over all rows of all answered cases.
+    """Mean visual non-sink ratio and image mass of every head, over all text rows of all cases.
 
     Layers without a pattern have no heads to rank.
 

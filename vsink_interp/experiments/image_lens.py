@@ -1,4 +1,4 @@
-"""What image tokens say, layer by layer: the logit lens over the patches of an image."""
+"""The logit lens over the patches of an image, layer by layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from ..tokens import ImageSpan
 @final
 @dataclass(frozen=True, eq=False)
 class ImageLens:
-    """The likeliest words of each image token, read out after each layer.
+    """The most likely words of each image token after each layer.
 
     **Attributes:**
 
     - `image`: the image.
-    - `span`: its image tokens; those of the view that shows the whole image are read.
+    - `span`: its image tokens; the record covers those of the view that shows the whole image.
     - `layers`: the layers.
-    - `words`: by layer, patch and rank, the likeliest first.
-    - `probability`: theirs, 0 to 1.
+    - `words`: by layer, patch and rank, the most likely first.
+    - `probability`: their probabilities, 0 to 1.
     """
 
     image: Image
@@ -37,7 +37,7 @@ class ImageLens:
     probability: Float[np.ndarray, "layer patch rank"]
 
     def count(self, layer: int) -> list[tuple[str, int]]:
-        """The likeliest words at a layer, with the number of patches that say each."""
+        """The top words at a layer, with the number of patches for each."""
         said = [ranked[0] for ranked in self.words[self.layers.index(layer)]]
         return sorted(((word, said.count(word)) for word in set(said)), key=lambda x: (-x[1], x[0]))
 
@@ -45,7 +45,7 @@ class ImageLens:
 @final
 @dataclass(frozen=True, eq=False)
 class WordLens:
-    """The probability of some words at each image token, read out after each layer.
+    """The probability of given words at each image token after each layer.
 
     **Attributes:**
 
@@ -79,13 +79,13 @@ def image_lens(
     top_k: int = 5,
     graph: Graphlike = None,
 ) -> ImageLens:
-    """The words that each patch of an image would be read as, after each layer.
+    """The most likely words of each patch of an image after each layer.
 
     **Arguments:**
 
-    - `layers`: the layers to read.
-    - `top_k`: how many words per patch.
-    - `graph`: edits that act meanwhile.
+    - `layers`: the layers.
+    - `top_k`: the number of words per patch.
+    - `graph`: edits that act during the run.
     """
     probe = LogitLens("image", layers, top_k=top_k)
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
@@ -110,7 +110,7 @@ def word_lens(
     layers: Layers = ":",
     graph: Graphlike = None,
 ) -> WordLens:
-    """How likely each patch is read as one of some words, after each layer.
+    """The probability of given words at each patch after each layer.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Knockout from layer l on, for the three flows (Kaduri et al. 2025, fig. 2f)."""
+"""Knockout from layer l on, for the three flows (Kaduri et al. 2025, figure 2f)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class KnockoutSweep:
     - `baseline`: object F1 of the uncut answers.
     - `flows`: the flows.
     - `layers`: the first layer cut, counted from 0; all later ones are cut too.
-    - `n_layers`: how many layers the model has.
+    - `n_layers`: the number of layers of the model.
     - `reference`: what F1 was measured against.
-    - `about`: what the cases were.
+    - `about`: a description of the cases.
     """
 
     f1: Float[np.ndarray, "flow layer case"]
@@ -66,16 +66,15 @@ def knockout_sweep(
 ) -> KnockoutSweep:
     """Cut each flow from each layer on, and score the answers.
 
-    Scores are against the true objects where the cases have them, else against the uncut answer,
-    as in the paper. Layers without a pattern cannot be cut, and still let the image through.
+    Answers are scored against the true objects if the cases have them, else against the uncut
+    answer, as in the paper. Layers without a pattern cannot be cut and still carry the image.
 
     **Arguments:**
 
-    - `flows`, `layers`: what to cut, from where on; by default every layer that has a pattern in
-        a shallow model, ten evenly spread ones in a deep model.
-    - `rows`: a JSONL file that takes every answer as it comes; a sweep that was cut short goes on
-        from there.
-    - `tick`: told after every generation of all cases.
+    - `flows`, `layers`: the flows to cut, and the layers from which to cut them; by default every
+        layer that has a pattern in a shallow model, ten evenly spread ones in a deep model.
+    - `rows`: a JSONL file to which answers are written; an interrupted sweep continues from it.
+    - `tick`: called after each step (all cases under one cut).
 
     **Raises:** `ResultError` if `rows` belongs to another sweep.
     """

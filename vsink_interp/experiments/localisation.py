@@ -1,7 +1,7 @@
-"""Does a word look at the object that it names? (Kaduri et al. 2025, fig. 6 and 7).
+"""Does a word attend to the object that it names? (Kaduri et al. 2025, figures 6 and 7).
 
-No code of this experiment was released, and the paper leaves open how objects of several tokens are
-pooled and what an image of several views is. What is chosen here is said at each argument.
+The code of this experiment was not released, and the paper leaves open how objects of several
+tokens and images of several views are treated. The arguments say what is chosen here.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ from .object_masks import ObjectMasks
 @final
 @dataclass(frozen=True, eq=False)
 class Localisation:
-    """Where the words for some objects look, layer by layer, and whether the objects are there.
+    """Attention peaks of the words that name objects, layer by layer, and whether they hit.
 
     **Attributes:**
 
     - `located`: the objects that were measured.
     - `canvases`: the image of each, with the pixels that each image token covers.
-    - `peaks`: column and row of the pixel of most attention; -1 where attention has no peak.
-    - `keys`: the groups of image tokens that counted.
+    - `peaks`: column and row of the pixel with the most attention; -1 if there is no peak.
+    - `keys`: the groups of image tokens that were measured.
     - `layers`: the layers.
-    - `tolerance`: how many pixels beside its mask still hit an object; None for the side of one
-        image token, in pixels of the image.
-    - `given`: how many objects there were; `named`: how many of them the answer names; `direct`:
-        how many of these need direct access to the image, None if that was not asked.
+    - `tolerance`: the largest distance from the mask, in pixels, that is still a hit; None for the
+        side of one image token.
+    - `given`, `named`, `direct`: the number of objects, of those that the answer names, and of
+        those that need direct access to the image (None if that was not measured).
     """
 
     located: tuple[ObjectMasks, ...]
@@ -55,7 +55,7 @@ class Localisation:
     direct: int | None = None
 
     def within(self, tolerance: float | int | None) -> "Localisation":
-        """The same peaks, judged by another tolerance."""
+        """The same peaks with another tolerance."""
         return replace(self, tolerance=_checked(tolerance))
 
     @cached_property
@@ -66,7 +66,7 @@ class Localisation:
 
     @cached_property
     def distance(self) -> Float[np.ndarray, "keys layer object"]:
-        """Pixels from peak to mask: 0 on it, infinite where there is no peak."""
+        """The distance from peak to mask in pixels: 0 on it, infinite if there is no peak."""
         found = np.empty(self.peaks.shape[:-1])
         for place in np.ndindex(found.shape):
             x, y = map(int, self.peaks[place])
@@ -75,7 +75,7 @@ class Localisation:
 
     @property
     def hits(self) -> Bool[np.ndarray, "keys layer object"]:
-        """Whether the peak lies at most the tolerance beside the mask."""
+        """Whether the peak is at most the tolerance away from the mask."""
         return self.distance <= self.tolerances
 
     @property
@@ -85,23 +85,23 @@ class Localisation:
 
     @property
     def interval(self) -> tuple[Float[np.ndarray, "keys layer"], Float[np.ndarray, "keys layer"]]:
-        """Wilson's 95 % interval of the rate; it takes the objects for independent."""
+        """The 95% Wilson interval of the rate, which treats objects as independent."""
         return wilson(self.hits.sum(-1).astype(float), len(self.located))
 
     @cached_property
     def chances(self) -> Float[np.ndarray, " object"]:
-        """How often a random pixel would hit each object, of those that some image token covers."""
+        """The probability of each object that a random pixel seen by the model is a hit."""
         parts = zip(self.located, self.canvases, self.tolerances, strict=True)
         return np.array([chance(one.mask, at.seen, float(most)) for one, at, most in parts])
 
     @property
     def chance(self) -> float:
-        """The hit rate to expect of random peaks."""
+        """The expected hit rate of random peaks."""
         return float(self.chances.mean())
 
     @property
     def best(self) -> int:
-        """The layer of the highest rate, under the first of `keys`."""
+        """The layer with the highest rate, for the first of `keys`."""
         return self.layers[int(self.rate[0].argmax())]
 
     @property
@@ -112,7 +112,7 @@ class Localisation:
         return Recorded(hits, ("keys", "layer", "object"), coords)
 
     def __str__(self) -> str:
-        """The rates and their intervals, layer by layer, beside the chance level."""
+        """The rates and their intervals, layer by layer, and the chance level."""
         low, high = self.interval
         width = max(map(len, self.keys)) + 2
         head = "layer  " + "".join(f"{key:<{max(width, 20)}}" for key in self.keys)
@@ -129,7 +129,7 @@ class Localisation:
 
     @property
     def about(self) -> str:
-        """How many objects were measured, of how many, and what counts as a hit."""
+        """How many objects were measured, and what counts as a hit."""
         parts = [f"{self.named} named of {self.given}"]
         if self.direct is not None:
             parts.append(f"{self.direct} of these gone under {DIRECT.flow!r} cut")
@@ -156,38 +156,38 @@ def localisation(
     rows: Path | None = None,
     tick: Tick | None = None,
 ) -> Localisation:
-    """Let the model speak of each object, and see where attention peaks when it names it.
+    """Generate answers, and measure where attention peaks when they name an object.
 
-    A layer's attention to the image tokens, mean over heads and over the tokens of the object's
-    name, is upsampled to the image. The object is hit if the pixel of most attention lies on its
-    mask or at most `tolerance` beside it. Objects that the answer does not name are left out, and
-    counted.
+    A layer's attention to the image tokens, averaged over heads and over the tokens of the object's
+    name, is upsampled to the image. It is a hit if the pixel with the most attention is on the
+    object's mask or at most `tolerance` away. Objects that the answer does not name are left out,
+    and their number is reported.
 
     **Arguments:**
 
     - `located`: the objects; those with the same image and prompt share an answer.
     - `layers`: the layers, counted from 0; all that have a pattern by default.
-    - `keys`: `"image"`, `"image & ~sink"`, by default both side by side. Without sinks, attention
-        to the visual sinks of a layer counts as 0 there.
-    - `row`: `"predicts"` takes the row whose output is the token, as everywhere here and as the
-        paper's released code keeps attention; `"token"` the row of the token itself, one later.
-        The paper says "of the generated token". A last token that was never fed back has no row
-        of its own: an object that ends the answer is then not named.
-    - `tolerance`: in pixels of the image; the side of one image token by default, which the
-        paper's 40 pixels are roughly.
-    - `upsample`, `views`: as in `metrics.Canvas`: how attention becomes pixels, and which views of
-        an image in tiles count. Neither is told in the paper.
+    - `keys`: `"image"` or `"image & ~sink"`; by default both, side by side. The second counts
+        attention to a layer's visual sinks as 0.
+    - `row`: `"predicts"` takes the row that predicts the token, as everywhere here and as in the
+        attention that the paper's released code stores; `"token"` takes the token's own row, one
+        later. The paper says "of the generated token". The last token is never fed back and has
+        no row of its own, so with `"token"` an object at the end of the answer is not named.
+    - `tolerance`: in pixels of the image; by default the side of one image token, roughly the
+        paper's 40 pixels.
+    - `upsample`, `views`: as in `metrics.Canvas`: how attention is upsampled, and which views of a
+        tiled image count. The paper states neither.
     - `only_direct`: keep only objects that are no longer named under `Knockout("image ->
-        generated")`: the paper's selection, details that need direct access to the image. One more
-        answer per image.
-    - `graph`: edits that act meanwhile, for instance `VAR()`.
+        generated")`: the paper's selection of details that need direct access to the image. Takes
+        one more answer per image.
+    - `graph`: edits that act during the answers, for instance `VAR()`.
     - `batch_size`: how many images are answered together.
-    - `rows`: a JSONL file that takes the peaks in every image as they come; a measurement that
-        was cut short goes on from there.
-    - `tick`: told after every batch of images.
+    - `rows`: a JSONL file to which the peaks of each image are written; an interrupted
+        measurement continues from it.
+    - `tick`: called after every batch of images.
 
-    **Raises:** `LayoutError` if no object is left, or if it is not known which pixels the image
-    tokens cover; `CapabilityError` if sinks are wanted of a model that has no sink dimensions;
+    **Raises:** `LayoutError` if no object is left, or if it is unknown which pixels the image
+    tokens cover; `CapabilityError` if sinks are needed and the model has no sink dimensions;
     `InputError` without objects; `ResultError` if `rows` belongs to another measurement.
     """
     _checked(tolerance)
@@ -222,7 +222,7 @@ def _judged(
     way: Way,
     tolerance: float | int | None,
 ) -> Localisation:
-    """The result over all images, objects in the order in which they were given."""
+    """The result over all images, with objects in the given order."""
     every = [
         (place, thing, one.canvas, peaks, direct)
         for one, told in zip(asked, found, strict=True)

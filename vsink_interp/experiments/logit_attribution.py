@@ -18,21 +18,21 @@ from ..tokens import SEGMENTS
 @final
 @dataclass(frozen=True, eq=False)
 class LogitParts:
-    """What each part of a model adds to a token's logit, or to the difference of two.
+    """What each component of a model adds to a token's logit, or to a logit difference.
 
-    The final norm is taken as division by the constant that it was at this row; then the logit is
-    a sum over what was written to the residual stream (Elhage et al. 2021).
+    The final norm's divisor at this row is held fixed; then the logit is a sum over everything
+    written to the residual stream (Elhage et al. 2021).
 
     **Attributes:**
 
-    - `heads`: of each head, by the segment that it was read from.
-    - `head_total`: of each head, from all keys.
-    - `attention_bias`: of the bias of attention's output, by layer.
-    - `mlp`: of each MLP.
-    - `embedding`: of what entered layer 0.
+    - `heads`: the part of each head, by group of keys.
+    - `head_total`: the part of each head, over all keys.
+    - `attention_bias`: the part of the bias of attention's output projection, by layer.
+    - `mlp`: the part of each MLP.
+    - `embedding`: the part of the input of layer 0.
     - `offset`: the bias of the unembedding.
-    - `elsewhere`: of what else was written to the residual stream: DeepStack features, and edits
-        of it. 0 to rounding where there is neither.
+    - `elsewhere`: the part of everything else written to the residual stream: DeepStack features
+        and edits. 0 up to rounding if there is neither.
     - `logit`: the logit, before a softcap if the model has one.
     - `segments`: the groups of keys.
     - `token`, `against`: the words.
@@ -52,12 +52,12 @@ class LogitParts:
 
     @property
     def total(self) -> float:
-        """The sum of the parts, `elsewhere` left out."""
+        """The sum of the parts, without `elsewhere`."""
         parts = self.head_total.sum() + self.attention_bias.sum() + self.mlp.sum()
         return float(parts) + self.embedding + self.offset
 
     def top_heads(self, n: int = 5) -> list[tuple[int, int, float]]:
-        """The heads that add the most, up or down: layer, head, logits."""
+        """The heads with the largest parts by absolute value: layer, head, logits."""
         order = np.argsort(-np.abs(self.head_total), axis=None)[:n]
         places = [divmod(int(i), self.head_total.shape[1]) for i in order]
         return [(layer, head, float(self.head_total[layer, head])) for layer, head in places]
@@ -74,21 +74,20 @@ def logit_attribution(
     segments: tuple[str, ...] = SEGMENTS,
     graph: Graphlike = None,
 ) -> LogitParts:
-    """Split a token's logit into what heads read from each segment, MLPs, and the rest.
+    """Split a token's logit into parts of heads by group of keys, MLPs, and the rest.
 
     **Arguments:**
 
-    - `token`: a word that is one token, or its id; the model's likeliest by default.
-    - `against`: a second one: the difference of logits is split.
-    - `row`: the number of a query row among the query rows, from the end if negative; the one that
-        predicts the first generated token by default.
+    - `token`: a word that is one token, or its id; by default the model's most likely one.
+    - `against`: a second token; the difference of logits is split.
+    - `row`: the index of a row among the query rows, from the end if negative; by default the row
+        that predicts the first generated token.
     - `segments`: groups of keys, such as `("sink & image", "image & ~sink", "prompt & ~image")`.
-    - `graph`: edits that act meanwhile.
+    - `graph`: edits that act during the run.
 
-    **Raises:** `CapabilityError` if the final norm is no RMS norm, or if what attention adds is not
-    the sum over its heads (a norm behind attention, as in Gemma 3), or some layers have no heads
-    (Mllama, Qwen3.5); `InputError` for a word of
-    several tokens, or a row that is not there.
+    **Raises:** `CapabilityError` if the final norm is not an RMS norm, if attention's output is not
+    the sum of its heads (a norm after attention, as in Gemma 3), or if some layers have no heads
+    (Mllama, Qwen3.5); `InputError` for a word of several tokens, or a row that does not exist.
     """
     _refuse_mixed(lmm)
     encoding, read = lmm.encode(image, prompt), readout(lmm)
@@ -116,7 +115,7 @@ def logit_attribution(
 
 
 def _place(encoding: Encoding, row: int) -> int:
-    """The token that a query row is."""
+    """The position of a query row's token."""
     rows = encoding.layout.mask("query")[0].nonzero().flatten().tolist()
     if not -len(rows) <= row < len(rows):
         raise InputError(f"row={row}: the prompt has query rows 0 to {len(rows) - 1}, or -1 back")
@@ -165,11 +164,11 @@ def _attention_bias(lmm: LMM, direction: Float[Tensor, " d_model"]) -> Float[Ten
 
 
 def _refuse_mixed(lmm: LMM) -> None:
-    """Whatever layers are named: a logit is a sum over all layers."""
+    """Refuse models in which some layers have no heads, because a logit sums over all layers."""
     layers = lmm.layers_with(LogitAttribution.hook)
     if len(layers) < lmm.n_layers:
         raise CapabilityError(
-            f"{lmm.name}: layers {layers} alone have heads with a pattern, and a logit is a sum "
+            f"{lmm.name}: only layers {layers} have heads with a pattern, and a logit is a sum "
             "over all layers, so it cannot be split by head; probes.Projection splits it by layer"
         )
 

@@ -1,4 +1,4 @@
-"""Objects whose place in an image is known: what localisation is measured against."""
+"""`ObjectMasks`: objects with known masks, against which localisation is measured."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -15,15 +15,15 @@ from ..toy.language import DESCRIBE
 @final
 @dataclass(frozen=True, eq=False)
 class ObjectMasks:
-    """An object of an image: the words that an answer may name it by, and where it lies.
+    """An object in an image: the words by which an answer may name it, and its mask.
 
     **Arguments:**
 
     - `image`: one image: a PIL image, a path or an array; kept as a PIL image.
-    - `prompt`: what the model is asked about it.
+    - `prompt`: the prompt about the image.
     - `words`: the object's name, one word or more, as in `"red circle"`.
-    - `mask`: boolean `[height width]`: the pixels of the image that it fills, for instance by a
-        segmentation model.
+    - `mask`: boolean `[height width]`: the object's pixels, for instance from a segmentation
+        model.
 
     **Raises:** `InputError` if the mask does not fit the image, has no pixel, or is not boolean.
     """
@@ -35,15 +35,15 @@ class ObjectMasks:
 
     def __post_init__(self) -> None:
         if isinstance(self.image, list | tuple) or self.image is None:
-            raise InputError("a located object lies in one image; give one, and its mask")
+            raise InputError("ObjectMasks takes one object in one image; give that image")
         object.__setattr__(self, "image", as_image(self.image))
         if not self.words.strip():
-            raise InputError("a located object needs a name to be found by in the answer")
+            raise InputError("ObjectMasks needs words by which to find the object in the answer")
         _check(self.mask, self.image)
 
     @classmethod
     def scenes(cls, count: int, first_seed: int = 0) -> "tuple[ObjectMasks, ...]":
-        """Every object of the toy scenes of seeds `first_seed` on, to be named in a description."""
+        """All objects of toy scenes from seed `first_seed` on, to be named in a description."""
         drawn = [scene(first_seed + i) for i in range(count)]
         return tuple(
             cls(one.image, DESCRIBE, thing.name, mask)

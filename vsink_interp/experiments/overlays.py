@@ -1,4 +1,4 @@
-"""Attention of each word of an answer to the image, before and after VAR (Kang et al., fig. 1)."""
+"""Attention maps of each word of an answer, before and after VAR (Kang et al., figure 1)."""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -24,7 +24,7 @@ VALUE = SinkValue("image")
 @final
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """The attention of the rows that predict each word of an answer, over the patches of an image.
+    """Attention to image tokens of the rows that predict each word of an answer.
 
     **Attributes:**
 
@@ -32,11 +32,11 @@ class WordMaps:
     - `span`: its grid of image tokens, and the part of the image that they cover.
     - `words`: the words of the answer.
     - `by_layer`, `edited_by_layer`: attention without and with the edit, 0 to 1: mean over heads
-        and the rows of the word, at every layer; NaN at layers without a pattern. Both are of the
-        same words: the answer without the edit is fed back.
-    - `sinks_by_layer`: which patches are sinks entering each layer.
-    - `layers`: the layers that `before`, `after` and `sinks` are about; `at` chooses others.
-    - `answer`, `edited_answer`: what the model says without and with the edit.
+        and the word's rows, at every layer; NaN at layers without a pattern. Both are for the same
+        words, because the unedited answer is fed back under the edit.
+    - `sinks_by_layer`: which patches are sinks in each layer.
+    - `layers`: the layers of `before`, `after` and `sinks`; `at` chooses others.
+    - `answer`, `edited_answer`: the model's answers without and with the edit.
     - `graph`: the edit.
     """
 
@@ -52,7 +52,7 @@ class WordMaps:
     graph: EditGraph
 
     def at(self, *layers: int) -> "WordMaps":
-        """The same at other layers."""
+        """The same maps at other layers."""
         return replace(self, layers=layers)
 
     @property
@@ -67,12 +67,12 @@ class WordMaps:
 
     @property
     def sinks(self) -> Bool[np.ndarray, " patch"]:
-        """Which patches are sinks at one of `layers` or more."""
+        """Which patches are sinks in at least one of `layers`."""
         return np.logical_or.reduce(self.sinks_by_layer[list(self.layers)])
 
     @property
     def most_changed(self) -> int:
-        """The layer at which the edit moves the most attention."""
+        """The layer in which the edit moves the most attention."""
         return int(np.nansum(np.abs(self.edited_by_layer - self.by_layer), (1, 2)).argmax())
 
 
@@ -86,7 +86,7 @@ def word_maps(
     max_new_tokens: int = 40,
     sinks: bool = True,
 ) -> WordMaps:
-    """Where each word of an answer looks, before and after an edit; `VAR()` by default.
+    """Attention maps of each word of an answer, before and after an edit; `VAR()` by default.
 
     **Arguments:**
 
@@ -109,7 +109,7 @@ def word_maps(
         again = lmm.run(encoding.with_answer(run), graph=edit | maps)
     words = answer_words(lmm, run)
     if not words:
-        raise LayoutError(f"the answer {run.text!r} has no words to look at")
+        raise LayoutError(f"the answer {run.text!r} has no words to draw maps of")
     span = run.layout.images[0][0]
     boxed = torch.zeros(lmm.n_layers, span.size, dtype=torch.bool)
     if sinks:
@@ -129,7 +129,7 @@ def word_maps(
 
 
 def _var(lmm: LMM) -> VAR:
-    """VAR wherever it acts: in all layers that have a pattern, but the last of the model."""
+    """VAR in all layers that have a pattern, except the last of the model."""
     everywhere = isinstance(pattern_layers(lmm), str)
     return VAR() if everywhere else VAR(layers=pattern_layers(lmm, ":-1"))
 

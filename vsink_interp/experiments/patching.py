@@ -15,23 +15,23 @@ from ..results import Run
 from ..tokens import SEGMENTS
 
 ImagePrompt: TypeAlias = tuple[ImageInput | None, str]
-"""An image, or None, and what is asked about it."""
+"""An image, or None, and the prompt about it."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PatchSweep:
-    """How much of a logit difference values of one run bring back in another.
+    """How much of a logit difference is recovered by activations of another run.
 
     **Attributes:**
 
-    - `difference`: the logit of `token` minus that of `against`, when values of the clean run at
-        one segment enter the corrupted run at one layer.
-    - `clean`, `corrupted`: the same without a patch.
+    - `difference`: the logit of `token` minus that of `against`, with activations of the clean run
+        patched into the corrupted run at one layer and segment.
+    - `clean`, `corrupted`: the same difference in each run without a patch.
     - `token`, `against`: the words.
     - `hook`: the hook point.
     - `segments`, `layers`: where it was patched.
-    - `sizes`: how many tokens each segment has.
+    - `sizes`: the number of tokens of each segment.
     """
 
     difference: Float[np.ndarray, "layer segment"]
@@ -46,7 +46,7 @@ class PatchSweep:
 
     @property
     def recovered(self) -> Float[np.ndarray, "layer segment"]:
-        """The share of the difference that comes back: 0 as corrupted, 1 as clean."""
+        """The share of the difference that is recovered: 0 as in the corrupted run, 1 as clean."""
         return (self.difference - self.corrupted) / (self.clean - self.corrupted)
 
 
@@ -62,25 +62,25 @@ def patching(
     layers: Sequence[int] | None = None,
     tick: Tick | None = None,
 ) -> PatchSweep:
-    """Put values of a clean run into a corrupted one, layer by layer and segment by segment.
+    """Patch activations of a clean run into a corrupted one, layer by layer and segment by segment.
 
     Activation patching in its denoising form (Meng et al. 2022, arXiv 2202.05262; Zhang and Nanda
-    2024, arXiv 2309.16042): where the clean answer comes back, what makes it lay there. Tokens are
-    matched by segment and place, as `edits.Patch` matches them.
+    2024, arXiv 2309.16042): where the clean answer is recovered, the activations that produce it
+    were patched. Tokens are matched by segment and position, as in `edits.Patch`.
 
     **Arguments:**
 
-    - `clean`, `corrupted`: image and question. Give both the same question and other images, or
-        the same image and questions of equal length.
-    - `token`, `against`: words of one token each; what the model answers to the clean and to the
-        corrupted one by default.
-    - `hook`: a hook point with a row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
-    - `segments`: groups of tokens, each patched alone; by default the segments of the prompt.
-    - `layers`: all layers that offer the hook point by default.
-    - `tick`: told after every run.
+    - `clean`, `corrupted`: image and question of each run: the same question and different images,
+        or the same image and questions of equal length.
+    - `token`, `against`: words of one token each; by default the model's answers to the clean and
+        to the corrupted input.
+    - `hook`: a hook point with one row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
+    - `segments`: groups of tokens, patched one at a time; by default the segments of the prompt.
+    - `layers`: the layers; by default all that offer the hook point.
+    - `tick`: called after every run.
 
-    **Raises:** `InputError` if both answer the same, so that there is no difference to bring back;
-    `LayoutError` if a segment has another length in the other prompt.
+    **Raises:** `InputError` if both inputs get the same answer, so that there is no difference to
+    recover; `LayoutError` if a segment has different lengths in the two prompts.
     """
     tokenizer, size = lmm.processor.tokenizer, lmm.hooked.config.vocab_size
     wanted, less = (None if w is None else token_id(tokenizer, w, size) for w in (token, against))
@@ -99,7 +99,7 @@ def patching(
     if abs(ends[0] - ends[1]) < 1e-4:
         raise InputError(
             f"the logit of {words[0]!r} minus that of {words[1]!r} is the same in both runs, so "
-            "nothing could be brought back; choose prompts with different answers, or token= and "
+            "there is nothing to recover; choose prompts with different answers, or token= and "
             "against="
         )
     groups = _present(encoding) if segments is None else tuple(segments)

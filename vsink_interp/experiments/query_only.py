@@ -1,4 +1,4 @@
-"""Generation from the query tokens alone (Kaduri et al. 2025, KO_{img -> gen} in all layers)."""
+"""Query-token-only generation (Kaduri et al. 2025, KO_{img -> gen} in all layers)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -16,7 +16,7 @@ from .depth import pattern_layers
 @final
 @dataclass(frozen=True, eq=False)
 class QueryOnly:
-    """Answers with and without direct sight of the image.
+    """Answers with and without direct access to the image.
 
     **Attributes:**
 
@@ -24,7 +24,7 @@ class QueryOnly:
     - `f1_normal`, `f1_query_only`: their object F1, 0 to 1.
     - `graph`: the knockout.
     - `reference`: what F1 was measured against.
-    - `about`: what the cases were.
+    - `about`: a description of the cases.
     """
 
     normal: tuple[str, ...]
@@ -42,14 +42,14 @@ def query_only(
     *,
     first_token: bool = False,
 ) -> QueryOnly:
-    """Answer every case twice: as usual, and with generated tokens blind to the image.
+    """Answer every case twice: normally, and with the image cut off from generated tokens.
 
-    They are in every layer that has a pattern; other layers still let the image through.
+    It is cut off in every layer that has a pattern; other layers still carry the image.
 
     **Arguments:**
 
-    - `first_token`: blind the row that predicts the first token too; it is a query row, and the
-        released code of Kaduri et al. leaves it alone.
+    - `first_token`: cut the row that predicts the first token too; it is a query row, which Kaduri
+        et al.'s released code does not cut.
     """
     graph = Knockout("image -> generated", pattern_layers(lmm), first_token=first_token)
     normal = answers(lmm, cases)

@@ -1,4 +1,4 @@
-"""Where generated tokens look, layer by layer (Kaduri et al. 2025, fig. 1)."""
+"""Attention of generated tokens by segment, layer by layer (Kaduri et al. 2025, figure 1)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -19,7 +19,7 @@ from .cases import Cases
 from .depth import pattern_layers
 
 SINK_AWARE = ("bos", "system", "sink & image", "image & ~sink", "query", "generated")
-"""Five segments, the image divided into visual sinks and the rest."""
+"""The segments, with the image divided into visual sinks and other image tokens."""
 
 
 @final
@@ -30,12 +30,12 @@ class SegmentShares:
     **Attributes:**
 
     - `mean`, `std`: over all pairs of a case and a token of its answer, of the mean over heads;
-        0 to 1. The means of a split sum to 1.
-    - `count`: the share of the tokens that a row can see which belong to the group, 0 to 1.
+        0 to 1. The means sum to 1 if the groups partition the tokens.
+    - `count`: the share of the visible tokens that belong to the group, 0 to 1.
     - `groups`: the groups of keys.
     - `layers`: the layers.
-    - `pairs`: how many pairs there were.
-    - `about`: what the cases were.
+    - `pairs`: the number of pairs.
+    - `about`: a description of the cases.
     """
 
     mean: Float[np.ndarray, "layer segment"]
@@ -78,7 +78,7 @@ def segment_mass(
 
 
 def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
-    """`segment_mass` in the split of the paper, where BOS and system count as query tokens."""
+    """`segment_mass` in the split of the paper, in which BOS and system count as query tokens."""
     return segment_mass(lmm, cases, groups=THREE_WAY)
 
 

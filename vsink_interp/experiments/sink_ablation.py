@@ -1,4 +1,4 @@
-"""Hiding sinks against hiding as many random image tokens (Kang et al. 2025, fig. 3b)."""
+"""Hide visual sinks, compared with as many random image tokens (Kang et al. 2025, figure 3b)."""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -35,7 +35,7 @@ class SinkAblation:
     - `by_draw`: F1 of each random arm, draw by draw.
     - `n_sinks`: the visual sinks of each case, summed over the layers that hide them.
     - `reference`: what F1 was measured against.
-    - `about`: what the cases were.
+    - `about`: a description of the cases.
     """
 
     f1: Float[np.ndarray, "arm case"]

@@ -1,4 +1,4 @@
-"""Sink values of all tokens, and of image tokens against attention (Kang et al. 2025, fig. 3a)."""
+"""Sink values of all tokens, and attention to image tokens (Kang et al. 2025, figure 3a)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -18,14 +18,14 @@ from .depth import middle_layers, with_pattern
 @final
 @dataclass(frozen=True, eq=False)
 class SinkValues:
-    """phi of every token, and what image tokens get of the text's attention.
+    """phi of every token, and the text's attention to each image token.
 
     **Attributes:**
 
     - `phi`: of every prompt and generated token entering each layer, 0 to the square root of
         `d_model`.
-    - `segment`: the segment of each token, as its place in `segments.SEGMENTS`.
-    - `image_phi`: the same of the image tokens alone, one row per case after another.
+    - `segment`: the segment of each token, as an index into `tokens.groups.SEGMENTS`.
+    - `image_phi`: phi of the image tokens alone, cases concatenated.
     - `attention`: the attention that each image token gets, 0 to 1: mean over heads and over the
         rows of query and generated tokens that can see it.
     - `layers`, `tau`: the layers and the threshold.
@@ -47,7 +47,7 @@ class SinkValues:
 
     @property
     def sinks_per_case(self) -> float:
-        """How many visual sinks a case has, on average over layers and cases."""
+        """The number of visual sinks per case, mean over layers and cases."""
         return float((self.image_phi >= self.tau).sum() / len(self.layers) / self.cases)
 
 
@@ -57,7 +57,7 @@ def sink_values(
     *,
     layers: tuple[int, ...] | None = None,
 ) -> SinkValues:
-    """phi of every token of the answered cases.
+    """phi of every token of all cases, answers included.
 
     **Arguments:**
 

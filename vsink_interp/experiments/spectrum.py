@@ -1,4 +1,4 @@
-"""The residual stream of a sink by dimension (Kang et al. 2025, fig. 2 and 7)."""
+"""The residual stream of a sink, by dimension (Kang et al. 2025, figures 2 and 7)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -16,14 +16,14 @@ from ..probes import Resid
 @final
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """The absolute RMS-normalised residual of a few tokens, dimension by dimension.
+    """The absolute RMS-normalised residual stream of a few tokens, by dimension.
 
     **Attributes:**
 
     - `values`: one row per token, in units of the token's root mean square: 1 is an average
         coordinate, and no coordinate exceeds the square root of `d_model`.
-    - `tokens`: what each row is; `visual sink` is missing if no image token is one.
-    - `positions`: where each token lies in the prompt.
+    - `tokens`: the kind of token of each row; `visual sink` is missing if there is none.
+    - `positions`: the position of each token in the prompt.
     - `layer`: the layer that the residual stream enters.
     - `dims`, `tau`: the model's sink dimensions and its threshold.
     """
@@ -37,9 +37,9 @@ class Spectrum:
 
 
 def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = None) -> Spectrum:
-    """The spectrum of the first token, of the strongest visual sink, of an ordinary image token.
+    """The spectrum of the first token, the strongest visual sink, and an ordinary image token.
 
-    The ordinary one is the image token of median phi.
+    The ordinary one is the image token with median phi.
 
     **Arguments:**
 

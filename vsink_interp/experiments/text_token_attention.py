@@ -1,4 +1,4 @@
-"""How strongly an answer draws on each text token of its prompt."""
+"""The attention of an answer to each text token of its prompt."""
 
 from dataclasses import dataclass
 from typing import final
@@ -14,14 +14,14 @@ from .depth import middle_layers, with_pattern
 @final
 @dataclass(frozen=True, eq=False)
 class TokenStrengths:
-    """The text tokens of a prompt, image tokens left out.
+    """The text tokens of a prompt, and the attention that an answer gives to each.
 
     **Attributes:**
 
     - `words`: the tokens.
-    - `attention`: what each gets from the rows that predict the answer, 0 to 1: mean over heads,
-        rows and layers.
-    - `image`: what all image tokens together get.
+    - `attention`: attention from the rows that predict the answer, 0 to 1: mean over heads, rows
+        and layers.
+    - `image`: the same for all image tokens together.
     - `layers`: the layers.
     """
 

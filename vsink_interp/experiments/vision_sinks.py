@@ -1,8 +1,8 @@
-"""Sinks of the vision encoder and sinks of the language model, told apart.
+"""Sinks of the vision encoder (V-sinks) and of the language model (L-sinks).
 
-Luo et al. (2025), arXiv 2510.08510: a few patches leave the vision encoder with a huge norm, and
-draw attention in the language model; they light up other dimensions there than its own sinks do.
-Choi et al. (2026), arXiv 2604.03316, call the two V-sinks and L-sinks.
+Luo et al. (2025), arXiv 2510.08510: a few patches leave the vision encoder with a very large norm
+and draw attention in the language model, where they have large values in other dimensions than its
+own sinks. The terms are from Choi et al. (2026), arXiv 2604.03316.
 """
 
 from dataclasses import dataclass
@@ -31,24 +31,24 @@ ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
 @final
 @dataclass(frozen=True, eq=False)
 class VisionSinks:
-    """The image tokens of an image: outliers of the encoder, sinks of the language model.
+    """Which image tokens are outliers of the encoder, and which are sinks of the language model.
 
     **Attributes:**
 
     - `image`, `span`: the image and its image tokens.
-    - `norm`: of what the projector is given for each token, in the encoder's units; the largest of
-        its patches where the projector merges several. NaN for a token that is no patch.
-    - `threshold`: the least norm of a V-sink.
+    - `norm`: the norm of each token's features at the projector's input; the largest of its patches
+        if the projector merges several. NaN for a token that is not a patch.
+    - `threshold`: the lowest norm of a V-sink.
     - `v_sink`: which tokens are V-sinks.
     - `vision_dims`: coordinates that hold a tenth of the squared norm of every V-sink.
     - `phi`: the sink value of each token entering each layer.
-    - `tau`, `dims`: the language model's threshold and sink dimensions: phi is about these.
+    - `tau`, `dims`: the language model's threshold and sink dimensions, from which phi is computed.
     - `language_dims`: coordinates that hold a tenth of the squared norm of every V-sink in the
         language model, at each of the middle layers.
-    - `attention`: of the text rows to each token at each layer, mean over heads and rows, 0 to 1;
-        NaN at layers without a pattern.
-    - `phi_without`: phi when the V-sinks enter as the mean of the other image tokens.
-    - `layers`: the middle layers, which the counts are about.
+    - `attention`: attention of the text rows to each token at each layer, mean over heads and rows,
+        0 to 1; NaN at layers without a pattern.
+    - `phi_without`: phi when V-sinks are replaced by the mean of the other image tokens.
+    - `layers`: the middle layers, to which the counts refer.
     """
 
     image: Image
@@ -67,33 +67,33 @@ class VisionSinks:
 
     @property
     def l_sink(self) -> Bool[np.ndarray, " token"]:
-        """Which tokens are L-sinks at one of the middle layers or more."""
+        """Which tokens are L-sinks in at least one of the middle layers."""
         return np.logical_or.reduce(self.phi[list(self.layers)] >= self.tau)
 
     @property
     def both(self) -> Bool[np.ndarray, " token"]:
-        """L-sinks that left the encoder as V-sinks."""
+        """L-sinks that are also V-sinks."""
         return self.l_sink & self.v_sink
 
     @property
     def from_vision(self) -> Bool[np.ndarray, " token"]:
-        """L-sinks that are none without the V-sinks' features: the ones that come from them."""
+        """L-sinks that come from V-sinks: they disappear when the V-sinks are replaced."""
         without = np.logical_or.reduce(self.phi_without[list(self.layers)] >= self.tau)
         return self.l_sink & ~without
 
     @property
     def correlation(self) -> float:
-        """Of the norm in the encoder with attention in the middle layers, over patches."""
+        """The correlation over patches of encoder norm and attention in the middle layers."""
         patch = ~np.isnan(self.norm)
         return float(np.corrcoef(self.norm[patch], self.inner_attention[patch])[0, 1])
 
     @property
     def inner_attention(self) -> Float[np.ndarray, " token"]:
-        """Of the text rows to each token, mean over the middle layers that have a pattern."""
+        """Attention of the text rows to each token, mean over middle layers that have a pattern."""
         return np.nanmean(self.attention[list(self.layers)], 0)
 
     def share(self, tokens: Bool[np.ndarray, " token"]) -> float:
-        """The share of the attention to the image that some tokens get at the middle layers."""
+        """The share of attention to the image that given tokens get in the middle layers."""
         return float(self.inner_attention[tokens].sum() / self.inner_attention.sum())
 
     def __str__(self) -> str:
@@ -116,20 +116,22 @@ def vision_sinks(
     norm: float | None = None,
     graph: Graphlike = None,
 ) -> VisionSinks:
-    """Find the V-sinks of an image, the L-sinks, and which of these come from those.
+    """Find the V-sinks and L-sinks of an image, and which L-sinks come from V-sinks.
 
-    Two runs: one that measures, and one in which every V-sink enters the language model as the
-    mean of the other image tokens. An L-sink that is then none came from the encoder.
+    Takes two runs: one measures; in the other every V-sink is replaced, where it enters the
+    language model, by the mean of the other image tokens. L-sinks that then disappear come from the
+    encoder.
 
     **Arguments:**
 
     - `ratio`: a V-sink's norm is at least this many times the median norm of the image's
         patches; 2 by default.
-    - `norm`: or, instead, at least this; Luo et al. (2025) take 100 for CLIP ViT-L/14.
-    - `graph`: edits that act meanwhile, in both runs.
+    - `norm`: the lowest norm of a V-sink, instead of `ratio`; Luo et al. (2025) take 100 for CLIP
+        ViT-L/14.
+    - `graph`: edits that act in both runs.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, or if its projector mixes
-    patches so that none belongs to one token; `InputError` for both a ratio and a norm.
+    patches so that they cannot be assigned to tokens; `InputError` for both a ratio and a norm.
     """
     if ratio is not None and norm is not None:
         raise InputError(f"ratio={ratio} and norm={norm} both say what a V-sink is: give one")
@@ -167,7 +169,7 @@ def vision_sinks(
 def _features(
     lmm: LMM, run: Run, entering: Float[Tensor, "token d_model"]
 ) -> Float[Tensor, "token patch d_vision"]:
-    """What the projector was given for each image token; NaN for a token that it did not make."""
+    """The projector's input for each image token; NaN for tokens that it did not make."""
     given = run[FEATURES].values.float().flatten(0, -2)
     made = run[PROJECTED].values.flatten(0, -2)
     grouped = _by_token(given, len(made), lmm.hooked.family.merged, run.layout.images[0][0])

@@ -1,4 +1,4 @@
-"""Model families: one filled form each. A family says where things are, and computes nothing."""
+"""Model families: one form each, which says where a model's parts are and computes nothing."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,7 +14,7 @@ from .processing import load_processor as load_processor
 
 
 def _families() -> tuple[Family, ...]:
-    """Every form in the files of this folder: a new file is all that a new family takes."""
+    """All forms in the files of this folder, so that a new family takes only a new file."""
     modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
     forms = [value for module in modules for value in vars(module).values()]
     known = {form.name: form for form in forms if isinstance(form, Family)}

@@ -1,4 +1,4 @@
-"""Decoder layers by the language model that they belong to: families share language models."""
+"""Taps of decoder layers by type of language model, which families share."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ from .form import GEMMA3_LAYER, LLAMA_LAYER, POST_NORM, QWEN3_LAYER, LayerTaps, 
 
 NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
 SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
-"""What no module of a cross-attention layer holds: gates stand behind attention and MLP."""
+"""Hook points that no module of a cross-attention layer holds, because gates follow them."""
 AROUND = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
 """What the norms of a layer that is built like LLaMA's or Gemma 3's are named after."""
@@ -27,12 +27,12 @@ BY_MODEL_TYPE: dict[str, LayerTaps] = {
 
 
 def layer_taps_of(model_type: str, layer: Any) -> LayerTaps:
-    """The taps of a decoder layer, told by the type of its language model and by its norms.
+    """The taps of a decoder layer, by the type of its language model and by its norms.
 
-    Where a layer has norms that its type does not explain, the hook points beside them are left
-    out, never guessed. A layer of cross-attention has the keys of images, and one of linear
-    attention has no heads to name; where a gate stands behind the heads, they are read behind it,
-    as TransformerLens does.
+    If a layer has norms that its type does not explain, the hook points next to them are left out,
+    never guessed. Keys of a cross-attention layer belong to images, and a linear-attention layer
+    has no heads to name. Where heads are gated, they are read after the gate, as in
+    TransformerLens.
     """
     known = dict(BY_MODEL_TYPE.get(model_type, LLAMA_LAYER))
     if hasattr(layer, "cross_attn"):
@@ -66,7 +66,7 @@ def _beside_norms(known: dict[str, Tap], model_type: str, layer: Any) -> dict[st
 
 
 def _has_other_norms(layer: Any) -> bool:
-    """Whether a norm stands where it may change what attention or MLP add (GLM-4)."""
+    """Whether a norm may change what attention or MLP add to the residual stream (GLM-4)."""
     names = [name for name in dir(layer) if name.endswith("norm")]
     return any(name.removesuffix("_layernorm") not in NORMS for name in names)
 
@@ -82,8 +82,8 @@ def _behind_the_gate(known: LayerTaps) -> Iterator[tuple[str, Tap]]:
 
 
 def gates_heads(layer: Any) -> bool:
-    """Whether attention multiplies its heads by a gate before the output projection: a second half
-    of what makes the queries (Qwen3.5).
+    """Whether attention multiplies its heads by a gate before the output projection, computed by
+    the second half of the query projection (Qwen3.5).
     """
     attention: Any = getattr(layer, "self_attn", None)
     if not hasattr(attention, "q_proj") or not hasattr(attention, "o_proj"):

@@ -1,4 +1,4 @@
-"""The form that a model family fills in."""
+"""`Family`: the form that a model family fills in; `Tap`: where a hook point is in the modules."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ Side = Literal["input", "output", "first output", "residual input", "head result
 @final
 @dataclass(frozen=True)
 class Tap:
-    """Where a hook point lies in the module tree, and how its value is read and written.
+    """The module that holds the value of a hook point, and how to read and write it there.
 
     **Attributes:**
 
@@ -39,20 +39,20 @@ class Tap:
 
     @property
     def held(self) -> str:
-        """How the module holds the value."""
+        """The axes of the value in the module."""
         return self.shape or ("b q (h d)" if self.heads else "")
 
     @property
     def shown(self) -> str:
-        """How the hook point shows it."""
-        return "b q h d" if self.heads else PICTURES.get(self.shape, "")
+        """The axes of the value at the hook point."""
+        return "b q h d" if self.heads else IMAGE_AXES.get(self.shape, "")
 
 
-PICTURES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d"}
-"""How the vision side holds images, and how hook points show them: image patch d."""
+IMAGE_AXES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d"}
+"""Axes of images in the vision encoder, and at hook points: image patch d."""
 
 LayerTaps: TypeAlias = Mapping[str, Tap]
-"""The taps of one layer by the name of their hook point, in the order in which a pass comes by."""
+"""The taps of one layer by hook point, in the order of the forward pass."""
 
 LLAMA_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
@@ -106,7 +106,7 @@ POST_NORM: LayerTaps = {
 """What differs in a layer with norms after attention and MLP alone: OLMo-2, EXAONE 4."""
 
 STREAM_LAYER: LayerTaps = {"hook_resid_pre": Tap("", "input"), "hook_resid_post": Tap("", "output")}
-"""A vision layer of which no more than the residual stream can be read."""
+"""A vision layer of which only the residual stream can be read."""
 
 CLIP_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
@@ -129,7 +129,7 @@ Tiny: TypeAlias = Callable[[], tuple[Any, Any]]
 
 
 def whole_image(image: Any) -> Box:
-    """All of an image, where it is resized and never cropped."""
+    """The whole image, for processors that resize without cropping."""
     return (0.0, 0.0, float(image.width), float(image.height))
 
 
@@ -143,7 +143,7 @@ def tiled(image: Any, rows: int, columns: int, side: int) -> tuple[View, ...]:
 @final
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Where a family of models keeps its parts, and how it turns images into tokens.
+    """Where the parts of a family's models are, and how images become tokens.
 
     **Attributes:**
 
@@ -151,16 +151,16 @@ class Family:
     - `decoder`, `head`: module paths of the language model below which `layers`, `norm` and
         `embed_tokens` lie, and of the output projection.
     - `vision_layers`, `projector`: module paths of the vision side.
-    - `projected`: how the projector holds its values, as `Tap.shape`.
+    - `projected`: the axes of the projector's values, as in `Tap.shape`.
     - `merged`: which patches the projector makes one image token of, where it makes it of several:
         `"runs"` that follow one another, or `"squares"` of a view in raster order.
-    - `layer_taps`, `vision_taps`: the taps of one layer; a hook point that is left out is refused.
-        Where the decoder's are not given, its language model decides: `decoders.layer_taps_of`.
+    - `layer_taps`, `vision_taps`: the taps of one layer; hook points that are left out are refused.
+        By default the decoder's depend on its language model: `decoders.layer_taps_of`.
     - `taps_by_layer`: the taps of every decoder layer, filled in when a model is opened.
     - `refused`: hook points that the family cannot offer, and why.
     - `sight`: what a row sees besides the tokens before it.
-    - `spans`: `(hf_config, processor, images, inputs)` to one `ImageSpan` per image; `inputs`
-        is what the processor made of the whole batch.
+    - `spans`: a function of `(hf_config, processor, images, inputs)` that returns one `ImageSpan`
+        per image; `inputs` is the processor's output for the whole batch.
     - `nested`: whether the processor takes one list of images per prompt.
     - `tiles_by_prompt`: whether pixels come as one row per prompt, the views of all its images in
         turn and empty ones behind them.
@@ -171,12 +171,13 @@ class Family:
         alone by default.
     - `suffix`: the text that the processor writes after the last token of an image.
     - `closing`: the text that it writes after the last image of a prompt.
-    - `opening`: what every prompt begins with; the processor would write it in an unknown place.
-    - `template`: the prompt where the processor has no chat template, with `{content}` in it.
-    - `role_markers`: words that the template puts around content.
-    - `text_alone`: whether it takes a prompt without an image.
+    - `opening`: the text with which every prompt must begin; the processor would insert it
+        otherwise.
+    - `template`: the prompt format, with `{content}`, if the processor has no chat template.
+    - `role_markers`: markers that the template puts around content.
+    - `text_alone`: whether the model takes prompts without an image.
     - `tiny`: makes a configuration and a processor of a model small enough for tests.
-    - `inferred`: whether the form was filled in by looking at a model of no known family.
+    - `inferred`: whether the form was inferred from a model of no known family.
     """
 
     name: str
@@ -229,7 +230,7 @@ class Family:
         }
 
     def forward_order(self, template: str, layer: int | None) -> tuple[int, int, int]:
-        """As `hooks.forward_order`, with the taps of a decoder layer in this family's own order."""
+        """As `graph.forward_order`, with the taps of a decoder layer in this family's order."""
         first, at, place = forward_order(template, layer)
         name = template.removeprefix("blocks.{layer}.")
         if not template.startswith("blocks.") or name not in self.taps_by_layer[at]:

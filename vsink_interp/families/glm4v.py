@@ -1,6 +1,6 @@
-"""GLM-4.1V: images as in Qwen2-VL, and norms behind attention and MLP in every decoder layer.
+"""GLM-4.1V: images as in Qwen2-VL, and norms after attention and MLP in every decoder layer.
 
-A convolution merges patches two by two before the projector: it is given a row per image token.
+A convolution merges patches two by two before the projector, which gets one row per image token.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ GLM4_LAYER: LayerTaps = {
     "hook_mlp_out": Tap("post_mlp_layernorm", "output"),
 }
 """A decoder layer built like GLM-4's: one projection makes the MLP's gate and what it scales, so
-the gate is read where its activation takes it.
+the gate is read at the input of its activation.
 """
 
 

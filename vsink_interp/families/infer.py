@@ -1,4 +1,4 @@
-"""A form for a model of no known family, filled in by looking at its modules."""
+"""Infer the form of a model of no known family from its modules and processor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,11 +30,11 @@ PROJECTORS = (
 
 
 def infer(hf_model: Any, processor: Any) -> Family:
-    """The form of a model of no known family, where its parts have names that are usual.
+    """The form of a model of no known family, if its parts have the usual names.
 
-    Pixels of image tokens are not known: an image is one row of tokens without a box.
+    Where image tokens lie in the image is unknown: an image is one row of tokens without a box.
 
-    **Raises:** `CapabilityError` naming what was looked for, and where.
+    **Raises:** `CapabilityError` naming the part that was not found, and where it was looked for.
     """
     paths = dict(hf_model.named_modules())
     found = {
@@ -86,7 +86,7 @@ def counted_spans(
     Runs of image tokens do not tell: a row of an image may end in another token, and images may
     stand side by side.
 
-    **Raises:** `CapabilityError` where the tokens of several images cannot be told apart.
+    **Raises:** `CapabilityError` if tokens cannot be assigned to images.
     """
     total = int((inputs["input_ids"] == config.image_token_id).sum())
     if len(images) == 1:

@@ -1,5 +1,5 @@
 """Mistral 3 (Mistral Small 3.1 and later) with the Pixtral tower: images of any size, and a
-token that is no patch after each row.
+token that is not a patch after each row.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Llama 3.2 Vision (Mllama): layers of cross-attention read the images, which are no tokens.
+"""Llama 3.2 Vision (Mllama): cross-attention layers read the images, which have no tokens.
 
-The encoder is two stacks; the hook points of the vision side are those of the first, which the
-second and the projector follow.
+The encoder has two stacks; the vision hook points are those of the first, which the second stack
+and the projector follow.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Processors, also where torchvision is not installed.
+"""Load processors, also without torchvision.
 
-Many processors hold a video processor, which needs torchvision, and so refuse to load without it.
-Images and text do not: here the official class is given its image processor and tokenizer alone.
+Many processors include a video processor, which needs torchvision, and do not load without it. Here
+the official class is built from its image processor and tokenizer alone.
 """
 
 import re
@@ -15,9 +15,9 @@ Expand: TypeAlias = Callable[[Mapping[str, Any], int], str]
 
 
 def without_video(official: Any) -> Any:
-    """A processor class as it is, but for its video processor: images and text only.
+    """A processor class without its video processor: images and text only.
 
-    Everything that turns images into placeholders is the official class's own code.
+    Images are expanded into placeholders by the official class's own code.
     """
 
     def parts(cls: Any) -> list[str]:
@@ -30,13 +30,13 @@ def without_video(official: Any) -> Any:
 
 @final
 class Composed:
-    """A processor made of an image processor and a tokenizer.
+    """A processor composed of an image processor and a tokenizer.
 
     **Arguments:**
 
-    - `expand`: `(inputs, number)` to the text of image `number`, where `inputs` is what the image
-        processor returned.
-    - `marker`: the token that it replaces.
+    - `expand`: a function of `(inputs, number)` that returns the text of image `number`; `inputs`
+        is the image processor's output.
+    - `marker`: the token that this text replaces.
     """
 
     def __init__(self, image_processor: Any, tokenizer: Any, expand: Expand, marker: str) -> None:
@@ -47,7 +47,7 @@ class Composed:
         self.chat_template: str | None = getattr(tokenizer, "chat_template", None)
 
     def __call__(self, text: list[str], images: Any = None, **text_kwargs: Any) -> Any:
-        """Prompts with their images put in, as the official processor returns them."""
+        """Process prompts and images, as the official processor does."""
         from transformers import BatchFeature
 
         pixels = self.image_processor(images, return_tensors="pt") if images else {}
@@ -64,7 +64,7 @@ class Composed:
 
 
 def load_processor(repo_or_dir: str | Path, **shared: Any) -> Any:
-    """The processor of a model, composed of image processor and tokenizer where it must be.
+    """Load the processor of a model, composed of image processor and tokenizer if necessary.
 
     **Raises:** `CapabilityError` naming the extra to install, if it needs torchvision.
     """

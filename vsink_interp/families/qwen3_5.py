@@ -11,7 +11,7 @@ from .qwen2_vl import MROPE, QWEN2_VL, TOWER, tiny_kind
 ANSWERS = tuple(
     f"<|im_start|>assistant\n{thought}" for thought in ("<think>\n\n</think>\n\n", "<think>\n")
 )
-"""How an answer opens: with an empty thought, or in a thought."""
+"""The openings of an answer: after an empty thought, or inside a thought."""
 
 
 def tiny(kind: str = "Qwen3_5", **text: Any) -> tuple[Any, Any]:

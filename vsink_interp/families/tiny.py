@@ -1,4 +1,4 @@
-"""Models of random weights, small enough to check a family in a second; nothing is downloaded."""
+"""Tiny models with random weights, for checking a family in a second without downloads."""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ VISION: Final[Mapping[str, Any]] = {
 
 
 def tokenizer(*special: str, bos: bool = True, **named: Any) -> Any:
-    """A tokenizer of whole words.
+    """A whole-word tokenizer.
 
     **Arguments:**
 
@@ -84,7 +84,7 @@ def like(config: Any, text: type, vision: type) -> Any | None:
 
 
 def fill(kind: Any, *parts: Any, **fields: Any) -> Any:
-    """A configuration or processor of a class; its fields vary with the version of transformers."""
+    """Make a configuration or processor, whose fields vary between versions of transformers."""
     return kind(*parts, **fields)
 
 
@@ -93,7 +93,7 @@ def build(
 ) -> Any:
     """A model of a configuration with random weights, the same for the same seed.
 
-    The weights are wide: attention is uneven, and edits show.
+    The weights have a large variance, so that attention is uneven and edits have visible effects.
     """
     from transformers import AutoModelForImageTextToText, GenerationConfig
 

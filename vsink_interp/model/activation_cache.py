@@ -1,4 +1,4 @@
-"""What a run keeps of its activations under their full names, and what that would take."""
+"""Activation caches: activations of a run by full hook name, and the memory that they take."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
@@ -13,11 +13,11 @@ from ..results import Recorded, Run
 from .encoding import Encoding
 
 NamesFilter: TypeAlias = str | Iterable[str] | Callable[[str], bool] | None
-"""Which hook points: a full name, a pattern such as `blocks.{2-5}.attn.*`, several of them, or a
+"""A selection of hook points: a full name, a pattern such as `blocks.{2-5}.attn.*`, several, or a
 function of the full name; None for all."""
 
 LARGEST_GB = 4.0
-"""A cache without a filter that would take more is refused."""
+"""A cache without a filter that would take more memory than this is refused."""
 ON_DEMAND = ("attn.hook_result",)
 """As large as a residual stream per head: cached where it is named, as in TransformerLens."""
 

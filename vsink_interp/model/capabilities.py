@@ -96,7 +96,7 @@ class Capabilities:
         exact = "equal" if self.exact else "DIFFERENT"
         lines = [
             f"{about}, transformers {self.transformers}; logits without edits: {exact}",
-            f"{'hook point':46} read write decode blocks",
+            f"{'hook point':46} read write decode layers",
         ]
         marks = {True: "yes", False: "no", None: "-"}
         for one in self.hooks:

@@ -329,9 +329,9 @@ def process(
     flat = [image for shown in images for image in shown]
     if family.sight == "cross-attention" and len({len(shown) for shown in images}) > 1:
         raise InputError(
-            "prompts with different numbers of images in one batch: the images are filled up, "
-            "and rows before an image attend to the filling as well, so answers would depend on "
-            "the batch; run them one by one"
+            "prompts with different numbers of images in one batch: the model pads images, and "
+            "rows before an image attend to that padding, so answers would depend on the batch; "
+            "run them one by one"
         )
     begin = processor.tokenizer.bos_token
     return processor(

@@ -189,12 +189,12 @@ def _refuse_skipped(lmm: Any, planned: Plan) -> None:
 def _refuse_after(node: Node) -> None:
     """Refuse nodes that cannot act on a question to a compressed context."""
     if node.needs_phi:
-        lacks = "needs the sink value of every token, and those of a context were not kept"
+        lacks = "needs the sink value of every token, and a compressed context has none"
     elif isinstance(node, Contrast):
-        lacks = "compares with the prompt read another way, and a context was read one way only"
+        lacks = "needs a second pass over the prompt, and a compressed context has read it already"
     else:
         return
-    raise CapabilityError(f"{node!r} {lacks}; ask the whole prompt anew with generate")
+    raise CapabilityError(f"{node!r} {lacks}; ask with the whole prompt in generate")
 
 
 def _known_sinks(lmm: Any, planned: Plan) -> SinkDims | None:

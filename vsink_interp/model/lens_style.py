@@ -1,4 +1,4 @@
-"""What TransformerLens users type first: caches, hook functions and tokens as text."""
+"""TransformerLens-style methods of `LMM`: run_with_cache, run_with_hooks, to_str_tokens."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,7 +25,7 @@ HookFunction = Callable[..., Tensor | None]
 
 
 class LensStyle(LMMBase):
-    """The methods of a TransformerLens model that an `LMM` has as well; `LMM` brings the runs."""
+    """Methods of TransformerLens models that `LMM` has as well."""
 
     encode: Callable[..., Encoding]
     run: Callable[..., Any]
@@ -71,7 +71,7 @@ class LensStyle(LMMBase):
         fwd_hooks: Iterable[tuple[NamesFilter, HookFunction]] = (),
         graph: Graphlike = None,
     ) -> Float[Tensor, "batch query vocab"]:
-        """One forward pass with functions at hook points, and nothing left behind.
+        """One forward pass with hook functions, which are not kept afterwards.
 
         ```python
         def halve(value, hook):
@@ -84,9 +84,9 @@ class LensStyle(LMMBase):
 
         - `image`, `prompt`: as `run` takes them.
         - `fwd_hooks`: pairs of a name and a function. A name may be a pattern or a function of the
-            full name, as in `run_with_cache`. What the function returns goes on; None keeps the
-            value.
-        - `graph`: edits and probes beside them; they act first.
+            full name, as in `run_with_cache`. Its return value replaces the value; None keeps
+            it.
+        - `graph`: further edits and probes; they act first.
 
         **Returns:** the logits of every prompt token.
 
@@ -147,6 +147,7 @@ class LensStyle(LMMBase):
         encoding = self._encoding(image, prompt)
         if encoding.cached_prefix is not None:
             raise CapabilityError(
-                "this encoding goes on from a context; ask() it, or hand it to generate"
+                "this encoding continues a compressed context; use context.ask(), or pass it to "
+                "generate"
             )
         return encoding

@@ -25,29 +25,30 @@ from .session import Job, Session
 
 @final
 class LMM(LensStyle):
-    """A large multimodal model that takes edit graphs.
+    """A large multimodal model (LMM) on which edit graphs run.
 
     **Arguments:**
 
     - `hf_model`: a transformers model for images and text, on its device, in its precision.
     - `processor`: its processor.
-    - `sinks`: its sink dimensions. If they are not given, the first graph that needs them runs
-        `find_sink_dims`: half a dozen forward passes more.
+    - `sinks`: its sink dimensions; by default, the first graph that needs them runs
+        `find_sink_dims`, which takes about six forward passes.
 
-    - `family`: the form of its family, if it is none of `vsink_interp.families`.
-    - `check`: try every hook point on a tiny random model of the same classes, once per process
-        and in about a second; what fails there is not offered here. `capabilities` tries them on
-        this model.
+    - `family`: the form of its family, if it is not in `vsink_interp.families`.
+    - `check`: try every hook point on a tiny random model of the same classes, which takes about
+        a second, once per process; hook points that fail are not offered. `capabilities` tries
+        them on this model itself.
 
     **Attributes:**
 
-    - `name`: what runs and reports call the model; the last part of where it came from.
+    - `name`: the model's name in runs and reports; by default the last part of its repository.
 
-    A model of no known family is looked at: where its layout has the usual names it works, says
-    `inferred` when it is printed, and offers what passes `capabilities`, whatever `check` says.
+    The layout of a model of no known family is inferred if its parts have the usual names. Such a
+    model prints as `inferred`, and offers only hook points that pass `capabilities`, whatever
+    `check` is.
 
-    **Raises:** `CapabilityError` for a model whose layout cannot be inferred, with what was looked
-    for and where; or if a run without edits differs from transformers' own.
+    **Raises:** `CapabilityError` for a model whose layout cannot be inferred, naming the missing
+    part; or if a run without edits differs from plain transformers.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class LMM(LensStyle):
 
     @property
     def sinks(self) -> SinkDims:
-        """The sink dimensions and tau; found on first use if they were not given.
+        """The sink dimensions and tau; searched for on first use if they were not given.
 
         **Raises:** `CapabilityError` if the model has none.
         """
@@ -84,12 +85,12 @@ class LMM(LensStyle):
 
     @property
     def known_sinks(self) -> SinkDims | None:
-        """The sink dimensions, if they were given or found already."""
+        """The sink dimensions, if they were given or have been found; else None."""
         return self._sinks
 
     @property
     def sink_report(self) -> SinkReport:
-        """The evidence for this model's sink dimensions, found on first use."""
+        """The evidence for this model's sink dimensions, computed on first use."""
         if self._report is None:
             self._report = find_sink_dims(self)
         return self._report
@@ -106,7 +107,7 @@ class LMM(LensStyle):
             of messages `{"role": ..., "content": ...}`: what was said before the last message of
             the user is the group `history`, images aside, and `image` fills the places that
             bring no image of their own.
-        - `chat`: False takes the prompt as it is.
+        - `chat`: False uses the prompt as it is, without the chat format.
 
         **Raises:** `InputError` for an empty prompt, an unreadable image, or images and prompts
         that do not match.
@@ -163,13 +164,13 @@ class LMM(LensStyle):
 
         **Arguments:**
 
-        - `image`, `prompt`: as `encode` takes them; or an `Encoding` in place of both.
+        - `image`, `prompt`: as for `encode`; or an `Encoding` instead of both.
         - `graph`: edits and probes.
         - `batch_size`: the most prompts of a list that are run at once; the run that comes back
             holds all of them. Where a shorter sample has no row, logits and records are NaN.
         - `remote`: run on an NDIF server: True, an address, or a `Server`; `"job"` sends the run
-            there and does not wait, and `Server(address).job` sends it to another one.
-        - `allow_large`: bring home from there what is large, or holds full patterns.
+            without waiting, and `Server(address).job` does so to another server.
+        - `allow_large`: fetch large results and full patterns from the server too.
 
         **Returns:** a `Run` with the logits of every prompt token; for a job a `Job`, whose
         `collect` gives a list of this one run.
@@ -194,8 +195,8 @@ class LMM(LensStyle):
 
         **Arguments:**
 
-        - `remote`, `allow_large`: as `run` takes them; nnsight's configured server for a model that
-            was opened with none.
+        - `remote`, `allow_large`: as for `run`; by default, the server that the model was opened
+            with, or the one in nnsight's configuration.
 
         **Raises:** `InputError` without a server.
         """
@@ -248,7 +249,7 @@ class LMM(LensStyle):
         allow_large: bool = False,
         **hf_kwargs: Any,
     ) -> Run | Job:
-        """Generate an answer under a graph; greedy unless told otherwise.
+        """Generate an answer under a graph; greedy by default.
 
         **Arguments:**
 
@@ -273,7 +274,9 @@ class LMM(LensStyle):
                 return in_batches(self, self.generate, (image, prompt, graph), batch_size, how)
         encoding, later = self._encoding(image, prompt), self.backend.later(remote)
         if seed is not None and (later or self.backend.server(remote)):
-            raise CapabilityError("a seed sets the random numbers here, and a server has its own")
+            raise CapabilityError(
+                "a seed sets the random generator of this process, and a server has its own"
+            )
         if later:
             session = self.session(later, allow_large=allow_large)
             session.generate(encoding, graph=graph, max_new_tokens=max_new_tokens, **hf_kwargs)
@@ -322,7 +325,7 @@ class LMM(LensStyle):
         seed: int | None = None,
         **hf_kwargs: Any,
     ) -> Context | tuple[Context, ...]:
-        """Describe an image, and keep of it what the description looked at most.
+        """Describe an image, and keep the image tokens that the description attended to most.
 
         ```python
         context = lmm.compress(image, "describe the image", vi.CompressedContext(keep=0.05))
@@ -332,22 +335,22 @@ class LMM(LensStyle):
         **Arguments:**
 
         - `image`, `prompt`: as `run` takes them, one sample.
-        - `spec`: what to keep, `CompressedContext()` by default; several share one description, and
-            give a tuple of contexts.
+        - `spec`: what to keep; `CompressedContext()` by default. Several share one description and
+            return a tuple of contexts.
         - `graph`: edits and probes for the description.
-        - `max_new_tokens`, `seed`, `hf_kwargs`: of the description, as `generate` takes them; the
-            released code has 300 tokens.
+        - `max_new_tokens`, `seed`, `hf_kwargs`: for the description, as for `generate`; the
+            released code uses 300 tokens.
 
         **Returns:** a `Context` to ask questions of.
 
         **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model that runs
-        on a server, or whose cache or positions cannot be gone on from.
+        on a server, or whose cache or positions cannot be continued.
         """
         encoding = self._whole(image, prompt)
         several = isinstance(spec, Sequence)
         specs = list(spec) if several else [spec or CompressedContext()]
         run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
-        # Some models remember of their last prompt what its context needs.
+        # Some models keep state of their last prompt that its context needs.
         with self.alone(), seeded(seed, self.hooked, hf_kwargs):
             contexts = describe(self, run_request, specs)
         return contexts if several else contexts[0]
@@ -363,11 +366,11 @@ class LMM(LensStyle):
         **Arguments:**
 
         - `image`, `prompt`: as `run` takes them.
-        - `hf_kwargs`: for the model; with `max_new_tokens` the trace generates, greedily unless
-            told otherwise, and they are for `model.generate`.
+        - `hf_kwargs`: passed to the model; with `max_new_tokens` the trace generates, greedily by
+            default, and they are passed to `model.generate`.
 
         **Raises:** `CapabilityError` for beam search and assisted decoding, and for a model that
-        runs on a server; `InputError` for options of generating without `max_new_tokens`.
+        runs on a server; `InputError` for generation options without `max_new_tokens`.
         """
         self.backend.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
         encoding = self._whole(image, prompt)

@@ -1,4 +1,4 @@
-"""A model that is open: where it came from, its sizes, its sinks, and the hook points it offers."""
+"""The base of `LMM`: loading a model, its sizes, its self-check, and its hook points."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +22,7 @@ LMMBaseT = TypeVar("LMMBaseT", bound="LMMBase")
 
 
 class LMMBase:
-    """What a model is and offers, without what is done with it: the lower half of `LMM`."""
+    """A loaded model and its hook points, without runs: the base of `LMM`."""
 
     def __init__(
         self,
@@ -62,18 +62,18 @@ class LMMBase:
     ) -> LMMBaseT:
         """Load a model and its processor as transformers does.
 
-        Where the processor needs torchvision for videos and it is not installed, it is loaded
-        without its video part.
+        If the processor needs torchvision for videos and it is not installed, the processor is
+        loaded without its video part.
 
         **Arguments:**
 
         - `repo_or_dir`: a repository of the Hub, or a folder.
         - `device`: one device for all of it, such as `"cuda"`; by default the CPU, or what
             `device_map` says.
-        - `remote`: open the structure alone, without weights, and run everything on this server
-            unless told otherwise.
+        - `remote`: open only the structure, without weights, and by default run everything on this
+            server.
         - `check`: the self-check at load, as in `LMM`.
-        - `hf_kwargs`: for the model: `dtype` (`"bfloat16"`), `device_map` (`"auto"`),
+        - `hf_kwargs`: passed to the model: `dtype` (`"bfloat16"`), `device_map` (`"auto"`),
             `quantization_config`, `attn_implementation`, `revision` ...
 
         **Raises:** `InputError` for a URL, a folder that is not there, an unknown precision;
@@ -125,7 +125,7 @@ class LMMBase:
 
     @classmethod
     def toy(cls: type[LMMBaseT]) -> LMMBaseT:
-        """The small trained LLaVA that comes with the package: offline, a few MB."""
+        """The small trained LLaVA that ships with the package: offline, a few MB."""
         from ..toy import weights_dir
 
         lmm = cls.from_pretrained(weights_dir)
@@ -150,7 +150,7 @@ class LMMBase:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this model can do, tried hook point by hook point on first use; it prints.
+        """What this model can do, tested for every hook point on first use; prints as a table.
 
         Hook points that fail are not offered from then on.
 
@@ -204,12 +204,12 @@ class LMMBase:
 
     @property
     def n_layers(self) -> int:
-        """How many decoder layers."""
+        """The number of decoder layers."""
         return self.hooked.n_layers
 
     @property
     def n_heads(self) -> int:
-        """How many query heads a layer has."""
+        """The number of query heads per layer."""
         return self.hooked.n_heads["head"]
 
     @property
@@ -249,13 +249,13 @@ class LMMBase:
         return self.hooked.advertised
 
     def layers_with(self, hook: str) -> tuple[int, ...]:
-        """The layers that offer a hook point, to be given as `layers`.
+        """The layers that offer a hook point, for use as `layers=`.
 
         ```python
         vi.Knockout("image -> query", lmm.layers_with("attn.hook_pattern"))
         ```
 
-        All of them but in models that mix kinds of attention, such as Qwen3.5.
+        All layers, except in models that mix kinds of attention, such as Qwen3.5.
 
         **Arguments:**
 
@@ -275,7 +275,7 @@ class LMMBase:
         return tuple(layer for layer in wanted if layer in offered)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keep the model for this thread: runs that other threads ask for wait until it is left.
+        """Reserve the model for this thread; runs of other threads wait until the block is left.
 
         ```python
         with lmm.alone():
@@ -284,7 +284,7 @@ class LMMBase:
             lmm.hf_model.set_attn_implementation("sdpa")
         ```
 
-        Each run takes its turn by itself; this is for what has to stay together, and for changing
+        Single runs take turns without it; use it for runs that must stay together, and for changing
         the model.
         """
         return self.hooked.turns.hold()

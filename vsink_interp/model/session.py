@@ -1,4 +1,4 @@
-"""Several runs in one round trip, and jobs that outlive the process that sent them."""
+"""Sessions (several runs in one request) and jobs (runs that another process can collect)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,23 +19,23 @@ from ..tokens import check_layout
 from .encoding import Encoding
 from .execution import RunRequest, carry_out
 
-_SESSION = "it is said once for all runs, in lmm.session(remote, allow_large=...)"
+_SESSION = "it is set once for all runs, in lmm.session(remote, allow_large=...)"
 REFUSED = {
-    "seed": "it sets the random numbers here, and a server has its own; run it here",
+    "seed": "it sets the generator of this process, and a server has its own; run it locally",
     "remote": _SESSION,
     "allow_large": _SESSION,
 }
-"""What `LMM.generate` takes and a session's does not, and why."""
+"""Arguments of `LMM.generate` that a session's `generate` does not take, and why."""
 
 
 @final
 class Job:
-    """Runs that a server is working on, or has done.
+    """Runs that were sent to a server.
 
     **Attributes:**
 
-    - `server`: where.
-    - `number`: the server's name for it.
+    - `server`: the server.
+    - `number`: the server's id of the job.
     - `run_request`: the runs.
     - `expected`: how many bytes they bring back, before compression.
     """
@@ -59,7 +59,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """The last status, such as `QUEUED Your job is number 2 in the queue`.
+        """The latest status, such as `QUEUED Your job is number 2 in the queue`.
 
         **Raises:** `RemoteError` if it failed, `UnreachableError` if the server does not answer.
         """
@@ -67,13 +67,13 @@ class Job:
         return f"{response.status.value} {response.description}".strip()
 
     def collect(self, lmm: Any) -> list[Run]:
-        """The runs, waiting for them.
+        """Wait for the runs and return them.
 
         **Arguments:**
 
-        - `lmm`: the model as it was when they were asked for; its tokenizer reads the answers.
+        - `lmm`: the model, as it was when the runs were requested; its tokenizer decodes answers.
 
-        **Raises:** as `status`; `LayoutError` if edits together left a row nothing to attend to.
+        **Raises:** as `status`; `LayoutError` if edits together left a row no key to attend to.
         """
         states = self.server.collected(self.number, len(self.run_request), self.expected)
         return [
@@ -82,7 +82,7 @@ class Job:
         ]
 
     def save(self, path: str | Path) -> None:
-        """Write the job to a JSON file; no key is in it.
+        """Write the job to a JSON file, which contains no API key.
 
         **Raises:** `CapabilityError` if a graph holds a bare function.
         """
@@ -129,7 +129,7 @@ class Job:
 
 @final
 class Session:
-    """Collects runs, and sends them as one request: one round trip, one place in the queue.
+    """Collects runs and sends them as one request: one round trip, one place in the queue.
 
     ```py
     with lmm.session(remote=True) as session:
@@ -138,7 +138,7 @@ class Session:
     print(session.runs[plain].text, session.runs[cut].text)
     ```
 
-    Leaving the layer sends and waits; `submit` sends and does not.
+    Leaving the `with` block sends the runs and waits; `submit` sends without waiting.
     """
 
     def __init__(self, lmm: Any, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
@@ -152,7 +152,7 @@ class Session:
         self._sinks: SinkDims | None = None
 
     def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> int:
-        """Ask for a forward pass, as `LMM.run`; its place in `runs`.
+        """Add a forward pass, as in `LMM.run`; returns its index in `runs`.
 
         **Raises:** as `LMM.run`.
         """
@@ -167,17 +167,18 @@ class Session:
         max_new_tokens: int | None = None,
         **hf_kwargs: Any,
     ) -> int:
-        """Ask for an answer, as `LMM.generate`; its place in `runs`.
+        """Add an answer, as in `LMM.generate`; returns its index in `runs`.
 
-        **Raises:** as `LMM.generate`; `CapabilityError` for a seed, a server of its own, and a
-        question that goes on from a context.
+        **Raises:** as `LMM.generate`; `CapabilityError` for a seed, its own server, or a question
+        to a compressed context.
         """
         for name in hf_kwargs.keys() & REFUSED.keys():
             raise CapabilityError(f"a session's generate takes no {name}: {REFUSED[name]}")
         encoding = self.lmm._encoding(image, prompt)
         if encoding.cached_prefix is not None:
             raise CapabilityError(
-                "a context is not sent to a server; ask with the whole prompt, or ask() it here"
+                "a compressed context cannot be sent to a server; ask with the whole prompt, or "
+                "use context.ask() locally"
             )
         return self._add(RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs))
 
@@ -194,9 +195,9 @@ class Session:
         return len(self.run_request) - 1
 
     def submit(self) -> Job:
-        """Send what was asked for, and do not wait.
+        """Send the runs without waiting.
 
-        **Raises:** `ResultError` if nothing was; else as `LMM.run`.
+        **Raises:** `ResultError` if there are none; else as `LMM.run`.
         """
         if not self.requests:
             raise ResultError("this session has nothing to send; ask with run or generate first")
@@ -251,7 +252,7 @@ def _from_plain(found: Mapping[str, Any], trusted: Iterable[str]) -> RunRequest:
     encoding = Encoding(
         {"input_ids": tensors["ids"]},
         layout_from(found, tensors),
-        # The images are with the server; here it matters only that there were some.
+        # The images were sent to the server; here only their number matters.
         tuple((Image.new("L", (1, 1)),) * n for n in found["n_images"]),
         tuple(found["prompts"]),
         found["batched"],

@@ -1,4 +1,4 @@
-"""How a model turns its residual stream into logits: the final norm, and the unembedding."""
+"""`Readout`: the final norm and the unembedding, which turn residual streams into logits."""
 
 from dataclasses import dataclass
 from typing import Any, final

@@ -1,7 +1,7 @@
 """Figures of results, for notebooks and papers, and the HTML report.
 
-The only home of matplotlib and circuitsvis, which are imported when a figure is drawn. Every
-function takes a result and returns a matplotlib `Figure` that pyplot knows nothing of.
+The only room that uses matplotlib and circuitsvis, which are imported when a figure is drawn. Each
+function takes a result and returns a matplotlib `Figure` that is not registered with pyplot.
 """
 
 from .compressed import compressed_context as compressed_context

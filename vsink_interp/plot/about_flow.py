@@ -22,14 +22,14 @@ SHOWN = 4
 
 
 def by_segment(study: Study) -> str:
-    """Attention by segment over the layers, in our split and the paper's."""
+    """Attention by segment over layers, in five segments and in the paper's three."""
     ours = measure_segments(study.lmm, study.cases)
     theirs = three_way(study.lmm, study.cases)
     return (
         text(
-            "Where a generated token looks, layer by layer. Left, our five segments; right, the "
-            "paper's three, where BOS and system prompt count as query tokens: what the right-hand "
-            "panel shows of the query may be the attention sink on BOS."
+            "What generated tokens attend to, layer by layer. Left, five segments; right, the "
+            "paper's three, in which BOS and system prompt count as query tokens: the query's "
+            "share in the right-hand panel may be the attention sink on BOS."
         )
         + equation(
             "a<sub>X</sub><sup>l</sup>(t) = (1/H) &Sigma;<sub>h</sub> "
@@ -52,10 +52,10 @@ def knockout(study: Study, tick: Tick) -> str:
     spread = "means; the bands are one standard deviation" if count > 1 else "one image: no spread"
     return (
         text(
-            "Cut a flow in every layer from l on, and see what is left of the answer. Where a "
-            "curve rises, the information has passed: cutting later no longer hurts. With "
-            "<code>image -&gt; generated</code> cut everywhere, the query tokens are the only road "
-            "from the image to the answer."
+            "A flow is cut in every layer from l on, and the answer is scored. Where a curve "
+            "rises, the information has already passed, and cutting later no longer hurts. With "
+            "<code>image -&gt; generated</code> cut everywhere, the query tokens are the only "
+            "path from the image to the answer."
         )
         + equation(
             "A = softmax( QK<sup>T</sup> / &radic;d + M<sub>causal</sub> + M<sub>ko</sub> ), "
@@ -67,14 +67,14 @@ def knockout(study: Study, tick: Tick) -> str:
         + setting(
             f"{escape(found.about)} ({count}); object F1 against {found.reference}, uncut "
             f"{found.baseline.mean():.3f}; {spread}. Layers count from 0 and &ldquo;from l&rdquo; "
-            "includes l. The last prompt row is a query row, as in the released code, so "
-            "<code>image -&gt; generated</code> leaves the first generated token its sight."
+            "includes l. The last prompt row is a query row, as in the released code, so under "
+            "<code>image -&gt; generated</code> the first generated token still sees the image."
         )
     )
 
 
 def query_only(study: Study) -> str:
-    """Query-token-only generation beside the normal one."""
+    """Query-token-only generation, compared with normal generation."""
     found = measure_query_only(study.lmm, study.cases)
     rows = [
         (f"{i}", found.normal[i], found.query_only[i], float(found.f1_query_only[i]))
@@ -82,8 +82,9 @@ def query_only(study: Study) -> str:
     ]
     return (
         text(
-            "Generation with the image hidden from every generated token: what the query tokens "
-            "gathered during the prefill must do. In the paper the description stays, coarser."
+            "Generation with the image hidden from every generated token: the answer relies on "
+            "what the query tokens read during the prefill. In the paper, descriptions survive "
+            "but become coarser."
         )
         + table(("case", "normal answer", "query tokens only", "object F1"), rows)
         + setting(
@@ -99,7 +100,7 @@ def located(study: Study, tick: Tick) -> str:
     """Whether attention peaks at the object that a word names."""
     if not study.located:
         raise InputError(
-            "nobody said where the objects lie; give their masks to experiments.localisation"
+            "no object masks are known for this input; give masks to experiments.localisation"
         )
     found = measure_localisation(
         study.lmm, study.located, keys=_keys(study), max_new_tokens=study.max_new_tokens, tick=tick
@@ -107,9 +108,10 @@ def located(study: Study, tick: Tick) -> str:
     rows = [(key, *map(float, rate)) for key, rate in zip(found.keys, found.rate, strict=True)]
     return (
         text(
-            "When the answer names an object, does it look there? The attention of the rows that "
-            "predict its name is laid over the image; a hit is a peak on the object's mask, or "
-            "one image token beside it. With visual sinks left out, what they hide shows."
+            "When the answer names an object, does the model attend to it? The attention of the "
+            "rows that predict its name is laid over the image; a peak on the object's mask, or "
+            "at most one image token away, is a hit. The second measurement leaves out visual "
+            "sinks, which otherwise may be the peak."
         )
         + drawing(localisation(found), "share of objects hit over the layers, and some peaks")
         + table(("keys", *(f"layer {layer}" for layer in found.layers)), rows)

@@ -1,4 +1,4 @@
-"""The report's sections on the input: image and answer, tokens, what the answer reads of them."""
+"""The report's sections on the input: image and answer, token layout, attention to the prompt."""
 
 from html import escape
 
@@ -12,11 +12,11 @@ from .tokens import token_strengths as draw_strengths
 
 
 def scene_and_answer(study: Study) -> str:
-    """The image, the question, and what the model says."""
+    """The image, the question, and the model's answer."""
     answer = study.run.text if isinstance(study.run.text, str) else study.run.text[0]
     rows = [("prompt", study.prompt), ("answer", answer or "(nothing)")]
     if study.truth:
-        rows.append(("what is really there", study.truth))
+        rows.append(("true objects", study.truth))
         found, true = study.cases.read(answer), study.cases.read(study.truth)
         rows.append(("object F1 of this answer", f"{score_objects(found, true).f1:.2f}"))
     size = f"{study.image.width} x {study.image.height} pixels"
@@ -36,7 +36,8 @@ def token_layout(study: Study) -> str:
         text(
             "Every token belongs to one segment. Flows such as <code>image -&gt; generated</code> "
             "are written in these words; the row that <em>predicts</em> a generated token is the "
-            "attention &ldquo;of&rdquo; that token, so the last prompt row speaks for the first."
+            "attention &ldquo;of&rdquo; that token, so the last prompt row is the first "
+            "generated token's."
         )
         + chips(_chips(run))
         + f"<pre>{escape(line)}</pre>"
@@ -60,20 +61,20 @@ def _chips(run: Run) -> list[tuple[str, str]]:
 
 
 def strengths(study: Study) -> str:
-    """Which words of the prompt the answer reads."""
+    """Attention of the answer to the words of the prompt."""
     found = token_strengths(
         study.lmm, study.image, study.prompt, max_new_tokens=study.max_new_tokens
     )
     rest = float(found.attention.sum())
     return (
         text(
-            "The attention that the answer gives to each text token of the prompt: the stronger, "
-            "the bluer. Point at a token to see its share."
+            "The attention of the answer to each text token of the prompt: the bluer, the more. "
+            "Hover over a token to see its share."
         )
         + draw_strengths(found).html
         + setting(
             f"Mean over heads, answer rows and layers {found.layers[0]} to {found.layers[-1]}. "
             f"These tokens hold {rest:.2f} of the attention, the image {found.image:.2f}, tokens "
-            "generated before the rest. Drawn by circuitsvis, from its local script."
+            "generated before the rest. Drawn by circuitsvis, with its script embedded."
         )
     )

@@ -23,7 +23,7 @@ from .study import Study
 
 RHO = 0.5
 NOTHING = 1e-4
-"""Less attention than this moved is rounding, not an edit."""
+"""Moving less attention than this is rounding, not an edit."""
 
 
 def sink_dimensions(study: Study) -> str:
@@ -39,9 +39,10 @@ def sink_dimensions(study: Study) -> str:
     )  # fmt: skip
     return (
         text(
-            "Sinks are tokens whose residual stream is huge in a few fixed coordinates, the sink "
-            "dimensions. In LLaMA-like models the first token is one; some image tokens are too, "
-            "in the same coordinates. An ordinary image token is not."
+            "Sinks are tokens whose residual stream has very large values in a few fixed "
+            "coordinates, the sink dimensions. In LLaMA-like models the first token is a sink, "
+            "and so are some image tokens, in the same coordinates; ordinary image tokens are "
+            "not."
         )
         + equation(
             "&phi;(x) = max<sub>d &isin; D<sub>sink</sub></sub> | x[d] / "
@@ -78,8 +79,8 @@ def phi_distribution(study: Study) -> str:
     absent = "" if above.any() else note("None of these image tokens is a sink at these layers.")
     return (
         text(
-            "A token is a sink where &phi; reaches the threshold &tau;. The threshold is only as "
-            "good as the gap that it lies in, so the histogram belongs beside every count of "
+            "A token is a sink where &phi; reaches the threshold &tau;. A threshold is only as "
+            "good as the gap in which it lies, so look at the histogram next to every count of "
             "sinks: &tau; = 20 is the paper's value for LLaMA-2's width, and is known to fail "
             "elsewhere."
         )
@@ -88,7 +89,7 @@ def phi_distribution(study: Study) -> str:
         + absent
         + text(
             "Below, the same image tokens against the attention that they get from the text. In "
-            "the paper's figure 3a the sinks form a cluster of their own, high on both axes."
+            "the paper's figure 3a the sinks form a separate cluster, high on both axes."
         )
         + drawing(phi_scatter(found), "phi of image tokens against the attention they get")
         + table(
@@ -109,13 +110,6 @@ def phi_distribution(study: Study) -> str:
 def words(study: Study) -> str:
     """Attention overlays per answer word, before and after VAR."""
     maps = study.maps
-    most = maps.most_changed
-    mass = [
-        (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
-        for where, there in (("first figure", maps), (f"layer {most}", maps.at(most)))
-        for name, v in (("before", there.before), ("after VAR", there.after))
-    ]
-    same = maps.answer == maps.edited_answer
     absent = "" if maps.sinks.any() else note(
         "This image has no visual sink at these layers, so there is none to box."
     )  # fmt: skip
@@ -123,9 +117,9 @@ def words(study: Study) -> str:
         text(
             "Each column is a word of the answer: the attention of the row that predicts it, over "
             "the image. Visual Attention Redistribution takes the share <em>p</em> of what sinks "
-            "get and gives it to the other image tokens in proportion to what they have, in "
-            "image-centric heads only. Every row shows the same words: the unedited answer is fed "
-            "back."
+            "get and gives it to the other image tokens in proportion to their attention, in "
+            "image-centric heads only. All rows show the same words, because the unedited "
+            "answer is fed back."
         )
         + equation(
             "A'<sub>i,j</sub> = (1 &minus; p) A<sub>i,j</sub> on sinks; "
@@ -136,21 +130,32 @@ def words(study: Study) -> str:
         )
         + drawing(overlay(maps), "attention of each answer word over the image, sinks boxed")
         + absent
-        + _most_changed(maps.at(most))
-        + table(("attention of the answer's words", "on visual sinks", "on the whole image"), mass)
-        + table(
-            ("", "the model says"),
-            [
-                ("before", maps.answer),
-                ("after VAR", maps.edited_answer + (" (the same)" if same else "")),
-            ],
-        )
+        + _most_changed(maps.at(maps.most_changed))
+        + _mass(maps)
+        + _both_answers(maps)
         + setting(f"Edit: <code>{escape(repr(maps.graph.nodes[0]))}</code>, the paper's mode.")
     )
 
 
+def _mass(maps: WordMaps) -> str:
+    """A table of the words' attention to visual sinks and to the image, before and after VAR."""
+    most = maps.most_changed
+    rows = [
+        (f"{name}, {where}", float(v[:, there.sinks].sum(1).mean()), float(v.sum(1).mean()))
+        for where, there in (("first figure", maps), (f"layer {most}", maps.at(most)))
+        for name, v in (("before", there.before), ("after VAR", there.after))
+    ]
+    return table(("attention of the answer's words", "on visual sinks", "on the whole image"), rows)
+
+
+def _both_answers(maps: WordMaps) -> str:
+    same = " (the same)" if maps.answer == maps.edited_answer else ""
+    rows = [("before", maps.answer), ("after VAR", maps.edited_answer + same)]
+    return table(("", "the model says"), rows)
+
+
 def _most_changed(maps: WordMaps) -> str:
-    """The words that VAR changes most, at one layer; or that it changes none."""
+    """The words that VAR changes most at one layer, or a note that it changes none."""
     change = np.abs(maps.after - maps.before).sum(1)
     layer = maps.layers[0]
     if change.max() < NOTHING:
@@ -177,7 +182,7 @@ def ranked_heads(study: Study) -> str:
     ][:5]
     return (
         text(
-            "Of what a head gives to the image, r is the share that does not go to sinks. A head "
+            "r is the share of a head's attention to the image that does not go to sinks. A head "
             "is image-centric for a row that gives the image at least 0.2 of its attention with r "
             "at or above &rho;; VAR edits those (head, row) pairs and no others."
         )
@@ -213,14 +218,14 @@ def ablation(study: Study) -> str:
     )
     return (
         text(
-            "If sinks carried what the model sees, hiding them would hurt more than hiding as many "
-            "other image tokens. The paper finds the reverse, on POPE: 84 against 56.5, of 86 "
-            "(read off its figure 3b). Below, the same question as object F1."
+            "If sinks carried the visual information, hiding them would hurt more than hiding as "
+            "many other image tokens. The paper finds the reverse, on POPE: 84 against 56.5, of 86 "
+            "(read off its figure 3b). Below, the same comparison with object F1."
         )
         + drawing(sink_ablation(hidden), "object F1 with sinks or random image tokens hidden")
         + text(
-            "In the paper a sink is attended to much and adds little: the norm of its weighted "
-            f"value, after the output projection (figure 3c). {said}"
+            "In the paper a sink gets much attention and contributes little: the norm of its "
+            f"weighted value, after the output projection (figure 3c). {said}"
         )
         + drawing(contributions(added), "attention and contribution of sinks and other tokens")
         + setting(

@@ -1,4 +1,4 @@
-"""Answers from compressed contexts (Kaduri et al. 2025, fig. 5)."""
+"""Accuracy from compressed contexts (Kaduri et al. 2025, figure 5)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Heads ranked by where they look (Kang et al. 2025, fig. 4)."""
+"""Heads ranked by visual non-sink ratio (Kang et al. 2025, figure 4)."""
 
 from typing import TYPE_CHECKING, Final
 

@@ -1,4 +1,4 @@
-"""Words over patches (the logit lens), and a logit split into its parts."""
+"""Words over patches (the logit lens), and the parts of a logit."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -23,16 +23,16 @@ SIGNED: Final = "PRGn"
 def image_lens(
     lens: ImageLens, *, layers: Sequence[int] | None = None, least: float = 0.0
 ) -> "matplotlib.figure.Figure":
-    """The likeliest word of each patch, one panel per layer, darker where it is likelier.
+    """The most likely word of each patch, one panel per layer, darker for higher probability.
 
-    A word that more than half of the patches say is told in the title, and they are left blank.
+    A word that leads in more than half of the patches is given in the title, and they are blank.
 
     **Arguments:**
 
     - `layers`: the layers to show; at most four evenly spread ones by default.
-    - `least`: leave out words less likely than this, 0 to 1.
+    - `least`: leave out words below this probability, 0 to 1.
 
-    **Raises:** `ResultError` for a layer that was not read.
+    **Raises:** `ResultError` for a layer that was not recorded.
     """
     shown = _shown(lens.layers, layers, 4)
     rows, columns = lens.span.grid
@@ -56,9 +56,9 @@ def image_lens(
 
 
 def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplotlib.figure.Figure":
-    """How likely each patch is read as each word: a row per word, a column per layer.
+    """The probability of each word over patches: a row per word, a column per layer.
 
-    **Raises:** `ResultError` for a layer that was not read.
+    **Raises:** `ResultError` for a layer that was not recorded.
     """
     shown = _shown(lens.layers, layers, 6)
     figure = new_figure(1.7 * len(shown) + 1.0, 1.75 * len(lens.words) + 0.3)
@@ -75,7 +75,7 @@ def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplo
 
 
 def logit_attribution(parts: LogitParts) -> "matplotlib.figure.Figure":
-    """What a logit is made of: by layer and segment on the left, by head on the right."""
+    """The parts of a logit: by layer and segment on the left, by head on the right."""
     figure = new_figure(10.5, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     _bars(left, parts)
@@ -131,7 +131,7 @@ def _image(
     share: Float[np.ndarray, " patch"],
     top: float,
 ) -> None:
-    """The faded image under a heat map of its patches."""
+    """Draw the faded image under a heat map of its patches."""
     from matplotlib import colormaps
 
     faded = np.asarray(ImageEnhance.Color(lens.image).enhance(0.7), dtype=float) / 255

@@ -1,4 +1,4 @@
-"""Whether words look at their objects, over the layers (Kaduri et al. 2025, fig. 6 and 7)."""
+"""Localisation over layers: do words attend to their objects? (Kaduri et al. 2025, figures 6, 7)"""
 
 from typing import TYPE_CHECKING
 
@@ -23,16 +23,16 @@ _OUTLINE = "#FFFFFF"
 def localisation(
     found: Localisation, *, objects: tuple[int, ...] | None = None, layer: int | None = None
 ) -> "matplotlib.figure.Figure":
-    """The hit rate over the layers with its interval, beside chance; and some objects with peaks.
+    """The hit rate over layers with its interval and chance, and some objects with their peaks.
 
-    In an image the solid line is the object's mask, the dashed one what counts as a hit.
+    In an image, the solid line is the object's mask; peaks inside the dashed line are hits.
 
     **Arguments:**
 
-    - `objects`: which objects to show, by their place in `found.located`; by default the first of
-        each of four images, none for `()`.
-    - `layer`: the layer whose peaks they show; by default the one where keys differ most, or where
-        the rate is highest if there is one group of keys.
+    - `objects`: the objects to show, by their index in `found.located`; by default the first of
+        each of four images; `()` for none.
+    - `layer`: the layer whose peaks are shown; by default the one in which the two groups of keys
+        differ most, or the one with the highest rate if there is one group.
 
     **Raises:** `ResultError` for an object or layer that was not measured.
     """

@@ -1,4 +1,4 @@
-"""Attention of the words of an answer, drawn over the image (Kang et al. 2025, fig. 1)."""
+"""Attention of an answer's words, drawn over the image (Kang et al. 2025, figure 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HEAT: Final = "YlOrRd"
 CHANGE: Final = "PRGn"
 BOX: Final = "#0058B0"
-"""Sinks are boxed in this colour, which no value of the heat map has."""
+"""The colour of boxes around sinks, which the heat map never uses."""
 
 
 @final
@@ -49,10 +49,10 @@ def overlay(
     tau: float | None = None,
     number: int | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Where each word of an answer looks in the image, with sinks boxed.
+    """Attention of each word of an answer over the image, with sinks boxed.
 
-    All panels share one colour scale, whose top is the largest value that is not a sink's, so that
-    sinks do not hide the rest; a sink may lie above it.
+    All panels share one colour scale, which ends at the largest value of a non-sink, so that sinks
+    do not hide the rest; sinks may exceed it.
 
     **Arguments:**
 
@@ -105,7 +105,7 @@ def _changes(
     heat: Heat,
     change: Float[np.ndarray, "word patch"],
 ) -> None:
-    """A row of panels for what the edit added (green) and took (purple)."""
+    """A row of panels for the attention that the edit added (green) and removed (purple)."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -122,7 +122,7 @@ def _changes(
 def draw_map(
     axes: "matplotlib.axes.Axes", heat: Heat, values: Float[np.ndarray, " patch"], top: float
 ) -> None:
-    """One map over the image, sinks boxed; the stronger a patch, the more it covers."""
+    """Draw one map over the image, with sinks boxed; higher values are more opaque."""
     from matplotlib import colormaps
 
     share = (values.reshape(heat.span.grid) / top).clip(0, 1)
@@ -181,7 +181,7 @@ def heat_of(maps: WordMaps) -> Heat:
 
 
 def _whole(span: ImageSpan) -> ImageSpan:
-    """The view that shows the whole image: tiles are not drawn."""
+    """The view that shows the whole image; tiles are not drawn."""
     return ImageSpan(span.grid, span.box)
 
 
@@ -239,7 +239,7 @@ def _sinks(
 
 
 def telling(words: tuple[str, ...]) -> list[int]:
-    """Which words are no function words; all of them if there is no other."""
+    """The words that are not function words; all words if there are no others."""
     found = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
     return found or list(range(len(words)))
 

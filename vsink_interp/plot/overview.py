@@ -1,4 +1,4 @@
-"""One image of what the library is for: a scene, where words look, and the same after VAR."""
+"""The overview figure of the README: a scene, attention of two words, and one of them after VAR."""
 
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -42,6 +42,6 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
         draw_map(axes, heat, row[whole], float(top) or 1.0)
         axes.set_title(title, fontsize=10.5)
         share = row[maps.sinks].sum() / max(float(row.sum()), 1e-12)
-        axes.set_xlabel(f"{share:.0%} of what the image gets\nlies on its sinks", fontsize=9)
+        axes.set_xlabel(f"{share:.0%} of the attention to the image\ngoes to its sinks", fontsize=9)
     figure.supxlabel(f"{heat.note}; each word on its own scale", fontsize=8.5)
     return figure

@@ -1,4 +1,4 @@
-"""The pieces of an HTML page that needs no other file: figures, tables, sections."""
+"""The parts of a self-contained HTML page: sections, figures, tables."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -43,32 +43,32 @@ class Section:
 
 
 def text(*paragraphs: str) -> str:
-    """Paragraphs of HTML; what varies must be escaped by the caller."""
+    """A paragraph of HTML; the caller escapes variable text."""
     return "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
 
 
 def equation(formula: str, name: str) -> str:
-    """A formula in HTML, with the number that our docs give it."""
+    """A formula in HTML, with its number in docs/papers.md."""
     return f'<div class="equation">{formula} &ensp;<small>{escape(name)}</small></div>'
 
 
 def setting(words: str) -> str:
-    """The line that says how the numbers above were made, in HTML."""
+    """A line of HTML that says how the numbers above were measured."""
     return f'<p class="setting">{words}</p>'
 
 
 def note(words: str) -> str:
-    """A remark that the reader must not miss, in plain text."""
+    """A highlighted remark, given as plain text."""
     return f'<p class="note">{escape(words)}</p>'
 
 
 def data_uri(content: bytes) -> str:
-    """A PNG file as an address."""
+    """A PNG file as a data URI."""
     return "data:image/png;base64," + b64encode(content).decode("ascii")
 
 
 def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
-    """A matplotlib figure, at its own size."""
+    """A matplotlib figure at its own size."""
     content = png(figure)
     width = int.from_bytes(content[16:20], "big") * 96 // DPI
     image = f'<img src="{data_uri(content)}" width="{width}" alt="{escape(alt)}">'
@@ -76,7 +76,7 @@ def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
 
 
 def photo(image: Image, alt: str) -> str:
-    """An image; a small one is enlarged with its pixels kept sharp."""
+    """An image; small ones are enlarged with sharp pixels."""
     shown = image.copy()
     shown.thumbnail((800, 800))
     buffer = BytesIO()
@@ -87,7 +87,7 @@ def photo(image: Image, alt: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; numbers are aligned to the right, everything is escaped."""
+    """A table, escaped, with numbers aligned to the right."""
     lines = list(rows)
     kinds = [_kind(value) for value in lines[0]] if lines else [""] * len(head)
     top = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, head, strict=True))

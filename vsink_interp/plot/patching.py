@@ -1,4 +1,4 @@
-"""Where values of one run bring the answer back in another."""
+"""Activation patching: where activations of one run recover its answer in another."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ SIGNED: Final = "PRGn"
 
 
 def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
-    """The share of the logit difference brought back, by layer and segment."""
+    """The share of the logit difference that is recovered, by layer and segment."""
     share = found.recovered
     figure = new_figure(max(4.4, 0.62 * len(found.layers) + 2.2), 0.5 * len(found.segments) + 1.5)
     axes = figure.subplots()
@@ -31,6 +31,6 @@ def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
     title = f"{found.token!r} over {found.against!r}: {found.corrupted:.1f} to {found.clean:.1f}"
     tidy(axes, f"layer whose {found.hook} is patched", "", title)
     bar = figure.colorbar(shown, ax=axes, pad=0.02)
-    bar.set_label("share brought back", fontsize=8)
+    bar.set_label("share recovered", fontsize=8)
     bar.ax.tick_params(labelsize=7.5)
     return figure

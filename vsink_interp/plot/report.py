@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds all that it shows, and asks no server for anything."""
+"""The report: one self-contained HTML file that loads nothing from the network."""
 
 import platform
 from collections.abc import Callable
@@ -19,13 +19,13 @@ KANG: Final = "Kang et al., ICLR 2025 (arXiv 2503.03321)"
 KADURI: Final = "Kaduri et al., CVPR 2025 (arXiv 2411.17491)"
 
 Watch = Callable[[str, float], None]
-"""Called with what is being made, and the share of the work that is done, 0 to 1."""
+"""Called with the name of the section in progress, and the share of work done, 0 to 1."""
 
 
 @final
 @dataclass(frozen=True)
 class Chapter:
-    """How one section of the report is made; `weight` is its share of the time, roughly."""
+    """One section of the report and how to make it; `weight` is roughly its share of the time."""
 
     name: str
     title: str
@@ -35,56 +35,61 @@ class Chapter:
 
 
 def still(make: Callable[[Study], str]) -> Callable[[Study, Tick], str]:
-    """A section that is quick enough to need no progress of its own."""
+    """A section that reports no progress while it is made."""
     return lambda study, tick: make(study)  # noqa: ARG005
 
 
 CHAPTERS: Final = (
     Chapter("answer", "The image and the answer", "", still(scene_and_answer)),
     Chapter("tokens", "The token layout", "", still(token_layout)),
-    Chapter("strengths", "What the answer reads of the prompt", "", still(strengths)),
+    Chapter("strengths", "What the answer attends to in the prompt", "", still(strengths)),
     Chapter("spectrum", "Sink dimensions", f"{KANG}, fig. 2 and 7", still(sink_dimensions)),
     Chapter("phi", "Threshold and attention", f"{KANG}, fig. 3a", still(phi_distribution), 3),
     Chapter(
-        "maps", "Where each word looks, before and after VAR", f"{KANG}, fig. 1", still(words), 2
+        "maps",
+        "What each word attends to, before and after VAR",
+        f"{KANG}, fig. 1",
+        still(words),
+        2,
     ),
     Chapter("heads", "Heads by non-sink ratio", f"{KANG}, fig. 4", still(ranked_heads), 2),
     Chapter("ablation", "What sinks do, and do not", f"{KANG}, fig. 3b, 3c", still(ablation), 6),
     Chapter("segments", "Attention by segment", f"{KADURI}, fig. 1", still(by_segment), 2),
     Chapter("knockout", "Knockout from layer l on", f"{KADURI}, fig. 2f", knockout, 20),
     Chapter("query-only", "Query-token-only generation", f"{KADURI}, fig. 2", still(query_only)),
-    Chapter("located", "Does a word look at its object?", f"{KADURI}, fig. 6, 7", located, 2),
+    Chapter("located", "Does a word attend to its object?", f"{KADURI}, fig. 6, 7", located, 2),
 )
 """The sections of the report, in order."""
 
 LIMITS: Final = (
     "That VAR improves a model. Published gains are small, and third parties have not all "
-    "reproduced them; what is shown here is the mechanism.",
-    "That one image proves anything. Numbers over several cases say how many; those over one "
-    "are an illustration.",
-    "That attention is explanation. The maps say what is read; the knockouts and ablations say "
-    "what is needed.",
+    "reproduced them; this report shows the mechanism.",
+    "That one image proves anything. Numbers over several cases state how many; those from a "
+    "single case are an illustration.",
+    "That attention is explanation. Maps show what is read; knockouts and hidden keys show what "
+    "is needed.",
 )
 TOY_LIMITS: Final = (
-    "That the toy LMM stands for large models. It is trained and real, and tiny: a "
-    "closed vocabulary, drawn scenes.",
+    "That the toy LMM stands for large models. It is a trained model, but tiny, with a closed "
+    "vocabulary and drawn scenes.",
     "That sinks arise by themselves. Training of the toy LMM seeded its visual sinks on background "
     "patches, and drew idle attention towards them; both losses were off at the end. See its card.",
-    "That a model reads its image in these layers. Training of the toy LMM closed the first and "
-    "last layers to the image in most turns, which puts the step of the knockout curves between.",
-    "That attention finds objects unasked. Early in training of the toy LMM a loss told two heads "
-    "of layers 3 and 4 where to look; it was off at the end.",
+    "That models in general read the image in these layers. Training of the toy LMM closed its "
+    "first and last layers to the image in most turns, which forces the step of the knockout "
+    "curves in between.",
+    "That attention finds objects unasked. Early in training of the toy LMM, a loss taught two "
+    "heads of layers 3 and 4 where to attend; it was off at the end.",
 )
 
 
 def report(study: Study, *, watch: Watch | None = None) -> str:
     """The report on a study, as HTML.
 
-    A figure that cannot be made for this model or image says why in its place.
+    Where a figure cannot be made for this model or image, the section says why.
 
     **Arguments:**
 
-    - `watch`: told about progress.
+    - `watch`: called with progress.
 
     **Returns:** the page; write it to a file as UTF-8.
     """
@@ -102,11 +107,11 @@ def report(study: Study, *, watch: Watch | None = None) -> str:
     title = "The toy LMM" if is_toy(study) else study.lmm.name
     return render(
         f"{title}: sinks and flows",
-        "What a multimodal model does with one image: its attention sinks, where its words look, "
-        "and by which road the image reaches the answer.",
+        "What a multimodal model does with one image: its attention sinks, what its words attend "
+        "to, and how the image reaches the answer.",
         _facts(study),
         sections,
-        "Written by vsink_interp. This file holds everything that it shows.",
+        "Written by vsink_interp. This file is self-contained.",
     )
 
 
@@ -119,7 +124,7 @@ def _section(chapter: Chapter, study: Study, tick: Tick) -> Section:
 
 
 def is_toy(study: Study) -> bool:
-    """Whether the model is the one that ships with the package."""
+    """Whether the model is the toy LMM that ships with the package."""
     from ..toy import weights_dir
 
     return study.lmm.hf_model.config.name_or_path == str(weights_dir)
@@ -148,8 +153,9 @@ def _limits(study: Study) -> str:
     claims = [*(TOY_LIMITS if is_toy(study) else ()), *LIMITS]
     if study.cases.truth is None:
         claims.append(
-            "That the answer is right. Nobody told us what is in the image, so object F1 "
-            "compares its words, function words left out, with those of the unedited answer."
+            "That the answer is right. The contents of this image are unknown, so object F1 "
+            "compares the answer's words, without function words, with those of the unedited "
+            "answer."
         )
     listed = "".join(f"<li>{escape(claim)}</li>" for claim in claims)
     return text("None of the following is claimed.") + f"<ul>{listed}</ul>"

@@ -1,4 +1,4 @@
-"""Where generated tokens look, layer by layer (Kaduri et al. 2025, fig. 1)."""
+"""Attention of generated tokens by segment, layer by layer (Kaduri et al. 2025, figure 1)."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
-    """The share of attention on each group of tokens over the layers; a panel per split.
+    """The share of attention to each group of tokens over layers, one panel per split.
 
     Lines are means over pairs of image and answer token, bands one standard deviation.
     """

@@ -1,4 +1,4 @@
-"""What a report is about: a model, one image and prompt to look at, and cases to average over."""
+"""`Study`: the input of a report."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +21,10 @@ class Study:
     **Attributes:**
 
     - `lmm`: the model.
-    - `image`, `prompt`: looked at closely.
-    - `cases`: averaged over.
-    - `truth`: what is really in the image, in words; empty where nobody knows.
-    - `located`: objects of which somebody knows where they lie, in these or other images.
+    - `image`, `prompt`: the input that is shown in detail.
+    - `cases`: the cases to average over.
+    - `truth`: the true contents of the image, in words; empty if unknown.
+    - `located`: objects with known masks, in these or other images.
     """
 
     lmm: LMM
@@ -36,9 +36,9 @@ class Study:
 
     @classmethod
     def of_scenes(cls, lmm: LMM, *, scenes: int = 50, seed: int = 0) -> "Study":
-        """The toy scene of a seed, and as many scenes as told from that seed on.
+        """The toy scene of a seed, and a number of scenes from that seed on as cases.
 
-        Objects are located in the first dozen of these.
+        Objects are located in the first twelve of them.
         """
         shown, cases = scene(seed), Cases.scenes(scenes, seed)
         located = ObjectMasks.scenes(min(scenes, 12), seed)
@@ -48,7 +48,7 @@ class Study:
     def of_image(
         cls, lmm: LMM, image: ImageInput, prompt: str, *, max_new_tokens: int = 128
     ) -> "Study":
-        """An image of one's own: it is its only case, and nobody knows the truth about it."""
+        """Your own image, which is the only case; its true contents are unknown."""
         opened = as_image(image)
         return cls(lmm, opened, prompt, Cases.of(opened, prompt, max_new_tokens=max_new_tokens))
 
@@ -64,7 +64,7 @@ class Study:
 
     @cached_property
     def maps(self) -> WordMaps:
-        """Where the words of the answer look, before and after VAR.
+        """Attention maps of the answer's words, before and after VAR.
 
         **Raises:** `CapabilityError` if the model has no sink dimensions.
         """

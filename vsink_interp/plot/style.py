@@ -1,4 +1,4 @@
-"""The look of every figure: one colour per kind of token, figures without global state."""
+"""The style of all figures: one colour per kind of token, and figures without global state."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -51,12 +51,12 @@ def _drawing() -> Any:
 
 
 def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
-    """An empty figure, in inches; unknown to pyplot, and shown by notebooks as it is."""
+    """An empty figure of a size in inches, not registered with pyplot; notebooks display it."""
     return _drawing()(figsize=(width, height), layout="constrained")
 
 
 def tidy(axes: "matplotlib.axes.Axes", x: str, y: str, title: str = "") -> None:
-    """Label the axes, with units, and leave out what carries nothing."""
+    """Label the axes, with units, and remove needless spines."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:

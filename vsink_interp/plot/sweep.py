@@ -1,4 +1,4 @@
-"""Knockout from layer l on (Kaduri et al. 2025, fig. 2f)."""
+"""Knockout from layer l on (Kaduri et al. 2025, figure 2f)."""
 
 from typing import TYPE_CHECKING
 

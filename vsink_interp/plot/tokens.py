@@ -1,4 +1,4 @@
-"""Text tokens coloured by a number, with circuitsvis and nothing from the network."""
+"""Text tokens coloured by a number, with circuitsvis and without network access."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ MOST_TOKENS = 400
 @final
 @dataclass(frozen=True)
 class TokenView:
-    """A circuitsvis view as HTML that holds its own script; notebooks show it."""
+    """A circuitsvis view as self-contained HTML; notebooks display it."""
 
     html: str = field(repr=False)
 
@@ -26,11 +26,11 @@ class TokenView:
 def token_strengths(
     tokens: TokenStrengths | Sequence[str], values: Sequence[float] | None = None
 ) -> TokenView:
-    """Text tokens, the stronger the bluer; point at one to see its number.
+    """Text tokens, bluer for higher values; hover over one to see its number.
 
     **Arguments:**
 
-    - `tokens`: what `experiments.token_strengths` returned, or the tokens of any text.
+    - `tokens`: the result of `experiments.token_strengths`, or the tokens of any text.
     - `values`: one number per token, if they are not `TokenStrengths`.
 
     **Raises:** `InputError` if tokens and values do not match, or are too many to draw.

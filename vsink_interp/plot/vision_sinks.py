@@ -1,4 +1,4 @@
-"""V-sinks and L-sinks of an image: where they lie, and what attention they draw."""
+"""V-sinks and L-sinks of an image: their positions, norms and attention."""
 
 from typing import TYPE_CHECKING, Final
 

@@ -265,7 +265,7 @@ class Server:
                 raise httpx.RemoteProtocolError(f"status {answer.code}")
             return answer.body
 
-        return self._again(attempt, f"the result at {self.host} breaks off")
+        return self._again(attempt, f"the download of the result from {self.host} broke off")
 
     def _get(self, path: str, *, lost: bool = False) -> Answer:
         key = key_for(self.host)

@@ -9,8 +9,8 @@ from torch import Tensor
 from ..engine.execute import RESID_PRE
 from ..engine.hooked_model import HookedModel
 from ..engine.masks import prompt_mask, window
-from ..engine.row_program import PATTERN, ROT_K, ROT_Q, SCORES, Numbered, Z, row_tiles
-from ..engine.run_state import RunState, overlap
+from ..engine.row_program import PATTERN, ROT_K, ROT_Q, SCORES, Z, row_tiles
+from ..engine.run_state import Numbered, RunState, overlap
 from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import Edit, HookPoint, find_hook
@@ -180,32 +180,33 @@ class Compiler:
             p: self.run_state.plan.at(p.template, layer) if self.hooked.computes(p, layer) else ()
             for p in (ROT_Q, ROT_K, SCORES, PATTERN, Z)
         }
+        return {
+            "explicit": any(at[point] for point in (ROT_Q, ROT_K, SCORES, PATTERN)),
+            "rot_q": self.programs.calls(at[ROT_Q], ROT_Q, layer, kind),
+            "rot_k": self.programs.calls(at[ROT_K], ROT_K, layer, kind),
+            "tiles": self._tiles(layer, at, kind, mask),
+            "z": self.programs.calls(at[Z], Z, layer, kind),
+        }
+
+    def _tiles(
+        self, layer: int, at: Mapping[HookPoint, Numbered], kind: Pass, mask: Tensor | None
+    ) -> list[dict[str, Any]]:
+        """The tiles of rows that are computed explicitly; all rows if queries or keys change."""
         rows = kind.rows(kind.n_keys[0])
         numbered = (*at[SCORES], *at[PATTERN])
-        turned = any(isinstance(node, Edit) for _, node in (*at[ROT_Q], *at[ROT_K]))
-        edited = (
-            rows
-            if turned
-            else self.run_state.joint_span([n for _, n in numbered if isinstance(n, Edit)], rows)
-        )
-        needed = rows if turned else self.run_state.joint_span([n for _, n in numbered], rows)
-        batch, heads = self.run_state.masks.layout.batch, self.hooked.n_heads["head"]
+        needed, edited = self.run_state.spans(numbered, rows)
+        if any(isinstance(node, Edit) for _, node in (*at[ROT_Q], *at[ROT_K])):
+            needed = edited = rows
+        per_row = self.run_state.masks.layout.batch * self.hooked.n_heads["head"] * rows.stop
         whole = any(node.whole for _, node in numbered)
-        tiles = [
+        return [
             {
                 **self._tile(layer, at, kind, tile, rows, overlap(tile, edited)),
                 "mask": None if mask is None else self._constant(mask, tile, rows),
             }
-            for tile in row_tiles(needed, batch * heads * rows.stop, whole)
+            for tile in row_tiles(needed, per_row, whole)
             if tile
         ]
-        return {
-            "explicit": bool(numbered or at[ROT_Q] or at[ROT_K]),
-            "rot_q": self.programs.calls(at[ROT_Q], ROT_Q, layer, kind),
-            "rot_k": self.programs.calls(at[ROT_K], ROT_K, layer, kind),
-            "tiles": tiles,
-            "z": self.programs.calls(at[Z], Z, layer, kind),
-        }
 
     def _constant(self, mask: Tensor, tile: range, rows: range) -> int:
         """The index of the mask of a tile of rows among the constants."""

@@ -7,8 +7,8 @@ from typing import Any, final
 from torch import Tensor
 
 from ..engine.hooked_model import HookedModel
-from ..engine.row_program import ROT_K, Numbered
-from ..engine.run_state import RunState, overlap
+from ..engine.row_program import ROT_K
+from ..engine.run_state import Numbered, RunState, overlap, refuse_reshaped
 from ..errors import CapabilityError
 from ..graph import Edit, HookPoint, Node, Probe, Site
 from .decode_template import Constants, DiffersError, merge
@@ -210,11 +210,8 @@ class Programs:
         )
         act: Callable[..., Any] = node.apply if isinstance(node, Edit) else node.measure  # ty: ignore[missing-attribute]
         result = act(value, site)
-        if isinstance(node, Edit) and result.shape != value.shape:
-            raise CapabilityError(
-                f"{node!r} turned {point.at(layer)} from shape {tuple(value.shape)} into "
-                f"{tuple(result.shape)}; an edit keeps the shape {point.axes}"
-            )
+        if isinstance(node, Edit):
+            refuse_reshaped(node, site, value, result)
         return result
 
     def _sizes(self, n_rows: int, n_keys: int, shape_number: int) -> dict[str, int]:

@@ -19,7 +19,7 @@ def lmm(tiny_dir):
 
 
 def test_the_mode_is_the_one_that_is_meant(lmm, loopback):
-    """In the sandbox the layer runs beside a model without weights."""
+    """In the sandbox, intervention code runs next to a model without weights."""
     hosted, inputs = lmm.backend.hosted, dict(lmm.encode(ASSET, PROMPT).inputs)
     backend = Submitting(hosted.key, host=loopback.host, env={}, blocking=False)
     backend.display.enabled = False
