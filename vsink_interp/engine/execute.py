@@ -113,6 +113,12 @@ def _execute(
     beside: Mapping[int, ContrastInputs],
     cached_prefix: CachedPrefix | None,
 ) -> Outcome:
+    asks = [node for node in plan.graph if node.needs_gradient]
+    if asks and generate is not None:
+        raise CapabilityError(
+            f"{asks[0]!r}: gradients are of one forward pass; use run, with an answer as in "
+            "run(encoding.with_answer(text), graph=...)"
+        )
     run_state = RunState(plan, TokenMasks(layout, hooked.device), sinks)
     passes = {n: SecondPass(hooked, it, sinks) for n, it in beside.items()}
     binding = AttentionBinding(hooked, run_state)
@@ -131,7 +137,7 @@ def _execute(
     stops = _stops(hooked, plan, generates=generate is not None)
     reached: list[_Stop] = []
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.set_grad_enabled(bool(asks)):
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
         _trace(hooked, stops, run_state, passes, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
@@ -139,6 +145,9 @@ def _execute(
             f"{type(hooked.hf_model).__name__} did not reach {', '.join(missed)} in the order "
             "of its hook points, so nothing acted there; ask for them in a run of their own"
         )
+    if asks:
+        run_state.take_gradients(box[0].logits)
+        box[0].logits = box[0].logits.detach()
     run_state.refuse_blind()
     run_state.refuse_lost()
     return Outcome(box[0], run_state.records())
@@ -180,7 +189,8 @@ def _act(
 ) -> None:
     envoy = hooked.envoy(stop.tap.module)
     value = old = read(stop.tap, envoy, hooked, run_state.asked)
-    beside = sum_beside(stop.tap, envoy, value, run_state.asked)
+    watches = any(node.needs_gradient for _, node in stop.nodes)
+    beside = sum_beside(stop.tap, envoy, value, run_state.asked, always=watches)
     # Counted from the end: generation computes logits of the last prompt row alone.
     rows = range(last - value.shape[1], last)
     before = value._version

@@ -40,9 +40,11 @@ def _held(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
     return shown
 
 
-def sum_beside(tap: Tap, envoy: Any, value: Tensor, asked: Asked) -> Tensor | None:
+def sum_beside(
+    tap: Tap, envoy: Any, value: Tensor, asked: Asked, *, always: bool = False
+) -> Tensor | None:
     """What heads add up to, where the module's output is known to lie beside it by rounding."""
-    if tap.side != "head results" or envoy._module not in asked:
+    if tap.side != "head results" or not (always or envoy._module in asked):
         return None
     return value.sum(-2)
 
@@ -96,4 +98,9 @@ def live(hooked: HookedModel, name: str) -> Tensor:
             f"{name!r} is computed on demand, so writing it in place would be lost; use "
             f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
         )
-    return read(tap, hooked.envoy(tap.module), hooked, {})
+    module = hooked.envoy(tap.module)
+    value = read(tap, module, hooked, {})
+    if tap.held and value.requires_grad:
+        # The model goes on with this very view, so that gradients come by it.
+        write(tap, module, value, value)
+    return value

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..graph import Edit, HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, softmax
 from .edges import may_blind, removed_by
+from .gradients import through
 from .hooked_model import HookedModel
 from .kept_tokens import KeptTokens, Window
 from .run_state import Numbered, RunState, overlap
@@ -82,6 +83,11 @@ class RowProgram:
                 continue
             pattern, written = self._pattern(query, key, value, tile, rows)
             keep = tile if written else overlap(tile, edited)
+            if pattern.requires_grad and keep != tile and z is not None:
+                # A gradient at the pattern flows only through what is computed from it.
+                own = z[:, tile.start - rows.start : tile.stop - rows.start]
+                part = through(own, attend(pattern, value))
+                z = _put(z, part, tile.start - rows.start, len(rows))
             if keep:
                 part = pattern[:, :, keep.start - tile.start : keep.stop - tile.start]
                 z = _put(z, attend(part, value), keep.start - rows.start, len(rows))

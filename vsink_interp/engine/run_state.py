@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -14,6 +15,7 @@ from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinks import SinkDims
 from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_joint
+from .gradients import Watched, backward, watched
 from .kept_tokens import KeptTokens
 from .linear_map import Asked
 
@@ -42,6 +44,7 @@ class RunState:
         self.sinks = sinks
         self.shown: dict[int, KeptTokens] = {}
         self.pieces: dict[int, Pieces] = {}
+        self.watched: list[Watched] = []
         self.asked: Asked = {}
         dims = sinks.dims if sinks else ()
         self._dims = dims if len(dims) <= 2 else torch.tensor(dims, device=masks.device)
@@ -139,7 +142,7 @@ class RunState:
             refuse_reshaped(node, site, value, new)
             return new
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
-        narrow = "query" in point.axes and not node.whole
+        narrow = "query" in point.axes and not node.whole and not node.needs_gradient
         span = overlap(self.span(node, whole), rows) if narrow else rows
         if span and narrow:
             value_here = value.narrow(point.axes.index("query"), span.start - rows.start, len(span))
@@ -147,6 +150,10 @@ class RunState:
             value_here = value
         if span:
             site = self.site(point, layer, span, n_keys, whole.start, extras)
+            if node.needs_gradient:
+                seen, value = watched(number, node, site, value)
+                self.watched.append(seen)
+                return value
             with _named(node, site):
                 measured = node.measure(value_here, site)
             self._keep(number, site, measured)
@@ -186,6 +193,18 @@ class RunState:
         # A short record is fetched without waiting for it; `records` waits once for all of them.
         kept = measured.detach().to("cpu", copy=True, non_blocking=measured.numel() < ASYNC)
         layers.setdefault(site.layer, []).append((site.first_row, kept))
+
+    def take_gradients(self, logits: Tensor) -> None:
+        """Go back from the logits, and keep the gradients at all watched values."""
+        for seen, grad in backward(self.watched, logits):
+            rows = range(seen.site.first_row, seen.site.first_row + seen.site.n_rows)
+            span = self.span(seen.node, rows)
+            site = replace(seen.site, first_row=span.start, n_rows=len(span))
+            if "query" in site.hook.axes:
+                axis = site.hook.axes.index("query")
+                self._keep(seen.number, site, grad.narrow(axis, span.start - rows.start, len(span)))
+            else:
+                self._keep(seen.number, site, grad)
 
     def records(self) -> dict[str, Recorded]:
         """The record of every probe, by its repr.

@@ -15,6 +15,7 @@ from .graph import (
     Node as Node,
     Probe as Probe,
     Sizes as Sizes,
+    TokenOf as TokenOf,
     as_graph as as_graph,
     freeze as freeze,
 )

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final, overload
@@ -52,6 +52,10 @@ class Sizes:
     d_model: int
     n_kv_heads: int = 0
     learned_sinks: tuple[int, ...] = ()
+
+
+TokenOf: TypeAlias = Callable[[str | int], int]
+"""From a word, or an id, to the id of the one token that it is."""
 
 
 class Node(ABC):
@@ -119,6 +123,11 @@ class Node(ABC):
         return False
 
     @property
+    def needs_gradient(self) -> bool:
+        """Whether it takes part in a backward pass."""
+        return False
+
+    @property
     def whole(self) -> bool:
         """Whether its kernel must see all query rows at once."""
         return False
@@ -139,6 +148,11 @@ class Node(ABC):
         """The layers that `layers` names and that it leaves out by its own rules."""
         del n_layers
         return ()
+
+    def worded(self, token: TokenOf) -> "Node":
+        """The node for a model whose tokenizer gives words these ids."""
+        del token
+        return self
 
     def fit(self, sizes: Sizes) -> None:
         """Refuse a model in which it cannot act, for instance one with fewer heads."""

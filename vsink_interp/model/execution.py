@@ -150,7 +150,10 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
 
     **Raises:** `CapabilityError`, `NotationError` or `LayoutError` if it does not fit them.
     """
-    graph = EditGraph(*(node.sized(lmm.sizes) for node in graph))
+    from .unembedding import token_id  # it is about a model, whose runs this module plans
+
+    token = partial(token_id, lmm.tokenizer, size=lmm.config.get_text_config().vocab_size)
+    graph = EditGraph(*(node.sized(lmm.sizes).worded(token) for node in graph))
     for node in graph:
         if node.point in HOOKS:
             lmm.hooked.require(node.point)

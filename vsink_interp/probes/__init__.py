@@ -4,6 +4,7 @@ from .activation import Activation as Activation, Logits as Logits, Resid as Res
 from .attribution import LogitAttribution as LogitAttribution, Projection as Projection
 from .contribution import Contribution as Contribution
 from .function import ProbeFunction as ProbeFunction, probe as probe
+from .gradient import Gradient as Gradient
 from .lens import LogitLens as LogitLens, TokenProbability as TokenProbability
 from .maps import AttentionMaps as AttentionMaps
 from .mass import (
