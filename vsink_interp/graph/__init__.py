@@ -1,6 +1,7 @@
 """Edits and probes as values: hook points, the graphs that nodes join into, and their plans."""
 
 from .address import (
+    freeze as freeze,
     matching as matching,
     settle as settle,
     short_name as short_name,
@@ -17,7 +18,6 @@ from .graph import (
     Sizes as Sizes,
     TokenOf as TokenOf,
     as_graph as as_graph,
-    freeze as freeze,
 )
 from .hook_functions import (
     HookContext as HookContext,

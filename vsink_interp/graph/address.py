@@ -103,3 +103,18 @@ def _settled_heads(heads: Any) -> str | tuple[int, ...] | None:
     if found == ":":
         return None
     return (found,) if isinstance(found, int) else found
+
+
+def freeze(node: Any, *names: str) -> None:
+    """Turn fields that were given as lists, arrays or tensors into tuples: a node is a value.
+
+    **Raises:** `NotationError` for an array with more than one axis.
+    """
+    for name in names:
+        value = getattr(node, name)
+        if getattr(value, "ndim", 1) != 1:
+            raise NotationError(
+                f"{name} of {type(node).__name__} has one axis; got shape {tuple(value.shape)}"
+            )
+        if isinstance(value, list) or hasattr(value, "tolist"):
+            object.__setattr__(node, name, tuple(getattr(value, "tolist", value.__iter__)()))

@@ -390,18 +390,3 @@ def _row(node: Node) -> tuple[str, str, str, str]:
     kind = "probe" if isinstance(node, Probe) else "edit"
     layers = "" if node.point.stack is None else f"layers {node.layers}"
     return kind, node.hook, layers, repr(node)
-
-
-def freeze(node: Node, *names: str) -> None:
-    """Turn fields that were given as lists, arrays or tensors into tuples: a node is a value.
-
-    **Raises:** `NotationError` for an array with more than one axis.
-    """
-    for name in names:
-        value = getattr(node, name)
-        if getattr(value, "ndim", 1) != 1:
-            raise NotationError(
-                f"{name} of {type(node).__name__} has one axis; got shape {tuple(value.shape)}"
-            )
-        if isinstance(value, list) or hasattr(value, "tolist"):
-            object.__setattr__(node, name, tuple(getattr(value, "tolist", value.__iter__)()))
