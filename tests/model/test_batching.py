@@ -47,6 +47,8 @@ def test_a_run_in_batches_is_the_run_of_all(size):
         )
         if one.values.is_floating_point():
             assert same(one.values, picked)
+            over = [axis for axis in one.axes if axis != "layer"]
+            assert nodes.apart(one.mean(*over).values, other.mean(*over).values) < 1e-4
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -59,6 +61,8 @@ def test_answers_in_batches_are_those_of_all(size):
     mass = parts[vi.probes.SegmentMass]
     assert mass.labels("query") == whole[vi.probes.SegmentMass].labels("query")
     assert same(mass.values, whole[vi.probes.SegmentMass].values)
+    over = ("batch", "head", "query")
+    assert nodes.apart(mass.mean(*over).values, whole["SegmentMass"].mean(*over).values) < 1e-4
 
 
 def test_answers_that_end_early_are_filled_up(monkeypatch):

@@ -169,6 +169,13 @@ def test_an_answer_as_text_is_read_with_its_prompt():
     assert torch.equal(tiny.lmm().run(answered).logits, wanted)
     both = tiny.batch("one image", "short").with_answer(["red disc", "two squares"])
     assert both.layout.mask("generated").sum(-1).tolist() == [2, 2]
+    ragged = tiny.batch("one image", "short").with_answer(["red disc on", "two"])
+    assert ragged.layout.mask("generated").sum(-1).tolist() == [3, 1]
+    logits = tiny.lmm().run(ragged).logits
+    for sample, (name, text) in enumerate([("one image", "red disc on"), ("short", "two")]):
+        alone = tiny.lmm().run(tiny.encode(name).with_answer(text)).logits[0]
+        real = ragged.inputs["attention_mask"][sample].bool()
+        assert float((logits[sample][real] - alone).abs().max()) < 1e-4
     for wrong in ("", ["red", "blue"], []):
         with pytest.raises(vi.InputError, match="answers"):
             encoding.with_answer(wrong)

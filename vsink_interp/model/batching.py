@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..graph import EditGraph, Graphlike, Probe, as_graph
-from ..results import Recorded, Run
+from ..results import Recorded, Run, counted
 from ..tokens import PAD, TokenLayout
 from .encoding import Encoding
 from .messages import is_conversation
@@ -99,15 +99,23 @@ def joined(runs: list[Run], filling: tuple[int, str]) -> Run:
         for texts in run.words
     )
     names = dict.fromkeys(name for run in runs for name in run.records)
+    layout = _layout([run.layout for run in runs], rows, prompt)
+    probes = {repr(node): node for node in runs[0].graph if isinstance(node, Probe)}
+
+    def record(name: str) -> Recorded:
+        probe = probes.get(name) or probes[name.rpartition("#")[0]]
+        found = _record([run.records.get(name) for run in runs], runs, shifts)
+        return counted(found, probe, layout)
+
     return Run(
         rows([run.ids for run in runs], pad),
         logits,
         [text for run in runs for text in run.text],
-        _layout([run.layout for run in runs], rows, prompt),
+        layout,
         words,
         runs[0].graph,
         runs[0].model,
-        {name: _record([run.records.get(name) for run in runs], runs, shifts) for name in names},
+        {name: record(name) for name in names},
     )
 
 

@@ -15,8 +15,9 @@ from ..graph import CacheEdit, EditGraph, Graphlike
 from ..results import Run
 from ..tokens import CODE, PAD, TokenLayout
 from .compression import CompressedContext
-from .encoding import Encoding, answer_marker
+from .encoding import Encoding
 from .execution import RunRequest, with_outcome
+from .rendering import answer_marker
 
 
 @final

@@ -13,7 +13,8 @@ from ..engine import ContrastInputs
 from ..errors import CapabilityError, NotationError
 from ..graph import CacheEdit, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan
-from .encoding import IMAGE, Encoding
+from .encoding import Encoding
+from .rendering import IMAGE
 
 
 def second_passes(
