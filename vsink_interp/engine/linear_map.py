@@ -1,8 +1,8 @@
-"""What a linear module does, as a matrix.
+"""The effective weight matrix of a linear module.
 
-Its `weight` need not be that: weights are packed in integers (bitsandbytes, torchao), lack what an
-adapter adds (LoRA), or lie elsewhere until the module runs (accelerate). Such a module is asked for
-its answers to unit vectors.
+Its `weight` attribute need not be that: it may be packed into integers (bitsandbytes, torchao),
+lack an adapter's part (LoRA), or be elsewhere until the module runs (accelerate). The matrix of
+such a module is computed from its outputs for unit vectors.
 """
 
 from dataclasses import dataclass
@@ -42,11 +42,11 @@ class LinearMap:
 
 
 Asked: TypeAlias = dict[nn.Module, LinearMap]
-"""What modules answered in a run, in which they need not be asked twice."""
+"""Matrices computed in a run, so that each is computed only once."""
 
 
 def linear_map(module: nn.Module, width: int, like: Tensor) -> LinearMap:
-    """What a linear module does, whatever it keeps as its weight.
+    """The effective matrix of a linear module, however its weight is stored.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Where a model computes, and whether its weights can be had: accelerate moves them as it runs."""
+"""Devices of a model and availability of its weights, which accelerate may move as it runs."""
 
 from collections.abc import Iterator
 from typing import Any

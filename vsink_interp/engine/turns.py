@@ -1,4 +1,4 @@
-"""Whose turn it is: one run of a model at a time, whichever thread asks for it."""
+"""Locks by which runs of one model take turns, from whatever threads they come."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Turns:
 
     @contextmanager
     def hold(self) -> Generator[None]:
-        """Wait until it is nobody's, and keep it; a thread that has it may hold it again."""
+        """Acquire the lock, waiting if necessary; a thread that has it may acquire it again."""
         with self._lock:
             yield
 

@@ -1,4 +1,4 @@
-"""How a function of the user's is called at a hook point, in edits and probes alike."""
+"""Calling user functions at hook points, for edits and probes alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Nodes as JSON holds them. What a file names is looked up among the classes that are here."""
+"""Saving nodes as JSON, and loading them; only known classes are loaded."""
 
 import importlib
 import re

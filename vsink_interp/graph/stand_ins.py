@@ -1,4 +1,4 @@
-"""What stands in a saved graph for nodes that JSON cannot carry: functions, values of a run."""
+"""Placeholders in saved graphs for nodes that JSON cannot carry: functions, values of a run."""
 
 from dataclasses import dataclass
 from typing import final

@@ -1,4 +1,4 @@
-"""Many prompts in batches of a size, joined into one run."""
+"""`batch_size=`: split a list of prompts into batches, and join the results into one run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What answers depend on, in short: a model's weights and settings."""
+"""Fingerprints of a model's weights and settings, to notice when they change."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What tells graphs apart where rows are kept: their nodes, and what their functions do."""
+"""Keys of graphs for logs and folders of rows: their nodes, and what their functions do."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping

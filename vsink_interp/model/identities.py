@@ -1,7 +1,7 @@
-"""What must hold in any model, whatever its weights: tried on the model that is opened.
+"""Identities that must hold in any model, tested on each model that is opened.
 
-Writing what was read changes no logit beyond rounding, so the value at a hook point is all that the
-model goes on with; and what a layer adds to the residual stream is what its parts add.
+Writing back the value that was read changes no logit beyond rounding, so nothing bypasses the hook
+point; and the parts of a layer sum to what the layer adds to the residual stream.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Conversations: lists of messages in the place of a prompt, as chat models take them."""
+"""Conversations: lists of chat messages instead of a prompt."""
 
 import re
 from collections.abc import Mapping, Sequence

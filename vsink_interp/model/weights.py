@@ -1,4 +1,4 @@
-"""Where weights come from and how they are loaded: what is asked of transformers."""
+"""Loading weights: folders, repositories, devices and precision, as passed to transformers."""
 
 import ssl
 import urllib.error

@@ -1,4 +1,4 @@
-"""The transformers model inside what people wrap around it."""
+"""Unwrap models: the transformers model inside DataParallel, torch.compile or PEFT."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a server says, without trust: text, numbers of jobs, results; and whom a key is told."""
+"""Checking what a server sends (text, job ids, results), and which server gets the API key."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Whether a run that comes from a file hangs together."""
+"""Check that the parts of a run that was loaded from a file belong together."""
 
 from ..errors import ResultError
 from ..storage import told

@@ -1,4 +1,4 @@
-"""Which entries of a record count, and which of them belong to a token: asked here alone."""
+"""Which entries of a record count (padding and ended answers do not), and tokens' positions."""
 
 import torch
 from jaxtyping import Bool, Int

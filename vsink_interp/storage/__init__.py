@@ -1,4 +1,4 @@
-"""Files that outlive a crash: whole or not there, of one writer, and noticed when they changed."""
+"""Crash-safe files: written whole or not at all, by one writer, and checked when read."""
 
 from .fields import (
     entry as entry,

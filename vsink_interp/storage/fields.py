@@ -1,4 +1,4 @@
-"""What a file of somebody else's says, field by field."""
+"""Read the fields of untrusted JSON files, with checks."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager

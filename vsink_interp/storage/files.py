@@ -1,4 +1,4 @@
-"""Writing files whole, and reading them without trust."""
+"""Write files atomically, and read untrusted files safely."""
 
 import hashlib
 import json

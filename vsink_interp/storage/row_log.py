@@ -1,4 +1,4 @@
-"""What a long piece of work has found so far, kept in a file that it can go on from."""
+"""`RowLog`: results of a long measurement, in a file from which it can continue."""
 
 import hashlib
 import json

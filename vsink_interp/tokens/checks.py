@@ -1,4 +1,4 @@
-"""Whether a layout that comes from a file hangs together."""
+"""Check that the parts of a layout that was loaded from a file belong together."""
 
 from typing import get_args
 
