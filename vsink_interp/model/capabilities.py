@@ -23,6 +23,9 @@ from ..graph import HOOKS, HookPoint
 from ..probes import Activation
 from .identities import PROMPT, changed_by_rewriting, noise, parts_that_miss
 
+Test = Callable[[dict[str, Any]], bool]
+"""A test of a hook point, given the arguments that say at which layer."""
+
 
 @final
 @dataclass(frozen=True)
@@ -184,7 +187,23 @@ def _try(
     if why := lmm.hooked.refusal(point):
         return Capability(point.template, reason=why)
     fine = (None,) if point.stack is None else lmm.hooked.offering(point)
-    layer = fine[0]
+    tests = _tests(lmm, point, encoding, plain, answer)
+    found, reasons = _outcomes(tests, _one_of_each_kind(lmm, point, fine))
+    if missing:
+        found["read"] = False
+        reasons.insert(0, missing)
+    if found["write"] and (why := changed_by_rewriting(lmm, point, encoding, plain)):
+        found["write"] = False
+        reasons.append(why)
+    return Capability(
+        point.template, layer=fine[0], n_layers=len(fine), **found, reason="; ".join(reasons)
+    )
+
+
+def _tests(
+    lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor
+) -> dict[str, Test]:
+    """The tests of a hook point, by the field of `Capability` that they fill."""
     hook = point.name if point.stack == "blocks" else point.template
 
     def acts(steps: str, at: dict[str, Any]) -> bool:
@@ -194,15 +213,21 @@ def _try(
             return not torch.equal(changed[:, 1], answer[:, 1])
         return not torch.equal(lmm.run(encoding, graph=edit).logits, plain)
 
-    tests: dict[str, Callable[[dict[str, Any]], bool]] = {
+    tests: dict[str, Test] = {
         "read": lambda at: _reads(lmm, Activation(hook, **at), encoding, plain),
         "write": lambda at: acts("all", at),
     }
     if "decode" in point.phases:
         tests["decode"] = lambda at: acts("decode", at)
-    places = _one_of_each_kind(lmm, point, fine)
+    return tests
+
+
+def _outcomes(
+    tests: dict[str, Test], places: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Which tests pass at all of these layers, and why the others fail."""
     found: dict[str, Any] = {"decode": None}
-    reasons = [missing] if missing else []
+    reasons = []
     for name, test in tests.items():
         try:
             found[name] = all(map(test, places))
@@ -211,13 +236,7 @@ def _try(
             reasons.append(f"{name}: {str(error).splitlines()[0][:160]}")
         else:
             reasons += [] if found[name] else [f"{name} has no effect or changes the model"]
-    found["read"] = found["read"] and not missing
-    if found["write"] and (why := changed_by_rewriting(lmm, point, encoding, plain)):
-        found["write"] = False
-        reasons.append(why)
-    return Capability(
-        point.template, layer=layer, n_layers=len(fine), **found, reason="; ".join(reasons)
-    )
+    return found, reasons
 
 
 def _one_of_each_kind(

@@ -48,40 +48,55 @@ def tap(
 ) -> None:
     """Read a module's value, apply the nodes, and write back what they changed."""
     envoy = model.get(stop["path"])
-    side = stop["side"]
-    raw = envoy.output if side in ("output", "first output") else envoy.input
-    whole = raw
-    if side == "first output":
-        raw = raw[0]
-    value = shown(raw, stop)
-    if side == "head results":
-        weight, bias = projection(envoy, stop["path"], raw, state)
-        value = job["kernels"]["head_result"](value, head_weight(weight, stop["heads"]))
-    value = value if stop["scale"] == 1.0 else value * stop["scale"]
+    raw = envoy.output if stop["side"] in ("output", "first output") else envoy.input
+    value, bias = value_of(raw, envoy, job, state, stop)
     old = state["resid"].pop(stop["layer"], None) if stop["settles"] else None
     new = value if old is None else (value.float() + old).to(value.dtype)
     new, changed = visit(job, state, calls, new, stop["layer"], {})
     if changed or old is not None:
-        own = new if stop["scale"] == 1.0 else new / stop["scale"]
-        if side == "residual input":
+        if stop["side"] == "residual input":
             # The branch beside the norm has the old value: what is missing is added at the end.
             state["resid"][stop["layer"]] = new.float() - value.float()
-            envoy.input = new
-        elif side == "input":
-            envoy.input = held(new, stop)
-        elif side == "first output":
-            envoy.output = (own, *whole[1:])
-        elif side == "head results":
-            envoy.output = own.sum(-2) if bias is None else own.sum(-2) + bias
-        else:
-            envoy.output = held(own, stop)
+        put(envoy, raw, new, bias, stop)
+    note(job, state, stop, new)
+
+
+def value_of(
+    raw: Any, envoy: Any, job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """A hook point's value from what its module holds, and the bias that it leaves out."""
+    bias = None
+    value = shown(raw[0] if stop["side"] == "first output" else raw, stop)
+    if stop["side"] == "head results":
+        weight, bias = projection(envoy, stop["path"], raw, state)
+        value = job["kernels"]["head_result"](value, head_weight(weight, stop["heads"]))
+    return (value if stop["scale"] == 1.0 else value * stop["scale"]), bias
+
+
+def put(envoy: Any, raw: Any, new: Tensor, bias: Tensor | None, stop: dict[str, Any]) -> None:
+    """Write a hook point's new value into its module; the opposite of `value_of`."""
+    own = new if stop["scale"] == 1.0 else new / stop["scale"]
+    if stop["side"] == "residual input":
+        envoy.input = new
+    elif stop["side"] == "input":
+        envoy.input = held(new, stop)
+    elif stop["side"] == "first output":
+        envoy.output = (own, *raw[1:])
+    elif stop["side"] == "head results":
+        envoy.output = own.sum(-2) if bias is None else own.sum(-2) + bias
+    else:
+        envoy.output = held(own, stop)
+
+
+def note(job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], value: Tensor) -> None:
+    """Keep the sink values and logits that a value gives."""
     if stop["dims"] and (state["length"] == job["prompt"] or stop["new_phi"]):
-        phi = job["kernels"]["sink_value"](new, stop["dims"])
+        phi = job["kernels"]["sink_value"](value, stop["dims"])
         known = state["phi"].get(stop["layer"])
         state["phi"][stop["layer"]] = phi if known is None else torch.cat([known, phi], -1)
     if stop["logits"]:
-        new = capped(new, job)
-        rows = new if job["generate"] is None else new[:, -1:].float()
+        logits = capped(value, job)
+        rows = logits if job["generate"] is None else logits[:, -1:].float()
         state["logits"].append(rows.detach().cpu())
 
 
