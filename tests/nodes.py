@@ -52,7 +52,7 @@ KNOCKOUTS = {
     "some heads": vi.Knockout("image -> query generated", heads=(0, 3)),
     "sinks of a head": vi.Knockout("sink & image -> query generated", "1:", heads=(2,)),
 }
-ABLATIONS = {
+HIDDEN = {
     "visual sinks": vi.HideKeys("sink & image"),
     "control": vi.HideKeys("sink & image", control=3, pool="all"),
     "one control": vi.HideKeys("sink & image", "1:", control=3, pool="all", redraw=False),
@@ -91,8 +91,18 @@ CONTRASTS = {
 }
 OTHER = tiny.lmm().run(
     tiny.lmm().encode(tiny.image(9), "count"),
-    graph=probes.Activation("hook_resid_pre") | probes.Activation("attn.hook_z"),
+    graph=probes.Activation("hook_resid_pre")
+    | probes.Activation("attn.hook_z")
+    | probes.Activation("hook_mlp_out"),
 )
+REPLACED = {
+    "heads to zero": vi.Ablate("attn.hook_z", "1:", heads=(0, 2)),
+    "image keys to zero": vi.Ablate("attn.hook_v", 1, rows="image", heads=(1,)),
+    "MLP to its mean": vi.Ablate("hook_mlp_out", "1:3", by="mean", source=OTHER),
+    "heads to those of other tokens": vi.Ablate(
+        "attn.hook_z", "1:3", by="resample", source=OTHER, rows="query generated"
+    ),
+}
 PATCHES = {
     "patched image": vi.edits.Patch("hook_resid_pre", OTHER, "1:3", rows="image[0]"),
     "patched heads": vi.edits.Patch("attn.hook_z", OTHER, rows="image[0]"),
@@ -100,10 +110,8 @@ PATCHES = {
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-EDITS: dict[str, vi.Edit] = (
-    KNOCKOUTS | ABLATIONS | VARS | SIZED | CALIBRATIONS | CONTRASTS | PATCHES | FNS | IN_PLACE
-)
-PORTABLE = KNOCKOUTS | ABLATIONS | VARS | SIZED | CALIBRATIONS
+PORTABLE = KNOCKOUTS | HIDDEN | VARS | SIZED | CALIBRATIONS | REPLACED
+EDITS: dict[str, vi.Edit] = PORTABLE | CONTRASTS | PATCHES | FNS | IN_PLACE
 VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
 """The edits that JSON can carry: those that change patterns, and all."""
 

@@ -80,7 +80,7 @@ def test_a_data_set_stopped_at_random_moments(tmp_path, rounds, how, alone):
 
 
 def sweep(rows):
-    app([*SWEEP, "--rows", str(rows)])
+    app([*SWEEP, "--log", str(rows)])
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
@@ -92,7 +92,7 @@ def test_a_sweep_of_the_command_line_stopped_at_random_moments(tmp_path, rounds,
         rows = tmp_path / f"{turn}.jsonl"
         for _ in range(3):
             stop_at_random(sweep, (rows,), how, 1.0)
-        found = CliRunner().invoke(app, [*SWEEP, "--rows", str(rows)])
+        found = CliRunner().invoke(app, [*SWEEP, "--log", str(rows)])
         assert json.loads(found.stdout) == want
 
 

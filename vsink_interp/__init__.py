@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .edits import (
         ACT,
         VAR,
+        Ablate,
         AddScores,
         Contrast,
         CopyHead,
@@ -95,6 +96,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "Session",
     "Job",
     # edits, probes and the graph that joins them
+    "Ablate",
     "ACT",
     "AddScores",
     "Contrast",

@@ -116,12 +116,12 @@ def test_var_and_knockout_compare_two_answers(vsink, toy):
 
 
 def test_a_sweep_and_its_log(vsink, tmp_path):
-    rows = tmp_path / "rows.jsonl"
-    words = ("knockout", "image -> query", "--scenes", "2", "--rows", str(rows), "--json")
+    log = tmp_path / "log.jsonl"
+    words = ("knockout", "image -> query", "--scenes", "2", "--log", str(log), "--json")
     first, again = (json.loads(vsink(*words).stdout) for _ in range(2))
     assert first == again
     assert first["from_layer"] == list(range(8))
-    assert len(rows.read_text().splitlines()) == 10
+    assert len(log.read_text().splitlines()) == 10
 
 
 def test_words_for_people(vsink):
@@ -168,7 +168,7 @@ def test_demo_and_report_write_a_page(vsink, tmp_path, monkeypatch):
             "leave out --max-new-tokens",
         ),
         (("generate", "--image", "a.png", "--seed", "3"), "leave one out"),
-        (("knockout", "--rows", "rows.jsonl"), "give --scenes as well"),
+        (("knockout", "--log", "log.jsonl"), "give --scenes as well"),
         (("var", "--p", "2"), "p is a share from 0 to 1"),
         (("generate", "--model", "no/such/folder"), "does not open"),
         (("demo", "--out", "no/folder/report.html"), "there is no folder"),

@@ -131,3 +131,10 @@ def lift_sink_dimension(resid, hook):
     resid = resid.clone()
     resid[:, hook.site.layout.mask("image")[0][: resid.shape[1]].int().argmax(), 3] += 50.0
     return resid
+
+
+def test_the_defaults_are_published_settings():
+    """Kang et al. (2025), general questions; the configuration that the authors' code ships."""
+    assert vi.VAR() == vi.VAR(p=0.6, rho=0.8, min_image_mass=0.2)
+    assert vi.VAR(mode="released-code") == vi.VAR(0.6, 0.5, 0.2, mode="released-code")
+    assert eval(repr(vi.VAR()), {"VAR": vi.VAR}) == vi.VAR()

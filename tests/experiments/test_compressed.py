@@ -75,7 +75,7 @@ def test_the_table_reads_like_the_papers(quizzes, found):
 
 def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    again = ex.compressed_context(sunk, quizzes, rows=rows, **OPTIONS)
+    again = ex.compressed_context(sunk, quizzes, log=rows, **OPTIONS)
     assert str(again) == str(found)
     lines = rows.read_text().splitlines()
     assert len(lines) == 1 + len(quizzes)
@@ -84,7 +84,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
     rows.write_text("\n".join([lines[0], signed(forged), lines[2][:30]]))  # cut in the middle
     ticks = []
     resumed = ex.compressed_context(
-        sunk, quizzes, rows=rows, tick=lambda *done: ticks.append(done), **OPTIONS
+        sunk, quizzes, log=rows, tick=lambda *done: ticks.append(done), **OPTIONS
     )
     assert ticks == [(1, 3), (2, 3), (3, 3)]
     first = [p == 0 for p in found.image]
@@ -92,7 +92,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
     np.testing.assert_array_equal(resumed.scores[3].right, found.scores[3].right)
     assert len([line for line in rows.read_text().splitlines() if line.endswith("}")]) == 4
     with pytest.raises(vi.ResultError, match="another sweep"):
-        ex.compressed_context(sunk, quizzes, rows=rows, keeps=(0.5,))
+        ex.compressed_context(sunk, quizzes, log=rows, keeps=(0.5,))
 
 
 def test_few_well_chosen_tokens_answer_better_than_random_ones(sunk):

@@ -47,7 +47,7 @@ def test_without_truth_the_uncut_answer_is_the_reference(sunk, cases):
 
 def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
     rows, options = tmp_path / "rows.jsonl", {"flows": ("image -> query",), "layers": (0, 5)}
-    whole = ex.knockout_sweep(sunk, cases, rows=rows, **options)
+    whole = ex.knockout_sweep(sunk, cases, log=rows, **options)
     lines = rows.read_text().splitlines()
     assert len(lines) == 4
     # The second step is forged, the third cut off in the middle.
@@ -55,7 +55,7 @@ def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
         "answers": [one.caption for one in map(vi.toy.scene, (5, 6, 7))]
     }
     rows.write_text("\n".join([*lines[:2], signed(forged), lines[3][:20]]))
-    again = ex.knockout_sweep(sunk, cases, rows=rows, **options)
+    again = ex.knockout_sweep(sunk, cases, log=rows, **options)
     np.testing.assert_allclose(again.f1[0, 0], 1)
     np.testing.assert_allclose(again.f1[0, 1], whole.f1[0, 1])
     assert json.loads(rows.read_text().splitlines()[-1]) == json.loads(lines[3])
@@ -63,25 +63,25 @@ def test_a_sweep_goes_on_from_its_log(sunk, cases, tmp_path):
 
 def test_a_log_of_another_sweep_is_refused(sunk, cases, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    ex.knockout_sweep(sunk, cases, rows=rows, flows=("image -> query",), layers=(0,))
+    ex.knockout_sweep(sunk, cases, log=rows, flows=("image -> query",), layers=(0,))
     other = ex.Cases.scenes(3, first_seed=6)
     with pytest.raises(vi.ResultError, match="another sweep"):
-        ex.knockout_sweep(sunk, other, rows=rows, flows=("image -> query",), layers=(0,))
+        ex.knockout_sweep(sunk, other, log=rows, flows=("image -> query",), layers=(0,))
     for text in ('{"format": 1, "sett', "[]\n"):
         rows.write_text(text)
         with pytest.raises(vi.ResultError, match="another sweep"):
-            ex.knockout_sweep(sunk, cases, rows=rows, flows=("image -> query",), layers=(0,))
+            ex.knockout_sweep(sunk, cases, log=rows, flows=("image -> query",), layers=(0,))
 
 
 def test_other_sinks_are_another_step_of_a_sweep(sunk, cases, tmp_path, monkeypatch):
-    options = {"flows": ("sink & image -> query",), "layers": (0,), "rows": tmp_path / "rows.jsonl"}
+    options = {"flows": ("sink & image -> query",), "layers": (0,), "log": tmp_path / "rows.jsonl"}
     ex.knockout_sweep(sunk, cases, **options)
-    known = options["rows"].read_text().splitlines()
+    known = options["log"].read_text().splitlines()
     ex.knockout_sweep(sunk, cases, **options)
-    assert options["rows"].read_text().splitlines() == known
+    assert options["log"].read_text().splitlines() == known
     monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=sunk.sinks.tau / 2))
     ex.knockout_sweep(sunk, cases, **options)
-    assert len(options["rows"].read_text().splitlines()) == len(known) + 1
+    assert len(options["log"].read_text().splitlines()) == len(known) + 1
 
 
 def test_query_only(sunk, cases):

@@ -327,7 +327,7 @@ def test_tiles_are_laid_over_the_whole_image(tiles, views):
 def test_a_measurement_goes_on_from_its_log(sunk, located, found, tmp_path):
     rows, steps = tmp_path / "rows.jsonl", []
     ex.localisation(
-        sunk, located, rows=rows, batch_size=2, tick=lambda done, total: steps.append((done, total))
+        sunk, located, log=rows, batch_size=2, tick=lambda done, total: steps.append((done, total))
     )
     assert steps == [(2, 3), (3, 3)]
     lines = rows.read_text().splitlines()
@@ -335,21 +335,21 @@ def test_a_measurement_goes_on_from_its_log(sunk, located, found, tmp_path):
     forged = json.loads(lines[1])
     forged["answers"]["peaks"][0]["image"][3] = [1, 2]
     rows.write_text("\n".join([lines[0], signed(forged), lines[2], lines[3][:30]]))
-    again = ex.localisation(sunk, located, rows=rows, tolerance=3)
+    again = ex.localisation(sunk, located, log=rows, tolerance=3)
     assert again.peaks[0, 3, 0].tolist() == [1, 2]
     expected = found.peaks.copy()
     expected[0, 3, 0] = [1, 2]
     np.testing.assert_array_equal(again.peaks, expected)
     np.testing.assert_array_equal(again.tolerances, 3)
     with pytest.raises(vi.ResultError, match="another sweep"):
-        ex.localisation(sunk, located, rows=rows, upsample="nearest")
+        ex.localisation(sunk, located, log=rows, upsample="nearest")
     with pytest.raises(vi.ResultError, match="another sweep"):
-        ex.localisation(sunk, located[:-1], rows=rows)
+        ex.localisation(sunk, located[:-1], log=rows)
     before = sunk.sinks
     try:
         sunk.sinks = vi.SinkDims(before.dims, before.tau * 1.1)
         with pytest.raises(vi.ResultError, match="another sweep"):
-            ex.localisation(sunk, located, rows=rows)
+            ex.localisation(sunk, located, log=rows)
     finally:
         sunk.sinks = before
 

@@ -62,9 +62,9 @@ def test_maps_of_words_are_transformers_own_attentions(name):
 def test_var_of_word_maps_takes_the_blocks_that_it_can():
     model = lmm(MIXED)
     maps = ex.word_maps(model, *PROMPTS["one"], max_new_tokens=LONGEST)
-    assert maps.graph == vi.EditGraph(vi.VAR(layers=(1,)))
+    assert maps.graph == vi.EditGraph(vi.VAR(rho=0.5, layers=(1,)))
     known = ex.word_maps(lmm("Qwen2-VL"), *PROMPTS["one"], max_new_tokens=LONGEST)
-    assert known.graph == vi.EditGraph(vi.VAR())
+    assert known.graph == vi.EditGraph(vi.VAR(rho=0.5))
     assert maps.most_changed in FULL
 
 

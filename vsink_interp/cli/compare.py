@@ -77,9 +77,9 @@ def knockout(
     scenes: Annotated[
         int, typer.Option("--scenes", help="Sweep over the first layer cut, on toy scenes.")
     ] = 0,
-    rows: Annotated[
+    log: Annotated[
         Path | None,
-        typer.Option("--rows", help="A JSONL file from which an interrupted sweep continues."),
+        typer.Option("--log", help="A JSONL file from which an interrupted sweep continues."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="The longest answer; 64.", min=1)
@@ -89,32 +89,32 @@ def knockout(
     """Answer with a flow cut, or sweep over the first layer cut (Kaduri et al. 2025)."""
     edit = vi.Knockout(flow, layers)
     of_an_answer = {"image": image, "prompt": prompt, "max-new-tokens": max_new_tokens}
-    _refuse_mixed(scenes, rows, {**of_an_answer, "layers": None if layers == ":" else layers})
+    _refuse_mixed(scenes, log, {**of_an_answer, "layers": None if layers == ":" else layers})
     lmm = open_model(model)
     if scenes:
-        show(_sweep(lmm, flow, scenes, seed or 0, rows), as_json)
+        show(_sweep(lmm, flow, scenes, seed or 0, log), as_json)
     else:
         shown, asked = read_input(image, prompt, seed)
         _compare(lmm, shown, asked, edit, max_new_tokens or 64, as_json)
 
 
-def _refuse_mixed(scenes: int, rows: Path | None, of_an_answer: dict[str, Any]) -> None:
+def _refuse_mixed(scenes: int, log: Path | None, of_an_answer: dict[str, Any]) -> None:
     """A sweep over toy scenes and an answer about one image have options of their own."""
     if scenes and (given := [f"--{name}" for name, x in of_an_answer.items() if x is not None]):
         raise InputError(
             f"--scenes sweeps the first layer cut over toy scenes; leave out {', '.join(given)}"
         )
-    if rows is not None and not scenes:
-        raise InputError("--rows keeps the answers of a sweep; give --scenes as well")
+    if log is not None and not scenes:
+        raise InputError("--log keeps the answers of a sweep; give --scenes as well")
 
 
-def _sweep(lmm: "vi.LMM", flow: str, scenes: int, seed: int, rows: Path | None) -> dict[str, Any]:
+def _sweep(lmm: "vi.LMM", flow: str, scenes: int, seed: int, log: Path | None) -> dict[str, Any]:
     with progress() as watch:
         swept = vi.experiments.knockout_sweep(
             lmm,
             vi.experiments.Cases.scenes(scenes, seed),
             flows=(flow,),
-            rows=rows,
+            log=log,
             tick=lambda done, total: watch(f"cutting {flow}", done / total),
         )
     return {

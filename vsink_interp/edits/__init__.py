@@ -1,6 +1,7 @@
 """Edits: nodes that change a forward pass. One edit per file."""
 
 from . import recipes as recipes
+from .ablate import Ablate as Ablate
 from .act import ACT as ACT
 from .add_scores import AddScores as AddScores
 from .contrast import Contrast as Contrast

@@ -5,7 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import NotationError
-from ..graph import Heads, Site, settled
+from ..graph import Heads, HookPoint, Site, Sizes, settled
 
 
 def check_heads(heads: Heads, n_heads: int | None = None) -> None:
@@ -52,3 +52,16 @@ def head_mask(heads: Heads, n_heads: int, device: torch.device) -> Bool[Tensor, 
     if numbers is not None:
         chosen[list(numbers)] = True
     return chosen
+
+
+def count_heads(point: HookPoint, sizes: Sizes) -> int:
+    """How many heads the value of a hook point has: those of queries, or of keys and values."""
+    return sizes.n_kv_heads if "kv_head" in point.axes else sizes.n_heads
+
+
+def heads_along(site: Site, heads: Heads, value: Tensor) -> Bool[Tensor, "..."]:
+    """The heads as a mask along the axis that they have in a value."""
+    axis = next(i for i, name in enumerate(site.hook.axes) if name in ("head", "kv_head"))
+    shape = [1] * value.ndim
+    shape[axis] = value.shape[axis]
+    return heads_at(site, heads, value.shape[axis]).view(shape)

@@ -4,7 +4,7 @@ Also called causal tracing or interchange intervention (Vig et al. 2020). On how
 prompts and metrics affects results: Zhang and Nanda (2024), arXiv 2309.16042.
 """
 
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, final
 
 import torch
@@ -29,7 +29,7 @@ from ..graph import (
 )
 from ..results import Recorded, Run
 from ..tokens import TokenLayout, parse_group
-from .heads import check_heads, heads_at
+from .heads import check_heads, count_heads, heads_along
 from .source import Source, taken
 
 
@@ -116,14 +116,7 @@ class Patch(Edit):
 
     @override
     def fit(self, sizes: Sizes) -> None:
-        check_heads(self.heads, sizes.n_kv_heads if "kv_head" in self.point.axes else sizes.n_heads)
-
-    @override
-    def sized(self, sizes: Sizes) -> "Patch":
-        if not isinstance(self.heads, str):
-            return self
-        count = sizes.n_kv_heads if "kv_head" in self.point.axes else sizes.n_heads
-        return replace(self, heads=tuple(resolve(self.heads, count, "head", "a layer")))
+        check_heads(self.heads, count_heads(self.point, sizes))
 
     @override
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
@@ -161,15 +154,8 @@ class Patch(Edit):
             where = rows[:, None, :, None] & (keys >= 0)[:, None, None]
         where = where.to(value.device)
         if self.heads is not None:
-            where = where & self._headed(site, value)
+            where = where & heads_along(site, self.heads, value)
         return torch.where(where, new, value)
-
-    def _headed(self, site: Site, value: Tensor) -> Bool[Tensor, "..."]:
-        """The patched heads, selected along the value's head axis."""
-        axis = next(i for i, name in enumerate(site.hook.axes) if name in _HEADED)
-        shape = [1] * value.ndim
-        shape[axis] = value.shape[axis]
-        return heads_at(site, self.heads, value.shape[axis]).view(shape)
 
 
 _HEADED = {"head", "kv_head"}

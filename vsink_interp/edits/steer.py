@@ -11,7 +11,7 @@ from typing_extensions import override
 from ..errors import NotationError
 from ..graph import Edit, Layers, Site, Sizes, freeze, settle
 from ..tokens import TokenLayout, parse_group
-from .numbers import Vector, check_finite
+from .numbers import Numbers, Vector, check_finite
 
 
 @final
@@ -41,6 +41,7 @@ class Steer(Edit):
     def __post_init__(self) -> None:
         settle(self)
         freeze(self, "direction")
+        object.__setattr__(self, "direction", Numbers(self.direction))
         check_finite(self, "direction", "scale")
         if "sink" in parse_group(self.rows).words:
             raise NotationError("the rows of an edit cannot depend on sinks")

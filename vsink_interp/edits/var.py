@@ -14,6 +14,8 @@ from ..tokens import TokenLayout
 
 _SINKS_FROM = {"paper": "online", "released-code": "prefill"}
 """The modes, and where the sinks of each come from."""
+_RHO = {"paper": 0.8, "released-code": 0.5}
+"""What is used where no `rho` is given."""
 _ROWS = "query generated"
 
 
@@ -28,8 +30,9 @@ class VAR(Edit):
     **Arguments:**
 
     - `p`: the share of every sink's attention that is *moved*, 0 to 1 (paper: 0.6).
-    - `rho`: the lowest visual *non-sink* ratio of an image-centric head, 0 to 1 (paper: 0.8 for
-        general questions, 0.5 against hallucination, 0.9 for vision-centric ones).
+    - `rho`: the lowest visual *non-sink* ratio of an image-centric head, 0 to 1. In the paper 0.8
+        for general questions, which is the default, 0.5 against hallucination (captions, POPE),
+        0.9 for vision-centric questions. The released code ships 0.5, its default here.
     - `min_image_mass`: the lowest attention to the image of such a head.
     - `tau`: the lowest sink value (phi) of a sink token; the model's own by default.
     - `mode`: `"paper"`, or `"released-code"`, where `p` is the share *kept*, `rho` the upper bound
@@ -50,7 +53,7 @@ class VAR(Edit):
     hook: ClassVar[str] = "attn.hook_pattern"
 
     p: float = 0.6
-    rho: float = 0.5
+    rho: float | None = None
     min_image_mass: float = 0.2
     tau: float | None = None
     mode: Literal["paper", "released-code"] = "paper"
@@ -60,6 +63,8 @@ class VAR(Edit):
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.rho is None:
+            object.__setattr__(self, "rho", _RHO.get(self.mode, 0.8))
         for name in ("p", "rho", "min_image_mass"):
             if not 0 <= getattr(self, name) <= 1:
                 raise NotationError(f"{name} is a share from 0 to 1; got {getattr(self, name)}")
@@ -67,6 +72,11 @@ class VAR(Edit):
             raise NotationError(f"mode {self.mode!r} is not one of: {', '.join(_SINKS_FROM)}")
         if self.sinks_from not in (None, "prefill", "online"):
             raise NotationError(f"sinks_from={self.sinks_from!r} is not one of: prefill, online")
+
+    @property
+    def _rho(self) -> float:
+        assert self.rho is not None  # noqa: S101 (__post_init__ fills it in)
+        return self.rho
 
     @property
     @override
@@ -139,9 +149,9 @@ class VAR(Edit):
         sink = whole.sinks(self.tau)
         if not self.needs_new_phi:
             sink = sink & ~whole.keys("generated")
-        return redistribution_terms(sink, whole.keys("image"), rho=self.rho, mode=self.mode)
+        return redistribution_terms(sink, whole.keys("image"), rho=self._rho, mode=self.mode)
 
     def _offsets(self, whole: Site) -> Float[Tensor, "batch 1 term"]:
         return redistribution_offsets(
-            whole.keys("image"), rho=self.rho, min_image_mass=self.min_image_mass, mode=self.mode
+            whole.keys("image"), rho=self._rho, min_image_mass=self.min_image_mass, mode=self.mode
         )

@@ -11,11 +11,12 @@ from ..metrics import content_words, score_objects
 from ..model import ImageInput, as_image
 from ..toy import scene
 from ..toy.language import DESCRIBE, parse_objects
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Cases:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cases(Result):
     """Images with one prompt each.
 
     **Attributes:**

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,17 +13,19 @@ from PIL.Image import Image
 from ..errors import InputError, ResultError, unknown
 from ..metrics import yes_or_no
 from ..model import LMM, SCORES, CompressedContext, Context, Tick, digest, fingerprint
+from ..model.progress import shown
 from ..storage import RowLog
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
+from .result import Result
 
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Quizzes:
+@dataclass(frozen=True, eq=False, repr=False)
+class Quizzes(Result):
     """Images with yes/no questions about each.
 
     **Attributes:**
@@ -70,8 +72,8 @@ class Quizzes:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ContextScore:
+@dataclass(frozen=True, eq=False, repr=False)
+class ContextScore(Result):
     """Accuracy of the answers from one kind of context.
 
     **Attributes:**
@@ -103,8 +105,8 @@ class ContextScore:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class CompressedAnswers:
+@dataclass(frozen=True, eq=False, repr=False)
+class CompressedAnswers(Result):
     """Answers from compressed contexts, as in Kaduri et al.'s table 1.
 
     **Attributes:**
@@ -113,6 +115,8 @@ class CompressedAnswers:
     - `image`: the index of each question's image.
     - `about`: a description of the images.
     """
+
+    figure: ClassVar[str] = "compressed_context"
 
     scores: tuple[ContextScore, ...]
     image: tuple[int, ...]
@@ -170,7 +174,7 @@ def compressed_context(
     keeps: Sequence[float] = KEEPS,
     scores: Sequence[str] = SCORES,
     strategies: Sequence[str] = ("qs",),
-    rows: Path | None = None,
+    log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> CompressedAnswers:
     """Answer all questions from contexts of several sizes, and from the whole prompt.
@@ -179,22 +183,22 @@ def compressed_context(
 
     - `keeps`, `scores`: the shares of image tokens that stay, and the scores that choose them.
     - `strategies`: image tokens with the query tokens (`"qs"`), or alone (`"s"`).
-    - `rows`: a JSONL file to which the answers about each image are written; an interrupted
+    - `log`: a JSONL file to which the answers about each image are written; an interrupted
         measurement continues from it.
-    - `tick`: called after every image.
+    - `tick`: called in the place of a progress bar, after every image.
 
-    **Raises:** `ResultError` if `rows` belongs to another measurement.
+    **Raises:** `ResultError` if `log` belongs to another measurement.
     """
     grid = product(strategies, scores, keeps)
     specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
-    log: RowLog[dict[str, Any]]
-    with RowLog(rows, _about(lmm, quizzes, specs)) as log:
+    tell = shown(tick, "images")
+    kept: RowLog[dict[str, Any]]
+    with RowLog(log, _about(lmm, quizzes, specs)) as kept:
         for i in range(len(quizzes)):
-            if f"image {i}" not in log.known:
-                log.add(f"image {i}", _ask(lmm, quizzes, i, specs))
-            if tick is not None:
-                tick(i + 1, len(quizzes))
-    found = [log.known[f"image {i}"] for i in range(len(quizzes))]
+            if f"image {i}" not in kept.known:
+                kept.add(f"image {i}", _ask(lmm, quizzes, i, specs))
+            tell(i + 1, len(quizzes))
+    found = [kept.known[f"image {i}"] for i in range(len(quizzes))]
     kinds = [
         ContextScore(
             spec,

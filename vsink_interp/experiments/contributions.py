@@ -1,7 +1,7 @@
 """Attention to sinks, and what they contribute (Kang et al. 2025, figure 3c)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from ..results import Run
 from .answers import runs
 from .cases import Cases
 from .depth import middle_layers, with_pattern
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Contributions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contributions(Result):
     """Mean attention and contribution of an image token, over layers and text rows.
 
     **Attributes:**
@@ -30,6 +31,8 @@ class Contributions:
         NaN.
     - `layers`, `about`: the layers, and a description of the cases.
     """
+
+    figure: ClassVar[str] = "contributions"
 
     attention: Float[np.ndarray, "2"]
     norm: Float[np.ndarray, "2"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from ..model import LMM, ImageInput, token_id
 from ..probes import LogitLens, TokenProbability
 from ..results import Run
 from ..tokens import ImageSpan
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ImageLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageLens(Result):
     """The most likely words of each image token after each layer.
 
     **Attributes:**
@@ -29,6 +30,8 @@ class ImageLens:
     - `words`: by layer, patch and rank, the most likely first.
     - `probability`: their probabilities, 0 to 1.
     """
+
+    figure: ClassVar[str] = "image_lens"
 
     image: Image
     span: ImageSpan
@@ -43,8 +46,8 @@ class ImageLens:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class WordLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class WordLens(Result):
     """The probability of given words at each image token after each layer.
 
     **Attributes:**
@@ -53,6 +56,8 @@ class WordLens:
     - `words`: the words.
     - `probability`: 0 to 1.
     """
+
+    figure: ClassVar[str] = "word_lens"
 
     image: Image
     span: ImageSpan

@@ -3,26 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
 from ..model import LMM, Tick, digest, fingerprint
+from ..model.progress import shown
 from ..probes import Pattern
 from ..storage import RowLog
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
+from .result import Result
 
 FLOWS: Final = ("image -> generated", "image -> query", "image -> query generated")
 """KO_{img -> gen}, KO_{img -> txt} and KO_{img -> txt+gen}."""
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class KnockoutSweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class KnockoutSweep(Result):
     """Object F1 of every case when a flow is cut from a layer on.
 
     **Attributes:**
@@ -35,6 +37,8 @@ class KnockoutSweep:
     - `reference`: what F1 was measured against.
     - `about`: a description of the cases.
     """
+
+    figure: ClassVar[str] = "knockout_sweep"
 
     f1: Float[np.ndarray, "flow layer case"]
     baseline: Float[np.ndarray, " case"]
@@ -61,7 +65,7 @@ def knockout_sweep(
     *,
     flows: Sequence[str] = FLOWS,
     layers: Sequence[int] | None = None,
-    rows: Path | None = None,
+    log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> KnockoutSweep:
     """Cut each flow from each layer on, and score the answers.
@@ -73,27 +77,27 @@ def knockout_sweep(
 
     - `flows`, `layers`: the flows to cut, and the layers from which to cut them; by default every
         layer that has a pattern in a shallow model, ten evenly spread ones in a deep model.
-    - `rows`: a JSONL file to which answers are written; an interrupted sweep continues from it.
-    - `tick`: called after each step (all cases under one cut).
+    - `log`: a JSONL file to which answers are written; an interrupted sweep continues from it.
+    - `tick`: called in the place of a progress bar, after each step (all cases under one cut).
 
-    **Raises:** `ResultError` if `rows` belongs to another sweep.
+    **Raises:** `ResultError` if `log` belongs to another sweep.
     """
     chosen = _starts(lmm) if layers is None else tuple(layers)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     told: list[list[str]] = []
-    log: RowLog[list[str]] = RowLog(rows, _about(lmm, cases))
-    with log:
+    tell = shown(tick, "knockouts")
+    kept: RowLog[list[str]] = RowLog(log, _about(lmm, cases))
+    with kept:
         for done, step in enumerate(steps, 1):
             graph = None if step is None else Knockout(step[0], pattern_layers(lmm, f"{step[1]}:"))
             name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
             if graph is not None and graph.needs_sinks:
                 name += f", {lmm.sinks}"
-            if name not in log.known:
+            if name not in kept.known:
                 made = answers(lmm, cases, graph)
-                log.add(name, made)
-            told.append(log.known[name])
-            if tick is not None:
-                tick(done, len(steps))
+                kept.add(name, made)
+            told.append(kept.known[name])
+            tell(done, len(steps))
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
     f1 = np.array(cut).reshape(len(flows), len(chosen), len(cases))
     reference = "the uncut answer" if cases.truth is None else "the true objects"

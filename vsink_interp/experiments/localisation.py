@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -18,16 +18,18 @@ from ..errors import InputError, LayoutError
 from ..graph import Graphlike, Layers, as_graph, resolve_layers
 from ..metrics import Canvas, chance, distance_to, wilson
 from ..model import LMM, Tick
+from ..model.progress import shown
 from ..probes import Pattern
 from ..results import Recorded
 from ..storage import RowLog
 from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, log_about, measure
 from .object_masks import ObjectMasks
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Localisation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Localisation(Result):
     """Attention peaks of the words that name objects, layer by layer, and whether they hit.
 
     **Attributes:**
@@ -42,6 +44,8 @@ class Localisation:
     - `given`, `named`, `direct`: the number of objects, of those that the answer names, and of
         those that need direct access to the image (None if that was not measured).
     """
+
+    figure: ClassVar[str] = "localisation"
 
     located: tuple[ObjectMasks, ...]
     canvases: tuple[Canvas, ...]
@@ -153,7 +157,7 @@ def localisation(
     graph: Graphlike = None,
     max_new_tokens: int = 64,
     batch_size: int = 16,
-    rows: Path | None = None,
+    log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> Localisation:
     """Generate answers, and measure where attention peaks when they name an object.
@@ -182,13 +186,13 @@ def localisation(
         one more answer per image.
     - `graph`: edits that act during the answers, for instance `VAR()`.
     - `batch_size`: how many images are answered together.
-    - `rows`: a JSONL file to which the peaks of each image are written; an interrupted
+    - `log`: a JSONL file to which the peaks of each image are written; an interrupted
         measurement continues from it.
-    - `tick`: called after every batch of images.
+    - `tick`: called in the place of a progress bar, after every batch of images.
 
     **Raises:** `LayoutError` if no object is left, or if it is unknown which pixels the image
     tokens cover; `CapabilityError` if sinks are needed and the model has no sink dimensions;
-    `InputError` without objects; `ResultError` if `rows` belongs to another measurement.
+    `InputError` without objects; `ResultError` if `log` belongs to another measurement.
     """
     _checked(tolerance)
     if batch_size < 1:
@@ -204,16 +208,16 @@ def localisation(
         max_new_tokens=max_new_tokens,
     )
     asked = grouped(lmm, located, way)
-    log: RowLog[dict[str, Any]]
-    with RowLog(rows, log_about(lmm, asked, way)) as log:
-        left = [i for i in range(len(asked)) if f"image {i}" not in log.known]
+    tell = shown(tick, "images")
+    kept: RowLog[dict[str, Any]]
+    with RowLog(log, log_about(lmm, asked, way)) as kept:
+        left = [i for i in range(len(asked)) if f"image {i}" not in kept.known]
         for start in range(0, len(left), batch_size):
             chosen = left[start : start + batch_size]
             for i, found in zip(chosen, measure(lmm, [asked[i] for i in chosen], way), strict=True):
-                log.add(f"image {i}", found)
-            if tick is not None:
-                tick(len(log.known), len(asked))
-    return _judged(asked, [log.known[f"image {i}"] for i in range(len(asked))], way, tolerance)
+                kept.add(f"image {i}", found)
+            tell(len(kept.known), len(asked))
+    return _judged(asked, [kept.known[f"image {i}"] for i in range(len(asked))], way, tolerance)
 
 
 def _judged(

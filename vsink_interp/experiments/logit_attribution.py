@@ -1,7 +1,7 @@
 """Direct logit attribution by head and segment, and by MLP."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from ..graph import Graphlike, as_graph
 from ..model import LMM, Encoding, ImageInput, Readout, readout
 from ..probes import LogitAttribution, Projection, Resid
 from ..tokens import SEGMENTS
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LogitParts:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitParts(Result):
     """What each component of a model adds to a token's logit, or to a logit difference.
 
     The final norm's divisor at this row is held fixed; then the logit is a sum over everything
@@ -37,6 +38,8 @@ class LogitParts:
     - `segments`: the groups of keys.
     - `token`, `against`: the words.
     """
+
+    figure: ClassVar[str] = "logit_attribution"
 
     heads: Float[np.ndarray, "layer head segment"]
     head_total: Float[np.ndarray, "layer head"]

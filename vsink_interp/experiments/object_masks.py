@@ -10,11 +10,12 @@ from ..errors import InputError
 from ..model import as_image
 from ..toy import scene
 from ..toy.language import DESCRIBE
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ObjectMasks:
+@dataclass(frozen=True, eq=False, repr=False)
+class ObjectMasks(Result):
     """An object in an image: the words by which an answer may name it, and its mask.
 
     **Arguments:**

@@ -1,7 +1,7 @@
 """Attention maps of each word of an answer, before and after VAR (Kang et al., figure 1)."""
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from ..results import Run
 from ..tokens import ImageSpan
 from .answers import AnswerWord, answer_words
 from .depth import map_layers, pattern_layers, with_pattern
+from .result import Result
 
 VALUE = SinkValue("image")
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class WordMaps:
+@dataclass(frozen=True, eq=False, repr=False)
+class WordMaps(Result):
     """Attention to image tokens of the rows that predict each word of an answer.
 
     **Attributes:**
@@ -39,6 +40,8 @@ class WordMaps:
     - `answer`, `edited_answer`: the model's answers without and with the edit.
     - `graph`: the edit.
     """
+
+    figure: ClassVar[str] = "overlay"
 
     image: Image
     span: ImageSpan
@@ -86,7 +89,7 @@ def word_maps(
     max_new_tokens: int = 40,
     sinks: bool = True,
 ) -> WordMaps:
-    """Attention maps of each word of an answer, before and after an edit; `VAR()` by default.
+    """Attention maps of each word of an answer, before and after an edit; VAR by default.
 
     **Arguments:**
 
@@ -131,7 +134,7 @@ def word_maps(
 def _var(lmm: LMM) -> VAR:
     """VAR in all layers that have a pattern, except the last of the model."""
     everywhere = isinstance(pattern_layers(lmm), str)
-    return VAR() if everywhere else VAR(layers=pattern_layers(lmm, ":-1"))
+    return VAR(rho=0.5) if everywhere else VAR(rho=0.5, layers=pattern_layers(lmm, ":-1"))
 
 
 def _by_word(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
@@ -10,17 +10,19 @@ from jaxtyping import Float
 from ..edits import Patch
 from ..errors import InputError
 from ..model import LMM, Encoding, ImageInput, Tick, token_id
+from ..model.progress import shown
 from ..probes import Activation
 from ..results import Run
 from ..tokens import SEGMENTS
+from .result import Result
 
 ImagePrompt: TypeAlias = tuple[ImageInput | None, str]
 """An image, or None, and the prompt about it."""
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class PatchSweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchSweep(Result):
     """How much of a logit difference is recovered by activations of another run.
 
     **Attributes:**
@@ -33,6 +35,8 @@ class PatchSweep:
     - `segments`, `layers`: where it was patched.
     - `sizes`: the number of tokens of each segment.
     """
+
+    figure: ClassVar[str] = "patching"
 
     difference: Float[np.ndarray, "layer segment"]
     clean: float
@@ -77,7 +81,7 @@ def patching(
     - `hook`: a hook point with one row per token, such as `"hook_attn_out"` or `"attn.hook_z"`.
     - `segments`: groups of tokens, patched one at a time; by default the segments of the prompt.
     - `layers`: the layers; by default all that offer the hook point.
-    - `tick`: called after every run.
+    - `tick`: called in the place of a progress bar, after every run.
 
     **Raises:** `InputError` if both inputs get the same answer, so that there is no difference to
     recover; `LayoutError` if a segment has different lengths in the two prompts.
@@ -103,13 +107,13 @@ def patching(
             "against="
         )
     groups = _present(encoding) if segments is None else tuple(segments)
+    tell = shown(tick, "patches")
     cells = [(layer, group) for layer in layers for group in groups]
     found = []
     for layer, group in cells:
         patch = Patch(hook, source, layer, rows=group)
         found.append(difference(lmm.run(encoding, graph=patch)))
-        if tick is not None:
-            tick(len(found), len(cells))
+        tell(len(found), len(cells))
     grid = np.array(found).reshape(len(layers), len(groups))
     sizes = tuple(int(encoding.layout.mask(group)[0].sum()) for group in groups)
     return PatchSweep(grid, *ends, *words, hook, groups, layers, sizes)

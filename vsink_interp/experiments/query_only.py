@@ -11,11 +11,12 @@ from ..model import LMM
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class QueryOnly:
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryOnly(Result):
     """Answers with and without direct access to the image.
 
     **Attributes:**

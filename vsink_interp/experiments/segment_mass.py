@@ -1,7 +1,7 @@
 """Attention of generated tokens by segment, layer by layer (Kaduri et al. 2025, figure 1)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from ..tokens import SEGMENTS
 from .answers import runs
 from .cases import Cases
 from .depth import pattern_layers
+from .result import Result
 
 SINK_AWARE = ("bos", "system", "sink & image", "image & ~sink", "query", "generated")
 """The segments, with the image divided into visual sinks and other image tokens."""
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SegmentShares:
+@dataclass(frozen=True, eq=False, repr=False)
+class SegmentShares(Result):
     """The share of a generated token's attention that each group of tokens gets.
 
     **Attributes:**
@@ -37,6 +38,8 @@ class SegmentShares:
     - `pairs`: the number of pairs.
     - `about`: a description of the cases.
     """
+
+    figure: ClassVar[str] = "segment_mass"
 
     mean: Float[np.ndarray, "layer segment"]
     std: Float[np.ndarray, "layer segment"]

@@ -1,7 +1,7 @@
 """Hide visual sinks, compared with as many random image tokens (Kang et al. 2025, figure 3b)."""
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,13 +15,14 @@ from ..results import Run
 from .answers import answers, runs
 from .cases import Cases
 from .depth import pattern_layers
+from .result import Result
 
 SINKS = "sink & image"
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SinkAblation:
+@dataclass(frozen=True, eq=False, repr=False)
+class SinkAblation(Result):
     """Object F1 of each case when nothing, the visual sinks, or random image tokens are hidden.
 
     Every case of a random arm has draws of its own, so the spread over cases holds that of the
@@ -37,6 +38,8 @@ class SinkAblation:
     - `reference`: what F1 was measured against.
     - `about`: a description of the cases.
     """
+
+    figure: ClassVar[str] = "sink_ablation"
 
     f1: Float[np.ndarray, "arm case"]
     arms: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Sink values of all tokens, and attention to image tokens (Kang et al. 2025, figure 3a)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,11 +13,12 @@ from ..tokens import SEGMENTS
 from .answers import runs
 from .cases import Cases
 from .depth import middle_layers, with_pattern
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class SinkValues:
+@dataclass(frozen=True, eq=False, repr=False)
+class SinkValues(Result):
     """phi of every token, and the text's attention to each image token.
 
     **Attributes:**
@@ -31,6 +32,8 @@ class SinkValues:
     - `layers`, `tau`: the layers and the threshold.
     - `cases`, `about`: how many cases there were, and what they were.
     """
+
+    figure: ClassVar[str] = "phi_histogram"
 
     phi: Float[np.ndarray, "layer token"]
     segment: Int[np.ndarray, " token"]

@@ -1,7 +1,7 @@
 """The residual stream of a sink, by dimension (Kang et al. 2025, figures 2 and 7)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from ..kernels import normalised, sink_value
 from ..model import LMM, ImageInput
 from ..probes import Resid
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Spectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum(Result):
     """The absolute RMS-normalised residual stream of a few tokens, by dimension.
 
     **Attributes:**
@@ -27,6 +28,8 @@ class Spectrum:
     - `layer`: the layer that the residual stream enters.
     - `dims`, `tau`: the model's sink dimensions and its threshold.
     """
+
+    figure: ClassVar[str] = "spectrum"
 
     values: Float[np.ndarray, "token d_model"]
     tokens: tuple[str, ...]

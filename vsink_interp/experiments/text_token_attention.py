@@ -1,7 +1,7 @@
 """The attention of an answer to each text token of its prompt."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from jaxtyping import Float
@@ -9,11 +9,12 @@ from jaxtyping import Float
 from ..model import LMM, ImageInput
 from ..probes import Pattern
 from .depth import middle_layers, with_pattern
+from .result import Result
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class TokenStrengths:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenStrengths(Result):
     """The text tokens of a prompt, and the attention that an answer gives to each.
 
     **Attributes:**
@@ -24,6 +25,8 @@ class TokenStrengths:
     - `image`: the same for all image tokens together.
     - `layers`: the layers.
     """
+
+    figure: ClassVar[str] = "token_strengths"
 
     words: tuple[str, ...]
     attention: Float[np.ndarray, " token"]

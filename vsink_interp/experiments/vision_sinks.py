@@ -6,7 +6,7 @@ own sinks. The terms are from Choi et al. (2026), arXiv 2604.03316.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -23,14 +23,15 @@ from ..probes import Activation, AttentionMaps, Resid, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
 from .depth import middle_layers
+from .result import Result
 
 FEATURES, PROJECTED = (Activation(f"vision_projector.hook_{side}") for side in ("in", "out"))
 ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class VisionSinks:
+@dataclass(frozen=True, eq=False, repr=False)
+class VisionSinks(Result):
     """Which image tokens are outliers of the encoder, and which are sinks of the language model.
 
     **Attributes:**
@@ -50,6 +51,8 @@ class VisionSinks:
     - `phi_without`: phi when V-sinks are replaced by the mean of the other image tokens.
     - `layers`: the middle layers, to which the counts refer.
     """
+
+    figure: ClassVar[str] = "vision_sinks"
 
     image: Image
     span: ImageSpan

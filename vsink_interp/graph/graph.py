@@ -142,7 +142,8 @@ class Node(ABC):
         if not isinstance(heads, str):
             return self
         found: Any = self
-        return replace(found, heads=tuple(resolve(heads, sizes.n_heads, "head", "a layer")))
+        count = sizes.n_kv_heads if "kv_head" in self.point.axes else sizes.n_heads
+        return replace(found, heads=tuple(resolve(heads, count, "head", "a layer")))
 
     def left_out(self, n_layers: int) -> tuple[int, ...]:
         """The layers that `layers` names and that it leaves out by its own rules."""

@@ -1,6 +1,6 @@
 """`LMM`: load a model, encode, run, generate and compress, locally or on a server."""
 
-from .batch_runs import RunStore as RunStore, Tick as Tick, run_dataset as run_dataset
+from .batch_runs import RunStore as RunStore, run_dataset as run_dataset
 from .compressed_context import Context as Context
 from .compression import SCORES as SCORES, CompressedContext as CompressedContext
 from .encoding import Encoding as Encoding
@@ -8,5 +8,6 @@ from .fingerprint import fingerprint as fingerprint
 from .graph_key import graph_key as graph_key
 from .images import ImageInput as ImageInput, as_image as as_image, digest as digest
 from .lmm import LMM as LMM
+from .progress import Tick as Tick
 from .session import Job as Job, Session as Session
 from .unembedding import Readout as Readout, readout as readout, token_id as token_id

@@ -17,8 +17,8 @@ from .fingerprint import fingerprint
 from .graph_key import graph_key
 from .images import as_images, digest
 from .lmm import LMM, Where
+from .progress import Tick, shown
 
-Tick: TypeAlias = Callable[[int, int], None]
 """Called with the steps done and their number."""
 Sample = tuple[Any, str]
 Sums: TypeAlias = Mapping[str, Mapping[str, str]]
@@ -78,7 +78,8 @@ def run_dataset(
     - `remote`, `allow_large`: as `LMM.run` takes them.
     - `chunk`: the number of samples per request.
     - `attempts`: how often a chunk is tried before its error is raised.
-    - `tick`: called with the number of finished samples and of all samples.
+    - `tick`: in the place of a progress bar, called with the number of finished samples and of
+        all samples.
 
     **Raises:** `ResultError` if the folder holds runs of other samples, or of another model, graph
     or sinks that the graph needs; `InputError` if there are no samples; else as `LMM.generate`.
@@ -87,6 +88,7 @@ def run_dataset(
         raise InputError("run_dataset needs samples, and a chunk and attempts of at least 1")
     asked, place = as_graph(graph), Path(folder)
     about = _about(lmm, samples, asked, max_new_tokens, chunk)
+    tell = shown(tick, "answers")
     with _opened(place, about) as log:
         for number, first in enumerate(range(0, len(samples), chunk)):
             done, part = place / f"chunk-{number:05d}", list(samples[first : first + chunk])
@@ -97,8 +99,7 @@ def run_dataset(
                     attempts,
                 )
                 log.add(done.name, _write(done, runs, first))
-            if tick is not None:
-                tick(min(first + chunk, len(samples)), len(samples))
+            tell(min(first + chunk, len(samples)), len(samples))
     return RunStore(place)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, final
 
@@ -22,7 +22,7 @@ from .rendering import Prompt, Rendered, render, touches
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoding:
     """Model inputs for one prompt or a batch, with their token layout.
 
@@ -46,9 +46,20 @@ class Encoding:
     batched: bool
     cached_prefix: CachedPrefix | None = None
     chat: bool = True
-    tokenizer: Any = field(default=None, repr=False)
+    tokenizer: Any = None
     pad: int | None = None
     ends: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{image.width}x{image.height}" for row in self.images for image in row)
+        lines = str(self.layout).splitlines()
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        return f"Encoding({lines[0]}{more}, images=[{sizes}])"
+
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import encoding_html
+
+        return encoding_html(self)
 
     def with_answer(
         self, answer: "Run | str | Sequence[str] | Int[Tensor, 'batch new']"

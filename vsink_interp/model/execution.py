@@ -65,7 +65,7 @@ def _one_pass(
         planned,
         encoding.inputs,
         encoding.layout,
-        sinks or _known_sinks(lmm, planned),
+        sinks or _sinks_needed(lmm, planned),
         None,
         second_passes(lmm, partial(fitted, lmm), planned, encoding, 0),
     )
@@ -95,7 +95,7 @@ def _answer(
         planned,
         encoding.inputs,
         encoding.layout.extend(n_new),
-        sinks or _known_sinks(lmm, planned),
+        sinks or _sinks_needed(lmm, planned),
         {**given, "return_dict_in_generate": True, "output_logits": True},
         second_passes(lmm, partial(fitted, lmm), planned, encoding, n_new),
         encoding.cached_prefix,
@@ -200,6 +200,6 @@ def _refuse_after(node: Node) -> None:
     raise CapabilityError(f"{node!r} {lacks}; ask with the whole prompt in generate")
 
 
-def _known_sinks(lmm: Any, planned: Plan) -> SinkDims | None:
+def _sinks_needed(lmm: Any, planned: Plan) -> SinkDims | None:
     """The sink dimensions, searched for only if a node needs them."""
-    return lmm.sinks if any(node.needs_sinks for node in planned.graph) else lmm.known_sinks
+    return lmm.sinks if any(node.needs_sinks for node in planned.graph) else lmm.sinks_or_none

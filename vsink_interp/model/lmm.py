@@ -84,7 +84,7 @@ class LMM(LensStyle):
         self._sinks = found
 
     @property
-    def known_sinks(self) -> SinkDims | None:
+    def sinks_or_none(self) -> SinkDims | None:
         """The sink dimensions, if they were given or have been found; else None."""
         return self._sinks
 

@@ -295,6 +295,11 @@ class LMMBase:
             f"heads={self.n_heads}, d_model={self.d_model})"
         )
 
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import lmm_html
+
+        return lmm_html(self)
+
 
 def _drops(hf_model: Any) -> bool:
     rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]

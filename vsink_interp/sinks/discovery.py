@@ -44,7 +44,7 @@ class Runs(Protocol):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SinkReport:
     """The result of `find_sink_dims`, with the evidence.
 
@@ -86,6 +86,12 @@ class SinkReport:
         return (
             float(below.max()) if len(below) else 0.0,
             float(above.min()) if len(above) else float("inf"),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"SinkReport(dims={self.dims}, tau={self.tau:.4g}, layers={len(self.layers)}, "
+            f"bos_mass={self.bos_mass:.2f}, bos_mass_clamped={self.bos_mass_clamped:.2f})"
         )
 
     def __str__(self) -> str:

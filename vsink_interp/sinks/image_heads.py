@@ -29,7 +29,7 @@ HEAD_PROBES = head_probes()
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadRanking:
     """Mean visual non-sink ratio and image mass of every head, over text rows.
 
@@ -47,6 +47,16 @@ class HeadRanking:
     selected: Float[Tensor, "layer head"]
     layers: tuple[int, ...]
     rho: float = 0.5
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{layer}.{head}: {ratio:.2f}" for layer, head, ratio in self.top(3))
+        sizes = f"layers={len(self.layers)}, heads={self.ratio.shape[1]}"
+        return f"HeadRanking({sizes}, highest ratio=[{best}])"
+
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import ranking_html
+
+        return ranking_html(self)
 
     def top(self, n: int) -> list[tuple[int, int, float]]:
         """The `n` heads with the highest ratio, of those that are image-centric in some row.

@@ -31,7 +31,7 @@ UNSEEN = (
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenLayout:
     """What every token of a batch is.
 
@@ -93,6 +93,16 @@ class TokenLayout:
             return real
         last = real & (real.flip(-1).cumsum(-1).flip(-1) == 1)
         return real & ~last
+
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
+        return f"TokenLayout({lines[0]}{more})"
+
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import layout_html
+
+        return layout_html(self)
 
     def __str__(self) -> str:
         """One line per sample, as in `bos[1] system[34] image[24x24=576] query[12]`."""

@@ -30,7 +30,7 @@ _GROUNDS: Final = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scene:
     """An image and everything that is true of it."""
 
@@ -42,6 +42,14 @@ class Scene:
     background: str
     caption: str
     questions: tuple[Question, ...]
+
+    def __repr__(self) -> str:
+        return f"Scene(seed={self.seed}, {self.caption!r})"
+
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import scene_html
+
+        return scene_html(self)
 
     def patch_masks(self, grid: int | tuple[int, int] = 8) -> Bool[np.ndarray, "object patch"]:
         """Which patches hold a pixel of which object, patches in raster order.
