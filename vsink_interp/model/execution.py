@@ -123,7 +123,18 @@ def _read(
         texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
     text = texts if run_request.encoding.batched else texts[0]
     records = _records(outcome, run_request.graph, layout)
-    return Run(ids.cpu(), logits.cpu(), text, layout, words, run_request.graph, lmm.name, records)
+    found = lmm.sinks_or_none
+    return Run(
+        ids.cpu(),
+        logits.cpu(),
+        text,
+        layout,
+        words,
+        run_request.graph,
+        lmm.name,
+        records,
+        None if found is None else found.tau,
+    )
 
 
 def _records(outcome: Outcome, graph: EditGraph, layout: TokenLayout) -> dict[str, Recorded]:

@@ -7,13 +7,14 @@ from ..errors import VsinkError
 from ..tokens import SEGMENTS
 from .heads import heads
 from .page import drawing, photo, table
-from .style import COLOURS, new_figure
+from .style import COLOURS, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
     from ..experiments.result import Result
     from ..model import Encoding
+    from ..results import Recorded, Run
     from ..tokens import TokenLayout
 
 MOST = 4
@@ -86,6 +87,80 @@ def lmm_html(lmm: Any) -> str:
         f"<b>{escape(lmm.name)}</b>{table(('', ''), rows)}<div>sinks: {known}</div>"
         f"<details><summary>{len(lmm.hooks)} hook points</summary>{escape(hooks)}</details>"
     )
+
+
+def run_html(run: "Run") -> str:
+    """Each answer, its tokens coloured by their attention to the image where it was recorded."""
+    shown = []
+    texts = [run.text] if isinstance(run.text, str) else run.text
+    shares = _image_shares(run)
+    for sample, text in enumerate(texts[:MOST]):
+        answer = escape(text) if shares is None else _coloured(run, sample, shares[sample])
+        shown.append(f"<p>{answer}</p>")
+    names = ", ".join(name.split("(")[0] for name in run.records) or "none"
+    return "".join(shown) + layout_html(run.layout) + f"<div>records: {escape(names)}</div>"
+
+
+def _image_shares(run: "Run") -> list[list[float]] | None:
+    """By sample the attention to the image of each answer row, mean over heads and layers."""
+    for name, record in run.records.items():
+        if {*run.answer_rows} - {*record.labels("query")} if "query" in record.axes else True:
+            continue
+        rows = record.taken("query", run.answer_rows)
+        if name.startswith("SegmentMass(") and "image" in record.labels("segment"):
+            return rows.at(segment="image").mean("layer", "head").values.nan_to_num().tolist()
+        if name.startswith("AttentionMaps("):
+            return rows.sum("patch").mean("layer").values.nan_to_num().tolist()
+    return None
+
+
+def _coloured(run: "Run", sample: int, shares: list[float]) -> str:
+    words = run.words[sample][run.layout.answer_start :]
+    return (
+        " ".join(
+            f'<span title="{share:.3f}" style="background:rgba(0,114,178,{share:.2f})">'
+            f"{escape(word.strip())}</span>"
+            for word, share in zip(words, shares, strict=False)
+        )
+        + "<br><small>the bluer, the more attention its row gives the image</small>"
+    )
+
+
+def record_html(record: "Recorded") -> str:
+    """A heat map of a record with two axes longer than 1, else a table of its first entries."""
+    line = f"<code>{escape(repr(record))}</code>"
+    long = [axis for axis, size in zip(record.axes, record.values.shape, strict=True) if size > 1]
+    if len(long) == 2:
+        return drawing(_heat(record, long), repr(record)) + line
+    if len(long) < 2:
+        labels = record.labels(long[0]) if long else ("value",)
+        rows = list(zip(map(str, labels), record.masked.flatten().tolist(), strict=True))
+        more = f"<div>and {len(rows) - 20} more</div>" if len(rows) > 20 else ""
+        return table((long[0] if long else "", "value"), rows[:20]) + more + line
+    kept = " and ".join(f"<code>{axis}</code>" for axis in long)
+    return f"{line}<div>axes {kept}: take <code>.mean</code> over some, or <code>.at</code></div>"
+
+
+def _heat(record: "Recorded", axes: list[str]) -> "matplotlib.figure.Figure":
+    figure = new_figure(4.5, 3.0)
+    panel = figure.subplots()
+    sizes = [record.values.shape[record.axis(axis)] for axis in axes]
+    shown = panel.imshow(record.masked.reshape(sizes).numpy(), aspect="auto", cmap="viridis")
+    tidy(panel, axes[1], axes[0])
+    for axis, size, ticks in zip(axes, sizes, (panel.set_yticks, panel.set_xticks), strict=True):
+        step = max(1, -(-size // 8))
+        ticks(range(0, size, step), [str(label) for label in record.labels(axis)[::step]])
+    figure.colorbar(shown, ax=panel)
+    return figure
+
+
+def sink_tokens_html(found: Any) -> str:
+    """Tokens with their boxes and sink values."""
+    rows = [
+        (one.token, one.image, "-" if one.box is None else str(tuple(map(round, one.box))), one.phi)
+        for one in found
+    ]
+    return f"<code>{escape(repr(found))}</code>" + table(("token", "image", "box", "phi"), rows)
 
 
 def result_html(result: "Result") -> str:

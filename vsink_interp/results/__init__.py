@@ -5,3 +5,4 @@ from .joining import join as join
 from .recorded import Recorded as Recorded
 from .run import Run as Run
 from .saving import layout_from as layout_from, layout_parts as layout_parts
+from .sink_tokens import SinkToken as SinkToken, SinkTokens as SinkTokens

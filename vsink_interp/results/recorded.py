@@ -47,6 +47,15 @@ class Recorded:
         sizes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.values.shape, strict=True))
         return f"Recorded({sizes})"
 
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import record_html
+
+        return record_html(self)
+
+    def __getitem__(self, places: Any) -> Tensor:
+        """The values at places along the axes, as a tensor is indexed; `sel` goes by labels."""
+        return self.values[places]
+
     def axis(self, name: str) -> int:
         """The index of an axis.
 
@@ -83,6 +92,48 @@ class Recorded:
         found = reduce(values, dims).masked_fill(values.isnan().all(dims), torch.nan)
         counts = None if self.counts is None else self.counts.any(dims)
         return self._without(gone, found, counts)
+
+    def argmax(self, *names: str) -> dict[str, Any]:
+        """The labels of the largest entry that counts, as `record.at(**labels)` takes them.
+
+        **Arguments:**
+
+        - `names`: the axes to look along; those not named must have one entry, or none be named:
+            then it is the largest of all.
+
+        **Raises:** `ResultError` for an axis that is left over, or where nothing counts.
+        """
+        chosen = names or self.axes
+        left = [a for a in self.axes if a not in chosen and self.values.shape[self.axis(a)] > 1]
+        places = {name: self.axis(name) for name in chosen}
+        if left:
+            raise ResultError(
+                f"the largest along {', '.join(chosen)} differs along {', '.join(left)}: choose "
+                "one label of those with at(...), or take their mean(...) first"
+            )
+        values = self.masked
+        if bool(values.isnan().all()):
+            raise ResultError("no entry of this record counts, so none is the largest")
+        flat = int(_lowered(values).argmax())
+        found = [int(place) for place in torch.unravel_index(torch.tensor(flat), values.shape)]
+        return {name: self.labels(name)[found[place]] for name, place in places.items()}
+
+    def sel(self, **labels: Any) -> "Recorded":
+        """Entries by label: one label takes its axis away, several, or a range, keep the axis.
+
+        ```python
+        record.sel(layer=range(2, 5), head=1, segment=["image", "query"])
+        ```
+
+        **Raises:** `ResultError` listing the axis's labels.
+        """
+        record = self
+        for name, wanted in labels.items():
+            if isinstance(wanted, list | tuple | range):
+                record = record.taken(name, wanted)
+            else:
+                record = record.at(**{name: wanted})
+        return record
 
     def topk(self, k: int, name: str) -> tuple["Recorded", "Recorded"]:
         """The `k` largest entries along an axis among those that count, the largest first.

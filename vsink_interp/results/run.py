@@ -17,6 +17,7 @@ from ..tokens import TokenLayout
 from .counting import token_axis, token_places
 from .recorded import Recorded
 from .saving import layout_from, layout_parts, record_tensors, records_from
+from .sink_tokens import SinkTokens, sink_tokens
 
 
 @final
@@ -35,6 +36,7 @@ class Run:
     - `words`: every token of `ids` as text.
     - `graph`: the edits and probes that ran.
     - `model`: the name of the model.
+    - `tau`: the threshold of the model's sinks, where it was known.
     """
 
     ids: Int[Tensor, "batch token"]
@@ -45,6 +47,7 @@ class Run:
     graph: EditGraph
     model: str
     records: Mapping[str, Recorded] = field(default_factory=dict)
+    tau: float | None = None
 
     def __getitem__(self, probe: Node | type[Node] | str) -> Recorded:
         """The record of a probe, by the probe itself or, if only one, by its class or name.
@@ -125,6 +128,36 @@ class Run:
         record = self[probe].taken("query", self.answer_rows)
         return record.only(self.answered, "batch", "query")
 
+    def sinks(self, layer: int, *, tau: float | int | None = None, sample: int = 0) -> SinkTokens:
+        """The visual sinks entering a layer: token, image, box in pixels and phi of each.
+
+        ```python
+        run = lmm.run(image, prompt, vi.probes.SinkValue())
+        print(run.sinks(layer=5).topk(10))
+        ```
+
+        **Arguments:**
+
+        - `tau`: the least phi of a sink; the model's own by default, 0 for every image token.
+        - `sample`: which sample of a batch.
+
+        **Raises:** `ResultError` for a run that recorded no `probes.SinkValue`, or not at this
+        layer or of the image, and where no threshold is known.
+        """
+        threshold = self.tau if tau is None else tau
+        record = self["SinkValue"].at(layer=layer)
+        if threshold is None:
+            raise ResultError("no threshold is known for this run: name one, tau=...")
+        values = record.masked[sample].tolist()
+        phi = dict(zip(record.labels("query"), values, strict=True))
+        whole = sink_tokens(self.layout, sample, phi, layer)
+        if not whole:
+            raise ResultError(
+                f"sample {sample} has no image token whose phi was recorded; record "
+                "probes.SinkValue() of a prompt with an image"
+            )
+        return SinkTokens(tuple(one for one in whole if one.phi >= threshold), layer)
+
     @property
     def generated(self) -> Int[Tensor, "batch new"]:
         """The ids of the generated tokens; after `run`, of the answer that was read."""
@@ -149,6 +182,11 @@ class Run:
             f"probes=[{', '.join(name.split('(')[0] for name in self.records)}])"
         )
 
+    def _repr_html_(self) -> str:
+        from ..plot.notebook import run_html
+
+        return run_html(self)
+
     def save(self, folder: str | Path) -> None:
         """Write the run into a folder: tensors as safetensors, the rest as JSON.
 
@@ -167,6 +205,7 @@ class Run:
             "format": 1,
             "model": self.model,
             "text": self.text,
+            "tau": self.tau,
             "words": self.words,
             "graph": with_stand_ins(self.graph).to_json(),
             "graph_text": repr(self.graph),
@@ -207,4 +246,5 @@ class Run:
             graph,
             meta["model"],
             records_from(meta["records"], tensors),
+            meta.get("tau"),
         )
