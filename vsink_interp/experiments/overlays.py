@@ -93,7 +93,8 @@ def word_maps(
 
     **Arguments:**
 
-    - `graph`: the edit, `VAR(rho=0.5)` by default; `EditGraph()` for none, where before is all there is to see.
+    - `graph`: the edit, `VAR(rho=0.5)` by default; `EditGraph()` for none: then
+        there is only a before.
     - `layers`: the layers to average over; 10 to 12 of 32, scaled to the model, by default, and
         those of them that have a pattern.
     - `sinks`: False leaves sinks unmarked, for a model that has none.
