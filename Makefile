@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks tl oldest ndif
+.PHONY: help setup demo test check docs bench notebooks tl oldest ndif decoders
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -56,6 +56,10 @@ docs: $(VENV)/.dev ## the site, into site/
 ndif: $(VENV)/.dev ## the tests of tests/remote against a real NDIF server with Ray, on loopback
 	$(call say,"Starting a real NDIF server on loopback (its own environment: .venv-ndif).")
 	tests/remote/ndif/run.sh
+
+decoders: $(VENV)/.core ## text decoders of transformers inside a tiny LLaVA; into docs/decoders.md
+	$(call say,"Trying text decoders (slow). Table: docs/decoders.md.")
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/decoders.py
 
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model; into docs/benchmarks.md
 	$(call say,"Timing attention: about three quarters of an hour on one idle core.")

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, Qwen2Config
+from PIL import Image
+from transformers import CLIPVisionConfig, PixtralVisionConfig, Qwen2Config
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from typer.testing import CliRunner
 
 import vsink_interp as vi
 from tests import nodes, tiny
+from tests.families.decoders import opened as opened_around
 from vsink_interp.cli.main import app
 from vsink_interp.families import FAMILIES, REFUSED, Tap
-from vsink_interp.families.tiny import build, like
+from vsink_interp.families.mistral3 import rows_of_patches
+from vsink_interp.families.processing import Composed
+from vsink_interp.families.tiny import VISION, build, like, tokenizer
 from vsink_interp.graph.hook_points import find_hook
 from vsink_interp.model import capabilities
 from vsink_interp.model.capabilities import check
@@ -181,10 +186,68 @@ def test_a_model_of_no_known_family_works_where_its_layout_is_usual():
 
 def test_a_model_whose_layout_is_not_found_is_refused_with_where_it_looked():
     model, processor = unknown_llava()
-    model.model.bridge = model.model.multi_modal_projector
-    del model.model.multi_modal_projector
-    with pytest.raises(vi.CapabilityError, match=r"no projector at model.multi_modal_projector"):
+    model.model.words = model.model.language_model
+    del model.model.language_model
+    with pytest.raises(vi.CapabilityError, match=r"no decoder layers at model.language_model"):
         vi.LMM(model, processor)
+
+
+def test_a_tower_that_is_not_found_leaves_the_decoder_open():
+    """Both papers need no more than that."""
+    model, processor = unknown_llava()
+
+    class Elsewhere(type(model.model)):
+        def __getattr__(self, name):
+            moved = {"multi_modal_projector": "bridge", "vision_tower": "eyes"}
+            return super().__getattr__(moved.get(name, name))
+
+    inner = model.model
+    inner.bridge, inner.eyes = inner.multi_modal_projector, inner.vision_tower
+    del inner.multi_modal_projector, inner.vision_tower
+    inner.__class__ = Elsewhere
+    lmm = vi.LMM(model, processor, sinks=tiny.SINKS)
+    assert lmm.capabilities.passed
+    assert not any(hook.startswith("vision") for hook in lmm.hooks)
+    mine, edit = lmm.encode(*tiny.PROMPTS["one image"]), vi.Knockout("image -> query")
+    theirs = tiny.lmm().run(tiny.encode(), graph=edit)
+    assert torch.equal(lmm.run(mine, graph=edit).logits, theirs.logits)
+    for hook in ("vision_projector.hook_out", "vision_encoder.blocks.{layer}.hook_resid_post"):
+        with pytest.raises(vi.CapabilityError, match=r"it has no (projector|vision layers) at"):
+            lmm.run(mine, graph=vi.probes.Activation(hook))
+
+
+def test_a_language_model_that_is_built_otherwise_is_refused_by_name():
+    with pytest.raises(vi.CapabilityError, match="of type 'opt' is not supported"):
+        opened_around("opt", ffn_dim=96, word_embed_proj_dim=64)
+
+
+def test_pixtral_inside_llava_is_looked_at_as_an_unknown_family():
+    """The layout of pixtral-12b: rows of an image end in a token that is no image token."""
+    words = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    images = PixtralImageProcessorPil(
+        size={"longest_edge": 56}, patch_size={"height": 14, "width": 14}
+    )
+    processor = Composed(images, words, rows_of_patches(14), marker="[IMG]")
+    processor.image_token = "[IMG]"
+    config = next(f for f in FAMILIES if f.name == "LLaVA-1.5").tiny()[0]
+    config.text_config.vocab_size = len(words)
+    config.image_token_id = words.convert_tokens_to_ids("[IMG]")
+    config.vision_config = PixtralVisionConfig(
+        **VISION, image_size=56, patch_size=14, head_dim=16, num_channels=3
+    )
+    config.vision_feature_select_strategy = "full"
+    model = build(config)
+    lmm = vi.LMM(model, processor)
+    assert lmm.capabilities.inferred
+    assert lmm.capabilities.passed
+    shown = [Image.new("RGB", (56, 28)), Image.new("RGB", (28, 28))]
+    encoding = lmm.encode(shown, "compare [IMG] with [IMG]")
+    assert [span.size for span in encoding.layout.images[0]] == [8, 4]
+    breaks = encoding.inputs["input_ids"] == words.convert_tokens_to_ids("[IMG_BREAK]")
+    assert breaks.sum() == 2
+    assert (encoding.layout.mask("separator") & breaks).sum() == 2
+    with torch.no_grad():
+        assert torch.equal(lmm.run(encoding).logits, model(**encoding.inputs).logits)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

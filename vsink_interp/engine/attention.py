@@ -75,7 +75,8 @@ class AttentionBinding:
         before = self.config._attn_implementation
         self._refuse_other_masks()
         try:
-            ALL_ATTENTION_FUNCTIONS[name] = self
+            # Globally: some decoders (Doge) look functions up in an interface of their own.
+            ALL_ATTENTION_FUNCTIONS.register(name, self)
             # `register`, not item assignment: transformers looks for mask functions among the
             # global ones only, and takes None (no mask at all) for one that it does not find there.
             mask = ALL_MASK_ATTENTION_FUNCTIONS[self.base_name]
@@ -84,7 +85,7 @@ class AttentionBinding:
             yield
         finally:
             self.config._attn_implementation = before
-            ALL_ATTENTION_FUNCTIONS.pop(name, None)
+            ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
             ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
 
     def _refuse_other_masks(self) -> None:

@@ -40,7 +40,7 @@ class HookedModel:
         self.hf_model = hf_model
         self.processor = processor
         self.config = hf_model.config.get_text_config()
-        self.layers = hf_model.get_submodule(family.layers)
+        self.layers = _layers_at(hf_model, family.layers)
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
         self.turns = turns_of(self.layers)
@@ -70,7 +70,9 @@ class HookedModel:
         if self._managed is not None:  # weights rest elsewhere than the model computes
             self.nnsight.pipeline.device = self._managed
         self.n_layers = len(self.layers)
-        self.n_vision_layers = len(hf_model.get_submodule(family.vision_layers))
+        self.n_vision_layers = (
+            len(hf_model.get_submodule(family.vision_layers)) if family.vision_layers else 0
+        )
         self.kinds = layer_kinds(self.config, self.layers)
         self.points: tuple[dict[str, Envoy], ...] = tuple(
             {point.name: self._point(point, layer) for point in COMPUTED}
@@ -304,6 +306,22 @@ class HookedModel:
             raise CapabilityError(f"{name}: {why}; it offers: {', '.join(self.advertised)}")
         fine = ",".join(map(str, self.offering(point)))
         raise CapabilityError(f"{name} at layer {layer}: {why}; it does at layers={fine!r}")
+
+
+def _layers_at(hf_model: Any, path: str) -> Any:
+    """The decoder layers.
+
+    **Raises:** `CapabilityError` for a language model that keeps them elsewhere.
+    """
+    try:
+        return hf_model.get_submodule(path)
+    except AttributeError as error:
+        kind = hf_model.config.get_text_config().model_type
+        raise CapabilityError(
+            f"{type(hf_model).__name__} around a language model of type {kind!r} is not supported: "
+            f"there are no decoder layers at {path} ({error}). A family is one file: see "
+            "docs/adding-a-family.md"
+        ) from None
 
 
 def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:

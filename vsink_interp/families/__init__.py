@@ -36,8 +36,10 @@ def family_of(hf_model: Any, processor: Any) -> Family:
     **Raises:** `CapabilityError` for a model that is refused, or whose layout is not found.
     """
     kind = hf_model.config.model_type
+    modules = dict(hf_model.named_modules())
     for family in FAMILIES:
-        if kind in family.model_types:
+        # One with another tower than its family's (Pixtral in LLaVA) is looked at anew.
+        if kind in family.model_types and family.vision_layers in modules:
             return family
     if kind in REFUSED:
         raise CapabilityError(f"{kind} models are not supported: {REFUSED[kind]}")

@@ -86,6 +86,6 @@ def gates_heads(layer: Any) -> bool:
     the second half of the query projection (Qwen3.5).
     """
     attention: Any = getattr(layer, "self_attn", None)
-    if not hasattr(attention, "q_proj") or not hasattr(attention, "o_proj"):
-        return False
-    return attention.q_proj.out_features == 2 * attention.o_proj.in_features
+    wide = getattr(getattr(attention, "q_proj", None), "out_features", None)
+    narrow = getattr(getattr(attention, "o_proj", None), "in_features", None)
+    return wide is not None and narrow is not None and wide == 2 * narrow

@@ -6,6 +6,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..errors import CapabilityError
+from ..graph import HOOKS
 from ..tokens import ImageSpan
 from .form import STREAM_LAYER, Family
 
@@ -33,6 +34,7 @@ def infer(hf_model: Any, processor: Any) -> Family:
     """The form of a model of no known family, if its parts have the usual names.
 
     Where image tokens lie in the image is unknown: an image is one row of tokens without a box.
+    If the tower or the projector is not found, the decoder is open and the vision hooks are refused.
 
     **Raises:** `CapabilityError` naming the part that was not found, and where it was looked for.
     """
@@ -43,11 +45,8 @@ def infer(hf_model: Any, processor: Any) -> Family:
         "vision layers": _first(paths, TOWERS),
         "projector": _first(paths, PROJECTORS),
     }
-    sought = {
-        "decoder layers": DECODERS, "output projection": HEADS,
-        "vision layers": TOWERS, "projector": PROJECTORS,
-    }  # fmt: skip
-    lacking = {what: sought[what] for what, path in found.items() if path is None}
+    sought = {"decoder layers": DECODERS, "output projection": HEADS}
+    lacking = {what: at for what, at in sought.items() if found[what] is None}
     kind = hf_model.config.model_type
     marker = getattr(processor, "image_token", None)
     if marker is None or getattr(hf_model.config, "image_token_id", None) is None:
@@ -63,15 +62,27 @@ def infer(hf_model: Any, processor: Any) -> Family:
         model_types=(kind,),
         decoder=str(found["decoder layers"]).removesuffix(".layers"),
         head=str(found["output projection"]),
-        vision_layers=str(found["vision layers"]),
+        vision_layers=found["vision layers"] or "",
         vision_taps=STREAM_LAYER,
-        projector=str(found["projector"]),
+        refused=_unseen(found),
+        projector=found["projector"] or "",
         spans=counted_spans,
         marker=str(marker),
         template="{content}",
         role_markers=(),
         inferred=True,
     )
+
+
+def _unseen(found: Mapping[str, str | None]) -> dict[str, str]:
+    """The vision hooks of parts that were not found, and why."""
+    sought = {"vision layers": ("vision_encoder.", TOWERS), "projector": ("vision_p", PROJECTORS)}
+    return {
+        point.template: f"it has no {what} at {', '.join(at)}"
+        for what, (prefix, at) in sought.items()
+        for point in HOOKS
+        if found[what] is None and point.template.startswith(prefix)
+    }
 
 
 def _first(paths: Mapping[str, Any], wanted: Any) -> str | None:
