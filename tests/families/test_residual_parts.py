@@ -179,3 +179,23 @@ def test_a_value_that_is_scaled_behind_its_module_is_not_written_in_place():
         model.trace(encoded("granite")),
     ):
         model.hook("blocks.2.hook_attn_out")[...] = 0.0
+
+
+def test_a_layer_that_attends_twice_is_refused_by_name():
+    """DiffLlama subtracts one pattern from another; there is no one pattern of a layer."""
+    model = opened("diffllama")
+    encoding = model.encode(*PROMPTS["one"])
+    for graph in (vi.Knockout("image -> query"), vi.probes.Pattern()):
+        with pytest.raises(vi.CapabilityError, match="attends more than once in layer 0"):
+            model.run(encoding, graph=graph)
+    assert torch.equal(model.run(encoding).logits, logits(model.hf_model, encoding))
+
+
+def test_heads_that_are_normed_before_they_are_projected_are_not_split_by_the_pattern():
+    """BitNet: values and output weights do not say what a key adds."""
+    model = opened("bitnet", check=True)
+    encoding = model.encode(*PROMPTS["one"])
+    with pytest.raises(vi.CapabilityError, match="changes its heads between"):
+        model.run(encoding, graph=vi.probes.Contribution())
+    assert model.run(encoding, graph=vi.Knockout("image -> query")).logits.isfinite().all()
+    lmm("olmo2").run(encoded("olmo2"), graph=vi.probes.Contribution())

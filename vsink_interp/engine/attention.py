@@ -131,6 +131,7 @@ class AttentionBinding:
         if not awaited and not any(self.nodes[layer].values()):
             return base(query, key, value, **kwargs)
         self._refuse_unread(kwargs, attention_mask)
+        self._refuse_again(layer, kept)
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
             hooked=self.hooked,
@@ -147,6 +148,18 @@ class AttentionBinding:
             learned_sinks=kwargs.get("s_aux"),
         )
         return call.attend(query, key, value, partial(base, **kwargs))
+
+    def _refuse_again(self, layer: int, kept: KeptTokens | Window | None) -> None:
+        """Refuse nodes where a layer attends more than once in a pass, over the same keys.
+
+        **Raises:** `CapabilityError` naming the layer.
+        """
+        slides = self.hooked.kinds[layer] == "sliding_attention"
+        if self.run_state is not None and isinstance(kept, Window) and not slides:
+            raise CapabilityError(
+                f"{type(self.hooked.hf_model).__name__} attends more than once in layer {layer}, "
+                "so there is no one pattern of it; hook points outside attention are right"
+            )
 
     def _refuse_unread(self, given: Mapping[str, Any], mask: Tensor | None) -> None:
         """Refuse explicit rows where attention is given something that they would leave out.

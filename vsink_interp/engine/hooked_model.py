@@ -43,6 +43,7 @@ class HookedModel:
         self.layers = _layers_at(hf_model, family.layers)
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
+        self.unlike_heads = ""
         self.turns = turns_of(self.layers)
         with self.turns.hold():
             self._wrap(family, kind)
@@ -171,6 +172,8 @@ class HookedModel:
     @property
     def gating(self) -> str:
         """Why pattern, values and weights do not determine what a head adds; empty if they do."""
+        if self.unlike_heads:
+            return self.unlike_heads
         if not any(gates_heads(layer) for layer in self.layers):
             return ""
         return (

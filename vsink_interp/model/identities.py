@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..edits import Fn
-from ..graph import HOOKS, EditGraph, HookPoint
+from ..graph import HOOKS, EditGraph, HookPoint, find_hook
 from ..probes import Activation
 
 PROMPT = "what is this"
@@ -48,6 +48,35 @@ def failed_here(lmm: Any) -> Mapping[str, str]:
     if failed.keys().isdisjoint(LAYER + name for name in PARTS):
         failed |= parts_that_miss(lmm, encoding)
     return failed
+
+
+def unlike_heads(lmm: Any) -> str:
+    """Why what heads add is not their values weighed by the pattern; empty if it is.
+
+    Something stands between the heads and the output projection: a norm (BitNet).
+    """
+    point = find_hook("attn.hook_z")
+    if lmm.hooked.refusal(point) or not lmm.hooked.computes(point, None):
+        return ""
+    layer = next(iter(lmm.hooked.offering(point)))
+    projection = getattr(lmm.hooked.layers[layer].self_attn, "o_proj", None)
+    if projection is None:
+        return ""
+    encoding = lmm.encode(None if lmm.hooked.family.text_alone else noise(), PROMPT)
+    probe, given = Activation(point.name, layer), []
+    handle = projection.register_forward_pre_hook(lambda _, args: given.append(args[0].detach()))
+    try:
+        z = lmm.run(encoding, graph=probe)[probe].values[0].flatten(-2).float()
+    finally:
+        handle.remove()
+    seen = given[0].float().cpu()
+    if not seen.isfinite().all() or (seen - z).square().mean() <= 0.01 * seen.square().mean():
+        return ""
+    return (
+        f"{type(lmm.hf_model).__name__} changes its heads between the values that the pattern "
+        "weighs and the output projection, so these do not say what a head adds; attn.hook_result "
+        "does"
+    )
 
 
 def noise() -> Image.Image:

@@ -14,7 +14,7 @@ from ..graph.plan import Plan, plan
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
-from .identities import failed_here
+from .identities import failed_here, unlike_heads
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
 
@@ -49,6 +49,8 @@ class LMMBase:
             self.hooked.failed |= failed_in_small(type(self), form, hf_model.config)
             if not self.hooked.weightless:
                 self.hooked.failed |= failed_here(self)
+        if (check or form.inferred) and not self.hooked.weightless:
+            self.hooked.unlike_heads = unlike_heads(self)
 
     @classmethod
     def from_pretrained(
