@@ -133,7 +133,8 @@ def knockout_is_a_cut(lmm: vi.LMM, encoding: vi.Encoding, plain: Any) -> bool:
         hidden = mask.masked_fill(edges, torch.finfo(mask.dtype).min)
         return args, {**kwargs, "attention_mask": hidden}
 
-    attention = [lmm.hooked.layers[layer].self_attn for layer in layers]
+    blocks = [lmm.hooked.layers[layer] for layer in layers]
+    attention = [getattr(one, "self_attn", None) or one.attention for one in blocks]
     handles = [one.register_forward_pre_hook(cut, with_kwargs=True) for one in attention]
     try:
         with torch.no_grad():
@@ -193,7 +194,8 @@ def row(text: str) -> str | None:
 
 def first_line(error: Exception) -> str:
     """The first line of a message, as a cell of a table holds it."""
-    return (str(error).splitlines() or [""])[0].replace("|", "/")[:200]
+    line = (str(error).splitlines() or [""])[0].replace("|", "/")
+    return line.split(". A family is")[0]
 
 
 def say(line: str) -> None:

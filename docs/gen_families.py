@@ -57,6 +57,11 @@ the same number of images.
 **A model of no known family** is inspected when it is opened. If its parts have the usual names it
 works, is marked *inferred* and is checked at once; where its image tokens lie in the image is then
 unknown. [Add a family](adding-a-family.md) to say where.
+If its tower or projector has no usual name (Ovis2), the decoder is open and the vision hooks are
+refused by name. [Decoders](decoders.md) lists what other language models offer inside a LLaVA.
+
+**Out of scope**: checkpoints whose code comes with their weights. Of InternVL take the converted
+ones, such as `OpenGVLab/InternVL3-1B-hf`; VILA has none.
 
 **Refused, by name:**
 

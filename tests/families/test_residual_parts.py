@@ -191,6 +191,13 @@ def test_a_layer_that_attends_twice_is_refused_by_name():
     assert torch.equal(model.run(encoding).logits, logits(model.hf_model, encoding))
 
 
+def test_what_heads_add_is_refused_where_their_projection_is_not_found():
+    model = opened("phi")
+    encoding = model.encode(*PROMPTS["one"])
+    with pytest.raises(vi.CapabilityError, match="what a head adds is not known here"):
+        model.run(encoding, graph=vi.probes.Contribution())
+
+
 def test_heads_that_are_normed_before_they_are_projected_are_not_split_by_the_pattern():
     """BitNet: values and output weights do not say what a key adds."""
     model = opened("bitnet", check=True)

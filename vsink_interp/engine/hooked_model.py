@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError
 from ..families import Family, gates_heads, layer_taps_of
-from ..graph import HOOKS, HookPoint
+from ..graph import HOOKS, HookPoint, find_hook
 from .linear_map import Asked, LinearMap, linear_map
 from .placement import execution_device
 from .turns import OwnThread, turns_of
@@ -100,7 +100,7 @@ class HookedModel:
 
     @property
     def _managed(self) -> torch.device | None:
-        return execution_device(self.module("hook_embed"), self.hf_model)
+        return execution_device(self.hf_model.get_input_embeddings(), self.hf_model)
 
     @cached_property
     def n_heads(self) -> dict[str, int]:
@@ -174,6 +174,8 @@ class HookedModel:
         """Why pattern, values and weights do not determine what a head adds; empty if they do."""
         if self.unlike_heads:
             return self.unlike_heads
+        if why := self.refusal(find_hook("attn.hook_result")):
+            return f"what a head adds is not known here: {why}"
         if not any(gates_heads(layer) for layer in self.layers):
             return ""
         return (

@@ -34,7 +34,7 @@ def infer(hf_model: Any, processor: Any) -> Family:
     """The form of a model of no known family, if its parts have the usual names.
 
     Where image tokens lie in the image is unknown: an image is one row of tokens without a box.
-    If the tower or the projector is not found, the decoder is open and the vision hooks are refused.
+    If tower or projector is not found, the decoder is open and the vision hooks are refused.
 
     **Raises:** `CapabilityError` naming the part that was not found, and where it was looked for.
     """
