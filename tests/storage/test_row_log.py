@@ -47,7 +47,7 @@ def test_without_a_file_rows_are_in_memory():
 @pytest.mark.parametrize("about", [ABOUT | {"model": "tuned"}, ABOUT | {"more": 1}, {}])
 def test_other_work_is_refused_by_what_differs(path, about):
     differs = {"model": "model", "more": "more"}.get(next(iter(about.keys() - ABOUT), "model"))
-    with pytest.raises(vi.ResultError, match=f"rows.jsonl.*differs from theirs: .*{differs}"):
+    with pytest.raises(vi.ResultError, match=f"rows.jsonl.*they differ in: .*{differs}"):
         read(path, about)
     assert read(path) == ROWS
 

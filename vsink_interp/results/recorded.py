@@ -24,18 +24,18 @@ Reduce = Callable[[Tensor, list[int]], Tensor]
 class Recorded:
     """The record of one probe: a tensor with named axes, some of which have labels.
 
-    Samples of a batch differ in length, and a row sees only what comes before it, so some entries
-    of the tensor mean nothing: rows of padding, rows that lie between those asked for, keys that
-    a row cannot see. `counts` says which entries count. Every reduction takes these alone, so a
-    mean of a batch is the mean over its samples' own entries, and is NaN where nothing counts.
+    Samples of a batch differ in length, and a row sees only tokens before it, so some entries of
+    the tensor have no meaning: rows of padding, rows between those of the group, keys that a row
+    cannot see. `counts` says which entries count. Reductions use only these, so a mean over a batch
+    is a mean over its samples' own entries, and is NaN where nothing counts.
 
     **Attributes:**
 
     - `values`: the tensor, on the CPU, as it was measured; `masked` has NaN where nothing counts.
     - `axes`: one name per axis; `layer` comes first if the probe acts on layers.
     - `coords`: the labels of some axes: layer numbers, token positions, segment names.
-    - `counts`: which entries count, with size 1 along the axes that it does not depend on; None
-        if all do.
+    - `counts`: which entries count, with size 1 along axes on which this does not depend; None if
+        all do.
     """
 
     values: Tensor
@@ -72,15 +72,15 @@ class Recorded:
         return values if self.counts is None else values.masked_fill(~self.counts, torch.nan)
 
     def mean(self, *names: str) -> "Recorded":
-        """The mean over one or more axes, or over all, of the entries that count; NaN left out."""
+        """The mean over one or more axes, or over all, of the entries that count, ignoring NaN."""
         return self._reduced(names, lambda values, dims: values.nanmean(dims))
 
     def sum(self, *names: str) -> "Recorded":
-        """The sum over one or more axes, or over all, of the entries that count; NaN left out."""
+        """The sum over one or more axes, or over all, of the entries that count, ignoring NaN."""
         return self._reduced(names, lambda values, dims: values.nansum(dims))
 
     def max(self, *names: str) -> "Recorded":
-        """The largest over one or more axes, or over all, of the entries that count."""
+        """The maximum over one or more axes, or over all, of the entries that count."""
         return self._reduced(names, lambda values, dims: _lowered(values).amax(dims))
 
     def _reduced(self, names: tuple[str, ...], reduce: Reduce) -> "Recorded":
@@ -138,11 +138,11 @@ class Recorded:
     def topk(self, k: int, name: str) -> tuple["Recorded", "Recorded"]:
         """The `k` largest entries along an axis among those that count, the largest first.
 
-        **Returns:** two records with an axis `rank` in the place of that axis: the values, and
-        where they lie along it, as places in `labels(name)`. Where fewer than `k` count, the rest
-        is NaN and -1, and does not count.
+        **Returns:** two records with an axis `rank` instead of that axis: the values, and their
+        indices into `labels(name)`. If fewer than `k` entries count, the rest is NaN and -1, and
+        does not count.
 
-        **Raises:** `ResultError` for an unknown axis, or less than one or more than all entries.
+        **Raises:** `ResultError` for an unknown axis, or `k` below 1 or above the axis's length.
         """
         at = self.axis(name)
         if not 1 <= k <= self.values.shape[at]:
@@ -158,10 +158,10 @@ class Recorded:
         )
 
     def entries(self, *names: str) -> Float[Tensor, "... entry"]:
-        """The entries that count, of some axes together in a row behind the other axes.
+        """The entries that count, with some axes flattened into one last axis.
 
         `entries("batch", "query")` of `[layer batch head query]` is `[layer head row]`: the rows
-        that count, those of one sample behind those of another.
+        that count, samples concatenated.
 
         **Raises:** `ResultError` if which entries count depends on other axes too.
         """
@@ -178,7 +178,7 @@ class Recorded:
         return values[..., counts.expand(*counts.shape[: -len(last)], *sizes).flatten()]
 
     def only(self, chosen: Bool[Tensor, "..."], *names: str) -> "Recorded":
-        """The same record, of which no more than some entries count.
+        """The same record, in which only chosen entries count.
 
         **Arguments:**
 
@@ -193,7 +193,7 @@ class Recorded:
         return replace(self, counts=_some(wide if self.counts is None else wide & self.counts))
 
     def gathered(self, name: str, places: Int[Tensor, "batch place"], new: str) -> "Recorded":
-        """Of every sample the entries at places of its own along an axis, which is then `new`.
+        """The entries of each sample at its own indices along an axis, which becomes `new`.
 
         **Arguments:**
 
@@ -213,7 +213,7 @@ class Recorded:
         return Recorded(_taken(self.values, at, index), axes, coords, _some(counts))
 
     def taken(self, name: str, labels: Iterable[Any]) -> "Recorded":
-        """Some labels of an axis, in the order in which they are given.
+        """Select several labels of an axis, in the given order.
 
         **Raises:** `ResultError` listing the axis's labels.
         """

@@ -19,15 +19,15 @@ FORMAT = 2
 
 @final
 class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
-    """What a piece of work has found by step, kept in a JSONL file if there is one.
+    """The results of a measurement by step, also written to a JSONL file if one is given.
 
     One writer at a time; each row carries a checksum and is on the disk when `add` returns. A line
     that was cut short by a crash or a full disk is dropped: its step is done again.
 
     **Arguments:**
 
-    - `path`: the file; None keeps rows in memory alone.
-    - `about`: what the work is, as JSON can hold it; a file about other work is refused.
+    - `path`: the file; None keeps results only in memory.
+    - `about`: a JSON description of the measurement; a file with another one is refused.
 
     **Raises:** `ResultError` if the file is about other work, is damaged, cannot be written, or is
     being written by another process or thread.
@@ -161,7 +161,7 @@ def _refuse_other(path: Path, head: Mapping[str, Any], about: Mapping[str, Any])
     there = head.get("about")
     known = there if isinstance(there, Mapping) else {}
     if differ := [name for name in {**about, **known} if known.get(name) != about.get(name)]:
-        raise _other(path, f"what differs from theirs: {', '.join(differ)}")
+        raise _other(path, f"they differ in: {', '.join(differ)}")
 
 
 def _other(path: Path, why: str) -> ResultError:
