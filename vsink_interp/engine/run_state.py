@@ -154,8 +154,14 @@ class RunState:
                 seen, value = watched(number, node, site, value)
                 self.watched.append(seen)
                 return value
+            before = value._version
             with _named(node, site):
                 measured = node.measure(value_here, site)
+            if value._version != before:
+                raise CapabilityError(
+                    f"{node!r} wrote into {point.at(layer)}, and a probe changes nothing: let it "
+                    "clone the value first, or make it an edit"
+                )
             self._keep(number, site, measured)
         return value
 

@@ -202,16 +202,21 @@ class Context:
     ) -> TokenLayout:
         """The layout; an image or text of which nothing was kept counts as padding."""
         known, batch = self.encoding.layout, len(segments)
-        parts = (known.mask("image")[0], known.mask("prompt & ~image")[0])
+        images = [f"image[{number}]" for number in range(len(known.images[0]))]
+        parts = [known.mask(group)[0] for group in (*images, "prompt & ~image")]
         gone = torch.stack([part & ~(self.kept & part).any() for part in parts]).any(0)
         before = known.segments.masked_fill(gone, PAD).expand(batch, -1)
         index = known.image_index.masked_fill(gone, -1).expand(batch, -1)
+        apart = (known.mask("separator") & ~gone).expand(batch, -1)
         return TokenLayout(
             torch.cat([before, segments], 1),
             torch.cat([index, torch.full_like(segments, -1)], 1),
             torch.cat([(known.roles & ~gone).expand(batch, -1), roles], 1),
             known.images * batch,
             known.length + segments.shape[1],
+            torch.cat([apart, torch.zeros_like(roles)], 1),
+            known.sight,
+            known.digests * batch,
         )
 
     def _after(

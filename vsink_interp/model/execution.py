@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..edits import Contrast
+from ..edits import Contrast, Knockout
 from ..engine import Outcome, turns_of
 from ..errors import CapabilityError, InputError, LayoutError
-from ..graph import HOOKS, EditGraph, Node, Probe, find_hook
+from ..graph import HOOKS, CacheEdit, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan, plan
 from ..results import Recorded, Run, counted
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .contrast_inputs import second_passes
 from .encoding import Encoding
-from .generation import after_end, options, refuse_endless
+from .generation import after_end, options, refuse_endless, watched
 
 Executor = Callable[..., Outcome]
 """`engine.execute` or a replacement for it."""
@@ -87,6 +87,7 @@ def _answer(
         lmm.hf_model, lmm.processor.tokenizer, run_request.n_new, dict(run_request.hf_kwargs)
     )
     refuse_endless(lmm.hf_model, given, encoding.layout.batch)
+    given = watched(given)
     n_new = given["max_new_tokens"]
     # The last token is never fed back: one new token means no row of a generated token.
     planned = fitted(lmm, run_request.graph, encoding, generates=n_new > 1)
@@ -102,7 +103,7 @@ def _answer(
     )
     ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)
     new = ids[:, encoding.layout.length :]
-    ended = after_end(lmm.hf_model, new, given)
+    ended = after_end(lmm.hf_model, ids, encoding.layout.length, given)
     before = torch.zeros(len(new), encoding.layout.length, dtype=torch.bool)
     layout = encoding.layout.extend(new.shape[1]).without(torch.cat([before, ended], 1))
     return _read(lmm, run_request, ids, logits, new, layout, outcome), outcome
@@ -165,6 +166,8 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
 
     token = partial(token_id, lmm.tokenizer, size=lmm.config.get_text_config().vocab_size)
     graph = EditGraph(*(node.sized(lmm.sizes).worded(token) for node in graph))
+    if generates and encoding.layout.n_given:
+        graph = _over_given(graph)
     for node in graph:
         if node.point in HOOKS:
             lmm.hooked.require(node.point)
@@ -185,6 +188,20 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
     return planned
+
+
+def _over_given(graph: EditGraph) -> EditGraph:
+    """The graph for a prompt with a given answer, which the first pass reads at once.
+
+    Had its tokens been generated, they would not have seen keys that were dropped after the prompt,
+    so the flow from these is cut as well.
+    """
+    nodes: list[Node] = []
+    for node in graph:
+        if isinstance(node, CacheEdit) and (edges := node.takes):
+            nodes.append(Knockout(f"{edges.columns} -> {edges.rows}", node.layers))
+        nodes.append(node)
+    return EditGraph(*nodes)
 
 
 def _refuse_skipped(lmm: Any, planned: Plan) -> None:

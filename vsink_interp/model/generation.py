@@ -1,16 +1,17 @@
 """Options of `model.generate`: those a run supports, those it refuses, and where answers end."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
 from numbers import Integral
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import StoppingCriteriaList, StopStringCriteria
 
 from ..engine import HookedModel
 from ..errors import CapabilityError, InputError
@@ -202,18 +203,47 @@ def refuse_endless(hf_model: Any, given: Mapping[str, Any], batch: int) -> None:
         )
 
 
+@final
+class Watched:
+    """Stopping criteria of the user, with a note of which answers each step ended."""
+
+    def __init__(self, criteria: Iterable[Any]) -> None:
+        self.criteria = StoppingCriteriaList(criteria)
+        self.met: list[Tensor] = []
+
+    def __call__(self, ids: Tensor, scores: Any, **more: Any) -> Tensor:
+        """Whether each answer is to end, as the criteria say."""
+        self.met.append(self.criteria(ids, scores, **more))
+        return self.met[-1]
+
+
+def watched(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `model.generate` is given, with criteria that note which answers they end."""
+    criteria = given.get("stopping_criteria")
+    return {**given, "stopping_criteria": [Watched(criteria)]} if criteria else dict(given)
+
+
 def after_end(
-    hf_model: Any, new: Int[Tensor, "batch new"], given: Mapping[str, Any]
+    hf_model: Any, ids: Int[Tensor, "batch token"], start: int, given: Mapping[str, Any]
 ) -> Bool[Tensor, "batch new"]:
-    """The generated tokens after the end of their answer, which only pad the batch."""
+    """The generated tokens after the end of their answer, which only pad the batch.
+
+    Padding may look like an end token, so what ended an answer is asked: its first end token, stop
+    string or criterion.
+
+    **Arguments:**
+
+    - `start`: the first generated token.
+    - `given`: as `watched` returns it.
+    """
     config = _configuration(hf_model, given)
     end = given.get("eos_token_id", config.eos_token_id)
-    found = torch.as_tensor([-1] if end is None else end, device=new.device)
-    ends = torch.isin(new, found).int()
-    after = (ends.cumsum(-1) - ends) > 0
-    stops = _stop_strings(config, given) or given.get("stopping_criteria")
-    if stops and given["pad_token_id"] is not None and given["pad_token_id"] not in found:
-        # An answer that a stop string ended goes on with padding.
-        other = (new != given["pad_token_id"]).int()
-        after = after | (other.flip(-1).cumsum(-1).flip(-1) == 0)
-    return after.cpu()
+    found = torch.as_tensor([-1] if end is None else end, device=ids.device)
+    ends = torch.isin(ids[:, start:], found)
+    for (criterion,) in filter(None, [given.get("stopping_criteria")]):
+        ends = ends | torch.stack(criterion.met, -1).to(ends.device)
+    if stops := _stop_strings(config, given):
+        met = StopStringCriteria(given["tokenizer"], stops)
+        steps = range(start + 1, ids.shape[1] + 1)
+        ends = ends | torch.stack([met(ids[:, :step], None) for step in steps], -1)
+    return ((ends.int().cumsum(-1) - ends.int()) > 0).cpu()

@@ -28,6 +28,7 @@ class ProbeFunction(Probe):
     axes: tuple[str, ...]
     layers: Layers = ":"
     key: str | None = None
+    by_row: bool = False
 
     def __post_init__(self) -> None:
         settle(self)
@@ -41,17 +42,19 @@ class ProbeFunction(Probe):
         module, name = self.fn.__module__, getattr(self.fn, "__qualname__", "")
         if getattr(sys.modules.get(module), name, None) is self:
             return _named, (module, name)
-        return ProbeFunction, (self.hook, self.fn, self.axes, self.layers, self.key)
+        fields = (self.hook, self.fn, self.axes, self.layers, self.key, self.by_row)
+        return ProbeFunction, fields
 
     @property
     @override
     def whole(self) -> bool:
-        # Layers of rows can be joined only along an axis that they have.
-        return "query" not in self.axes
+        # Tiles of rows can be joined only along an axis that they have.
+        return not self.by_row or "query" not in self.axes
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
-        return call(self.fn, value, site, with_hook=takes_hook(self.fn, "a probe"))
+        # It may work in place, and must not change what the model goes on with.
+        return call(self.fn, value.clone(), site, with_hook=takes_hook(self.fn, "a probe"))
 
 
 def _named(module: str, name: str) -> ProbeFunction:
@@ -59,7 +62,7 @@ def _named(module: str, name: str) -> ProbeFunction:
 
 
 def probe(
-    hook: str, *, layers: Layers = ":", key: str | None = None
+    hook: str, *, layers: Layers = ":", key: str | None = None, by_row: bool = False
 ) -> Callable[[Measure], ProbeFunction]:
     """Make a function a probe; its return annotation names the axes of the result.
 
@@ -75,6 +78,9 @@ def probe(
         a parameter called `hook` gets TransformerLens's instead, as in `vi.Fn`.
     - `layers`: the layers, counted from 0.
     - `key`: as `Fn` takes it.
+    - `by_row`: whether what it says of a row depends on that row alone. Scores and patterns of long
+        prompts then come in tiles of rows, and are never held whole; by default all rows of a pass
+        come at once, so that a function may look across them.
 
     **Raises:** `NotationError` if the return annotation names no axes.
     """
@@ -87,6 +93,6 @@ def probe(
                 f"{getattr(fn, '__name__', fn)} must say what it returns, as in "
                 '-> Float[Tensor, "batch head query"] (from jaxtyping import Float)'
             )
-        return ProbeFunction(hook, fn, tuple(axes.split()), layers, key)
+        return ProbeFunction(hook, fn, tuple(axes.split()), layers, key, by_row)
 
     return wrap
