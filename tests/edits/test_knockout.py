@@ -349,3 +349,42 @@ def test_a_bad_flow_or_layer_is_refused_where_it_is_written():
             vi.Knockout(flow)
     with pytest.raises(vi.NotationError, match="is not a layer range"):
         vi.Knockout("image -> query", "12-20")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_row_that_would_lose_every_key_to_a_flow_of_sinks_keeps_them(attention):
+    """Where all tokens are sinks no row can be cut; where one is none, rows that see it are."""
+    lmm, encoding = tiny.fresh(attention), tiny.encode()
+    with torch.no_grad():
+        plain = lmm.hf_model(**encoding.inputs).logits
+    phi = vi.probes.SinkValue(layers=1)
+    values = lmm.run(encoding, graph=phi)[phi].values[0, 0]
+    lowest = int(values.argmin())
+    edit = vi.Knockout("sink -> query", 1)
+    lmm.sinks = replace(tiny.SINKS, tau=float(values.min()) * 0.99)
+    assert apart(lmm.run(encoding, graph=edit).logits, plain) < NEAR
+    lmm.sinks = replace(tiny.SINKS, tau=float(values.sort().values[:2].mean()))
+    pattern = vi.probes.Pattern("query", 1)
+    run = lmm.run(encoding, graph=edit | pattern)
+    rows, seen = run[pattern].coords["query"], run[pattern].values[0, 0]
+    assert any(row >= lowest for row in rows)
+    for place, row in enumerate(rows):
+        is_query = bool(encoding.layout.mask("query")[0, row])
+        only = is_query and row >= lowest
+        assert bool((seen[:, place, lowest] == 1).all()) == only
+        assert seen[:, place].isfinite().all()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_of_padding_are_finite_and_stay_apart(attention):
+    """A row that the mask lets see nothing has no softmax: its pattern is zero, and not NaN."""
+    lmm, encoding = tiny.lmm(attention=attention), tiny.batch("one image", "short")
+    pattern = vi.probes.Activation("attn.hook_pattern")
+    values = lmm.run(encoding, graph=vi.Knockout("image -> query") | pattern)[pattern].values
+    real = encoding.inputs["attention_mask"].bool()
+    assert not real.all()
+    assert values.isfinite().all()
+    sums = values.sum(-1).transpose(2, 3)
+    assert torch.allclose(sums[:, real], torch.ones(1))
+    for sample, row in enumerate(real):
+        assert not values[:, sample, :, row][..., ~row].any(), "a token attends to padding"
