@@ -56,3 +56,27 @@ def test_site_gives_the_tokens():
 
     tiny.lmm().run(tiny.encode(), graph=vi.Fn("hook_mlp_out", look, layers=0))
     assert torch.equal(masks[0], tiny.encode().layout.mask("image"))
+
+
+def test_functions_keep_what_they_compute_once_apart():
+    """Two functions may give a tensor one name, also at one layer; the second gets its own."""
+
+    def shifted(by, *, kept):
+        def fn(value, hook):
+            if kept:
+                by_it = hook.site.once("shift", lambda _: torch.tensor(by))
+            else:
+                by_it = torch.tensor(by)
+            return value + by_it
+
+        return fn
+
+    def graph(*, kept):
+        return vi.Fn("hook_resid_pre", shifted(1.0, kept=kept), layers=1) | vi.Fn(
+            "hook_resid_post", shifted(-5.0, kept=kept), layers=1
+        )
+
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    apart_, together = (lmm.run(encoding, graph=graph(kept=kept)).logits for kept in (False, True))
+    assert torch.equal(apart_, together)
+    assert not torch.equal(apart_, lmm.run(encoding).logits)

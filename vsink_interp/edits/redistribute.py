@@ -68,7 +68,7 @@ class Redistribute(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        terms = site.grown(self, self._terms, partial(self._renew, site))[..., : site.n_keys]
+        terms = site.grown(self, self._terms, partial(self._append, site))[..., : site.n_keys]
         least = 1e-37
         if self.heads is not None:
             least = site.once(("least", self.heads), partial(self._least, value.shape[1]))
@@ -78,7 +78,7 @@ class Redistribute(RowEdit):
         source = whole.keys(self.source)
         return torch.stack([source, whole.keys(self.target) & ~source], 1).float()
 
-    def _renew(self, site: Site, terms: Float[Tensor, "batch term key"]) -> None:
+    def _append(self, site: Site, terms: Float[Tensor, "batch term key"]) -> None:
         """Update the masks for new tokens that may be sinks."""
         source, target = parse_group(self.source), parse_group(self.target)
         gives = {sink: source.takes_generated(sink=sink) for sink in (True, False)}

@@ -70,7 +70,13 @@ class Source:
         return next(iter(self.values.values())).shape[0]
 
     def counterparts(self, layout: TokenLayout) -> Int[Tensor, "batch token"]:
-        """For each token of a prompt, the matching token of the source; -1 for none."""
+        """For each token of a prompt, the matching token of the source; -1 for none.
+
+        Tokens match by segment, image and place in it, whatever stands before them: the third query
+        token is the source's third query token, also behind another number of image tokens. Each
+        such address is one number (`_addresses`); those of the source are sorted, and those wanted
+        are looked up among them.
+        """
         if self.layout is None:
             places = torch.arange(layout.length).expand(layout.batch, -1)
             return places.masked_fill(layout.segments == PAD, -1)

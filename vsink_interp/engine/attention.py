@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
 from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
-from .kept_tokens import KeptTokens, Window
+from .kept_tokens import TokensAtHand, Window
 from .row_program import Base, RowProgram
 from .run_state import Numbered, RunState
 
@@ -180,7 +180,7 @@ class AttentionBinding:
                 "points outside attention are right"
             )
 
-    def _kept(self, layer: int, n_rows: int, n_keys: int) -> KeptTokens | Window | None:
+    def _kept(self, layer: int, n_rows: int, n_keys: int) -> TokensAtHand | None:
         """Which tokens the cached keys belong to, if some have left the cache."""
         self.seen[layer] += n_rows
         if self.run_state is not None and layer in self.run_state.shown:

@@ -29,14 +29,15 @@ class ShortenedLayer(DynamicLayer):
 
     **Arguments:**
 
-    - `choose`: returns which tokens stay; called when the first pass has reached the layer.
+    - `choose`: returns which tokens stay, on the layer's device; called when the first pass has
+        reached the layer.
     - `show`: called in every later pass with the tokens that the cached keys belong to.
     """
 
     is_croppable = False
 
     def __init__(
-        self, choose: Callable[[], KeptTokens], show: Callable[[KeptTokens], None]
+        self, choose: Callable[[torch.device], KeptTokens], show: Callable[[KeptTokens], None]
     ) -> None:
         super().__init__()
         self.choose = choose
@@ -54,7 +55,7 @@ class ShortenedLayer(DynamicLayer):
             self.show(self.kept)
             return super().update(key_states, value_states, *args, **kwargs)
         self.lazy_initialization(key_states, value_states)
-        self.kept = self.choose()
+        self.kept = self.choose(key_states.device)
         self.keys, self.values = self.kept.take(key_states), self.kept.take(value_states)
         return key_states, value_states
 
@@ -108,10 +109,10 @@ def shortened(
         )
     refuse_odd(hooked, range(hooked.n_layers) if cached_prefix else cuts)
     cache = DynamicCache(config=hooked.config)
-    known: dict[tuple[CacheEdit, ...], KeptTokens] = {}
+    known: dict[tuple[tuple[CacheEdit, ...], torch.device], KeptTokens] = {}
     for layer in range(hooked.n_layers) if cached_prefix else cuts:
         cache.layers[layer] = ShortenedLayer(
-            lambda layer=layer: _choose(run_state, layer, known),
+            lambda device, layer=layer: _choose(run_state, layer, device, known),
             lambda kept, layer=layer: run_state.shown.__setitem__(layer, kept),
         )
     if cached_prefix is not None:
@@ -191,28 +192,33 @@ def refuse_prefix(hooked: HookedModel, inputs: Mapping[str, Tensor]) -> None:
 
 
 def _resume(cache: DynamicCache, cached_prefix: CachedPrefix, run_state: RunState) -> None:
-    batch, device = run_state.masks.layout.batch, run_state.masks.device
+    batch = run_state.masks.layout.batch
     for layer, keys, values, kept in zip(
         cache.layers, cached_prefix.keys, cached_prefix.values, cached_prefix.kept, strict=True
     ):
         assert isinstance(layer, ShortenedLayer)  # noqa: S101 (`shortened` made them)
         wide = (batch, -1, -1, -1)
         layer.resume(
-            keys.expand(wide), values.expand(wide), KeptTokens(kept.to(device).expand(batch, -1))
+            keys.expand(wide),
+            values.expand(wide),
+            KeptTokens(kept.to(keys.device).expand(batch, -1)),
         )
 
 
 def _choose(
-    run_state: RunState, layer: int, known: dict[tuple[CacheEdit, ...], KeptTokens]
+    run_state: RunState,
+    layer: int,
+    device: torch.device,
+    known: dict[tuple[tuple[CacheEdit, ...], torch.device], KeptTokens],
 ) -> KeptTokens:
     edits = run_state.plan.cuts[layer]
-    if edits in known:
-        return known[edits]
+    if (edits, device) in known:
+        return known[edits, device]
     length = run_state.masks.layout.first_pass
-    site = run_state.site(CACHE, layer, range(length), length, 0)
+    site = run_state.site(CACHE, layer, range(length), length, 0, device)
     # An answer that was read with the prompt stays, whatever the group is called, as in "~image".
     dropped = torch.stack([edit.dropped(site) for edit in edits]).any(0) & site.keys("prompt")
     kept = KeptTokens(site.keys("all") & ~dropped)
     if not any(edit.needs_phi for edit in edits):
-        known[edits] = kept
+        known[edits, device] = kept
     return kept

@@ -1,4 +1,19 @@
-"""The second pass of contrastive decoding: other inputs, the same answer, its own cache."""
+"""The second pass of contrastive decoding: other inputs, the same answer, its own cache.
+
+```text
+generate      hf_model (first pass)         SecondPass                   node of `execute`
+   |  forward(ids)    |                          |                            |
+   |----------------->| hook before forward      |                            |
+   |                  |---- step(ids) ---------->| forward, its own cache,    |
+   |                  |                          | nobody sees it but its     |
+   |                  |<-------------------------| own edits; keeps .logits   |
+   |                  | layers, final norm, head |                            |
+   |                  |---- unembed.hook_out -------------------------------->| Contrast.apply
+   |                  |                          |---- .logits -------------->| of both logits
+   |                  |<------------------------------------------------------|
+   |<-----------------| contrasted logits: the next token, for both passes    |
+```
+"""
 
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,17 @@
-"""Attention edges that edits remove, as far as known before the run: checks, and remaining keys."""
+"""Attention edges that edits remove, as far as known before the run: checks, and remaining keys.
+
+For example, `Knockout("image -> query", "4:")` beside `ScaleScores("image", 0.5, rows="query",
+layers="6:")`, on a prompt of BOS, 9 image and 3 query tokens:
+
+- `refuse_joint` looks at what the cuts of each layer take together. The query rows lose 9 keys and
+  keep BOS and the query, so no row is blind. With `Knockout("bos query -> query")` beside it they
+  would lose all, and the run is refused before it starts.
+- `refuse_inert` looks at each edit that acts on known edges: scaling acts on 3 x 9 edges, and in
+  each of its layers (6 and later) the knockout takes all 27, so it would change nothing. It is
+  refused; with `layers="2:"` it acts in layers 2 and 3, and is not.
+- `keys_left` says which keys the rows keep, BOS and query as two spans, so that the row program can
+  gather these 4 keys instead of masking 9.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby

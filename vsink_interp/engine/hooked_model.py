@@ -293,8 +293,10 @@ class HookedModel:
     def unembed(self, resid: Tensor) -> Tensor:
         """The logits of residual vectors: the model's own final norm, unembedding and softcap."""
         with self.unseen():
-            normed = self.module("ln_final.hook_out").forward(resid)
-            logits = self.module("unembed.hook_out").forward(normed)
+            head = self.module("unembed.hook_out")
+            # In a model spread over several devices, the head is on another one than most layers.
+            resid = resid.to(next(head.parameters()).device)
+            logits = head.forward(self.module("ln_final.hook_out").forward(resid))
         cap = self.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

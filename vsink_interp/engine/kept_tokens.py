@@ -1,11 +1,45 @@
-"""The tokens that remain in a shortened KV cache, and the mapping between its slots and tokens."""
+"""The tokens that remain in a shortened KV cache, and the mapping between its slots and tokens.
+
+Of 8 tokens a cache kept 4, and token 8 came later. Nodes count by tokens, attention by slots:
+
+```text
+token   0  1  2  3  4  5  6  7  8
+kept    x     x        x  x     x
+slot    0     1        2  3     4      narrow: tokens -> slots, spread: slots -> tokens
+```
+"""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+@runtime_checkable
+class TokensAtHand(Protocol):
+    """What the row program asks of a cache that lacks the keys of some tokens."""
+
+    def n_tokens(self, n_keys: int) -> int:
+        """The number of tokens when the cache has `n_keys` slots."""
+        ...
+
+    def spread(self, value: Tensor, dim: int, n_tokens: int, fill: float) -> Tensor:
+        """Map a value over slots to one over tokens, with `fill` for tokens that are gone."""
+        ...
+
+    def narrow(self, value: Tensor, dim: int) -> Tensor:
+        """Map a value over tokens to one over slots."""
+        ...
+
+    def gone(self, n_tokens: int) -> Bool[Tensor, "batch token"]:
+        """The tokens whose keys are gone."""
+        ...
+
+    def mask(self, mask: Tensor | None, n_keys: int) -> Tensor | None:
+        """The attention mask that transformers passes, over slots."""
+        ...
 
 
 @final

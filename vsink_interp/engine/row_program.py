@@ -13,7 +13,7 @@ from ..kernels import add_mask, attend, attention_scores, softmax
 from .edges import may_blind, removed_by
 from .gradients import through
 from .hooked_model import HookedModel
-from .kept_tokens import KeptTokens, Window
+from .kept_tokens import TokensAtHand
 from .run_state import Numbered, RunState, overlap
 
 Base = Callable[..., tuple[Tensor, Tensor | None]]
@@ -58,7 +58,7 @@ class RowProgram:
     mask: Tensor | None
     hidden: Tensor | None
     scaling: float
-    kept: KeptTokens | Window | None = None
+    kept: TokensAtHand | None = None
     sliding: bool = False
     residual_scale: float = 1.0
     learned_sinks: Tensor | None = None
@@ -66,7 +66,22 @@ class RowProgram:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
     ) -> tuple[Tensor, Tensor | None]:
-        """The output of attention, batch query head d_head, and what else the base returns."""
+        """The output of attention, batch query head d_head, and what else the base returns.
+
+        The model's own attention, the base, runs for all rows. Which rows are computed explicitly
+        beside it, in a prompt of 72 tokens (4 of system, 64 of an image, 4 of the query) under
+        `SegmentMass(rows="image query") | VAR()`:
+
+        | rows | asked for by | pattern | output |
+        |---|---|---|---|
+        | 0 to 3 | nobody | not computed | the base's |
+        | 4 to 67 | the probe | explicit, a tile of rows at a time | the base's |
+        | 68 to 71 | probe and edit | explicit | edited pattern times V |
+
+        So `needed` is 4 to 71, and `edited` 68 to 71. In a decode step both are the one row there
+        is, and the base does not run. Where all that happens to a tile is that it loses most keys,
+        the others are gathered, and no pattern over all keys is made.
+        """
         n_tokens = self.kept.n_tokens(key.shape[2]) if self.kept else key.shape[2]
         rows = range(n_tokens - query.shape[2], n_tokens)
         query = self._heads_last(ROT_Q, query, rows, rows)

@@ -46,13 +46,19 @@ class RunState:
         self.pieces: dict[int, Pieces] = {}
         self.watched: list[Watched] = []
         self.asked: Asked = {}
-        dims = sinks.dims if sinks else ()
-        self._dims = dims if len(dims) <= 2 else torch.tensor(dims, device=masks.device)
+        self._masks = {masks.device: masks}
+        self._dims: dict[torch.device, tuple[int, ...] | Tensor] = {}
         self._phis: dict[int | None, list[Tensor]] = {}
-        self._constants: dict[int | None, dict[Any, Tensor]] = {}
+        self._constants: dict[tuple[int | None, torch.device], dict[Any, Tensor]] = {}
         self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
         self._blind: list[tuple[int, Tensor]] = []
         self._lost: list[tuple[int, Tensor]] = []
+
+    def masks_on(self, device: torch.device) -> TokenMasks:
+        """The masks on a device: the layers of a model may be spread over several."""
+        if device not in self._masks:
+            self._masks[device] = TokenMasks(self.masks.layout, device)
+        return self._masks[device]
 
     def site(
         self,
@@ -61,14 +67,22 @@ class RunState:
         rows: range,
         n_keys: int,
         began: int,
+        device: torch.device,
         extras: Mapping[str, Any] | None = None,
+        number: int | None = None,
     ) -> Site:
-        """The site of a hook point at these rows of a pass that began with token `began`."""
+        """The site of a hook point at these rows of a pass that began with token `began`.
+
+        **Arguments:**
+
+        - `device`: that of the value at hand.
+        - `number`: the number of the node that acts there, None for several at once.
+        """
         sinks = self.sinks
         return Site(
             point,
             layer,
-            self.masks,
+            self.masks_on(device),
             rows.start,
             len(rows),
             n_keys,
@@ -76,14 +90,21 @@ class RunState:
             tau=sinks.tau if sinks else None,
             extras=extras or {},
             phis=self._phis.setdefault(layer, []),
-            constants=self._constants.setdefault(layer, {}),
+            constants=self._constants.setdefault((layer, device), {}),
             began=began,
+            number=number,
         )
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
         """Compute and store the sink values of the tokens that enter a layer."""
-        assert len(self._dims)  # noqa: S101 (the caller plans for it)
-        self._phis.setdefault(layer, []).append(sink_value(resid, self._dims))
+        self._phis.setdefault(layer, []).append(sink_value(resid, self._dims_on(resid.device)))
+
+    def _dims_on(self, device: torch.device) -> tuple[int, ...] | Tensor:
+        assert self.sinks is not None  # noqa: S101 (the caller plans for it)
+        if device not in self._dims:
+            dims = self.sinks.dims
+            self._dims[device] = dims if len(dims) <= 2 else torch.tensor(dims, device=device)
+        return self._dims[device]
 
     def span(self, node: Node, rows: range) -> range:
         """The smallest span of these rows that holds all rows of a node, in every sample."""
@@ -136,7 +157,7 @@ class RunState:
         """
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
-            site = self.site(point, layer, rows, n_keys, whole.start, extras)
+            site = self.site(point, layer, rows, n_keys, whole.start, value.device, extras, number)
             with _named(node, site):
                 new = node.apply(value, site)
             refuse_reshaped(node, site, value, new)
@@ -149,7 +170,7 @@ class RunState:
         else:
             value_here = value
         if span:
-            site = self.site(point, layer, span, n_keys, whole.start, extras)
+            site = self.site(point, layer, span, n_keys, whole.start, value.device, extras, number)
             if node.needs_gradient:
                 seen, value = watched(number, node, site, value)
                 self.watched.append(seen)
@@ -218,7 +239,8 @@ class RunState:
         A probe placed both before and after an edit of its hook point has several: `repr#1`,
         `repr#2`.
         """
-        _wait(self.masks.device)
+        for device in self._masks:
+            _wait(device)
         nodes = self.plan.graph.nodes
         turns: dict[str, dict[int, Recorded]] = {}
         for number in sorted(self.pieces):
@@ -236,7 +258,8 @@ class RunState:
 
 def _flagged(seen: list[tuple[int, Tensor]]) -> list[int]:
     """The layers whose flag is set, read from the device at once."""
-    flags = torch.stack([flag for _, flag in seen]).tolist() if seen else []
+    home = seen[0][1].device if seen else None
+    flags = torch.stack([flag.to(home) for _, flag in seen]).tolist() if seen else []
     return sorted({layer for (layer, _), flag in zip(seen, flags, strict=True) if flag})
 
 

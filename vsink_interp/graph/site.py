@@ -81,6 +81,7 @@ class Site:
     - `phis`: the sink values of the tokens that entered this layer, pass by pass.
     - `constants`: tensors that `once` computed at this layer in this run.
     - `began`: the first token of this pass; the value may hold only some of the pass's rows.
+    - `number`: which node of the graph acts here.
     """
 
     hook: HookPoint
@@ -95,6 +96,7 @@ class Site:
     phis: list[Tensor] = field(default_factory=list)
     constants: dict[Any, Tensor] = field(default_factory=dict)
     began: int = 0
+    number: int | None = None
 
     @property
     def layout(self) -> TokenLayout:
@@ -129,31 +131,43 @@ class Site:
 
         **Arguments:**
 
-        - `key`: identifies the tensor among others at this layer.
+        - `key`: identifies the tensor among others of this node at this layer.
         """
-        if key not in self.constants:
+        own = self._own(key)
+        if own not in self.constants:
             room = self.layout.length
             whole = replace(self, first_row=0, n_rows=room, n_keys=room)
-            self.constants[key] = compute(whole)
-        return self.constants[key]
+            self.constants[own] = compute(whole)
+        return self.constants[own]
+
+    def _own(self, key: Any) -> Any:
+        """A key that no other node of the graph has; what a group means is the same for all."""
+        return key if isinstance(key, Group) else (self.number, key)
 
     def grown(
         self,
         key: Any,
-        compute: "Callable[[Site], Tensor]",
-        renew: "Callable[[Tensor], None]",
+        prefill: "Callable[[Site], Tensor]",
+        append: "Callable[[Tensor], None]",
     ) -> Tensor:
-        """As `once`, for a tensor that decode steps extend.
+        """As `once`, for a tensor that decode steps write new tokens into.
+
+        ```text
+        pass     prompt, 70 tokens    1st new token    2nd new token
+        done     prefill(whole)       append(known)    append(known)
+        known    of 70 tokens         of 71            of 72
+        ```
 
         **Arguments:**
 
-        - `renew`: updates the tensor for new tokens, in each later decode step.
+        - `prefill`: computes it, in the first pass that asks, as `compute` of `once`.
+        - `append`: writes into it what the new tokens change, in each later decode step.
         """
-        known = self.constants.get(key)
+        known = self.constants.get(self._own(key))
         if known is None:
-            return self.once(key, compute)
+            return self.once(key, prefill)
         if not self.prefill:
-            renew(known)
+            append(known)
         return known
 
     def _threshold(self, tau: float | None) -> float:
@@ -200,7 +214,7 @@ class Site:
             found = self.once(parsed, lambda whole: whole._keys_by_sinks(parsed))
             return found[:, : self.n_keys]
 
-        def renew(known: Tensor) -> None:
+        def append(known: Tensor) -> None:
             # All generated tokens, for a hook function may not have asked in every step.
             phi, start = self.phi, self.layout.prompt_length
             assert phi is not None  # noqa: S101 (it was there when `known` was computed)
@@ -209,7 +223,7 @@ class Site:
             if parsed.takes_generated(sink=False):
                 new.logical_not_()
 
-        return self.grown(parsed, lambda whole: whole._keys_by_sinks(parsed), renew)[
+        return self.grown(parsed, lambda whole: whole._keys_by_sinks(parsed), append)[
             :, : self.n_keys
         ]
 

@@ -38,6 +38,11 @@ def redistribution_terms(
     if not 0 <= rho <= 1:
         raise ValueError(f"rho is one of the shares from 0 to 1; got {rho}")
     visual, fresh, drop = (x.to(dtype) for x in (image, image & ~sink, sink))
+    # Each test is an inequality between sums over the keys of a row with pattern a. With everything
+    # on one side it is a single sum of a times a term, which is what is stacked here:
+    #   ratio   sum(fresh a) / sum(visual a) >= rho    <=>  sum((fresh - rho visual) a) >= 0
+    #   image   sum(visual a) >= least = least sum(a)  <=>  sum((visual - least) a) >= 0
+    #   theirs  sum(drop visual a) / (sum(visual a) + 1e-6 n) <= rho, with n image tokens
     if mode == "paper":
         ratio = fresh - rho * visual
     else:

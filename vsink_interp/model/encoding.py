@@ -270,7 +270,24 @@ def lay_out(
 @final
 @dataclass(frozen=True)
 class _Row:
-    """The tokens of one prompt, and the span of each in the text that the processor expanded."""
+    """The tokens of one prompt, and the span of each in the text that the processor expanded.
+
+    For example, of Idefics3 and an image that is not cut, with F for `<fake_token_around_image>`
+    and G for `<global-img>`:
+
+    ```text
+    rendered   User: <image>count it                      the image's marker at 6 to 13
+    expanded   User: FG<image><image><image><image>Fcount it
+    tokens     User :  | F G       | <image> x 4 | F         | count it
+    segment    system  | query     | image       | query     | query
+                       | separator |             | separator |
+    ```
+
+    The tokenizer says where each token lies in the expanded text. `_expanded` finds where an image
+    begins there (where its marker was) and ends (behind its last token and the family's suffix).
+    `_raw` takes places behind it back to the rendered text, by as much as the image is longer than
+    its marker.
+    """
 
     ids: list[int]
     offsets: list[list[int]]

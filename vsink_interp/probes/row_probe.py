@@ -57,11 +57,11 @@ def grown_with_values(
     def of_all(whole: Site) -> Float[Tensor, "batch head key"]:
         return torch.nn.functional.pad(read(values), (0, whole.n_keys - values.shape[2]))
 
-    def renew(known: Float[Tensor, "batch head key"]) -> None:
+    def append(known: Float[Tensor, "batch head key"]) -> None:
         # Cached values never change; keys dropped from the cache get no attention.
         known[..., site.first_row : site.n_keys] = read(values[:, :, site.first_row :])
 
-    return site.grown(key, of_all, renew)[..., : site.n_keys]
+    return site.grown(key, of_all, append)[..., : site.n_keys]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,18 @@ result is a plain list: names, numbers, tensors.
 
 In decode every pass has one key more. A node is recorded at several numbers of keys: whole numbers
 that grow with them become `a * n_keys + b`, constants that grow become prefixes of the longest.
+
+A probe that adds up what the last two keys get, `value[..., value.shape[-1] - 2 :].sum(-1)`, is
+recorded in two operations, at 70 keys and again at 71 (each with the line that it came from):
+
+```text
+["torch.Tensor.__getitem__", ({"input": "value"}, (..., slice(68, None))), {}, "probe.py:3"]
+["torch.Tensor.sum",         ({"op": 0}, -1),                              {}, "probe.py:3"]
+result: {"op": 1}
+```
+
+`decode_template.merge` finds them equal but for 68 and 69, and writes `{"slope": 1, "start": -2}`
+in their place: the program of every decode step.
 """
 
 import sys

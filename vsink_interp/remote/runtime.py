@@ -46,7 +46,12 @@ def forward(model: Any, job: dict[str, Any], state: dict[str, Any]) -> None:
 def tap(
     model: Any, job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], calls: list[Any]
 ) -> None:
-    """Read a module's value, apply the nodes, and write back what they changed."""
+    """Read a module's value, apply the nodes, and write back what they changed.
+
+    A residual stream read at the input of a norm goes on in two ways: through the norm, and beside
+    it. Here only the first can be written, as `mid' = mid + d`. So the layer's own
+    `post = mid + mlp(norm(mid'))` lacks `d`, and gets it where the layer ends: `post' = post + d`.
+    """
     envoy = model.get(stop["path"])
     raw = envoy.output if stop["side"] in ("output", "first output") else envoy.input
     value, bias = value_of(raw, envoy, job, state, stop)
