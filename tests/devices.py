@@ -58,7 +58,9 @@ def carried_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten._to_copy.default or (func is aten.copy_.default):
         target = tensors[0].device if func is aten.copy_.default else (asked or tensors[0].device)
     else:
-        homes = {x.device for x in tensors if x.ndim or x.device.type != "cpu"}
+        # Indices may lie on the CPU, there too.
+        given = tensors[:1] if func is aten.index.Tensor else tensors
+        homes = {x.device for x in given if x.ndim or x.device.type != "cpu"}
         if len(homes) > 1 and func is not aten.lift_fresh.default:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found two: {homes}, in {func}"
