@@ -149,7 +149,7 @@ class AttentionBinding:
         )
         return call.attend(query, key, value, partial(base, **kwargs))
 
-    def _refuse_again(self, layer: int, kept: KeptTokens | Window | None) -> None:
+    def _refuse_again(self, layer: int, kept: TokensAtHand | None) -> None:
         """Refuse nodes where a layer attends more than once in a pass, over the same keys.
 
         **Raises:** `CapabilityError` naming the layer.
