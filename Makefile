@@ -71,12 +71,13 @@ tl: ## the tests against transformer-lens itself and torchvision's processors, i
 	$(call say,"Running the tests against transformer-lens and torchvision (offline, and without pip).")
 	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-tl/bin/pytest tests/integrations $(PYTEST_ARGS)
 
-# What depends on transformers most, at the lower end of the range that pyproject.toml states.
-OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py tests/families tests/engine
-oldest: ## families, engine and generation on the oldest transformers, in .venv-oldest
+# At the lower end of every range that pyproject.toml states.
+OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py \
+	tests/families tests/engine tests/edits tests/probes tests/storage tests/test_beyond_public.py
+oldest: ## what the package stands on, on the least version of every dependency, in .venv-oldest
 	@$(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt \
 		.venv-oldest/.test
-	$(call say,"Running the tests on the oldest transformers (offline).")
+	$(call say,"Running the tests on the least versions (offline).")
 	HF_HUB_OFFLINE=1 .venv-oldest/bin/pytest $(OLDEST) $(WORKERS) $(PYTEST_ARGS)
 
 notebooks: $(VENV)/.dev ## rebuild notebooks/*.ipynb from their .py, and run them

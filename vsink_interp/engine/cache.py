@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ..errors import CapabilityError
 from ..graph import CACHE, CacheEdit
-from .cached_prefix import CachedPrefix
+from .cached_prefix import CACHE_ARGUMENT, CachedPrefix
 from .hooked_model import ATTENDING, HookedModel
 from .kept_tokens import KeptTokens
 from .run_state import RunState
@@ -84,9 +84,9 @@ def cached(
     if cache is None:
         return {}
     if cached_prefix is None or cached_prefix.shift is None:
-        return {"past_key_values": cache}
+        return {CACHE_ARGUMENT: cache}
     places = (inputs["attention_mask"].cumsum(-1) - 1 + cached_prefix.shift).clamp_min(0)
-    return {"past_key_values": cache, "position_ids": places.expand(3, -1, -1)}
+    return {CACHE_ARGUMENT: cache, "position_ids": places.expand(3, -1, -1)}
 
 
 def shortened(

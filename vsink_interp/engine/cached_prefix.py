@@ -1,10 +1,19 @@
 """`CachedPrefix`: keys and values of a prompt read earlier, from which a new question continues."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import final
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers.generation import GenerationMixin
+
+CACHE_ARGUMENT = (
+    "cache"
+    if "cache" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    else "past_key_values"
+)
+"""What transformers calls the cache that it is given and returns; from 5.24 on, `cache`."""
 
 
 @final

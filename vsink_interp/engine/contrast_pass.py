@@ -30,6 +30,7 @@ from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .attention import AttentionBinding
 from .cache import shortened
+from .cached_prefix import CACHE_ARGUMENT
 from .hooked_model import HookedModel
 from .run_state import RunState
 
@@ -85,7 +86,7 @@ class SecondPass:
             carried = {**self.beside.inputs, "use_cache": True}
             ids = carried.pop("input_ids")
             if self.cache is not None:
-                carried["past_key_values"] = self.cache
+                carried[CACHE_ARGUMENT] = self.cache
             carried["position_ids"] = model._prepare_position_ids_for_generation(ids, carried)
             if model._supports_logits_to_keep():
                 carried["logits_to_keep"] = self.beside.n_rows

@@ -10,6 +10,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from ..errors import CapabilityError
 from ..tokens import TokenLayout
+from .cached_prefix import CACHE_ARGUMENT
 from .hooked_model import HookedModel
 
 
@@ -32,9 +33,9 @@ def prompt_mask(
         config=hooked.hf_model.config,
         inputs_embeds=torch.empty(*ids.shape, 0),
         attention_mask=inputs["attention_mask"],
-        past_key_values=None,
         position_ids=None,
         is_first_iteration=True,
+        **{CACHE_ARGUMENT: None},
         **{name: inputs.get(name) for name in ("token_type_ids", "mm_token_type_ids")},
     )
     mask = made.get(kind, kind) if isinstance(made, Mapping) else made

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..engine import HookedModel, execute, prefix_of, refuse_prefix, turns_of
-from ..engine.cached_prefix import CachedPrefix
+from ..engine.cached_prefix import CACHE_ARGUMENT, CachedPrefix
 from ..errors import CapabilityError, InputError
 from ..graph import CacheEdit, EditGraph, Graphlike
 from ..results import Run
@@ -261,7 +261,7 @@ def describe(
     )
     tau = lmm.sinks.tau if any(one.needs_sinks for one in specs) else None
     marker = answer_marker(lmm.processor, lmm.hooked.family)
-    cache, image = outcome.output.past_key_values, encoding.images[0]
+    cache, image = getattr(outcome.output, CACHE_ARGUMENT), encoding.images[0]
     kept = [prefix_of(lmm.hooked, cache, s.choose(run, image, lmm.n_layers, tau)) for s in specs]
     return tuple(
         Context(spec, run, cached_prefix, encoding, marker, lmm, lmm.processor.tokenizer)

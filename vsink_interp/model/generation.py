@@ -46,6 +46,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
         "other caches hide how many tokens were seen",
     ),
     "past_key_values": ((None,), "a run starts from the prompt"),
+    "cache": ((None,), "a run starts from the prompt"),
     "use_cache": ((None, True), "generation here always uses the cache"),
 }
 """Options of `model.generate` that a run refuses: the values that are fine, and the reason."""
