@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from . import (
         edits,
         errors,
+        evaluation,
         experiments,
         families,
         integrations,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         UnreachableError,
         VsinkError,
     )
+    from .evaluation import evaluate
     from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site
     from .model import (
         LMM,
@@ -136,6 +138,8 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "edits",
     "probes",
     "experiments",
+    "evaluation",
+    "evaluate",
     "metrics",
     "plot",
     "toy",
@@ -154,7 +158,10 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "VsinkError",
 )
 
-_HOMES = ("errors", "tokens", "graph", "results", "probes", "edits", "sinks", "remote", "model")
+_HOMES = (
+    "errors", "tokens", "graph", "results", "probes", "edits", "sinks", "remote", "model",
+    "evaluation",
+)  # fmt: skip
 """Where the names are from: each of these imports those before it, and none after it."""
 
 if not TYPE_CHECKING:  # a type checker reads the imports above, and complains of other names

@@ -8,7 +8,7 @@ import pytest
 import vsink_interp as vi
 from tests.logs import signed
 from vsink_interp import experiments as ex, plot
-from vsink_interp.metrics import yes_or_no
+from vsink_interp.metrics import read_answer
 
 OPTIONS = {"keeps": (0.1, 1.0), "scores": ("attention", "random")}
 
@@ -24,7 +24,7 @@ def found(sunk, quizzes):
 
 
 def right(texts, answers):
-    return [yes_or_no(text) == answer for text, answer in zip(texts, answers, strict=True)]
+    return [read_answer(text, "mme") == answer for text, answer in zip(texts, answers, strict=True)]
 
 
 def one_by_one(lmm, quizzes, spec):

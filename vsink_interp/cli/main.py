@@ -14,6 +14,7 @@ import vsink_interp as vi
 from ..errors import InputError, unknown
 from .catalogue import catalogue
 from .compare import knockout, var
+from .evaluate import evaluate
 from .figures import attend, demo, report
 from .remote import remote
 from .terminal import (
@@ -150,12 +151,13 @@ def _families(name: str) -> list[str]:
 
 
 COMMANDS: tuple[Any, ...] = (
-    demo, report, attend, generate, detect, var, knockout, check_model
+    demo, report, attend, generate, detect, var, knockout, evaluate, check_model
 )  # fmt: skip
 """In the order of the help."""
 
 for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"), cls=Command)(command)
+    name = {"evaluate": "eval"}.get(command.__name__, command.__name__.replace("_", "-"))
+    app.command(name, cls=Command)(command)
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(remote, name="remote")
 

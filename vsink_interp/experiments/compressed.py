@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
-from ..metrics import yes_or_no
+from ..metrics import read_answer
 from ..model import LMM, SCORES, CompressedContext, Context, Tick, digest, fingerprint
 from ..model.progress import shown
 from ..storage import RowLog
@@ -204,7 +204,7 @@ def compressed_context(
             spec,
             np.array(
                 [
-                    yes_or_no(text) == answer
+                    read_answer(text, "mme") == answer
                     for row, answers in zip(found, quizzes.answers, strict=True)
                     for text, answer in zip(row["answers"][n], answers, strict=True)
                 ]

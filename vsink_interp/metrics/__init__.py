@@ -1,5 +1,17 @@
 """Scores of answers and maps: pure functions of texts, objects and arrays, without a model."""
 
+from .chair import (
+    ChairScore as ChairScore,
+    ObjectWords as ObjectWords,
+    score_chair as score_chair,
+)
+from .judges import (
+    ChatJudge as ChatJudge,
+    Judge as Judge,
+    LexicalJudge as LexicalJudge,
+    LocalJudge as LocalJudge,
+    judge_agreement as judge_agreement,
+)
 from .localisation import (
     Canvas as Canvas,
     axis_weights as axis_weights,
@@ -8,10 +20,25 @@ from .localisation import (
     distance_to as distance_to,
     wilson as wilson,
 )
+from .mme import (
+    COGNITION as COGNITION,
+    PERCEPTION as PERCEPTION,
+    MmeAnswer as MmeAnswer,
+    MmeScore as MmeScore,
+    SubtaskScore as SubtaskScore,
+    score_mme as score_mme,
+)
 from .objects import (
     FUNCTION_WORDS as FUNCTION_WORDS,
     ObjectScore as ObjectScore,
     content_words as content_words,
     score_objects as score_objects,
 )
-from .yes_no import yes_or_no as yes_or_no
+from .paired import PairedDifference as PairedDifference, paired_difference as paired_difference
+from .pope import PopeScore as PopeScore, score_pope as score_pope
+from .vqa import (
+    group_accuracy as group_accuracy,
+    normalise_answer as normalise_answer,
+    vqa_accuracy as vqa_accuracy,
+)
+from .yes_no import RULES as RULES, Rule as Rule, read_answer as read_answer

@@ -263,13 +263,13 @@ class Recorded:
 
     def to_xarray(self) -> "xarray.DataArray":
         """An xarray DataArray with the same axes, NaN where nothing counts; needs xarray."""
-        xarray = _optional("xarray")
+        xarray = optional_package("xarray")
         coords = {axis: list(labels) for axis, labels in self.coords.items()}
         return xarray.DataArray(self.masked.numpy(), dims=self.axes, coords=coords)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """A table, one row per number that counts: a column per axis, and `value`; needs pandas."""
-        pandas = _optional("pandas")
+        pandas = optional_package("pandas")
         index = pandas.MultiIndex.from_product([self.labels(a) for a in self.axes], names=self.axes)
         table = pandas.DataFrame({"value": self.masked.reshape(-1).numpy()}, index=index)
         if self.counts is not None:
@@ -294,7 +294,11 @@ def _taken(values: Tensor, at: int, index: Tensor) -> Tensor:
     return values.gather(at, index.clamp_min(0).expand(sizes))
 
 
-def _optional(name: str) -> Any:
+def optional_package(name: str) -> Any:
+    """A package that only some need.
+
+    **Raises:** `CapabilityError` saying how to install it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -18,7 +18,7 @@ SIZE: Final = 64
 PATCH: Final = 8
 TRAINING_SEED: Final = 1_000_000
 # Patch rows (or columns) 2 and 5 stay free: no object lies between two of the nine regions.
-_REGION_PATCHES: Final = ((0, 1), (3, 4), (6, 7))
+REGION_PATCHES: Final = ((0, 1), (3, 4), (6, 7))
 _COUNTS: Final = ((2, 3, 4, 5), (0.15, 0.25, 0.3, 0.3))
 _GROUNDS: Final = {
     "grass": (70, 105, 60),
@@ -93,9 +93,10 @@ def _texture(rng: np.random.Generator, name: str) -> Float[np.ndarray, "height w
             return np.where(grain > 2.4, 110.0, 3 * grain).astype(np.float32)
 
 
-def _paint_background(
+def paint_background(
     rng: np.random.Generator, name: str
 ) -> Float[np.ndarray, "height width channel"]:
+    """A textured background under slanting light."""
     base = np.asarray(_GROUNDS[name], np.float32) + rng.uniform(-12, 12, 3).astype(np.float32)
     slope = rng.uniform(-0.25, 0.25, 2)
     y, x = np.mgrid[0:SIZE, 0:SIZE] - SIZE / 2
@@ -103,7 +104,7 @@ def _paint_background(
     return base + light[..., None]
 
 
-def _outline(shape: str, centre: tuple[float, float], radius: float) -> Bool[np.ndarray, "y x"]:
+def outline(shape: str, centre: tuple[float, float], radius: float) -> Bool[np.ndarray, "y x"]:
     """The pixels of a shape; a pixel belongs to it if its middle does."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     right, down = x - centre[0], y - centre[1]
@@ -127,12 +128,13 @@ def _outline(shape: str, centre: tuple[float, float], radius: float) -> Bool[np.
 def _place(rng: np.random.Generator, region: int) -> tuple[float, float]:
     """A centre at most one pixel off the middle of a patch of the region, as (x, y)."""
     row, column = divmod(region, 3)
-    patches = (rng.choice(_REGION_PATCHES[column]), rng.choice(_REGION_PATCHES[row]))
+    patches = (rng.choice(REGION_PATCHES[column]), rng.choice(REGION_PATCHES[row]))
     x, y = (PATCH * patch + PATCH / 2 + float(rng.integers(-1, 2)) for patch in patches)
     return float(x), float(y)
 
 
-def _box(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
+def bounding_box(mask: Bool[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what a mask holds; right and bottom out."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -146,7 +148,7 @@ def scene(seed: int) -> Scene:
     """
     rng = np.random.default_rng(seed)
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
-    pixels = _paint_background(rng, background)
+    pixels = paint_background(rng, background)
     count = int(rng.choice(_COUNTS[0], p=_COUNTS[1]))
     regions = np.sort(rng.permutation(9)[:count])
     colors = rng.permutation(list(COLORS))[:count]
@@ -154,11 +156,11 @@ def scene(seed: int) -> Scene:
     for region, color in zip(regions, colors, strict=True):
         shape = SHAPES[int(rng.integers(len(SHAPES)))]
         centre = _place(rng, int(region))
-        mask = _outline(shape, centre, float(rng.uniform(3.6, 4.3)))
+        mask = outline(shape, centre, float(rng.uniform(3.6, 4.3)))
         tint = np.asarray(COLORS[str(color)], np.float32) + rng.uniform(-14, 14, 3)
         pixels[mask] = tint
         row, column = divmod(int(region), 3)
-        objects.append(SceneObject(str(color), shape, row, column, centre, _box(mask)))
+        objects.append(SceneObject(str(color), shape, row, column, centre, bounding_box(mask)))
         masks.append(mask)
     pixels = pixels + 4 * _noise(rng, SIZE, SIZE, 3)
     return Scene(

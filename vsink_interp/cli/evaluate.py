@@ -1,0 +1,91 @@
+"""`vsink eval`: benchmarks with interventions off and on."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .terminal import JsonOption, ModelOption, open_model, progress
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+
+
+def evaluate(
+    model: ModelOption = None,
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Of pope, mme and chair, with commas between.")
+    ] = "pope,mme,chair",
+    graph: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--graph", help="A recipe (var, pai, vcd ...) or a graph's JSON file; again for more."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="A folder with the benchmarks' files; the toy benchmark by default."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="So many questions of each task.", min=1)
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="How many questions are asked at once.", min=1)
+    ] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A folder for answers, scores and the page of what changed; "
+            "a stopped evaluation goes on from it.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask benchmarks with interventions off and on, and compare over the same questions."""
+    from ..evaluation import evaluate as measure, load_tasks, named_graph
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    graphs = dict(named_graph(name) for name in graph or ["var"])
+    chosen = load_tasks(names, data, limit)
+    if out is not None:
+        _make(out)
+    lmm = open_model(model)
+    with progress() as watch:
+        found = measure(
+            lmm,
+            chosen,
+            graphs,
+            batch_size=batch_size,
+            log=None if out is None else out / "answers.jsonl",
+            tick=lambda done, total: watch(f"{done} of {total} questions", done / total),
+        )
+    if out is not None:
+        _write(out, found)
+    typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else found.table())
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
+
+
+def _write(folder: Path, found: "Evaluation") -> None:
+    from ..plot.evaluation import evaluation
+    from ..storage import write_text
+
+    write_text(folder / "scores.json", json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+    write_text(folder / "changes.html", evaluation(found))
+    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+        rows: Sequence[dict[str, object]] = [vars(row) for row in found.rows]
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,185 @@
+"""Benchmarks with an intervention off and on, over the same questions."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from PIL import Image
+
+from ..errors import InputError, NotationError, unknown
+from ..graph import EditGraph, Graphlike, as_graph
+from ..model import LMM, as_image, fingerprint, graph_key
+from ..storage import RowLog
+from . import toy_benchmark
+from .chair import Chair
+from .mme import Mme
+from .pope import Pope
+from .results import OFF, Evaluation, TaskAnswers
+from .task import Question, Task
+
+Tick: TypeAlias = Callable[[int, int], None]
+TASKS: Final[Mapping[str, type[Pope] | type[Mme] | type[Chair]]] = {
+    "pope": Pope, "mme": Mme, "chair": Chair,
+}  # fmt: skip
+"""The benchmarks by name."""
+
+
+def load_tasks(
+    names: Sequence[str],
+    data: str | Path | None = None,
+    limit: int | None = None,
+) -> tuple[Task, ...]:
+    """Benchmarks by name: from a folder of their own files, or the toy benchmark.
+
+    **Arguments:**
+
+    - `names`: of `"pope"`, `"mme"`, `"chair"`.
+    - `data`: the folder; the toy benchmark if it is not given.
+    - `limit`: at most about so many questions of each.
+
+    **Raises:** `NotationError` for an unknown name; `InputError` if the folder lacks the files.
+    """
+    for name in names:
+        if name not in TASKS:
+            raise NotationError(unknown("task", name, TASKS))
+    if data is not None and not Path(data).is_dir():
+        raise InputError(f"there is no folder {str(data)!r} with benchmarks")
+    if data is not None:
+        found: list[Task] = [TASKS[name].read_folder(Path(data)) for name in names]
+    else:
+        shown = toy_benchmark.scenes()
+        found = [getattr(toy_benchmark, name)(shown) for name in names]
+    return tuple(task.limited(limit) for task in found)
+
+
+def evaluate(
+    lmm: LMM,
+    tasks: Sequence[Task | str],
+    graphs: Mapping[str, Graphlike],
+    *,
+    log: str | Path | None = None,
+    batch_size: int = 16,
+    remote: Any = None,
+    tick: Tick | None = None,
+) -> Evaluation:
+    """Ask every question without an edit and under every graph, and compare.
+
+    Off and every graph see the same encoding of the same batch. Answers are greedy.
+
+    ```py
+    found = vi.evaluate(lmm, ["pope", "mme"], {"var": vi.VAR(p=0.6, rho=0.5)}, log="answers.jsonl")
+    print(found.table())
+    ```
+
+    **Arguments:**
+
+    - `tasks`: benchmarks from `load_tasks`, or names of the toy benchmark's.
+    - `graphs`: by the name that tables give them; `"off"` is taken.
+    - `log`: a JSONL file that takes the answers as they come; a stopped evaluation goes on from it.
+    - `batch_size`: how many questions are asked at once.
+    - `remote`: as `LMM.generate` takes it.
+    - `tick`: told how many questions are done, and how many there are.
+
+    **Returns:** an `Evaluation`.
+
+    **Raises:** `InputError` without tasks or graphs, or for a batch size below 1; `ResultError` if
+    the log is that of another evaluation; else as `LMM.generate`.
+    """
+    chosen = _tasks(tasks)
+    arms = {name: as_graph(graph) for name, graph in graphs.items()}
+    if not arms or OFF in arms or batch_size < 1:
+        raise InputError(
+            "evaluate needs at least one graph, under another name than 'off', and a batch_size of "
+            f"at least 1; got graphs {', '.join(arms) or 'none'} and batch_size={batch_size}"
+        )
+    arms = {OFF: EditGraph(), **arms}
+    about = _about(lmm, chosen, arms, batch_size)
+    total, done = sum(len(task.questions) for task in chosen), 0
+    found: dict[str, TaskAnswers] = {}
+    with RowLog(log, about) as rows:
+        for task in chosen:
+            for batch in _batches(task, batch_size):
+                key = f"{task.name}: {batch[0].id}"
+                if key not in rows.known:
+                    rows.add(key, _ask(lmm, task, batch, arms, remote))
+                done += len(batch)
+                if tick is not None:
+                    tick(done, total)
+            found[task.name] = TaskAnswers(task, _collected(task, rows.known, arms, batch_size))
+    return Evaluation(found, about)
+
+
+def _tasks(tasks: Sequence[Task | str]) -> tuple[Task, ...]:
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks is a list, as in ['pope', 'mme']; got {tasks!r}")
+    chosen = tuple(load_tasks([t])[0] if isinstance(t, str) else t for t in tasks)
+    names = [task.name for task in chosen]
+    if len(set(names)) < len(names):
+        raise InputError(f"each task once; got {', '.join(names)}")
+    return chosen
+
+
+def _batches(task: Task, size: int) -> Iterator[tuple[Question, ...]]:
+    for start in range(0, len(task.questions), size):
+        yield task.questions[start : start + size]
+
+
+def _ask(
+    lmm: LMM, task: Task, batch: Sequence[Question], arms: Mapping[str, EditGraph], remote: Any
+) -> dict[str, list[str]]:
+    """The answers of every arm to a batch, from one encoding."""
+    images = [_opened(one.image) for one in batch]
+    encoding = lmm.encode(images, [one.prompt for one in batch])
+    return {
+        name: list(
+            lmm.generate(
+                encoding, graph=graph, max_new_tokens=task.max_new_tokens, remote=remote
+            ).text
+        )
+        for name, graph in arms.items()
+    }
+
+
+def _opened(image: Image.Image | Path) -> Image.Image:
+    return as_image(image)
+
+
+def _collected(
+    task: Task, known: Mapping[str, Any], arms: Mapping[str, EditGraph], size: int
+) -> dict[str, tuple[str, ...]]:
+    answers: dict[str, list[str]] = {name: [] for name in arms}
+    for batch in _batches(task, size):
+        for name, texts in known[f"{task.name}: {batch[0].id}"].items():
+            answers[name] += texts
+    return {name: tuple(texts) for name, texts in answers.items()}
+
+
+def _about(
+    lmm: LMM, tasks: Sequence[Task], arms: Mapping[str, EditGraph], batch_size: int
+) -> dict[str, Any]:
+    import hashlib
+
+    def digest(task: Task) -> str:
+        found = hashlib.sha256()
+        for one in task.questions:
+            found.update(repr((one.id, one.prompt, one.truth, one.about)).encode())
+        return found.hexdigest()[:16]
+
+    return {
+        "graphs": {name: repr(graph) for name, graph in arms.items() if name != OFF},
+        "keys": {name: graph_key(graph) for name, graph in arms.items()},
+        "tasks": {
+            task.name: {
+                "source": task.source,
+                "questions": len(task.questions),
+                "digest": digest(task),
+                **task.rules,
+            }
+            for task in tasks
+        },
+        "decoding": "greedy",
+        "batch_size": batch_size,
+        "transformers": version("transformers"),
+        **fingerprint(lmm),
+    }

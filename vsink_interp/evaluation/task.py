@@ -1,0 +1,118 @@
+"""What a benchmark is: questions about images, and how answers to them are scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Float
+from PIL.Image import Image
+
+from ..errors import InputError
+
+Sums: TypeAlias = Float[np.ndarray, "... feature"]
+"""Features of answers, added up over the questions of a split; one row a bootstrap draw."""
+Metric: TypeAlias = Callable[[Sums], Float[np.ndarray, "..."]]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One question of a benchmark.
+
+    **Attributes:**
+
+    - `id`: tells it from all others of its task.
+    - `image`: an image, or the path of one, which is read when it is asked.
+    - `prompt`: as the model is asked.
+    - `truth`: what is right: "yes", "no", or the names of the objects that are there.
+    - `split`: the part of the benchmark that is scored apart: a split of POPE, a subtask of MME.
+    - `about`: the name of the image; questions about one image are drawn together by the bootstrap.
+    """
+
+    id: str
+    image: Image | Path
+    prompt: str
+    truth: str | tuple[str, ...]
+    split: str
+    about: str
+
+
+@dataclass(frozen=True, eq=False)
+class Task(ABC):
+    """A benchmark with its official way of scoring.
+
+    Scores are functions of sums of *features*: numbers that each image adds. So one matrix of
+    features serves every score, and its paired bootstrap interval.
+
+    **Attributes:**
+
+    - `questions`: in the order in which they are asked.
+    - `source`: where they are from, for the table.
+    - `max_new_tokens`: of an answer.
+    """
+
+    questions: tuple[Question, ...]
+    source: str
+    max_new_tokens: int
+
+    name: ClassVar[str]
+    features: ClassVar[tuple[str, ...]]
+    overall: ClassVar[Literal["pooled", "sum"]] = "pooled"
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Metric]:
+        """The scores, from sums of features; the first one is the one to look at."""
+
+    @abstractmethod
+    def measured(self, asked: Sequence[tuple[Question, str]]) -> Float[np.ndarray, " feature"]:
+        """The features of the answers to all questions of a split about one image."""
+
+    @abstractmethod
+    def right(self, question: Question, text: str) -> float:
+        """How right one answer is, 0 to 1."""
+
+    @abstractmethod
+    def read(self, question: Question, text: str) -> str:
+        """What the scorer reads in an answer, in a word or two: "yes", or the objects named."""
+
+    @property
+    def rules(self) -> Mapping[str, Any]:
+        """How answers are read and scored, for the result."""
+        return {"max_new_tokens": self.max_new_tokens}
+
+    def limited(self, limit: int | None) -> "Task":
+        """The task with its first `limit` questions, spread evenly over its splits.
+
+        **Raises:** `InputError` for less than one.
+        """
+        if limit is None:
+            return self
+        if limit < 1:
+            raise InputError(f"limit={limit}: ask at least one question a task")
+        return type(self)(_spread(self.questions, limit), self.source, self.max_new_tokens)
+
+
+def _spread(questions: Sequence[Question], limit: int) -> tuple[Question, ...]:
+    """The first questions of every split in turn, pairs about one image kept together."""
+    splits: dict[str, dict[str, list[Question]]] = {}
+    for one in questions:
+        splits.setdefault(one.split, {}).setdefault(one.about, []).append(one)
+    queues = [iter(images.values()) for images in splits.values()]
+    chosen: set[str] = set()
+    while queues and len(chosen) < limit:
+        for queue in list(queues):
+            pair = next(queue, None)
+            if pair is None:
+                queues.remove(queue)
+            elif len(chosen) < limit:
+                chosen.update(one.id for one in pair)
+    return tuple(one for one in questions if one.id in chosen)
+
+
+def ratio(part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> Any:
+    """A share of sums; 0 where there is nothing to share."""
+    return np.divide(part, whole, out=np.zeros_like(part, dtype=float), where=whole > 0)
