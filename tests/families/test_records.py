@@ -1,7 +1,11 @@
 """Which entries of a record count and which are an image token's: in every family, in batches."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import vsink_interp as vi
 from tests.families import plain
@@ -14,7 +18,8 @@ from tests.families.test_families import (
     lmm,
 )
 from tests.restated import phi
-from vsink_interp import probes
+from vsink_interp import experiments as ex, probes
+from vsink_interp.cli import main
 
 NEAR = {"atol": 3e-5, "rtol": 1e-3, "equal_nan": True}
 
@@ -159,3 +164,69 @@ def test_rows_and_tokens_are_masked_together(group):
     for at, key in enumerate(keys):
         later = [row for row in rows if row >= key]
         torch.testing.assert_close(found[:, 0, :, at], values[:, :, later, key].mean(2))
+
+
+SPREAD = ("Mistral 3", "Idefics3", "LLaVA-NeXT", "Qwen2-VL")
+"""Image tokens in several runs: rows that end, tiles, tokens before the picture."""
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_sinks_of_an_image_are_flagged_where_they_are(name, monkeypatch, tmp_path):
+    """In maps of words and by `vsink detect`: against phi at the positions of the image's ids."""
+    model, (shown, prompt) = lmm(name, "eager"), PROMPTS["wide"]
+    encoding = model.encode(shown, prompt)
+    ((places,),) = image_tokens(name, encoding)
+    _, resid = eager(name, encoding.inputs)
+    expected = np.asarray(phi(resid[:, 0], SINKS.dims))[:, places] >= SINKS.tau
+    assert 0 < expected.mean() < 1
+    maps = ex.word_maps(model, shown, prompt, max_new_tokens=4)
+    np.testing.assert_array_equal(maps.sinks_by_layer, expected)
+
+    shown.save(tmp_path / "shown.png")
+    monkeypatch.setattr(main, "open_model", lambda _: model)
+    words = ["detect", "--image", str(tmp_path / "shown.png"), "--prompt", prompt, "--json"]
+    found = json.loads(CliRunner().invoke(main.app, words).stdout)["visual_sinks"]
+    assert found == {str(at): row.nonzero()[0].tolist() for at, row in enumerate(expected)}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_image_tokens_of_cases_of_different_size(name):
+    """Each image's own tokens, and means over the rows that can see each of them."""
+    model, at = lmm(name, "eager"), (1, 2)
+    shown, prompts = zip(*(PROMPTS[prompt] for prompt in ("wide", "high", "one")), strict=True)
+    cases = ex.Cases(shown, prompts, max_new_tokens=4)
+    found = ex.sink_values(model, cases, layers=at)
+    added = ex.contributions(model, cases, layers=at)
+    values, received = [], []
+    for image, prompt in zip(shown, prompts, strict=True):
+        encoding = model.encode(image, prompt)
+        ((places,),) = image_tokens(name, encoding)
+        longer = encoding.with_answer(model.generate(encoding, max_new_tokens=4))
+        patterns, resid = eager(name, longer.inputs)
+        text = longer.layout.mask("query generated")[0]
+        text[-1] = False  # the last token of an answer is not fed back
+        given = patterns[list(at), 0].mean(1)[:, text][..., places]
+        received.append(given.sum(1) / (given > 0).sum(1))
+        values.append(torch.as_tensor(phi(resid[list(at), 0], SINKS.dims))[:, places])
+    values, received = torch.cat(values, 1), torch.cat(received, 1)
+    np.testing.assert_allclose(found.image_phi, values, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.attention, received, rtol=1e-3, atol=1e-5)
+    sink = values >= SINKS.tau
+    assert added.sinks == int(sink.sum()) > 0
+    expected = [received[sink].mean(), received[~sink].mean()]
+    np.testing.assert_allclose(added.attention, expected, rtol=1e-3)
+
+
+def test_one_image_of_several_is_drawn():
+    model, (shown, prompt) = lmm("Qwen2-VL"), PROMPTS["two"]
+    probe = probes.AttentionMaps()
+    run = model.generate(shown, prompt, probe, max_new_tokens=2)
+    with pytest.raises(vi.InputError, match=r"2 images: say which.*number=0 to 1"):
+        vi.plot.overlay(run, shown[1])
+    maps = run.of(run.answering(probe), "image[1]").mean("layer").values[0, 0]
+    figure = vi.plot.overlay(run, shown[1], number=1, words=[0])
+    rows, columns = run.layout.images[0][1].grid
+    drawn = figure.axes[0].images[-1].get_array()
+    assert drawn.shape[:2] == (rows, columns)
+    strength = (maps / maps.max()).reshape(rows, columns).numpy()
+    np.testing.assert_allclose(drawn[..., 3], 0.9 * strength**0.6, atol=0.02)

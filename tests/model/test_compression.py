@@ -367,7 +367,7 @@ def test_what_cannot_be_compressed_is_refused():
         (vi.DropKeys("image"), vi.CapabilityError, "choose what that context keeps"),
         (vi.VAR(), vi.CapabilityError, "has none"),
         (edits.Contrast(prompt="count"), vi.CapabilityError, "has read it already"),
-        (vi.Fn("vision_projector.hook_out", abs), vi.LayoutError, "no image"),
+        (vi.Fn("vision_projector.hook_out", lambda x, hook: x), vi.LayoutError, "no image"),  # noqa: ARG005
     ],
     ids=str,
 )
@@ -414,3 +414,31 @@ def test_asking_leaves_nothing():
     assert torch.equal(context.ask(QUESTION, max_new_tokens=4).logits, first.logits)
     assert test_state.state(lmm) == before
     assert all(map(torch.equal, keys, context.cached_prefix.keys))
+    first = context.ask(QUESTION, max_new_tokens=4)
+    assert torch.equal(context.ask(QUESTION, max_new_tokens=4).logits, first.logits)
+    assert test_state.state(lmm) == before
+    assert all(map(torch.equal, keys, context.cached_prefix.keys))
+
+
+def test_the_layout_of_a_context_keeps_separators():
+    """Mistral 3 ends the rows of an image with tokens that are no patches of it."""
+    model = vi.LMM.tiny("Mistral 3")
+    context = model.compress(tiny.image(1), "count", vi.CompressedContext(0.9), max_new_tokens=3)
+    asked, known = context.encode("what is this ?").layout, context.encoding.layout
+    assert known.mask("separator").any()
+    for group in ("separator", "image & ~separator", "query & separator"):
+        first = asked.mask(group)[:, : known.length]
+        assert torch.equal(first, known.mask(group)), group
+    assert not asked.mask("separator")[:, known.length :].any()
+
+
+def test_an_image_of_which_nothing_was_kept_cannot_be_named():
+    context = compress("two images", vi.CompressedContext(0.9))
+    known = context.encoding.layout
+    kept = context.cached_prefix.kept & ~known.mask("image[0]")[0]
+    without = replace(context, cached_prefix=replace(context.cached_prefix, kept=kept))
+    layout = without.encode("count").layout
+    assert torch.equal(layout.mask("image")[:, : known.length], known.mask("image[1]"))
+    with pytest.raises(vi.LayoutError, match=r"no image\[0\] token"):
+        layout.check_flow("image[0] -> query")
+    layout.check_flow("image[1] -> query")
