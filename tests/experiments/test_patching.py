@@ -7,6 +7,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp import experiments as ex
+from vsink_interp.experiments.depth import chosen_layers
 
 QUESTION = tiny.PROMPTS["one image"][1]
 CLEAN, CORRUPTED = (tiny.image(0), QUESTION), (tiny.image(9), QUESTION)
@@ -77,3 +78,16 @@ def test_on_the_toy_the_colour_lies_in_the_image_first_and_in_the_query_last(sun
     assert found.recovered[0, image] > 0.9 > 0.1 > found.recovered[0, query]
     assert found.recovered[-1, query] > 0.9 > 0.1 > found.recovered[-1, image]
     assert ticks[-1] == (found.difference.size, found.difference.size)
+
+
+def test_layers_and_hooks_are_written_as_everywhere():
+    """In one notation, numpy's numbers and full hook names included."""
+    lmm, how = tiny.lmm(), {"token": "red", "against": "blue", "segments": ("image",)}
+    for layers in (range(2, 4), [2, 3], "2:4", np.array([2, 3])):
+        assert chosen_layers(lmm, layers, ()) == (2, 3)
+    with pytest.raises(vi.NotationError, match="no layer 99"):
+        chosen_layers(lmm, 99, ())
+    full = ex.patching(lmm, CLEAN, CORRUPTED, hook="blocks.2.attn.hook_z", **how)
+    same = ex.patching(lmm, CLEAN, CORRUPTED, hook="attn.hook_z", layers=2, **how)
+    assert (full.hook, full.layers) == (same.hook, same.layers) == ("attn.hook_z", (2,))
+    assert np.array_equal(full.difference, same.difference)

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..graph import as_graph
+from ..graph import Layers, as_graph
 from ..model import LMM
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..results import Run
 from .answers import runs
 from .cases import Cases
-from .depth import middle_layers, with_pattern
+from .depth import chosen_layers, middle_layers
 from .result import Result
 
 
@@ -45,7 +45,7 @@ def contributions(
     lmm: LMM,
     cases: Cases,
     *,
-    layers: tuple[int, ...] | None = None,
+    layers: Layers | None = None,
 ) -> Contributions:
     """Compare attention and contribution of visual sinks with those of other image tokens.
 
@@ -55,7 +55,7 @@ def contributions(
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, or gates its heads.
     """
-    chosen = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    chosen = chosen_layers(lmm, layers, middle_layers(lmm.n_layers))
     probes = Contribution(layers=chosen), AttentionMaps(layers=chosen), SinkValue(layers=chosen)
     parts = [_measure(run, *probes, lmm.sinks.tau) for run in runs(lmm, cases, as_graph(probes))]
     attention, norm, sink = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -40,3 +40,13 @@ def with_pattern(lmm: LMM, layers: Iterable[int]) -> tuple[int, ...]:
     found, wanted = lmm.layers_with(Pattern.hook), tuple(layers)
     kept = tuple(layer for layer in wanted if layer in found)
     return kept or (min(found, key=lambda layer: min(abs(layer - one) for one in wanted)),)
+
+
+def chosen_layers(lmm: LMM, layers: Layers | None, otherwise: Iterable[int]) -> tuple[int, ...]:
+    """The layers that a caller names in any notation; others, if they have a pattern, by default.
+
+    **Raises:** `NotationError` for layers that cannot be read or are not there.
+    """
+    if layers is None:
+        return with_pattern(lmm, otherwise)
+    return resolve_layers(layers, lmm.n_layers)

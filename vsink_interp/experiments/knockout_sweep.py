@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
+from ..graph import Layers, resolve_layers
 from ..model import LMM, Tick, digest, fingerprint
 from ..model.progress import shown
 from ..probes import Pattern
@@ -64,7 +65,7 @@ def knockout_sweep(
     cases: Cases,
     *,
     flows: Sequence[str] = FLOWS,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> KnockoutSweep:
@@ -82,7 +83,7 @@ def knockout_sweep(
 
     **Raises:** `ResultError` if `log` belongs to another sweep.
     """
-    chosen = _starts(lmm) if layers is None else tuple(layers)
+    chosen = _starts(lmm) if layers is None else resolve_layers(layers, lmm.n_layers)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     told: list[list[str]] = []
     tell = shown(tick, "knockouts")

@@ -10,13 +10,13 @@ from PIL.Image import Image
 
 from ..edits import VAR
 from ..errors import LayoutError
-from ..graph import EditGraph, Graphlike, as_graph
+from ..graph import EditGraph, Graphlike, Layers, as_graph
 from ..model import LMM, ImageInput
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
 from .answers import AnswerWord, answer_words
-from .depth import map_layers, pattern_layers, with_pattern
+from .depth import chosen_layers, map_layers, pattern_layers
 from .result import Result
 
 VALUE = SinkValue("image")
@@ -85,7 +85,7 @@ def word_maps(
     prompt: str,
     *,
     graph: Graphlike = None,
-    layers: tuple[int, ...] | None = None,
+    layers: Layers | None = None,
     max_new_tokens: int = 40,
     sinks: bool = True,
 ) -> WordMaps:
@@ -104,7 +104,7 @@ def word_maps(
     """
     edit = as_graph(_var(lmm) if graph is None else graph)
     maps = AttentionMaps(layers=pattern_layers(lmm))
-    at = with_pattern(lmm, map_layers(lmm.n_layers)) if layers is None else layers
+    at = chosen_layers(lmm, layers, map_layers(lmm.n_layers))
     encoding = lmm.encode(image, prompt)
     probes = maps | VALUE if sinks else maps
     run = edited = again = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)

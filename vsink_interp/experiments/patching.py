@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ..edits import Patch
 from ..errors import InputError
+from ..graph import Layers, resolve_layers, short_name, split_hook
 from ..model import LMM, Encoding, ImageInput, Tick, token_id
 from ..model.progress import shown
 from ..probes import Activation
@@ -63,7 +64,7 @@ def patching(
     *,
     hook: str = "hook_resid_pre",
     segments: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     tick: Tick | None = None,
 ) -> PatchSweep:
     """Patch activations of a clean run into a corrupted one, layer by layer and segment by segment.
@@ -88,7 +89,8 @@ def patching(
     """
     tokenizer, size = lmm.processor.tokenizer, lmm.hooked.config.vocab_size
     wanted, less = (None if w is None else token_id(tokenizer, w, size) for w in (token, against))
-    layers = lmm.layers_with(hook) if layers is None else tuple(layers)
+    offered, hook = lmm.layers_with(hook), short_name(split_hook(hook)[0])
+    layers = offered if layers is None else resolve_layers(layers, lmm.n_layers)
     source = lmm.run(*clean, Activation(hook, layers=layers))
     encoding = lmm.encode(*corrupted)
     plain = lmm.run(encoding)

@@ -6,13 +6,14 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..graph import Layers
 from ..model import LMM
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from ..tokens import SEGMENTS
 from .answers import runs
 from .cases import Cases
-from .depth import middle_layers, with_pattern
+from .depth import chosen_layers, middle_layers
 from .result import Result
 
 
@@ -58,7 +59,7 @@ def sink_values(
     lmm: LMM,
     cases: Cases,
     *,
-    layers: tuple[int, ...] | None = None,
+    layers: Layers | None = None,
 ) -> SinkValues:
     """phi of every token of all cases, answers included.
 
@@ -68,7 +69,7 @@ def sink_values(
 
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
-    chosen = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    chosen = chosen_layers(lmm, layers, middle_layers(lmm.n_layers))
     value, maps = SinkValue(layers=chosen), AttentionMaps(layers=chosen)
     parts = [_measure(run, value, maps) for run in runs(lmm, cases, value | maps)]
     joined = [np.concatenate(part, -1) for part in zip(*parts, strict=True)]

@@ -6,9 +6,10 @@ from typing import ClassVar, final
 import numpy as np
 from jaxtyping import Float
 
+from ..graph import Layers
 from ..model import LMM, ImageInput
 from ..probes import Pattern
-from .depth import middle_layers, with_pattern
+from .depth import chosen_layers, middle_layers
 from .result import Result
 
 
@@ -39,7 +40,7 @@ def token_strengths(
     image: ImageInput,
     prompt: str,
     *,
-    layers: tuple[int, ...] | None = None,
+    layers: Layers | None = None,
     max_new_tokens: int = 40,
 ) -> TokenStrengths:
     """The attention of an answer to the text of its prompt.
@@ -48,7 +49,7 @@ def token_strengths(
 
     - `layers`: the layers; the middle ones that have a pattern by default.
     """
-    at = with_pattern(lmm, middle_layers(lmm.n_layers)) if layers is None else layers
+    at = chosen_layers(lmm, layers, middle_layers(lmm.n_layers))
     probe = Pattern(layers=at)
     run = lmm.generate(image, prompt, probe, max_new_tokens=max_new_tokens)
     received = run.answering(probe).values[:, 0].float().mean((0, 1, 2))
