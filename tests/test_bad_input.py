@@ -1,6 +1,14 @@
 """Mistakes that users make: each is an error that says what to write instead."""
 
+import copy
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
 import pytest
+import torch
+from jaxtyping import Float
 
 import vsink_interp as vi
 from tests import nodes, tiny
@@ -85,3 +93,173 @@ def test_errors_have_the_types_that_python_users_expect():
 def test_a_misspelt_option_of_generate_is_not_swallowed():
     with pytest.raises(ValueError, match="tempratur"):
         tiny.lmm().generate(tiny.encode(), max_new_tokens=2, tempratur=0.5)
+
+
+def test_several_images_beside_one_prompt_ask_which_is_meant():
+    images = [tiny.image(n) for n in range(3)]
+    for ask in (tiny.lmm().run, tiny.lmm().generate):
+        with pytest.raises(vi.InputError, match=r"<image> <image> <image> count'\); a batch.*\* 3"):
+            ask(images, "count")
+    lmm = tiny.lmm()
+    assert lmm.run(images, "<image> <image> <image> count").layout.batch == 1
+    assert lmm.run(images, ["count"] * 3).layout.batch == 3
+    assert lmm.run([images], ["count"]).layout.batch == 1
+    assert lmm.run(images[:1], "count").layout.batch == 1
+    assert lmm.encode(images, "count").layout.batch == 1, "shown before it runs"
+
+
+@vi.probe("attn.hook_pattern")
+def few_rows(pattern, site) -> Float[torch.Tensor, "batch head query"]:
+    del site
+    return pattern.sum(-1)[..., :3]
+
+
+@vi.probe("hook_resid_pre")
+def few_axes(resid, site) -> Float[torch.Tensor, "batch query"]:
+    del site
+    return resid
+
+
+@pytest.mark.parametrize(
+    ("probe", "why"),
+    [
+        (few_rows, r"'batch head query' and returned shape \(1, 4, 3\), with query = 3, not 22"),
+        (few_axes, r"'batch query' and returned shape \(1, 22, 64\)"),
+    ],
+)
+def test_a_probe_that_measures_other_axes_than_it_says_is_refused(probe, why):
+    with pytest.raises(vi.CapabilityError, match=f"probe {probe!r} declares the axes {why}.* at b"):
+        tiny.lmm().run(tiny.encode(), graph=probe)
+
+
+def test_an_error_inside_a_function_says_whose_it_is_and_where():
+    def wrong(value, site) -> Float[torch.Tensor, "batch head query"]:
+        return value[site.nothing]
+
+    for hook, node in (
+        ("attn.hook_pattern", vi.probe("attn.hook_pattern", layers=2)(wrong)),
+        ("hook_resid_post", vi.probe("hook_resid_post", layers=2)(wrong)),
+        ("attn.hook_z", vi.Fn("attn.hook_z", lambda value, **_: value / "two", layers=2)),
+    ):
+        with pytest.raises((AttributeError, TypeError)) as found:
+            tiny.lmm().run(tiny.encode(), graph=node)
+        told = "".join(traceback.format_exception(found.value))
+        assert f"raised by {node!r} at blocks.2.{hook}" in told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda value, **_: torch.ones_like(value, dtype=torch.int64),
+        lambda value, **_: value > 0.1,
+        lambda value, **_: value.to("meta"),
+    ],
+)
+@pytest.mark.parametrize("hook", ["attn.hook_pattern", "hook_resid_pre"])
+def test_what_could_not_stand_in_place_of_a_value_is_refused(hook, wrong):
+    with pytest.raises(vi.CapabilityError, match=r"turned blocks.0.*; an edit keeps"):
+        tiny.lmm().run(tiny.encode(), graph=vi.Fn(hook, wrong, layers=0))
+
+
+def test_a_graph_is_called_graph():
+    lmm = tiny.lmm()
+    with pytest.raises(vi.InputError, match=r"edits=: edits and probes are given as graph="):
+        lmm.generate(tiny.encode(), edits=[vi.VAR()])
+
+
+def test_what_is_no_model_or_no_processor_is_refused():
+    with pytest.raises(vi.InputError, match=r"LMM\.from_pretrained\('llava-hf/llava'\)"):
+        vi.LMM("llava-hf/llava")
+    for processor in (tiny.tokenizer(), None, tiny.processor().image_processor):
+        with pytest.raises(vi.InputError, match="takes the processor of the model"):
+            vi.LMM(tiny.hf_model(), processor)
+
+
+def test_an_encoding_of_another_model_is_refused():
+    other = vi.LMM.tiny("Qwen2-VL")
+    with pytest.raises(vi.InputError, match=r"made for another model \(Qwen2-VL.*here: LLaVA"):
+        tiny.lmm().run(other.encode(tiny.image(), "count"))
+    twin = tiny.fresh(seed=3)
+    assert twin.run(tiny.encode()).ids.shape == (1, 22)
+
+
+@pytest.mark.parametrize(
+    ("dims", "tau"), [((1,), float("nan")), ((1,), float("inf")), ((True,), 2.0), ((-1,), 2.0)]
+)
+def test_sink_dimensions_that_would_find_nothing_are_refused(dims, tau):
+    with pytest.raises(vi.NotationError, match="whole number from 0 on, with a finite tau"):
+        vi.SinkDims(dims, tau)
+
+
+def test_a_model_that_was_changed_after_opening_is_refused():
+    lmm = tiny.fresh(attention_dropout=0.1)
+    assert not lmm.hf_model.training
+    lmm.hf_model.train()
+    with pytest.raises(vi.CapabilityError, match=r"training mode.*eval\(\)"):
+        lmm.run(tiny.encode())
+    lmm.hf_model.eval()
+    lmm.run(tiny.encode())
+    own = lmm.processor.tokenizer
+    lmm.processor.tokenizer = copy.deepcopy(own)
+    lmm.processor.tokenizer.add_tokens(["another"])
+    with pytest.raises(vi.CapabilityError, match="processor was exchanged"):
+        lmm.run(tiny.encode())
+    lmm.processor.tokenizer = own
+    del lmm.hf_model.model.language_model.layers[1]
+    with pytest.raises(vi.CapabilityError, match="has 3 decoder layers, and had 4"):
+        lmm.generate(tiny.encode(), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_by_their_layer(value):
+    lmm = tiny.fresh()
+    with torch.no_grad():
+        lmm.hf_model.model.language_model.layers[2].mlp.down_proj.weight[3, 4] = value
+    for ask in (lambda: lmm.run(tiny.encode()), lambda: lmm.generate(tiny.encode())):
+        with pytest.raises(vi.CapabilityError, match=r"not numbers.* layer 2 is the first"):
+            ask()
+
+
+OTHER_TYPES = """
+import numpy as np
+import torch
+import vsink_interp as vi
+from jaxtyping import Float
+from tests import tiny
+
+lmm, image = tiny.lmm(), tiny.image()
+image.save(PATH)
+
+@vi.probe("hook_resid_pre")
+def number(resid, site) -> Float[torch.Tensor, "batch query"]:
+    return float(resid.sum())
+
+def refused(error, words, ask):
+    try:
+        ask()
+    except error as found:
+        assert words in str(found), found
+    else:
+        raise AssertionError(words)
+
+for graph in (vi.VAR, [vi.VAR], [vi.Knockout("image -> query"), vi.VAR]):
+    refused(vi.NotationError, "VAR is a class", lambda: lmm.run(tiny.encode(), graph=graph))
+listed = vi.Fn("hook_resid_pre", lambda value, **_: value.tolist(), layers=0)
+refused(vi.CapabilityError, "into a list", lambda: lmm.run(tiny.encode(), graph=listed))
+refused(vi.CapabilityError, "returned float", lambda: lmm.run(tiny.encode(), graph=number))
+refused(vi.NotationError, "whole number", lambda: vi.SinkDims((1.5,), 2.0))
+refused(vi.InputError, "('count',) * 2", lambda: vi.experiments.Cases((image,) * 2, "count"))
+cases = vi.experiments.Cases([PATH, image], ["count", "count"])
+assert cases.prompts == ("count", "count")
+assert all(np.array_equal(np.asarray(one), np.asarray(image)) for one in cases.images)
+"""
+
+
+def test_values_of_other_types_are_refused_or_right(tmp_path):
+    """In a process of its own: here annotations are checked, and would refuse them before us."""
+    program = OTHER_TYPES.replace("PATH", repr(str(tmp_path / "a.png")))
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -71,7 +71,8 @@ def test_sinks_are_the_image_tokens_from_tau_on(lmm, run):
 
 def test_two_images_have_boxes_of_their_own(lmm):
     wide = vi.toy.scene(3).image.resize((128, 64))
-    run = lmm.run([vi.toy.scene(2).image, wide], "describe the image", probes.SinkValue())
+    asked = "<image> <image> describe the image"
+    run = lmm.run([vi.toy.scene(2).image, wide], asked, probes.SinkValue())
     found = run.sinks(layer=5, tau=0)
     assert [one.image for one in found] == [0] * 64 + [1] * 64
     spans = run.layout.images[0]

@@ -9,7 +9,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp.probes import Pattern
-from vsink_interp.sinks.discovery import PROMPTS, suggest_tau
+from vsink_interp.sinks.discovery import PROMPTS, SinkReport, suggest_tau
 
 DIMS = (7, 30)
 
@@ -87,3 +87,54 @@ def test_a_model_without_sinks_is_told():
 )
 def test_tau_lies_in_the_widest_gap(phi, width, low, high):
     assert suggest_tau(torch.tensor(phi), width) == pytest.approx((low + high) / 2)
+
+
+@pytest.mark.parametrize(
+    ("phi", "gap"),
+    [
+        ([1.0, 5.0, 9.0], (1.0, 5.0)),
+        ([1.0, 4.0, 9.0], (4.0, 9.0)),
+        ([5.0, 6.0], (0.0, 5.0)),
+        ([1.0, 2.0], (2.0, float("inf"))),
+    ],
+)
+def test_a_token_whose_phi_is_tau_is_a_sink(phi, gap):
+    sinks = vi.SinkDims((1,), 5.0)
+    report = SinkReport(sinks, torch.zeros(4), torch.tensor(phi), (0,), 0.5, 0.1)
+    assert report.gap == gap
+
+
+class SeenError(Exception):
+    """Enough was seen."""
+
+
+class Asked:
+    """A model that is asked about some layers, and notes which."""
+
+    def __init__(self, offered):
+        self.offered, self.layers = offered, None
+
+    def layers_with(self, hook):
+        assert hook == "attn.hook_pattern"
+        return self.offered
+
+    def run(self, *asked):
+        self.layers = asked[2].layers
+        raise SeenError
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted"),
+    [
+        (tuple(range(32)), (8, 13, 18, 22)),
+        (tuple(range(40)), (10, 16, 22, 28)),
+        (tuple(range(4)), (1, 2, 3)),
+        ((3, 7, 11), (7, 11)),
+        ((5,), (5,)),
+    ],
+)
+def test_discovery_looks_at_the_middle_half_of_the_layers_with_patterns(offered, wanted):
+    model = Asked(offered)
+    with pytest.raises(SeenError):
+        vi.find_sink_dims(model)
+    assert model.layers == wanted

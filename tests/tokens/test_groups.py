@@ -3,9 +3,11 @@
 import pickle
 
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
 import vsink_interp as vi
+from tests import tiny
 from vsink_interp.tokens.groups import WORDS, Group, Term, parse_flow, parse_group
 
 TERMS = [Term(word, None, negated) for word in WORDS for negated in (False, True)]
@@ -64,3 +66,46 @@ def test_a_pickled_group_leaves_its_hash_behind():
     back = pickle.loads(pickle.dumps(group))
     assert back == group
     assert "_hash" not in vars(back), "texts hash otherwise in every process"
+
+
+SHOWN = [term for term in TERMS if term.image in (None, 0)]
+"""Terms that a prompt with one image has."""
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.sampled_from(SHOWN), min_size=1, max_size=3).map(tuple), min_size=1,
+                max_size=2).map(tuple))  # fmt: skip
+def test_which_generated_tokens_belong_is_what_the_layout_says(terms):
+    group, layout = Group(terms), tiny.encode().layout.extend(1)
+    held = {
+        sink: bool(layout.mask(group, sink=torch.full_like(layout.roles, sink))[0, -1])
+        for sink in (True, False)
+    }
+    assert {sink: group.takes_generated(sink=sink) for sink in held} == held
+    assert group.grows == any(held.values())
+    assert group.grows_by_sinks == (held[True] != held[False])
+
+
+@pytest.mark.parametrize(
+    ("text", "grows", "by_sinks"),
+    [
+        ("generated", True, False),
+        ("sink & generated", True, True),
+        ("generated & ~sink", True, True),
+        ("sink & generated generated", True, False),
+        ("all", True, False),
+        ("~all", False, False),
+        ("~generated", False, False),
+        ("sink & ~generated", False, False),
+        ("sink", True, True),
+        ("~sink", True, True),
+        ("sink ~sink", True, False),
+        ("~image", True, False),
+        ("sink & image", False, False),
+        ("prompt", False, False),
+        ("image[0] query", False, False),
+    ],
+)
+def test_groups_that_an_answer_adds_to(text, grows, by_sinks):
+    group = parse_group(text)
+    assert (group.grows, group.grows_by_sinks) == (grows, by_sinks)

@@ -1,7 +1,6 @@
 """The state of one run: token masks, sink values, and what probes have recorded so far."""
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -18,6 +17,7 @@ from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_join
 from .gradients import Watched, backward, watched
 from .kept_tokens import KeptTokens
 from .linear_map import Asked
+from .node_results import checked_record, checked_value, named
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 Numbered = tuple[tuple[int, Node], ...]
@@ -153,15 +153,15 @@ class RunState:
 
         - `whole`: all rows of this pass; `rows` may be a tile of them.
 
-        **Raises:** `CapabilityError` if an edit changes the shape.
+        **Raises:** `CapabilityError` if an edit changes the shape, or a record has other axes than
+        its probe declares.
         """
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
             site = self.site(point, layer, rows, n_keys, whole.start, value.device, extras, number)
-            with _named(node, site):
+            with named(node, site):
                 new = node.apply(value, site)
-            refuse_reshaped(node, site, value, new)
-            return new
+            return checked_value(node, value, new, site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole and not node.needs_gradient
         span = overlap(self.span(node, whole), rows) if narrow else rows
@@ -176,14 +176,14 @@ class RunState:
                 self.watched.append(seen)
                 return value
             before = value._version
-            with _named(node, site):
+            with named(node, site):
                 measured = node.measure(value_here, site)
             if value._version != before:
                 raise CapabilityError(
                     f"{node!r} wrote into {point.at(layer)}, and a probe changes nothing: let it "
                     "clone the value first, or make it an edit"
                 )
-            self._keep(number, site, measured)
+            self._keep(number, site, checked_record(node, value_here, measured, site))
         return value
 
     def see_blind(self, layer: int, blind: Tensor) -> None:
@@ -273,36 +273,7 @@ def overlap(left: range, right: range) -> range:
     return range(max(left.start, right.start), min(left.stop, right.stop))
 
 
-@contextmanager
-def _named(node: Node, site: Site) -> Generator[None]:
-    """Say with an error inside a node which node it was, where, and in which phase."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {node!r} at {_where(site)}")
-        raise
-
-
-def _where(site: Site) -> str:
-    phase = "the prefill" if site.prefill else "a decode step"
-    return f"{site.hook.at(site.layer)} in {phase}, tokens {site.first_row} to " + str(
-        site.first_row + site.n_rows - 1
-    )
-
-
 def _joined(spans: Sequence[range], rows: range) -> range:
     if not spans:
         return range(rows.start, rows.start)
     return range(min(s.start for s in spans), max(s.stop for s in spans))
-
-
-def refuse_reshaped(node: Edit, site: Site, old: Tensor, new: Tensor) -> None:
-    """Refuse a result of an edit whose shape is not that of the value.
-
-    **Raises:** `CapabilityError` naming both shapes.
-    """
-    if new.shape != old.shape:
-        raise CapabilityError(
-            f"{node!r} turned {_where(site)} from shape {tuple(old.shape)} into "
-            f"{tuple(new.shape)}; an edit keeps the shape {site.hook.axes}"
-        )

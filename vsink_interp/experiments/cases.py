@@ -21,7 +21,7 @@ class Cases(Result):
 
     **Attributes:**
 
-    - `images`: one per case.
+    - `images`: one per case; paths and arrays are opened.
     - `prompts`: one per case.
     - `read`: turns an answer into its objects.
     - `truth`: the true objects of each case; None if they are unknown.
@@ -40,6 +40,13 @@ class Cases(Result):
     batch_size: int = 50
 
     def __post_init__(self) -> None:
+        if isinstance(self.prompts, str):
+            raise InputError(
+                f"cases have one prompt per image, and got the text {self.prompts!r}; for the same "
+                f"prompt about each write ({self.prompts!r},) * {len(self.images)}"
+            )
+        object.__setattr__(self, "images", tuple(as_image(image) for image in self.images))
+        object.__setattr__(self, "prompts", tuple(self.prompts))
         counts = {len(self.images), len(self.prompts), len(self.truth or self.images)}
         if counts == {0} or len(counts) > 1:
             raise InputError(

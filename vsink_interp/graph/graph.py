@@ -240,6 +240,10 @@ class EditGraph:
                 flat += node.nodes
             elif isinstance(node, Node):
                 flat.append(node)
+            elif isinstance(node, type) and issubclass(node, Node):
+                raise NotationError(
+                    f"{node.__name__} is a class; an edit graph holds values: {node.__name__}(...)"
+                )
             else:
                 raise NotationError(
                     f"an edit graph holds edits and probes; got {type(node).__name__}. Wrap a hook "

@@ -37,6 +37,7 @@ class Encoding:
         `inputs` and `layout` cover both.
     - `chat`: whether prompts were put into the chat format.
     - `pad`, `ends`: the ids of the token that fills shorter answers up, and of those that end one.
+    - `made_by`: the family and vocabulary that it was made for; empty if that is not known.
     """
 
     inputs: Mapping[str, Tensor]
@@ -49,6 +50,7 @@ class Encoding:
     tokenizer: Any = None
     pad: int | None = None
     ends: tuple[int, ...] = ()
+    made_by: str = ""
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{image.width}x{image.height}" for row in self.images for image in row)
@@ -130,6 +132,25 @@ class Encoding:
         ids = torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         return ids, torch.arange(longest) < lengths[:, None]
+
+
+def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
+    """Refuse several images beside one prompt that may be meant for each of them.
+
+    **Arguments:**
+
+    - `marker`: the model's own placeholder for an image.
+
+    **Raises:** `InputError` showing both ways to write it.
+    """
+    several = isinstance(image, list | tuple) and len(image) > 1
+    if several and isinstance(prompt, str) and IMAGE not in prompt and marker not in prompt:
+        placed = f"{' '.join([IMAGE] * len(image))} {prompt}"
+        raise InputError(
+            f"{len(image)} images beside a prompt that does not place them. One prompt about "
+            f"all of them reads run(images, {placed!r}); a batch with one image per prompt reads "
+            f"run(images, [prompt] * {len(image)})"
+        )
 
 
 def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bool]:

@@ -20,6 +20,7 @@ from ..tokens import TokenLayout
 from .contrast_inputs import second_passes
 from .encoding import Encoding
 from .generation import after_end, options, refuse_endless, watched
+from .soundness import refuse_nan
 
 Executor = Callable[..., Outcome]
 """`engine.execute` or a replacement for it."""
@@ -118,6 +119,7 @@ def _read(
     layout: TokenLayout,
     outcome: Outcome,
 ) -> Run:
+    refuse_nan(lmm.hooked, run_request.encoding, logits)
     decode = lmm.processor.tokenizer.batch_decode
     with turns_of(lmm.processor.tokenizer).hold():
         words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())

@@ -67,6 +67,9 @@ REFUSED_ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 """As `REFUSED`, for arguments of the call; a model's own configuration is overruled."""
 
+GRAPH_WORDS = ("edit", "edits", "probe", "probes", "hooks", "fwd_hooks", "interventions")
+"""What people call a graph."""
+
 SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "temperature": (None, 0, 1),
     "top_k": (None, 0, 50),
@@ -100,6 +103,10 @@ def options(
     **Raises:** `CapabilityError` for options that a run does not support, with values that are
     fine; `InputError` for less than one new token, or sampling options in greedy decoding.
     """
+    if named := [name for name in GRAPH_WORDS if name in hf_kwargs]:
+        raise InputError(
+            f"{named[0]}=: edits and probes are given as graph=, joined by | or listed"
+        )
     config = _configuration(hf_model, hf_kwargs)
     _refuse_unsampled(config, hf_kwargs)
     for name in (*REFUSED, *REFUSED_ARGUMENTS):

@@ -17,8 +17,9 @@ from .activation_cache import (
     entries,
     whole_cache,
 )
-from .encoding import Encoding
+from .encoding import Encoding, refuse_unplaced
 from .lmm_base import LMMBase
+from .soundness import refuse_changed
 
 HookFunction = Callable[..., Tensor | None]
 """A function `(value, site)`, or TransformerLens's `(value, hook=...)`."""
@@ -136,12 +137,16 @@ class LensStyle(LMMBase):
         if isinstance(image, Encoding):
             if prompt is not None:
                 raise InputError("an Encoding already holds its prompt; pass graph=... by name")
+            refuse_changed(self, image)
             return image
         if prompt is None:
             raise InputError(
                 "a prompt is missing: run(image, prompt, graph) or run(encoding, graph=...)"
             )
-        return self.encode(image, prompt)
+        refuse_unplaced(image, prompt, self.hooked.family.marker)
+        encoding = self.encode(image, prompt)
+        refuse_changed(self, encoding)
+        return encoding
 
     def _whole(self, image: Any, prompt: Any) -> Encoding:
         encoding = self._encoding(image, prompt)

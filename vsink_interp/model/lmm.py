@@ -21,6 +21,7 @@ from .execution import RunRequest, carry_out
 from .generation import closing, options, refuse_unread, seeded
 from .lens_style import LensStyle
 from .session import Job, Session
+from .soundness import made_by
 
 
 @final
@@ -54,7 +55,7 @@ class LMM(LensStyle):
     def __init__(
         self,
         hf_model: Any,
-        processor: Any,
+        processor: Any = None,
         *,
         sinks: SinkDims | None = None,
         family: Family | None = None,
@@ -124,8 +125,9 @@ class LMM(LensStyle):
                 chat=chat,
             )
         pad, ends = closing(self.hf_model.generation_config, self.processor.tokenizer)
+        maker = made_by(self.hf_model.config, self.processor, self.hooked.family)
         inputs = self.hooked.here(encoding.inputs)
-        return replace(encoding, inputs=inputs, pad=pad, ends=ends)
+        return replace(encoding, inputs=inputs, pad=pad, ends=ends, made_by=maker)
 
     @overload
     def run(

@@ -15,6 +15,7 @@ from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
 from .identities import failed_here, unlike_heads
+from .soundness import drops, made_by, refuse_parts
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
 
@@ -32,14 +33,16 @@ class LMMBase:
         family: Family | None = None,
         check: bool = True,
     ) -> None:
+        refuse_parts(hf_model, processor)
         hf_model = unwrapped(hf_model)
-        if hf_model.training and _drops(hf_model):
+        if hf_model.training and drops(hf_model):
             raise CapabilityError(
                 "the model is in training mode and drops activations at random; call "
                 "hf_model.eval() first"
             )
         form = family or family_of(hf_model, processor)
         self.hooked = HookedModel(hf_model, processor, form)
+        self.opened_with = made_by(hf_model.config, processor, form)
         self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self.backend = Backend(self.hooked)
@@ -301,8 +304,3 @@ class LMMBase:
         from ..plot.notebook import lmm_html
 
         return lmm_html(self)
-
-
-def _drops(hf_model: Any) -> bool:
-    rates = [m.p for m in hf_model.modules() if isinstance(m, torch.nn.Dropout)]
-    return any(rates) or bool(getattr(hf_model.config.get_text_config(), "attention_dropout", 0))

@@ -7,8 +7,9 @@ from typing import Any, final
 from torch import Tensor
 
 from ..engine.hooked_model import HookedModel
+from ..engine.node_results import refuse_reshaped
 from ..engine.row_program import ROT_K
-from ..engine.run_state import Numbered, RunState, overlap, refuse_reshaped
+from ..engine.run_state import Numbered, RunState, overlap
 from ..errors import CapabilityError
 from ..graph import Edit, HookPoint, Node, Probe, Site
 from .decode_template import Constants, DiffersError, merge

@@ -1,6 +1,7 @@
 """`SinkDims`: the sink dimensions of a model, and its threshold on phi."""
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from typing import final
 
 from ..errors import NotationError
@@ -24,7 +25,9 @@ class SinkDims:
     source: str = "given"
 
     def __post_init__(self) -> None:
-        if not self.dims or min(self.dims) < 0 or self.tau <= 0:
+        whole = all(isinstance(dim, int) and not isinstance(dim, bool) for dim in self.dims)
+        if not self.dims or not whole or min(self.dims) < 0 or not 0 < self.tau < inf:
             raise NotationError(
-                f"sink dimensions are at least one index from 0 on, with tau above 0; got {self}"
+                "sink dimensions are at least one whole number from 0 on, with a finite tau above "
+                f"0; got {self}"
             )
