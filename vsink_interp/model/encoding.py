@@ -18,7 +18,7 @@ from ..results import Run
 from ..tokens import CODE, ImageSpan, TokenLayout
 from .images import as_images, digest
 from .messages import Chars, conversation, is_conversation
-from .rendering import Prompt, Rendered, render, touches
+from .rendering import IMAGE, Prompt, Rendered, render, touches
 
 
 @final
