@@ -139,7 +139,7 @@ def test_an_error_inside_a_function_says_whose_it_is_and_where():
     for hook, node in (
         ("attn.hook_pattern", vi.probe("attn.hook_pattern", layers=2)(wrong)),
         ("hook_resid_post", vi.probe("hook_resid_post", layers=2)(wrong)),
-        ("attn.hook_z", vi.Fn("attn.hook_z", lambda value, **_: value / "two", layers=2)),
+        ("attn.hook_z", vi.Fn("attn.hook_z", lambda value, _: value / "two", layers=2)),
     ):
         with pytest.raises((AttributeError, TypeError)) as found:
             tiny.lmm().run(tiny.encode(), graph=node)
@@ -150,9 +150,9 @@ def test_an_error_inside_a_function_says_whose_it_is_and_where():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda value, **_: torch.ones_like(value, dtype=torch.int64),
-        lambda value, **_: value > 0.1,
-        lambda value, **_: value.to("meta"),
+        lambda value, _: torch.ones_like(value, dtype=torch.int64),
+        lambda value, _: value > 0.1,
+        lambda value, _: value.to("meta"),
     ],
 )
 @pytest.mark.parametrize("hook", ["attn.hook_pattern", "hook_resid_pre"])
@@ -244,7 +244,7 @@ def refused(error, words, ask):
 
 for graph in (vi.VAR, [vi.VAR], [vi.Knockout("image -> query"), vi.VAR]):
     refused(vi.NotationError, "VAR is a class", lambda: lmm.run(tiny.encode(), graph=graph))
-listed = vi.Fn("hook_resid_pre", lambda value, **_: value.tolist(), layers=0)
+listed = vi.Fn("hook_resid_pre", lambda value, _: value.tolist(), layers=0)
 refused(vi.CapabilityError, "into a list", lambda: lmm.run(tiny.encode(), graph=listed))
 refused(vi.CapabilityError, "returned float", lambda: lmm.run(tiny.encode(), graph=number))
 refused(vi.NotationError, "whole number", lambda: vi.SinkDims((1.5,), 2.0))

@@ -89,8 +89,8 @@ def test_heads_add_up_to_what_attention_adds(lmm):
 
 
 def test_writing_what_was_there_changes_nothing(lmm):
-    same = vi.Fn("attn.hook_result", lambda value, **_: value.clone())
-    halved = vi.Fn("attn.hook_result", lambda value, **_: value / 2)
+    same = vi.Fn("attn.hook_result", lambda value, _: value.clone())
+    halved = vi.Fn("attn.hook_result", lambda value, _: value / 2)
     plain = lmm.run(tiny.encode()).logits
     assert nodes.apart(lmm.run(tiny.encode(), graph=same).logits, plain) < 1e-5
     assert nodes.apart(lmm.run(tiny.encode(), graph=halved).logits, plain) > 0.1
