@@ -43,6 +43,9 @@ def takes_hook(fn: Callable[..., Any], what: str) -> bool:
         return False
     if "hook" in parameters and parameters["hook"].kind in _NAMED:
         return True
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if kinds and kinds[-1] is Parameter.VAR_KEYWORD and len(kinds) == 2:
+        return True  # fn(value, **_)
     try:
         signature(fn).bind(None, None)
     except TypeError as error:

@@ -46,8 +46,8 @@ def settled(numbers: Any, what: str = "layer") -> Numbers:
         return _whole(given) if hasattr(given, "__index__") else tuple(map(_whole, given))
     except TypeError as error:
         raise NotationError(
-            f"{numbers!r} is not a {what} range: text such as '12:', a whole number, or several, "
-            "as in (0, 3) or range(2, 5)"
+            f"{numbers!r} is not a {what} range: text such as '12:', a whole number, or a tuple "
+            "or list of them, as in (0, 3)"
         ) from error
 
 
