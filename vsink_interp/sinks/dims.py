@@ -28,6 +28,6 @@ class SinkDims:
         whole = all(isinstance(dim, int) and not isinstance(dim, bool) for dim in self.dims)
         if not self.dims or not whole or min(self.dims) < 0 or not 0 < self.tau < inf:
             raise NotationError(
-                "sink dimensions are at least one whole number from 0 on, with a finite tau above "
-                f"0; got {self}"
+                "sink dimensions are at least one index, a whole number from 0 on, with a finite "
+                f"tau above 0; got {self}"
             )
