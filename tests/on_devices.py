@@ -20,7 +20,7 @@ GRAPHS = {
     "probes": vi.EditGraph(*nodes.OTHERS.values()),
     "edits of attention": vi.EditGraph(
         nodes.KNOCKOUTS["sinks of a head"],
-        nodes.ABLATIONS["control"],
+        nodes.HIDDEN["control"],
         nodes.VARS["own tau"],
         *(nodes.SIZED[name] for name in ("scaled scores", "added scores", "moved mass")),
         nodes.CALIBRATIONS["calibrated answer"],

@@ -244,7 +244,7 @@ def test_json_cannot_carry_it(tmp_path):
     source.save(tmp_path / "source")
     assert Patch("hook_resid_pre", vi.Run.load(tmp_path / "source"), 0) == patch
     tiny.lmm().run(tiny.encode(), graph=patch).save(tmp_path / "patched")
-    assert vi.Run.load(tmp_path / "patched").graph == vi.EditGraph()
+    assert repr(vi.Run.load(tmp_path / "patched").graph) == repr(vi.EditGraph(patch))
 
 
 @pytest.mark.parametrize("hook", ["attn.hook_rot_k", "vision_projector.hook_out"])

@@ -208,7 +208,7 @@ def test_a_data_set_survives_the_death_of_client_and_server(mortal, tiny_dir, tm
         here = tiny.lmm().generate(tiny.image(i), f"what is w{i % 9} ?", graph, max_new_tokens=2)
         assert texts[i] == here.text
     lmm = vi.LMM.from_pretrained(tiny_dir, remote=mortal.host)
-    with pytest.raises(vi.ResultError, match="theirs: graph"):
+    with pytest.raises(vi.ResultError, match="differ in: graph"):
         samples = [(tiny.image(i), f"what is w{i % 9} ?") for i in range(100)]
         run_dataset(lmm, samples, folder=folder, max_new_tokens=2, chunk=10)
 

@@ -143,7 +143,8 @@ def parts_that_miss(lmm: Any, encoding: Any) -> Mapping[str, str]:
 
 
 def _add_up(before: Tensor, added: Tensor, after: Tensor) -> bool:
-    eps = torch.finfo(after.dtype).eps
-    before, added, after = before.float(), added.float(), after.float()
+    # Norms compute in fp32 also where the model is in float64.
+    eps = max(torch.finfo(after.dtype).eps, torch.finfo(torch.float32).eps)
+    before, added, after = before.double(), added.double(), after.double()
     allowed = ROUNDINGS * eps * (before.abs() + added.abs() + after.abs())
     return bool(((before + added - after).abs() <= allowed).all())

@@ -330,7 +330,7 @@ def _refuse_status(host: str, answer: Answer) -> None:
                 "and never over http but to this machine; set NDIF_HOST to a server that you trust"
             )
         raise RemoteError(
-            f"{host} does not take this key: run nnsight.login(), or set NDIF_API_KEY; a key is "
+            f"{host} rejects this API key: run nnsight.login(), or set NDIF_API_KEY; a key is "
             "free at login.ndif.us"
         )
     if httpx.codes.is_server_error(answer.code):
