@@ -149,7 +149,8 @@ def test_a_processor_that_disagrees_about_image_tokens_is_refused():
 
 
 def test_codes_are_those_of_the_segments():
-    assert CODE == {"bos": 1, "system": 2, "image": 3, "query": 4, "generated": 5}
+    codes = {"bos": 1, "system": 2, "image": 3, "query": 4, "generated": 5, "history": 6}
+    assert codes == CODE
 
 
 def test_an_answer_as_text_is_read_with_its_prompt():

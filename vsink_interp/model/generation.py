@@ -174,7 +174,7 @@ def _longest(max_new_tokens: int | None, own: Any) -> int:
             )
     length = LONGEST if max_new_tokens is None else max_new_tokens
     if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
-        raise InputError(f"max_new_tokens is a whole number, 1 at least; got {length!r}")
+        raise InputError(f"max_new_tokens is a whole number of at least 1; got {length!r}")
     return int(length)
 
 
