@@ -101,6 +101,12 @@ def test_intervals_are_a_paired_bootstrap_over_images(tasks, found):
     assert (row.low, row.high) == pytest.approx((low, high), abs=0.05)
 
 
+def test_one_image_has_no_interval(lmm):
+    found = evaluate(lmm, [toy.pope(SHOWN[:1])], {"blind": GRAPHS["blind"]})
+    assert all(np.isnan(row.low) for row in rows_of(found, split="random"))
+    assert json.loads(json.dumps(found.to_json()))["tasks"]["pope"]["scores"][0]["low"] is None
+
+
 def test_flips_are_counted_by_direction(found):
     answers = found.tasks["pope"]
     flips = answers.flips("blind")

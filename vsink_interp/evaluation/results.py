@@ -30,7 +30,8 @@ class Row:
 
     - `task`, `split`, `graph`, `metric`: what it is; split `"all"` is all of them together.
     - `off`, `on`: the score without and with the graph.
-    - `low`, `high`: the 95 % interval of `on - off`: paired bootstrap over images.
+    - `low`, `high`: the 95 % interval of `on - off`: paired bootstrap over images; NaN where a
+        part has one image only.
     - `p`: for the first metric of a task, the exact two-sided McNemar test over questions: answers
         that became right against those that became wrong; NaN elsewhere.
     - `questions`: how many there are.
@@ -156,6 +157,8 @@ def _compared(
     off, on = (
         sum(float(metric(pair[arm].sum(0, keepdims=True))[0]) for pair in stacks) for arm in (0, 1)
     )
+    if min(len(pair[0]) for pair in stacks) < 2:
+        return off, on, float("nan"), float("nan")
     drawn = np.zeros(DRAWS)
     for before, after in stacks:
         n = len(before)
