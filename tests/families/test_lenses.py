@@ -14,8 +14,8 @@ TAKEN = "vision_projector.hook_in"
 NO_SUM_OF_HEADS = {
     "GLM-4.1V": "not the sum of its heads",
     "Gemma 3": "not the sum of its heads",
-    "Mllama": r"layers \(0, 2\) alone have heads",
-    "Qwen3.5": r"layers \(1, 3\) alone have heads",
+    "Mllama": r"only layers \(0, 2\) have heads",
+    "Qwen3.5": r"only layers \(1, 3\) have heads",
 }
 
 

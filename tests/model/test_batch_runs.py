@@ -32,14 +32,14 @@ def test_rows_of_other_sinks_are_refused_where_the_graph_needs_them(tmp_path):
     rows(tmp_path / "free")
     assert len(rows(tmp_path / "free", sinks=other)) == len(SAMPLES)
     rows(tmp_path / "mass", graph=MASS)
-    with pytest.raises(vi.ResultError, match="theirs: sinks"):
+    with pytest.raises(vi.ResultError, match="differ in: sinks"):
         rows(tmp_path / "mass", graph=MASS, sinks=other)
 
 
 def test_images_of_equal_bytes_and_another_shape_are_others(tmp_path):
     wide, high = (Image.new("RGB", size, "red") for size in ((20, 10), (10, 20)))
     rows(tmp_path, [(wide, "count")])
-    with pytest.raises(vi.ResultError, match="theirs: digest"):
+    with pytest.raises(vi.ResultError, match="differ in: digest"):
         rows(tmp_path, [(high, "count")])
 
 
@@ -54,10 +54,10 @@ def test_rows_of_other_weights_or_functions_are_refused(tmp_path):
     shift, other = (vi.Fn("hook_resid_mid", _shift(by)) for by in (0.5, 50.0))
     rows(tmp_path, graph=shift)
     assert len(rows(tmp_path, graph=vi.Fn("hook_resid_mid", _shift(0.5)))) == len(SAMPLES)
-    with pytest.raises(vi.ResultError, match="theirs: graph"):
+    with pytest.raises(vi.ResultError, match="differ in: graph"):
         rows(tmp_path, graph=other)
     lmm = tiny.fresh(seed=1)
-    with pytest.raises(vi.ResultError, match="theirs: weights"):
+    with pytest.raises(vi.ResultError, match="differ in: weights"):
         vi.run_dataset(lmm, SAMPLES, shift, folder=tmp_path, max_new_tokens=2, chunk=1)
 
 
