@@ -29,7 +29,7 @@ _names = count()
 HARMLESS = frozenset(
     "dropout sliding_window is_causal s_aux position_ids cache_position use_cache return_dict "
     "output_attentions output_hidden_states num_items_in_batch cu_seq_lens_q cu_seq_lens_k "
-    "max_length_q max_length_k deterministic".split()
+    "max_length_q max_length_k deterministic tokenizer".split()
 )
 """What a call of attention may be given besides queries, keys, values, mask and scaling, without
 changing more than `RowProgram` computes; arguments of the whole model may be passed on as well."""
