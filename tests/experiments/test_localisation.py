@@ -137,7 +137,7 @@ def test_on_a_random_llava_whose_processor_crops():
     seen = np.zeros_like(mask)
     seen[:, 7:63] = True
     # 70 x 56 become 52 x 42 pixels, whole ones, of which the middle 42 x 42 are kept.
-    side = (42 * 70 / 52 + 56) / 2 / 3
+    side = math.sqrt(42 * 70 / 52 * 56) / 3
     assert found.tolerances[0] == pytest.approx(side)
     near = [
         [min(math.dist((x, y), (c, r)) for r, c in np.argwhere(mask)) <= side for x in range(70)]
