@@ -1,7 +1,7 @@
 """The toy benchmark: POPE, MME and CHAIR in their own forms, on hard scenes of the toy LMM.
 
-No download, exact truth, and not at the ceiling: the toy answers about .85 of these questions
-rightly, so there is something that an intervention could help or hurt.
+No download, exact truth, and not at the ceiling, so there is something that an intervention could
+help or hurt.
 """
 
 import json
