@@ -85,6 +85,10 @@ def test_lines_that_are_no_questions(tmp_path):
     (tmp_path / "pope" / "coco_pope_random.json").write_text('{"image": "x.png"}\n')
     with pytest.raises(InputError, match=r"line 1 of .*needs image, text and label"):
         Pope.read_folder(tmp_path)
+    row = '{"image": "000000.png", "text": "is it so?", "label": "perhaps"}'
+    (tmp_path / "pope" / "coco_pope_random.json").write_text(row + "\n")
+    with pytest.raises(InputError, match="a label is yes or no; got 'perhaps'"):
+        Pope.read_folder(tmp_path)
     next((tmp_path / "mme" / "count").glob("*.txt")).write_text("is it so?\tperhaps\n")
     with pytest.raises(InputError, match="a tab, and Yes or No"):
         Mme.read_folder(tmp_path)
@@ -95,5 +99,8 @@ def test_a_limit_takes_of_every_split_and_keeps_pairs():
     assert Counter(one.split for one in task.questions) == dict.fromkeys(
         ("existence", "count", "position", "color"), 4
     )
+    assert len(toy.pope(SHOWN).limited(10).questions) == 10
+    assert len(toy.chair(SHOWN).limited(5).questions) == 5
+    assert toy.chair(SHOWN).limited(5).words is toy.WORDS
     with pytest.raises(InputError, match="at least one"):
         task.limited(0)

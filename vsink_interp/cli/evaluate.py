@@ -52,7 +52,11 @@ def evaluate(
     from ..evaluation import evaluate as measure, load_tasks, named_graph
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    graphs = dict(named_graph(name) for name in graph or ["var"])
+    named = [named_graph(name) for name in graph or ["var"]]
+    graphs = dict(named)
+    if len(graphs) < len(named):
+        told = ", ".join(name for name, _ in named)
+        raise InputError(f"two graphs of one name ({told}): rename a file, so that tables differ")
     chosen = load_tasks(names, data, limit)
     if out is not None:
         _make(out)

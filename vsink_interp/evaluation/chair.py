@@ -89,11 +89,6 @@ class Chair(Task):
         shown = [name if name in there else f"{name} (not there)" for name in sorted(said)]
         return ", ".join(shown) or "no object"
 
-    @override
-    def limited(self, limit: int | None) -> "Task":
-        task = Task.limited(self, limit)
-        return Chair(task.questions, self.source, self.max_new_tokens, self.words)
-
     @property
     @override
     def rules(self) -> Mapping[str, Any]:

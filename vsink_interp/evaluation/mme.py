@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, final
+from typing import ClassVar, Final, Literal, final
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +12,14 @@ from typing_extensions import override
 from ..errors import InputError
 from ..metrics import COGNITION, PERCEPTION, read_answer
 from .folders import find_image
-from .task import Metric, Question, Task, ratio
+from .task import Metric, Question, YesNoTask, ratio
 
 _SUBTASKS: Final = (*PERCEPTION, *COGNITION)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Mme(Task):
+class Mme(YesNoTask):
     """Yes or no, twice about each image; a subtask scores ACC + ACC+ in percent, 0 to 200.
 
     The overall score is the sum over subtasks, as MME adds them up.
@@ -28,6 +28,7 @@ class Mme(Task):
     name: ClassVar[str] = "mme"
     features: ClassVar[tuple[str, ...]] = ("right", "both", "questions", "images", "other")
     overall: ClassVar[Literal["pooled", "sum"]] = "sum"
+    whole_images: ClassVar[bool] = True
     rule: ClassVar[str] = "mme"
 
     @classmethod
@@ -67,19 +68,6 @@ class Mme(Task):
         right = [self.right(one, text) for one, text in asked]
         other = sum(read_answer(text, self.rule) == "other" for _, text in asked)
         return np.array([sum(right), float(all(right)), len(right), 1.0, other], dtype=float)
-
-    @override
-    def right(self, question: Question, text: str) -> float:
-        return float(read_answer(text, self.rule) == question.truth)
-
-    @override
-    def read(self, question: Question, text: str) -> str:
-        return read_answer(text, self.rule)
-
-    @property
-    @override
-    def rules(self) -> Mapping[str, Any]:
-        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
 
 
 def _questions(path: Path, subtask: str, folder: Path) -> list[Question]:

@@ -11,16 +11,16 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from ..errors import InputError
-from ..metrics import read_answer, score_pope
+from ..metrics import score_pope
 from .folders import find_image
-from .task import Metric, Question, Sums, Task, ratio
+from .task import Metric, Question, Sums, YesNoTask, ratio
 
 SPLITS: Final = ("random", "popular", "adversarial")
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Pope(Task):
+class Pope(YesNoTask):
     """Is there such an object in the image? Answers are read by POPE's own rule."""
 
     name: ClassVar[str] = "pope"
@@ -64,19 +64,6 @@ class Pope(Task):
         score = score_pope(texts, labels, self.rule)
         return np.array([getattr(score, name) for name in self.features], dtype=float)
 
-    @override
-    def right(self, question: Question, text: str) -> float:
-        return float(read_answer(text, self.rule) == question.truth)
-
-    @override
-    def read(self, question: Question, text: str) -> str:
-        return read_answer(text, self.rule)
-
-    @property
-    @override
-    def rules(self) -> Mapping[str, Any]:
-        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
-
 
 def _recall(sums: Sums) -> Any:
     return ratio(sums[..., 0], sums[..., 0] + sums[..., 3] + sums[..., 4])
@@ -100,6 +87,8 @@ def _questions(path: Path, split: str, folder: Path) -> list[Question]:
             raise InputError(
                 f"line {number} of {path} is no question of POPE: it needs image, text and label"
             ) from error
+        if label.strip().lower() not in ("yes", "no"):
+            raise InputError(f"line {number} of {path}: a label is yes or no; got {label!r}")
         image = find_image(folder, name, ("val2014", "images", "pope/images", "pope"))
         found.append(Question(key, image, text, label.strip().lower(), split, name))
     return found

@@ -2,15 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
 from PIL.Image import Image
+from typing_extensions import override
 
 from ..errors import InputError
+from ..metrics import read_answer
 
 Sums: TypeAlias = Float[np.ndarray, "... feature"]
 """Features of answers, added up over the questions of a split; one row a bootstrap draw."""
@@ -61,6 +63,7 @@ class Task(ABC):
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
     overall: ClassVar[Literal["pooled", "sum"]] = "pooled"
+    whole_images: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -85,7 +88,9 @@ class Task(ABC):
         return {"max_new_tokens": self.max_new_tokens}
 
     def limited(self, limit: int | None) -> "Task":
-        """The task with its first `limit` questions, spread evenly over its splits.
+        """The task with its first `limit` questions, taken from its splits in turn.
+
+        Where images are scored whole (MME's pairs), no pair is cut apart: one more, if need be.
 
         **Raises:** `InputError` for less than one.
         """
@@ -93,14 +98,39 @@ class Task(ABC):
             return self
         if limit < 1:
             raise InputError(f"limit={limit}: ask at least one question a task")
-        return type(self)(_spread(self.questions, limit), self.source, self.max_new_tokens)
+        chosen = _spread(self.questions, limit, whole_images=self.whole_images)
+        return replace(self, questions=chosen)
 
 
-def _spread(questions: Sequence[Question], limit: int) -> tuple[Question, ...]:
-    """The first questions of every split in turn, pairs about one image kept together."""
+@dataclass(frozen=True, eq=False)
+class YesNoTask(Task):
+    """A benchmark whose answers are yes or no, read by its own rule."""
+
+    rule: ClassVar[str]
+
+    @override
+    def right(self, question: Question, text: str) -> float:
+        return float(read_answer(text, self.rule) == question.truth)
+
+    @override
+    def read(self, question: Question, text: str) -> str:
+        return read_answer(text, self.rule)
+
+    @property
+    @override
+    def rules(self) -> Mapping[str, Any]:
+        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
+
+
+def _spread(
+    questions: Sequence[Question], limit: int, *, whole_images: bool
+) -> tuple[Question, ...]:
+    """The first questions of every split in turn; an image's together, if images are whole."""
     splits: dict[str, dict[str, list[Question]]] = {}
     for one in questions:
-        splits.setdefault(one.split, {}).setdefault(one.about, []).append(one)
+        splits.setdefault(one.split, {}).setdefault(
+            one.about if whole_images else one.id, []
+        ).append(one)
     queues = [iter(images.values()) for images in splits.values()]
     chosen: set[str] = set()
     while queues and len(chosen) < limit:
