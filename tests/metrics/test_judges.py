@@ -102,6 +102,13 @@ def test_faults_are_tried_again(faults):
     assert len(server.requests) == len(faults) + 1
 
 
+def test_a_caption_that_looks_like_a_placeholder_stays_itself():
+    with ChatServer([json.dumps(RIGHT)]) as server:
+        server.judge().compare("a <second> dog", SECOND)
+    content = server.requests[0]["messages"][0]["content"]
+    assert content.endswith(f"First: a <second> dog\nSecond: {SECOND}\n")
+
+
 def test_an_answer_that_takes_too_long_is_tried_again():
     with ChatServer(["slow", json.dumps(RIGHT)]) as server:
         assert server.judge(timeout=0.5).compare(FIRST, SECOND) == ObjectScore(1, 1, 2)

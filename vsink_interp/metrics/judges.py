@@ -125,7 +125,8 @@ class LanguageJudge:
         return ObjectScore(*(len(found[name]) for name in _LISTS))
 
     def _asked(self, candidate: str, reference: str) -> dict[str, list[str]]:
-        prompt = PROMPT.replace("<first>", candidate).replace("<second>", reference)
+        told = {"<first>": candidate, "<second>": reference}
+        prompt = re.sub("<first>|<second>", lambda place: told[place[0]], PROMPT)
         said = ""
         for attempt in range(self._attempts):
             said = self._say(prompt, attempt)
