@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from inspect import getsource, signature
+from inspect import signature
 from typing import Any, final
 
 import torch
@@ -13,7 +13,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from ..families import Family, gates_heads, layer_taps_of
+from ..families import Family, gates_heads, layer_taps_of, logits_scale_of, softcap_of
 from ..graph import HOOKS, HookPoint, find_hook
 from .linear_map import Asked, LinearMap, linear_map
 from .placement import execution_device
@@ -43,7 +43,7 @@ class HookedModel:
         self.layers = _layers_at(hf_model, family.layers)
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
-        self.unlike_heads = ""
+        self.unlike_heads = self.unlike_logits = ""
         self.turns = turns_of(self.layers)
         with self.turns.hold():
             self._wrap(family, kind)
@@ -57,6 +57,7 @@ class HookedModel:
             taps_by_layer=tuple(
                 family.layer_taps or layer_taps_of(kind, layer) for layer in self.layers
             ),
+            logits_scale=logits_scale_of(hf_model),
         )
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
@@ -136,13 +137,8 @@ class HookedModel:
 
     @cached_property
     def softcap(self) -> float | None:
-        """The cap on the logits, where the model's own forward pass applies it.
-
-        The language model's configuration may name one that the multimodal model leaves out.
-        """
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        own = cap is not None and "final_logit_softcapping" in getsource(type(self.hf_model))
-        return cap if own else None
+        """The cap on the logits, where the model's own forward pass applies it."""
+        return softcap_of(self.hf_model)
 
     def residual_scale(self, layer: int) -> float:
         """What a layer multiplies the output of its heads by before it adds it to the residual."""
@@ -291,12 +287,16 @@ class HookedModel:
         return self.linear_map(self.module(template, layer), width, like)
 
     def unembed(self, resid: Tensor) -> Tensor:
-        """The logits of residual vectors: the model's own final norm, unembedding and softcap."""
+        """The logits of residual vectors, as the model's own final norm and unembedding make them,
+        multiplied and capped as it does.
+        """
         with self.unseen():
             head = self.module("unembed.hook_out")
             # In a model spread over several devices, the head is on another one than most layers.
             resid = resid.to(next(head.parameters()).device)
             logits = head.forward(self.module("ln_final.hook_out").forward(resid))
+        if self.family.logits_scale != 1.0:
+            logits = logits * self.family.logits_scale
         cap = self.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

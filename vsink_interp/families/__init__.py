@@ -10,6 +10,7 @@ from .decoders import gates_heads as gates_heads, layer_taps_of as layer_taps_of
 from .form import Family as Family, LayerTaps as LayerTaps, Tap as Tap
 from .infer import infer as infer
 from .llava import LLAVA as LLAVA
+from .logits import logits_scale_of as logits_scale_of, softcap_of as softcap_of
 from .processing import load_processor as load_processor
 
 

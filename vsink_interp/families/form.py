@@ -27,8 +27,8 @@ class Tap:
         `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
         images are packed into one long row of patches, `"b i t q d"` where the images of a
         sample (`i`) and their tiles (`t`) have axes of their own.
-    - `scale`: what the model multiplies the value by before it adds it to the residual stream; the
-        hook point shows the product.
+    - `scale`: what the model multiplies the value by, before it adds it to the residual stream or
+        returns it as logits; the hook point shows the product.
     """
 
     module: str
@@ -157,6 +157,7 @@ class Family:
     - `layer_taps`, `vision_taps`: the taps of one layer; hook points that are left out are refused.
         By default the decoder's depend on its language model: `decoders.layer_taps_of`.
     - `taps_by_layer`: the taps of every decoder layer, filled in when a model is opened.
+    - `logits_scale`: what a model multiplies the output of its unembedding by; filled in, too.
     - `refused`: hook points that the family cannot offer, and why.
     - `sight`: what a row sees besides the tokens before it.
     - `spans`: a function of `(hf_config, processor, images, inputs)` that returns one `ImageSpan`
@@ -193,6 +194,7 @@ class Family:
     merged: Literal["", "runs", "squares"] = ""
     layer_taps: LayerTaps | None = None
     taps_by_layer: tuple[LayerTaps, ...] = ()
+    logits_scale: float = 1.0
     vision_taps: LayerTaps = field(default_factory=lambda: CLIP_LAYER)
     refused: Mapping[str, str] = field(default_factory=dict)
     sight: Sight = "causal"
@@ -226,7 +228,7 @@ class Family:
             "vision_projector.hook_in": Tap(self.projector, "input", shape=self.projected),
             "vision_projector.hook_out": Tap(self.projector, "output", shape=self.projected),
             "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
-            "unembed.hook_out": Tap(self.head, "output"),
+            "unembed.hook_out": Tap(self.head, "output", scale=self.logits_scale),
         }
 
     def forward_order(self, template: str, layer: int | None) -> tuple[int, int, int]:

@@ -170,7 +170,7 @@ HOOKS: tuple[HookPoint, ...] = (
         "residual stream after the final norm, its learned gain included",
         stack=None,
     ),
-    _row("unembed.hook_out", "batch query vocab", "logits", stack=None),
+    _row("unembed.hook_out", "batch query vocab", "logits, before the model caps them", stack=None),
 )
 """Every hook point, in forward order."""
 

@@ -181,6 +181,7 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
             _refuse_after(node)
         if node.needs_values and (why := lmm.hooked.gating):
             raise CapabilityError(f"{node!r}: {why}")
+        _refuse_unlike_logits(lmm, node)
         node.fit(lmm.sizes)
         if "vision" in node.point.template and not any(encoding.images):
             raise LayoutError(
@@ -190,6 +191,17 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
     return planned
+
+
+def _refuse_unlike_logits(lmm: Any, node: Node) -> None:
+    """Refuse nodes that need the model's logits where they can have other numbers alone."""
+    if node.needs_unembed and (why := lmm.hooked.unlike_logits):
+        raise CapabilityError(f"{node!r}: {why}")
+    if isinstance(node, Contrast) and lmm.hooked.softcap is not None:
+        raise CapabilityError(
+            f"{node!r} cannot act here: {lmm.name} caps its logits after the unembedding, so their "
+            "contrast would be capped once more"
+        )
 
 
 def _over_given(graph: EditGraph) -> EditGraph:

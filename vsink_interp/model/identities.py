@@ -79,6 +79,30 @@ def unlike_heads(lmm: Any) -> str:
     )
 
 
+def unlike_logits(lmm: Any) -> str:
+    """Why the final norm and the unembedding do not make the model's logits; empty if they do.
+
+    Something stands between or behind them that is not known: another multiplier, a second head.
+    """
+    hooked, seen = lmm.hooked, []
+    encoding = lmm.encode(None if hooked.family.text_alone else noise(), PROMPT)
+    norm = hooked.module("ln_final.hook_out")
+    handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    try:
+        with torch.no_grad():
+            plain = lmm.hf_model(**encoding.inputs).logits.float()
+            made = hooked.unembed(seen[0]).float().to(plain.device)
+    finally:
+        handle.remove()
+    allowed = 1e-3 if torch.finfo(lmm.dtype).eps < 1e-5 else 0.1
+    if not plain.isfinite().all() or (made - plain).abs().max() <= allowed * plain.abs().max():
+        return ""
+    return (
+        f"{type(lmm.hf_model).__name__} does not make its logits of the final norm and the "
+        "unembedding as far as they are known here, so residual vectors cannot be read as words"
+    )
+
+
 def noise() -> Image.Image:
     """A small image for trials."""
     pixels = np.random.default_rng(0).integers(0, 256, (56, 70, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from ..graph.plan import Plan, plan
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
-from .identities import failed_here, unlike_heads
+from .identities import failed_here, unlike_heads, unlike_logits
 from .soundness import drops, made_by, refuse_parts
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
@@ -54,6 +54,7 @@ class LMMBase:
                 self.hooked.failed |= failed_here(self)
         if (check or form.inferred) and not self.hooked.weightless:
             self.hooked.unlike_heads = unlike_heads(self)
+            self.hooked.unlike_logits = unlike_logits(self)
 
     @classmethod
     def from_pretrained(

@@ -17,14 +17,16 @@ class Readout:
     """The final RMS norm and the unembedding of a model, as plain tensors.
 
     The logits of a residual vector x are `(x / scale(x)) @ (gain * weight).T + bias`, and after
-    that the softcap, if the model has one.
+    that the softcap, if the model has one. A multiplier of all logits (Granite) is part of gain and
+    bias.
 
     **Attributes:**
 
-    - `gain`: the learned gain of the final norm, in fp32.
+    - `gain`: the learned gain of the final norm, times what the model multiplies its logits by, in
+        fp32.
     - `eps`: the norm's epsilon.
     - `weight`: the unembedding, on the model's device.
-    - `bias`: its bias, or None.
+    - `bias`: its bias, multiplied likewise, or None.
     - `softcap`: the cap on the logits, or None.
     - `tokenizer`: the model's tokenizer.
     """
@@ -102,7 +104,7 @@ def readout(lmm: LMM) -> Readout:
     """The final norm and the unembedding of a model.
 
     **Raises:** `CapabilityError` if the final norm is not an RMS norm with a gain, the unembedding
-    is not linear, or the model was opened without weights.
+    is not linear, the logits are not what they make, or the model was opened without weights.
     """
     hooked = lmm.hooked
     if hooked.weightless:
@@ -110,11 +112,14 @@ def readout(lmm: LMM) -> Readout:
             f"{lmm.name} was opened without weights, and a readout is made of them: open it with "
             "its weights, or use probes.LogitLens and probes.TokenProbability"
         )
+    if hooked.unlike_logits:
+        raise CapabilityError(hooked.unlike_logits)
     gain, eps = _gain(hooked.module("ln_final.hook_out"), lmm.d_model, hooked.device)
     head = hooked.projection("unembed.hook_out", None, lmm.d_model)
-    softcap = hooked.softcap
-    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
-    return Readout(gain, eps, weight, bias, softcap, lmm.processor.tokenizer)
+    times = hooked.family.logits_scale
+    bias = None if head.bias is None else head.bias.detach() * times
+    weight = head.weight.detach()
+    return Readout(gain * times, eps, weight, bias, hooked.softcap, lmm.processor.tokenizer)
 
 
 def _gain(

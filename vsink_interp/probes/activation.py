@@ -99,7 +99,7 @@ class Resid(RowProbe):
 @final
 @dataclass(frozen=True)
 class Logits(RowProbe):
-    """The logits of each row, before any logits processor: `[batch query vocab]`."""
+    """The logits of each row, before a cap and any logits processor: `[batch query vocab]`."""
 
     hook: ClassVar[str] = "unembed.hook_out"
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "vocab")

@@ -67,6 +67,7 @@ class Compiler:
             "unembed": {
                 "norm": self.hooked.family.tap("ln_final.hook_out", None).module,
                 "head": self.hooked.family.tap(LOGITS.template, None).module,
+                "scale": self.hooked.family.logits_scale,
                 "cap": self.hooked.softcap,
             },
         }

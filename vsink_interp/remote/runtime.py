@@ -332,7 +332,8 @@ def found(name: str, job: dict[str, Any], state: dict[str, Any]) -> Any:
 def unembed(resid: Tensor, job: dict[str, Any], state: dict[str, Any]) -> Tensor:
     """The logits of residual vectors, by the model's final norm and unembedding."""
     norm, head = (state["model"].get(job["unembed"][part]) for part in ("norm", "head"))
-    return capped(head(norm(resid.to(state["dtype"]))).float(), job)
+    logits = head(norm(resid.to(state["dtype"]))).float()
+    return capped(logits * job["unembed"]["scale"], job)
 
 
 def capped(logits: Tensor, job: dict[str, Any]) -> Tensor:
