@@ -37,6 +37,42 @@ def test_sweep_is_generation_under_a_knockout(sunk, cases):
     np.testing.assert_allclose(found.mean[1, 1], np.mean(found.f1[1, 1]))
 
 
+def test_a_window_slides_and_ends_at_the_last_layer(sunk, cases):
+    found = ex.knockout_sweep(sunk, cases, flows="image -> query generated", window=3)
+    assert found.layers == tuple(range(sunk.n_layers - 2))
+    assert (found.cut(0), found.cut(5)) == ("0:3", "5:8")
+    graph = vi.Knockout("image -> query generated", [2, 3, 4])
+    expected = true_f1(one_by_one(sunk, cases, graph), cases)
+    np.testing.assert_allclose(found.f1[0, 2], expected)
+    assert found.f1.std() > 0
+    with pytest.raises(vi.InputError, match="last that fits begins at layer 5"):
+        ex.knockout_sweep(sunk, cases, layers=(4, 6), window=3)
+    with pytest.raises(vi.InputError, match="1 to that many"):
+        ex.knockout_sweep(sunk, cases, window=9)
+
+
+def test_the_interval_is_that_of_the_paired_change():
+    """Against a plain bootstrap: draws of cases, cut minus uncut of the same cases."""
+    source = np.random.default_rng(3)
+    baseline = source.random(40)
+    f1 = np.clip(baseline - 0.2 + 0.1 * source.standard_normal((1, 2, 40)), 0, 1)
+    found = ex.KnockoutSweep(f1, baseline, ("image -> query",), (0, 4), 8, "the truth", "random")
+    drawn = source.integers(0, 40, (20_000, 40))
+    for i in range(2):
+        changes = (f1[0, i] - baseline)[drawn].mean(-1)
+        want = np.percentile(changes, [2.5, 97.5])
+        np.testing.assert_allclose(found.interval[0, i], want, atol=0.004)
+    unpaired = f1[0, 0][drawn].mean(-1) - baseline[source.permutation(drawn)].mean(-1)
+    assert np.ptp(np.percentile(unpaired, [2.5, 97.5])) > 2 * np.ptp(found.interval[0, 0])
+    pytest.importorskip("pandas")
+    table = found.to_pandas()
+    assert list(table.columns) == "flow layers uncut f1 change low_95 high_95 cases".split()
+    np.testing.assert_allclose(table[["low_95", "high_95"]], found.interval[0])
+    np.testing.assert_allclose(table.change, (f1 - baseline).mean(-1)[0])
+    one = ex.KnockoutSweep(f1[..., :1], baseline[:1], found.flows, (0, 4), 8, "the truth", "one")
+    assert np.isnan(one.interval).all()
+
+
 def test_without_truth_the_uncut_answer_is_the_reference(sunk, cases):
     blind = replace(cases, truth=None, read=vi.metrics.content_words)
     found = ex.knockout_sweep(sunk, blind, layers=(0,), flows=("image -> query generated",))

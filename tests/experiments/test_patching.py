@@ -8,6 +8,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp import experiments as ex
 from vsink_interp.experiments.depth import chosen_layers
+from vsink_interp.experiments.patching import _refuse_odd as refuse_odd
 
 QUESTION = tiny.PROMPTS["one image"][1]
 CLEAN, CORRUPTED = (tiny.image(0), QUESTION), (tiny.image(9), QUESTION)
@@ -17,7 +18,8 @@ def by_hooks(layer, group):
     """The last row's logits of the plain model, rows of one layer's input taken from the other."""
     model = tiny.lmm().hf_model
     block = model.model.language_model.layers[layer]
-    rows, kept = tiny.encode().layout.mask(group)[0], []
+    rows = tiny.encode().layout.mask(group)[0] if isinstance(group, str) else group
+    kept = []
     with torch.no_grad():
         hook = block.register_forward_pre_hook(lambda *seen: kept.append(seen[1][0].clone()))
         model(**tiny.lmm().encode(*CLEAN).inputs)
@@ -45,6 +47,76 @@ def test_each_patch_is_that_of_a_forward_hook():
             want = float(logits[one] - logits[other])
             assert found.difference[layer, j] == pytest.approx(want, abs=1e-4)
     assert np.abs(found.difference - found.corrupted).max() > 0.1
+
+
+def by_head(layer, head):
+    """The last row's logits, what one head gives the output projection taken from the other run."""
+    attention = tiny.lmm().hf_model.model.language_model.layers[layer].self_attn.o_proj
+    size = tiny.WIDTH // tiny.HEADS
+    own, kept = slice(head * size, (head + 1) * size), []
+    with torch.no_grad():
+        hook = attention.register_forward_pre_hook(lambda *seen: kept.append(seen[1][0].clone()))
+        tiny.plain(tiny.lmm(), tiny.lmm().encode(*CLEAN))
+        hook.remove()
+
+        def put(_, args):
+            changed = args[0].clone()
+            changed[..., own] = kept[0][..., own]
+            return (changed,)
+
+        hook = attention.register_forward_pre_hook(put)
+        logits = tiny.plain(tiny.lmm(), tiny.lmm().encode(*CORRUPTED))
+        hook.remove()
+    return logits[0, -1]
+
+
+def test_by_head_each_entry_is_that_of_a_forward_hook():
+    found = ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", by="head", layers=(1, 3))
+    assert (found.hook, found.by, found.places) == ("attn.hook_z", "head", (0, 1, 2, 3))
+    one, other = tiny.tokenizer().convert_tokens_to_ids(["red", "blue"])
+    for i, layer in enumerate(found.layers):
+        for head in found.places:
+            logits = by_head(layer, head)
+            want = float(logits[one] - logits[other])
+            assert found.difference[i, head] == pytest.approx(want, abs=1e-4)
+    assert np.abs(found.difference - found.corrupted).max() > 0.01
+    kv = ex.patching(
+        tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", by="head", hook="attn.hook_v", layers=0
+    )
+    assert kv.places == tuple(range(tiny.KV_HEADS))
+
+
+def test_by_position_every_token_is_patched_alone():
+    layout, what = tiny.encode().layout, "image query"
+    found = ex.patching(
+        tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", by="position", rows=what, layers=(0, 2)
+    )
+    assert found.places == tuple(layout.mask(what)[0].nonzero().flatten().tolist())
+    one, other = tiny.tokenizer().convert_tokens_to_ids(["red", "blue"])
+    for place in (0, 4, len(found.places) - 1):
+        logits = by_hooks(2, [found.places[place]])
+        want = float(logits[one] - logits[other])
+        assert found.difference[1, place] == pytest.approx(want, abs=1e-4)
+    first = int(layout.mask("image")[0].nonzero()[0])
+    assert found.names[found.places.index(first + 4)] == f"{first + 4} image[0] 4"
+    assert [name.split()[1] for name in found.names[-3:]] == ["?", "assistant", ":"]
+
+
+def test_what_does_not_go_together_is_refused():
+    how = {"token": "red", "against": "blue"}
+    for more, words in (
+        ({"by": "head", "hook": "hook_resid_pre"}, "has no heads"),
+        ({"by": "head", "segments": ["image"]}, "rows= names the tokens"),
+        ({"rows": "image"}, "segments="),
+        ({"segments": "image"}, "is a list"),
+    ):
+        with pytest.raises(vi.VsinkError, match=words):
+            ex.patching(tiny.lmm(), CLEAN, CORRUPTED, **how, **more)
+    with pytest.raises(vi.InputError, match="segment, head, position"):
+        refuse_odd("heads", "hook_resid_pre", None, "prompt")
+    by_head = ex.patching(tiny.lmm(), CLEAN, CORRUPTED, **how, by="head", layers=0)
+    with pytest.raises(vi.InputError, match="by head, not by segment"):
+        _ = by_head.segments
 
 
 def test_the_whole_prompt_brings_all_of_it_back_and_bos_nothing():

@@ -127,6 +127,13 @@ def test_knockout_sweep_draws_the_means(sunk, cases):
     for line, mean, flow in zip(figure.axes[0].lines, found.mean, found.flows, strict=False):
         np.testing.assert_allclose(line.get_ydata(), mean)
         assert line.get_label() == flow
+    bands = [band.get_paths()[0].vertices[:, 1] for band in figure.axes[0].collections]
+    for band, ends in zip(bands, found.interval, strict=True):
+        np.testing.assert_allclose(
+            [band.min(), band.max()], found.baseline.mean() + np.array([ends.min(), ends.max()])
+        )
+    written = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert f"95 % paired bootstrap over {len(cases)} cases" in written
 
 
 def test_heads_are_sorted(sunk, cases):

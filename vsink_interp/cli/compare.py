@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 import vsink_interp as vi
@@ -125,7 +126,10 @@ def _sweep(lmm: "vi.LMM", flow: str, scenes: int, seed: int, log: Path | None) -
         "f1_uncut": float(swept.baseline.mean()),
         "from_layer": list(swept.layers),
         "f1_mean": [round(float(value), 4) for value in swept.mean[0]],
-        "f1_std": [round(float(value), 4) for value in swept.std[0]],
+        "change_95": [
+            None if np.isnan(low) else [round(float(low), 4), round(float(high), 4)]
+            for low, high in swept.interval[0]
+        ],
     }
 
 

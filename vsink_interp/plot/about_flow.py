@@ -11,6 +11,7 @@ from ..experiments import (
     three_way,
 )
 from ..experiments.attention_peaks import KEYS
+from ..metrics import PairedDifference
 from ..model import Tick
 from .localisation import localisation
 from .page import drawing, equation, setting, table, text
@@ -46,10 +47,14 @@ def by_segment(study: Study) -> str:
 
 def knockout(study: Study, tick: Tick) -> str:
     """Knockout from layer l on."""
-    found = measure_sweep(study.lmm, study.cases, tick=tick)
-    rows = [(flow, *map(float, found.mean[i])) for i, flow in enumerate(found.flows)]
-    count = len(study.cases)
-    spread = "means; the bands are one standard deviation" if count > 1 else "one image: no spread"
+    found, count = measure_sweep(study.lmm, study.cases, tick=tick), len(study.cases)
+    rows = [
+        (flow, *(_spelt(mean, change, count) for mean, change in zip(means, changes, strict=True)))
+        for flow, means, changes in zip(found.flows, found.mean, found.changes, strict=True)
+    ]
+    spread = "no interval from one image"
+    if count > 1:
+        spread = "means; bands and brackets: 95 % intervals, paired bootstrap over cases"
     return (
         text(
             "A flow is cut in every layer from l on, and the answer is scored. Where a curve "
@@ -71,6 +76,12 @@ def knockout(study: Study, tick: Tick) -> str:
             "<code>image -&gt; generated</code> the first generated token still sees the image."
         )
     )
+
+
+def _spelt(mean: float, change: PairedDifference, count: int) -> str:
+    """A mean, and the interval of its change from the uncut answers."""
+    bracket = f" (change {change.low:+.2f} to {change.high:+.2f})" if count > 1 else ""
+    return f"{mean:.3f}{bracket}"
 
 
 def query_only(study: Study) -> str:

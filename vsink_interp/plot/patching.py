@@ -11,26 +11,42 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 SIGNED: Final = "PRGn"
+MOST: Final = 16
+"""The most rows or columns in which every entry is written, and every layer named."""
+NAMED: Final = 40
+"""The most rows that are named one by one."""
 
 
 def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
-    """The share of the logit difference that is recovered, by layer and segment."""
+    """The share of the logit difference that is recovered, by layer and place."""
     share = found.recovered
-    figure = new_figure(max(4.4, 0.62 * len(found.layers) + 2.2), 0.5 * len(found.segments) + 1.5)
+    n_layers, n_places = share.shape
+    height = 1.5 + (0.5 * n_places if n_places <= MOST else min(0.16 * n_places + 3, 10))
+    figure = new_figure(max(4.4, 0.62 * min(n_layers, MOST) + 2.2), height)
     axes = figure.subplots()
     top = max(1.0, float(np.abs(share).max()))
     shown = axes.imshow(share.T, cmap=SIGNED, vmin=-top, vmax=top, aspect="auto")
-    if len(found.layers) <= 16:
+    if n_layers <= MOST and n_places <= MOST:
         for (i, j), value in np.ndenumerate(share):
             colour = "white" if abs(value) > 0.7 * top else "black"
             axes.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    step = max(1, -(-len(found.layers) // 16))
-    axes.set_xticks(range(0, len(found.layers), step), [str(at) for at in found.layers[::step]])
-    names = [f"{name} ({n})" for name, n in zip(found.segments, found.sizes, strict=True)]
-    axes.set_yticks(range(len(names)), names)
+    step = max(1, -(-n_layers // MOST))
+    axes.set_xticks(range(0, n_layers, step), [str(at) for at in found.layers[::step]])
+    names, step = _named(found), max(1, -(-n_places // NAMED))
+    axes.set_yticks(range(0, n_places, step), names[::step])
     title = f"{found.token!r} over {found.against!r}: {found.corrupted:.1f} to {found.clean:.1f}"
-    tidy(axes, f"layer whose {found.hook} is patched", "", title)
+    tidy(axes, f"layer whose {found.hook} is patched", _what(found), title)
     bar = figure.colorbar(shown, ax=axes, pad=0.02)
     bar.set_label("share recovered", fontsize=8)
     bar.ax.tick_params(labelsize=7.5)
     return figure
+
+
+def _named(found: PatchSweep) -> list[str]:
+    if found.by != "segment":
+        return list(found.names)
+    return [f"{name} ({n})" for name, n in zip(found.names, found.sizes, strict=True)]
+
+
+def _what(found: PatchSweep) -> str:
+    return "" if found.by == "segment" else found.by

@@ -1,4 +1,4 @@
-"""Knockout from layer l on (Kaduri et al. 2025, figure 2f)."""
+"""Knockout from layer l on, or in a window of layers (Kaduri et al. 2025, figure 2f)."""
 
 from typing import TYPE_CHECKING
 
@@ -19,17 +19,20 @@ _STYLES = (
 
 
 def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
-    """Object F1 against the first layer in which a flow is cut; band: one standard deviation."""
+    """Object F1 against the first layer in which a flow is cut.
+
+    Band: the 95 % interval of the change over the same cases (paired bootstrap), laid at the uncut
+    mean; where it holds the dashed line, the cut is not shown to change anything.
+    """
     figure = new_figure(7.2, 3.5)
-    axes = figure.subplots()
+    axes, uncut = figure.subplots(), float(found.baseline.mean())
     for i, flow in enumerate(found.flows):
         colour, marker = _STYLES[i % len(_STYLES)]
-        mean, std = found.mean[i], found.std[i]
-        axes.plot(found.layers, mean, color=colour, marker=marker, markersize=5, label=flow)
-        if found.f1.shape[-1] > 1:
-            low, high = (mean - std).clip(0, 1), (mean + std).clip(0, 1)
+        means = found.mean[i]
+        axes.plot(found.layers, means, color=colour, marker=marker, markersize=5, label=flow)
+        if len(found.baseline) > 1:
+            low, high = uncut + found.interval[i].T
             axes.fill_between(found.layers, low, high, color=colour, alpha=0.12, linewidth=0)
-    uncut = float(found.baseline.mean())
     axes.axhline(uncut, color=MUTED, linestyle="--", linewidth=1)
     axes.annotate(
         f"uncut {uncut:.2f}", (0, uncut), (2, 3), xycoords=("axes fraction", "data"),
@@ -37,6 +40,16 @@ def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
     )  # fmt: skip
     axes.set_xticks(np.array(found.layers))
     axes.set_ylim(-0.02, 1.08)
-    tidy(axes, f"first layer cut, l (of {found.n_layers})", f"object F1 against {found.reference}")
+    what = "from l on" if found.window is None else f"l to l + {found.window - 1}"
+    tidy(
+        axes,
+        f"first layer cut, l (of {found.n_layers}; {what})",
+        f"object F1 against {found.reference}",
+    )
+    if len(found.baseline) > 1:
+        axes.text(
+            0.99, 0.02, f"bands: 95 % paired bootstrap over {len(found.baseline)} cases",
+            transform=axes.transAxes, ha="right", fontsize=7.5, color=MUTED,
+        )  # fmt: skip
     axes.legend(fontsize=8.5, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     return figure
