@@ -16,7 +16,7 @@ HOMES = {
     "circuitsvis": {"plot"},
     "matplotlib": {"plot"},
     "nnsight": {"engine", "remote"},
-    "pandas": {"evaluation", "results"},
+    "pandas": {"evaluation", "experiments", "results"},
     "transformer_lens": {"integrations"},
     "transformers": {"engine", "families", "model", "remote", "toy"},
     "typer": {"cli"},
