@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks tl oldest ndif decoders
+.PHONY: help setup demo test check docs bench notebooks tl oldest ndif decoders lmms-eval
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -70,6 +70,16 @@ tl: ## the tests against transformer-lens itself and torchvision's processors, i
 	@$(MAKE) --no-print-directory VENV=.venv-tl .venv-tl/.tl
 	$(call say,"Running the tests against transformer-lens and torchvision (offline, and without pip).")
 	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-tl/bin/pytest tests/integrations $(PYTEST_ARGS)
+
+# Installed without its own dependencies: they bring CUDA, OpenCV and 58 packages that no task of ours
+# needs. filelock 4 no longer has a module that it patches.
+LMMS_EVAL := accelerate beartype datasets evaluate 'filelock<4' jinja2 loguru nltk pytablewriter pytest \
+	pytz sacrebleu tenacity
+lmms-eval: ## our models in lmms-eval itself, edits off and on, in .venv-lmms-eval
+	@$(MAKE) --no-print-directory VENV=.venv-lmms-eval .venv-lmms-eval/.lmms-eval
+	$(call say,"Running toy tasks in lmms-eval (offline).")
+	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-lmms-eval/bin/pytest -rA --no-header -q \
+		tests/integrations/test_lmms_eval.py tests/metrics/test_other_harness.py $(PYTEST_ARGS)
 
 # At the lower end of every range that pyproject.toml states.
 OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py \
@@ -122,4 +132,10 @@ $(VENV)/.tl: $(VENV)/.core
 	$(call say,"Installing transformer-lens. Without torchvision it would install one by itself.")
 	@$(PIP) install -qq -c $(CONSTRAINTS) --group test -e '.[tl]' 'num2words>=0.5'
 	@$(PIP) install -qq --no-deps 'torchvision==0.28.*'
+	@touch $@
+
+$(VENV)/.lmms-eval: $(VENV)/.core
+	$(call say,"Installing lmms-eval and the few packages that it needs here.")
+	@$(PIP) install -qq -c $(CONSTRAINTS) $(LMMS_EVAL)
+	@$(PIP) install -qq -c $(CONSTRAINTS) --no-deps 'lmms-eval==0.7.3'
 	@touch $@

@@ -14,6 +14,7 @@ FLOORS = tuple(
 FLOOR = {name: floor for floor, name in enumerate(FLOORS)}
 HOMES = {
     "circuitsvis": {"plot"},
+    "lmms_eval": {"integrations"},
     "matplotlib": {"plot"},
     "nnsight": {"engine", "remote"},
     "pandas": {"evaluation", "experiments", "results"},

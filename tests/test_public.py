@@ -95,8 +95,8 @@ def test_a_public_method_is_documented(cls, method):
 
 
 OPTIONAL = (
-    "circuitsvis", "fastapi", "matplotlib", "pandas", "ray", "torchvision", "transformer_lens",
-    "uvicorn", "vllm", "xarray",
+    "circuitsvis", "fastapi", "lmms_eval", "matplotlib", "pandas", "ray", "torchvision",
+    "transformer_lens", "uvicorn", "vllm", "xarray",
 )  # fmt: skip
 HEAVY = ("jaxtyping", "nnsight", "numpy", "safetensors", "torch", "transformers")
 

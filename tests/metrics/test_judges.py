@@ -15,8 +15,11 @@ from vsink_interp.metrics import (
     LocalJudge,
     ObjectScore,
     ObjectWords,
+    Rated,
     judge_agreement,
 )
+from vsink_interp.metrics.judges import LanguageJudge
+from vsink_interp.storage import row_log
 
 FIRST, SECOND = "A man holds a dog.", "A person beside a cat and a car"
 RIGHT = {"both": ["person"], "only_first": ["dog"], "only_second": ["cat", "Car "]}
@@ -89,6 +92,54 @@ def test_a_chat_model_is_asked_by_our_prompt_at_temperature_0(tmp_path):
     assert asked["seed"] == 5
     assert asked["messages"][0]["content"].endswith(f"First: {FIRST}\nSecond: {SECOND}\n")
     assert {"judge", "model", "seed", "prompt"} <= set(judge.about)
+
+
+def test_the_cache_is_read_once_and_shared(tmp_path, monkeypatch):
+    """Of a hundred judgements the file is read once; another judge knows them, and asks nothing."""
+    path, answers = tmp_path / "said.jsonl", [json.dumps(RIGHT)] * 100
+    sizes, read = [], row_log._rows
+
+    def counted(at, found, first=1):
+        sizes.append(len(found))
+        return read(at, found, first)
+
+    monkeypatch.setattr(row_log, "_rows", counted)
+    judge = LanguageJudge(lambda *_: answers.pop(), {"judge": "here"}, cache=path)
+    for number in range(100):
+        assert judge.compare(f"{FIRST} {number}", SECOND).matched == 1
+    assert sum(sizes) == 0
+    again = LanguageJudge(lambda *_: answers.pop(), {"judge": "here"}, cache=path)
+    assert [again.compare(f"{FIRST} {n}", SECOND).missed for n in range(100)] == [2] * 100
+    assert sum(sizes) == path.stat().st_size
+
+
+ASKED = Rated("How many dogs are there?", "There are two dogs.", ("Dog", "Leash"))
+
+
+@pytest.mark.parametrize("rating", [0, 3, 6])
+def test_a_rating_is_asked_for_with_all_that_is_known(rating):
+    with ChatServer(['{"rating": 9}', "3", f'{{"why": "so", "rating": {rating}}}']) as server:
+        judge = server.judge()
+        assert [judge.rate(ASKED, "Two <question>.") for _ in range(2)] == [rating] * 2
+    assert len(server.requests) == 3
+    told = "Contents: Dog, Leash\nQuestion: How many dogs are there?\nPerson: There are two dogs.\n"
+    asked = server.requests[0]["messages"][0]["content"]
+    assert asked.endswith(f"{told}Answer: Two <question>.\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "rating"),
+    [
+        ("two dogs", 5),  # both content words of "two dogs"
+        ("some dogs", 4),
+        ("I cannot tell", 3),
+        ("two dogs and a cat", 2),
+        ("dogs and a cat", 1),
+        ("a cat", 0),
+    ],
+)
+def test_a_rating_by_words(answer, rating):
+    assert LexicalJudge().rate(ASKED, answer) == rating
 
 
 @pytest.mark.parametrize(

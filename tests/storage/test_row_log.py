@@ -8,7 +8,7 @@ import pytest
 
 import vsink_interp as vi
 from tests.logs import signed
-from vsink_interp.storage import RowLog, logged
+from vsink_interp.storage import RowLog, logged, row_log
 
 ABOUT = {"model": "toy", "graph": ["VAR 12ab"], "sinks": None}
 ROWS = {"one": ["a red disc", "ünïcode \ud800"], "two": {"peaks": [[1, 2]], "direct": None}}
@@ -145,3 +145,32 @@ def test_no_room_left_loses_no_finished_row(tmp_path):
     assert "cannot be written" in error and "Make room" in error
     assert finished > 5
     assert len(read(path)) == finished
+
+
+def test_entered_again_it_reads_only_what_is_new(path, monkeypatch):
+    """What others added is found, a damaged line among it too; and a file that was replaced."""
+    log, length, inner = RowLog(path, ABOUT), [], row_log._rows
+
+    def counted(at, found, first=1):
+        length.append(len(found))
+        return inner(at, found, first)
+
+    monkeypatch.setattr(row_log, "_rows", counted)
+    with log:
+        log.add("mine", 1)
+    whole = length.pop()
+    with RowLog(path, ABOUT) as other:
+        other.add("theirs", 2)
+    length.clear()
+    with log:
+        assert log.known == {**ROWS, "mine": 1, "theirs": 2}
+        log.add("mine too", 3)
+    assert 0 < length.pop() < whole
+    kept = path.read_bytes()
+    path.write_bytes(kept + b'{"step": "odd"}\n')
+    with pytest.raises(vi.ResultError, match=f"line {kept.count(bytes([10])) + 1} of"), log:
+        pass
+    path.unlink()
+    with log:
+        assert log.known == {}
+    assert read(path) == {}

@@ -5,11 +5,13 @@ from .chair import (
     ObjectWords as ObjectWords,
     score_chair as score_chair,
 )
+from .choices import CHOICE_RULES as CHOICE_RULES, read_choice as read_choice
 from .judges import (
     ChatJudge as ChatJudge,
     Judge as Judge,
     LexicalJudge as LexicalJudge,
     LocalJudge as LocalJudge,
+    Rated as Rated,
     judge_agreement as judge_agreement,
 )
 from .localisation import (

@@ -8,53 +8,21 @@ at hand.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 from ..errors import CapabilityError, ResultError
 from ..storage import RowLog
 from .chair import ObjectWords
+from .judge_prompts import COMPARE, LISTS, RATE, fill, read_lists, read_rating
 from .objects import ObjectScore, content_words, score_objects
-
-PROMPT: Final = """\
-You compare two descriptions of one image by the physical objects that they mention.
-
-List objects only: things one could touch. Leave out attributes, numbers, positions, actions, and \
-words for scenes such as road, sky, room or kitchen. Count two words as one object if they can \
-mean the same thing ("man" and "person", "sofa" and "couch"). Name each object once.
-
-Answer with one JSON object and nothing else:
-{"both": [...], "only_first": [...], "only_second": [...]}
-
-Example
-First: A woman sits on a red sofa with her dog.
-Second: A person and a cat are on a couch in a living room.
-{"both": ["person", "couch"], "only_first": ["dog"], "only_second": ["cat"]}
-
-Example
-First: Two bikes lean against a wall.
-Second: There is a bicycle next to a tree.
-{"both": ["bicycle"], "only_first": ["wall"], "only_second": ["tree"]}
-
-Example
-First: A plate of pasta.
-Second: The image shows a beautiful sunny day.
-{"both": [], "only_first": ["plate", "pasta"], "only_second": []}
-
-First: <first>
-Second: <second>
-"""
-"""Ours: the steps are those of Kaduri et al.'s prompt, the wording and examples are not."""
-
-_LISTS: Final = ("both", "only_first", "only_second")
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Compares a caption with a reference by the objects that they mention."""
+    """Compares a caption with a reference by the objects that they mention, and rates answers."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -64,6 +32,31 @@ class Judge(Protocol):
     def compare(self, candidate: str, reference: str) -> ObjectScore:
         """The objects that both mention, the candidate alone, and the reference alone."""
         ...
+
+    def rate(self, asked: "Rated", answer: str) -> int:
+        """How good an answer to a question is, on MMHal-Bench's scale from 0 to 6.
+
+        6 very informative with good reasoning, 5 very, 4 somewhat, 3 not informative, all without
+        a false claim; 2 very, 1 somewhat, 0 not informative, with one.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Rated:
+    """A question about an image, and what is known of it.
+
+    **Attributes:**
+
+    - `question`: as it was asked.
+    - `reference`: the answer of a person.
+    - `contents`: names of what is in the image.
+    """
+
+    question: str
+    reference: str
+    contents: tuple[str, ...] = ()
 
 
 @final
@@ -87,6 +80,20 @@ class LexicalJudge:
         """Match the objects of two captions, each counted once."""
         return score_objects(self._objects(candidate), self._objects(reference))
 
+    def rate(self, asked: "Rated", answer: str) -> int:
+        """A rating by words, too rough to stand beside one of a language model.
+
+        False is an object of the vocabulary (COCO's without one) that neither contents, reference
+        nor question name; informative is the share of the reference's words that the answer has:
+        two thirds for very, any for somewhat.
+        """
+        words = self.words or ObjectWords.coco()
+        known = words.objects([asked.question, asked.reference, *asked.contents])
+        said, wanted = set(content_words(answer)), set(content_words(asked.reference))
+        share = len(said & wanted) / len(wanted) if wanted else 0.0
+        informative = 2 if share >= 2 / 3 else 1 if share else 0
+        return informative + (0 if words.objects([answer]) - known else 3)
+
     def _objects(self, text: str) -> Iterable[str]:
         return content_words(text) if self.words is None else self.words.objects([text])
 
@@ -105,10 +112,10 @@ class LanguageJudge:
         cache: str | Path | None = None,
         attempts: int = 3,
     ) -> None:
-        digest = hashlib.sha256(PROMPT.encode()).hexdigest()[:16]
+        digest = hashlib.sha256((COMPARE + RATE).encode()).hexdigest()[:16]
         self.about: Mapping[str, Any] = {**about, "prompt": digest}
         self._say = say
-        self._cache = cache
+        self._log = RowLog[Any](cache, self.about)
         self._attempts = attempts
 
     def compare(self, candidate: str, reference: str) -> ObjectScore:
@@ -117,40 +124,42 @@ class LanguageJudge:
         **Raises:** `ResultError` if no answer of the model could be read; what it said is in the
         message.
         """
-        step = hashlib.sha256(json.dumps([candidate, reference]).encode()).hexdigest()
-        with RowLog[dict[str, list[str]]](self._cache, self.about) as log:
-            if step not in log.known:
-                log.add(step, self._asked(candidate, reference))
-            found = log.known[step]
-        return ObjectScore(*(len(found[name]) for name in _LISTS))
+        prompt = fill(COMPARE, {"first": candidate, "second": reference})
+        found = self._known([candidate, reference], prompt, read_lists, "the lists " + LISTS)
+        return ObjectScore(*(len(found[name]) for name in LISTS.split(", ")))
 
-    def _asked(self, candidate: str, reference: str) -> dict[str, list[str]]:
-        told = {"<first>": candidate, "<second>": reference}
-        prompt = re.sub("<first>|<second>", lambda place: told[place[0]], PROMPT)
+    def rate(self, asked: Rated, answer: str) -> int:
+        """Have an answer rated from 0 to 6.
+
+        **Raises:** as `compare`.
+        """
+        told = {
+            "contents": ", ".join(asked.contents) or "not given",
+            "question": asked.question,
+            "reference": asked.reference,
+            "answer": answer,
+        }
+        return self._known([*told.values()], fill(RATE, told), read_rating, "a rating from 0 to 6")
+
+    def _known(self, step: list[str], prompt: str, read: Callable[[str], Any], wanted: str) -> Any:
+        """What was judged before, or is now; the file is read when something is not known."""
+        key = hashlib.sha256(json.dumps(step).encode()).hexdigest()
+        if key not in self._log.known:
+            with self._log as log:
+                if key not in log.known:
+                    log.add(key, self._asked(prompt, read, wanted))
+        return self._log.known[key]
+
+    def _asked(self, prompt: str, read: Callable[[str], Any], wanted: str) -> Any:
         said = ""
         for attempt in range(self._attempts):
             said = self._say(prompt, attempt)
-            if (found := _lists(said)) is not None:
+            if (found := read(said)) is not None:
                 return found
         raise ResultError(
-            f"the judge's answer is no JSON object with the lists {', '.join(_LISTS)}, "
-            f"{self._attempts} times; the last one was {said[:200]!r}"
+            f"the judge's answer is no JSON object with {wanted}, {self._attempts} times; the last "
+            f"one was {said[:200]!r}"
         )
-
-
-def _lists(said: str) -> dict[str, list[str]] | None:
-    """The three lists of an answer; None if it holds no such object."""
-    match = re.search(r"\{.*\}", said, re.DOTALL)
-    try:
-        found = json.loads(match[0]) if match else None
-    except ValueError:
-        return None
-    if not isinstance(found, dict) or set(found) != set(_LISTS):
-        return None
-    lists = list(found.values())
-    if not all(isinstance(one, list) and all(isinstance(w, str) for w in one) for one in lists):
-        return None
-    return {name: sorted({word.strip().lower() for word in found[name]}) for name in _LISTS}
 
 
 @final

@@ -22,7 +22,8 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
     """The results of a measurement by step, also written to a JSONL file if one is given.
 
     One writer at a time; each row carries a checksum and is on the disk when `add` returns. A line
-    that was cut short by a crash or a full disk is dropped: its step is done again.
+    that was cut short by a crash or a full disk is dropped: its step is done again. Entered again,
+    it reads what others have added since, and no more.
 
     **Arguments:**
 
@@ -38,6 +39,7 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
         self.about = json.loads(json.dumps(about))
         self.known: dict[str, Row] = {}
         self._file: FileIO | None = None
+        self._seen = (0, 0)  # which file on the disk, and how much of it is known
 
     def __enter__(self) -> "RowLog[Row]":
         if self.path is None:
@@ -63,19 +65,28 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
 
     def _open(self, path: Path, file: FileIO) -> None:
         _claim(path, file)
-        head = _line({"format": FORMAT, "about": self.about})
-        file.seek(0)
+        there = os.fstat(file.fileno())
+        number, length = self._seen
+        known = length if there.st_ino == number and there.st_size >= length else 0
+        self.known = self.known if known else {}
+        head = b"" if known else _line({"format": FORMAT, "about": self.about})
+        file.seek(known)
         found = file.read()
-        if head.startswith(found):  # new, or cut short in its first line
+        if not known and head.startswith(found):  # new, or cut short in its first line
             file.truncate(0)
             _write(file, head)
             sync(path.parent)
-            return
-        rows = _rows(path, found)
-        _refuse_other(path, next(rows), self.about)
+        else:
+            self._learn(path, found, 1 if not known else len(self.known) + 2)
+            file.truncate(known + found.rfind(b"\n") + 1)
+        self._seen = (there.st_ino, file.seek(0, os.SEEK_END))
+
+    def _learn(self, path: Path, found: bytes, first: int) -> None:
+        rows = _rows(path, found, first)
+        if first == 1:
+            _refuse_other(path, next(rows), self.about)
         for row in rows:
             self.known[row["step"]] = row["answers"]
-        file.truncate(found.rfind(b"\n") + 1)
 
     def add(self, step: str, answers: Row) -> None:
         """Keep what one step has found, anything that JSON can carry.
@@ -87,6 +98,7 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
             return
         try:
             _write(self._file, _line({"step": step, "answers": answers}))
+            self._seen = (self._seen[0], self._file.seek(0, os.SEEK_END))
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -134,24 +146,27 @@ def _sum(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _rows(path: Path, found: bytes) -> Any:
-    """The rows of a log, the head first; what follows the last end of a line was cut short."""
-    for number, line in enumerate(found.split(b"\n")[:-1], 1):
+def _rows(path: Path, found: bytes, first: int = 1) -> Any:
+    """The rows of a log from a line on; what follows the last end of a line was cut short.
+
+    The first line is the head.
+    """
+    for number, line in enumerate(found.split(b"\n")[:-1], first):
         try:
             row = json.loads(line.decode())
             total = row.pop("sum")
-            whole = total == _sum(row) and ("step" in row) == (number > 1)
+            sound = total == _sum(row) and ("step" in row) == (number > 1)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            whole, row = False, {}
-        if not whole and number == 1:
+            sound, row = False, {}
+        if not sound and number == 1:
             raise _other(path, "its first line does not say what it is about")
-        if not whole:
+        if not sound:
             raise ResultError(
                 f"line {number} of {path} is damaged: {told(line)}; remove that line, and its step "
                 "is done again"
             )
         yield row
-    if b"\n" not in found:
+    if first == 1 and b"\n" not in found:
         raise _other(path, "its first line does not say what it is about")
 
 
