@@ -41,7 +41,8 @@ demo: $(VENV)/.core ## from nothing to report.html: the toy LMM, its sinks, knoc
 
 test: $(VENV)/.dev ## all tests and notebooks, offline
 	$(call say,"Running the tests$(if $(NOTEBOOKS), and the notebooks) (offline).")
-	HF_HUB_OFFLINE=1 $(BIN)/pytest $(if $(NOTEBOOKS),--nbmake) tests $(NOTEBOOKS) $(WORKERS) $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(if $(NOTEBOOKS),--nbmake) tests $(NOTEBOOKS) $(WORKERS) \
+		--durations=10 $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## format, lint and types
 	$(call say,"Checking format and lint (ruff) and types (ty).")

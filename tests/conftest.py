@@ -7,9 +7,13 @@ import socket
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["OMP_NUM_THREADS"] = "1"  # notebooks and subprocesses inherit it
 
+import jaxtyping
 import pytest
 import torch
 
+from tests.checked import checked
+
+jaxtyping.jaxtyped = checked  # what the hook of --jaxtyping-packages writes before every function
 torch.set_num_threads(1)  # the same sums in the same order on every machine
 
 REACHED: list[str] = []

@@ -59,7 +59,7 @@ def family(request, zoo):
     with pytest.MonkeyPatch.context() as patch:
         # That a processor comes back from a folder is tested in families/test_processing.py.
         patch.setattr("vsink_interp.model.lmm_base.load_processor", lambda *_, **__: processor)
-        found = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1")
+        found = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1", check=False)
     found.sinks = SINKS
     return name, found
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
@@ -146,7 +146,7 @@ def _sum(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _rows(path: Path, found: bytes, first: int = 1) -> Any:
+def _rows(path: Path, found: bytes, first: int = 1) -> Iterator[Any]:
     """The rows of a log from a line on; what follows the last end of a line was cut short.
 
     The first line is the head.
