@@ -124,6 +124,7 @@ def test_another_format_is_refused(saved, tmp_path, name):
     [
         ("prompt_length", 10**9), ("prompt_length", 0), ("prompt_length", True), ("sight", "all"),
         ("images", []), ("images", [[[10**6, 10**6, None, []]]]), ("text", 3), ("records", [["a"]]),
+        ("windows", ["8"]), ("windows", [True]), ("windows", [0]),
     ],
 )  # fmt: skip
 def test_a_field_that_cannot_be_is_named(saved, tmp_path, field, value):

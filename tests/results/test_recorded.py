@@ -73,8 +73,15 @@ def test_entries_are_those_that_count_sample_after_sample():
     assert found.shape == (2, 5, len(rows))
     for place, (b, q) in enumerate(rows):
         assert torch.equal(found[..., place], VALUES[:, b, q])
-    with pytest.raises(vi.ResultError, match="depends on batch, query, key"):
-        RECORD.entries("batch", "query")
+
+
+def test_an_entry_that_counts_in_some_places_alone_is_nan_in_the_others():
+    found = RECORD.entries("batch", "query")
+    rows = [(b, q) for b in range(3) for q in range(4) if COUNTS[0, b, q].any()]
+    filled = MASKED.filled(np.nan)
+    expected = np.stack([filled[:, b, q] for b, q in rows], -1)
+    np.testing.assert_array_equal(found, expected)
+    assert found.isnan().any()
 
 
 def test_each_sample_is_read_at_places_of_its_own():

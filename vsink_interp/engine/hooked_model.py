@@ -44,6 +44,7 @@ class HookedModel:
         kind = self.config.model_type
         self.failed: dict[str, str] = {}
         self.unlike_heads = self.unlike_logits = ""
+        self.kinds = layer_kinds(self.config, self.layers)
         self.turns = turns_of(self.layers)
         with self.turns.hold():
             self._wrap(family, kind)
@@ -57,6 +58,7 @@ class HookedModel:
             taps_by_layer=tuple(
                 family.layer_taps or layer_taps_of(kind, layer) for layer in self.layers
             ),
+            windows=_windows(self.config, self.kinds),
             logits_scale=logits_scale_of(hf_model),
         )
         # Left to itself the pipeline inside would move the model to the first accelerator.
@@ -75,7 +77,6 @@ class HookedModel:
         self.n_vision_layers = (
             len(hf_model.get_submodule(family.vision_layers)) if family.vision_layers else 0
         )
-        self.kinds = layer_kinds(self.config, self.layers)
         self.points: tuple[dict[str, Envoy], ...] = tuple(
             {point.name: self._point(point, layer) for point in COMPUTED}
             for layer in range(self.n_layers)
@@ -340,3 +341,9 @@ def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:
     for layer in getattr(config, "cross_attention_layers", None) or ():
         kinds[layer] = "cross_attention"
     return tuple(kinds)
+
+
+def _windows(config: Any, kinds: tuple[str, ...]) -> tuple[int | None, ...]:
+    """The width of each layer's sliding window, the row itself included; empty if there is none."""
+    sliding = [kind == "sliding_attention" for kind in kinds]
+    return tuple(int(config.sliding_window) if s else None for s in sliding) if any(sliding) else ()

@@ -27,6 +27,21 @@ def prompt_mask(
     kind = hooked.kinds[layer]
     if kind == "full_attention" and layout.sight in ("causal", "cross-attention"):
         return None
+    mask = own_mask(hooked, kind, inputs)
+    if mask is None or isinstance(mask, Tensor):
+        return mask
+    raise CapabilityError(
+        f"attention in layer {layer} cannot be read or edited remotely: transformers makes no "
+        f"mask for it ({kind}, {layout.sight}); probe residuals there, or run it locally"
+    )
+
+
+def own_mask(hooked: HookedModel, kind: str, inputs: Mapping[str, Any]) -> Any:
+    """The mask over a prompt of layers that attend in this way, by transformers' own functions.
+
+    **Returns:** True where a row sees a key, batch 1 query key; None for a causal one without
+    padding; something else where transformers makes no mask of this form.
+    """
     ids = inputs["input_ids"]
     make = getattr(hooked.hf_model, "create_masks_for_generate", create_masks_for_generate)
     made = make(
@@ -39,17 +54,6 @@ def prompt_mask(
         **{name: inputs.get(name) for name in ("token_type_ids", "mm_token_type_ids")},
     )
     mask = made.get(kind, kind) if isinstance(made, Mapping) else made
-    if mask is None:  # a window that is wider than the prompt
-        return None
-    if not isinstance(mask, Tensor):
-        raise CapabilityError(
-            f"attention in layer {layer} cannot be read or edited remotely: transformers makes no "
-            f"mask for it ({kind}, {layout.sight}); probe residuals there, or run it locally"
-        )
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-
-
-def window(hooked: HookedModel, layer: int) -> int | None:
-    """The width of a layer's sliding window, the row itself included; None for no window."""
-    sliding = hooked.kinds[layer] == "sliding_attention"
-    return int(hooked.config.sliding_window) if sliding else None
+    if not isinstance(mask, Tensor) or mask.dtype == torch.bool:
+        return mask  # None, for one, where a window is wider than the prompt
+    return mask > torch.finfo(mask.dtype).min / 2

@@ -32,7 +32,8 @@ class SegmentShares(Result):
 
     - `mean`, `std`: over all pairs of a case and a token of its answer, of the mean over heads;
         0 to 1. The means sum to 1 if the groups partition the tokens.
-    - `count`: the share of the visible tokens that belong to the group, 0 to 1.
+    - `count`: the share of the visible tokens that belong to the group, 0 to 1, as a mean over
+        layers (some may see a window of tokens alone).
     - `groups`: the groups of keys.
     - `layers`: the layers.
     - `pairs`: the number of pairs.
@@ -87,15 +88,16 @@ def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
 
 def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
     """Per layer and (sample, token): the shares; and the share of visible tokens of each group."""
-    keep = run.answered
+    keep, layout, record = run.answered, run.layout, run.answering(probe)
     # A row that cannot see a group gives it 0: the shares of each row sum to 1.
-    values = run.answering(probe).values.float().mean(2)
-    seen = run.layout.visible(run.answer_rows)
-    counts = [
-        (run.layout.mask(group)[:, None] & seen).sum(-1)[keep]
-        if "sink" not in group
-        else torch.full((int(keep.sum()),), torch.nan)
-        for group in probe.groups
-    ]
-    total = seen.sum(-1)[keep]
-    return values[:, keep], torch.stack(counts, -1) / total[:, None]
+    values = record.values.float().mean(2)
+    windows = [layout.windows[at] if layout.windows else None for at in record.labels("layer")]
+    seen = {window: layout.visible(run.answer_rows, window)[keep] for window in {*windows}}
+    total = torch.stack([seen[window].sum(-1) for window in windows])
+    counts = [torch.full(total.shape, torch.nan) for _ in probe.groups]
+    for number, group in enumerate(probe.groups):
+        if "sink" not in group:
+            of_group = layout.mask(group)[:, None].expand(-1, keep.shape[1], -1)[keep]
+            found = torch.stack([(seen[window] & of_group).sum(-1) for window in windows])
+            counts[number] = found / total
+    return values[:, keep], torch.stack(counts, -1).mean(0)

@@ -29,7 +29,7 @@ class SinkValues(Result):
     - `segment`: the segment of each token, as an index into `tokens.groups.SEGMENTS`.
     - `image_phi`: phi of the image tokens alone, cases concatenated.
     - `attention`: the attention that each image token gets, 0 to 1: mean over heads and over the
-        rows of query and generated tokens that can see it.
+        rows of query and generated tokens that can see it; NaN where a window lets none see it.
     - `layers`, `tau`: the layers and the threshold.
     - `cases`, `about`: how many cases there were, and what they were.
     """

@@ -157,6 +157,7 @@ class Family:
     - `layer_taps`, `vision_taps`: the taps of one layer; hook points that are left out are refused.
         By default the decoder's depend on its language model: `decoders.layer_taps_of`.
     - `taps_by_layer`: the taps of every decoder layer, filled in when a model is opened.
+    - `windows`: the window of every decoder layer, None for one that sees all; filled in, too.
     - `logits_scale`: what a model multiplies the output of its unembedding by; filled in, too.
     - `refused`: hook points that the family cannot offer, and why.
     - `sight`: what a row sees besides the tokens before it.
@@ -194,6 +195,7 @@ class Family:
     merged: Literal["", "runs", "squares"] = ""
     layer_taps: LayerTaps | None = None
     taps_by_layer: tuple[LayerTaps, ...] = ()
+    windows: tuple[int | None, ...] = ()
     logits_scale: float = 1.0
     vision_taps: LayerTaps = field(default_factory=lambda: CLIP_LAYER)
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -230,6 +232,10 @@ class Family:
             "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
             "unembed.hook_out": Tap(self.head, "output", scale=self.logits_scale),
         }
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a row of a layer sees back from itself, itself included; None for all."""
+        return self.windows[layer] if self.windows else None
 
     def forward_order(self, template: str, layer: int | None) -> tuple[int, int, int]:
         """As `graph.forward_order`, with the taps of a decoder layer in this family's order."""

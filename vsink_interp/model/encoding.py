@@ -285,6 +285,7 @@ def lay_out(
         layout[3].bool(),
         family.sight,
         tuple(digest([row]) for row in zip(images, (r.text for r in rendered), strict=True)),
+        windows=family.windows,
     )
 
 

@@ -5,6 +5,7 @@ point; and the parts of a layer sum to what the layer adds to the residual strea
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..edits import Fn
+from ..engine import ATTENDING, own_mask
 from ..graph import HOOKS, EditGraph, HookPoint, find_hook
 from ..probes import Activation
+from ..tokens import Sight, TokenLayout
 
 PROMPT = "what is this"
 PARTS = ("hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
@@ -100,6 +103,34 @@ def unlike_logits(lmm: Any) -> str:
     return (
         f"{type(lmm.hf_model).__name__} does not make its logits of the final norm and the "
         "unembedding as far as they are known here, so residual vectors cannot be read as words"
+    )
+
+
+def own_sight(lmm: Any) -> Sight | None:
+    """What a row of a model sees besides the tokens before it, by transformers' own masks.
+
+    The first that fits the masks of a small prompt in every layer that attends to tokens; None if
+    none does. Nothing is computed but masks.
+    """
+    hooked, encoding = lmm.hooked, lmm.encode(noise(), PROMPT)
+    first = {kind: hooked.kinds.index(kind) for kind in hooked.kinds if kind in ATTENDING}
+    masks = {kind: own_mask(hooked, kind, encoding.inputs) for kind in first}
+    for sight in ("causal", "image blocks", "prefix"):
+        layout = replace(encoding.layout, sight=sight)
+        if all(_sees_so(layout, mask, hooked.family.window(first[k])) for k, mask in masks.items()):
+            return sight
+    return None
+
+
+def _sees_so(layout: TokenLayout, mask: Any, window: int | None) -> bool:
+    """Whether a mask is what a layout says that rows see; so it is where there is no tensor."""
+    rows = range(layout.length)
+    if mask is None:
+        return torch.equal(
+            layout.visible(rows, window), replace(layout, sight="causal").visible(rows)
+        )
+    return not isinstance(mask, Tensor) or torch.equal(
+        layout.visible(rows, window), mask[:, 0].cpu()
     )
 
 

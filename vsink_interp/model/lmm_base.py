@@ -1,6 +1,7 @@
 """The base of `LMM`: loading a model, its sizes, its self-check, and its hook points."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from ..graph.plan import Plan, plan
 from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
-from .identities import failed_here, unlike_heads, unlike_logits
+from .identities import failed_here, own_sight, unlike_heads, unlike_logits
 from .soundness import drops, made_by, refuse_parts
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
@@ -46,6 +47,8 @@ class LMMBase:
         self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self.backend = Backend(self.hooked)
+        if (check or form.inferred) and form.sight != "cross-attention":
+            self._learn_sight(form)
         if form.inferred and not self.hooked.weightless:
             _ = self.capabilities
         elif check and not form.inferred:
@@ -55,6 +58,17 @@ class LMMBase:
         if (check or form.inferred) and not self.hooked.weightless:
             self.hooked.unlike_heads = unlike_heads(self)
             self.hooked.unlike_logits = unlike_logits(self)
+
+    def _learn_sight(self, form: Family) -> None:
+        """Ask the model's own masks what a row sees, which no module of an unknown model tells."""
+        sight = own_sight(self)
+        if form.inferred and sight is not None:
+            self.hooked.family = replace(self.hooked.family, sight=sight)
+        elif sight != form.sight:
+            why = f"its masks are not those of {form.name}, whose rows see: {form.sight}"
+            self.hooked.failed |= dict.fromkeys(
+                (f"blocks.{{layer}}.attn.hook_{at}" for at in ("attn_scores", "pattern")), why
+            )
 
     @classmethod
     def from_pretrained(

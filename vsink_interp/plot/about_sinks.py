@@ -75,7 +75,7 @@ def phi_distribution(study: Study) -> str:
     found = sink_values(study.lmm, study.cases)
     below, above = found.image_phi[found.image_phi < found.tau], found.image_phi >= found.tau
     where = f"layers {found.layers[0]} to {found.layers[-1]}"
-    on_sinks = float(found.attention[above].sum() / found.attention.sum())
+    on_sinks = float(np.nansum(found.attention[above]) / np.nansum(found.attention))
     absent = "" if above.any() else note("None of these image tokens is a sink at these layers.")
     return (
         text(

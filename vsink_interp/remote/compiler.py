@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..engine.execute import RESID_PRE
 from ..engine.hooked_model import HookedModel
-from ..engine.masks import prompt_mask, window
+from ..engine.masks import prompt_mask
 from ..engine.row_program import PATTERN, ROT_K, ROT_Q, SCORES, Z, row_tiles
 from ..engine.run_state import Numbered, RunState, overlap
 from ..errors import CapabilityError
@@ -171,7 +171,7 @@ class Compiler:
             "ops": self.ops,
             "scaling": float(scaling),
             "scale": self.hooked.residual_scale(layer),
-            "window": window(self.hooked, layer),
+            "window": self.hooked.family.window(layer),
             "prefill": self._explicit(layer, self.programs.prefill, mask),
             "decode": self._explicit(layer, decode, None) if decode else None,
         }

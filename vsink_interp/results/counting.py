@@ -1,5 +1,7 @@
 """Which entries of a record count (padding and ended answers do not), and tokens' positions."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -33,22 +35,61 @@ def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
     record = record.only(asked[:, rows], "batch", "query")
     if {"key", "patch"} & {*record.axes}:
         axis = token_axis(record)
-        seen = layout.visible(rows)
-        if axis == "patch":
-            places = layout.positions("image")
-            index = places.clamp_min(0)[:, None].expand(-1, len(rows), -1)
-            seen = seen.gather(2, index) & (places >= 0)[:, None]
         size = record.values.shape[record.axis(axis)]
-        if size <= seen.shape[2]:  # else a probe's own axis, of which nothing is known
-            record = record.only(seen[:, :, :size], "batch", "query", axis)
-    if probe.about is not None:
-        seeing = layout.reached(layout.may_be(parse_group(probe.about)))[:, rows]
-        record = record.only(seeing, "batch", "query")
+        if size <= layout.length:  # else a probe's own axis, of which nothing is known
+
+            def tokens(window: int | None) -> Bool[Tensor, "batch row entry"]:
+                return _tokens_seen(layout, rows, axis, window)[:, :, :size]
+
+            record = _only_seen(record, layout, tokens, "batch", "query", axis)
+    if (about := probe.about) is not None:
+
+        def seeing(window: int | None) -> Bool[Tensor, "batch row"]:
+            return _groups_seen(layout, rows, (about,), window)[..., 0]
+
+        record = _only_seen(record, layout, seeing, "batch", "query")
     groups = getattr(probe, "groups", ())
     if groups and "segment" in record.axes:
-        reached = [layout.reached(layout.may_be(parse_group(group)))[:, rows] for group in groups]
-        record = record.only(torch.stack(reached, -1), "batch", "query", "segment")
+
+        def of_groups(window: int | None) -> Bool[Tensor, "batch row segment"]:
+            return _groups_seen(layout, rows, groups, window)
+
+        record = _only_seen(record, layout, of_groups, "batch", "query", "segment")
     return record
+
+
+def _only_seen(
+    record: Recorded,
+    layout: TokenLayout,
+    seen: Callable[[int | None], Bool[Tensor, "..."]],
+    *axes: str,
+) -> Recorded:
+    """The record in which only what a row can see counts, in layers with a window within it."""
+    if not layout.windows or "layer" not in record.axes:
+        return record.only(seen(None), *axes)
+    windows = [layout.windows[layer] for layer in record.labels("layer")]
+    known = {window: seen(window) for window in dict.fromkeys(windows)}
+    if len(known) == 1:
+        return record.only(*known.values(), *axes)
+    return record.only(torch.stack([known[window] for window in windows]), "layer", *axes)
+
+
+def _tokens_seen(
+    layout: TokenLayout, rows: list[int], axis: str, window: int | None
+) -> Bool[Tensor, "batch row entry"]:
+    seen = layout.visible(rows, window)
+    if axis != "patch":
+        return seen
+    places = layout.positions("image")
+    index = places.clamp_min(0)[:, None].expand(-1, len(rows), -1)
+    return seen.gather(2, index) & (places >= 0)[:, None]
+
+
+def _groups_seen(
+    layout: TokenLayout, rows: list[int], groups: Sequence[str], window: int | None
+) -> Bool[Tensor, "batch row group"]:
+    found = [layout.reached(layout.may_be(parse_group(group)), window) for group in groups]
+    return torch.stack([one[:, rows] for one in found], -1)
 
 
 def _without_rows(record: Recorded, layout: TokenLayout) -> Recorded:

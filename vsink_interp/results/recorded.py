@@ -161,21 +161,20 @@ class Recorded:
         """The entries that count, with some axes flattened into one last axis.
 
         `entries("batch", "query")` of `[layer batch head query]` is `[layer head row]`: the rows
-        that count, samples concatenated.
-
-        **Raises:** `ResultError` if which entries count depends on other axes too.
+        that count, samples concatenated. One that counts only at some places along the other axes
+        (rows of a layer with a window, which cannot see the image) is NaN at the others.
         """
         last = [self.axis(name) for name in names]
         order = [i for i in range(len(self.axes)) if i not in last] + last
-        values = self.values.permute(order).flatten(len(order) - len(last))
+        n_others = len(order) - len(last)
         if self.counts is None:
-            return values
+            return self.values.permute(order).flatten(n_others)
         counts = self.counts.permute(order)
-        if any(size > 1 for size in counts.shape[: len(order) - len(last)]):
-            others = [a for a, n in zip(self.axes, self.counts.shape, strict=True) if n > 1]
-            raise ResultError(f"which entries count depends on {', '.join(others)}: name them all")
         sizes = [self.values.shape[i] for i in last]
-        return values[..., counts.expand(*counts.shape[: -len(last)], *sizes).flatten()]
+        some = counts.flatten(0, n_others - 1).any(0) if n_others else counts
+        varies = any(size > 1 for size in counts.shape[:n_others])
+        values = (self.masked if varies else self.values).permute(order).flatten(n_others)
+        return values[..., some.expand(sizes).flatten()]
 
     def only(self, chosen: Bool[Tensor, "..."], *names: str) -> "Recorded":
         """The same record, in which only chosen entries count.

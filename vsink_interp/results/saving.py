@@ -24,6 +24,7 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
         "images": [[_saved(span) for span in row] for row in layout.images],
         "sight": layout.sight,
         "digests": layout.digests,
+        "windows": layout.windows,
     }
 
 
@@ -40,6 +41,7 @@ def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Token
         meta.get("sight", "causal"),
         tuple(meta.get("digests", ())),
         n_given=meta.get("n_given", 0),
+        windows=tuple(meta.get("windows", ())),
     )
 
 

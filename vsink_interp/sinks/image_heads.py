@@ -90,7 +90,7 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
     """Rank the heads over all query and generated rows of runs that recorded `head_probes`.
 
     Rows count once: padding, what follows the end of a shorter answer, and rows before the image
-    are left out.
+    are left out; in a layer with a sliding window, so are rows that cannot see the image there.
 
     **Raises:** `InputError` if no run is given; `ResultError` if a run lacks those probes, or has
     them at other layers than the first run.
@@ -102,7 +102,8 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
     ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
     chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
     layers = runs[0][probes[0]].labels("layer")
-    return HeadRanking(ratio.nanmean(-1), mass.mean(-1), chosen.float().mean(-1), layers, rho)
+    selected = chosen.sum(-1) / (~mass.isnan()).sum(-1)
+    return HeadRanking(ratio.nanmean(-1), mass.nanmean(-1), selected, layers, rho)
 
 
 def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:

@@ -44,8 +44,15 @@ def check_layout(layout: TokenLayout) -> None:
             )
         if any(not 0 < span.size <= LARGEST for span in images):
             raise LayoutError("images: a grid without patches, or with more than an image has")
+    _check_windows(layout.windows)
     if layout.sight not in get_args(Sight):
         raise LayoutError(f"sight: {layout.sight!r} is none of {', '.join(get_args(Sight))}")
+
+
+def _check_windows(windows: tuple[int | None, ...]) -> None:
+    for window in windows:
+        if window is not None and (type(window) is not int or not 0 < window <= LARGEST):
+            raise LayoutError(f"windows: {window!r} is neither a number of tokens nor None")
 
 
 def tensor_within(tensor: torch.Tensor, least: int, most: int) -> bool:

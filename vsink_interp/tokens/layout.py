@@ -45,6 +45,8 @@ class TokenLayout:
     - `separators`: tokens that come with an image and are no patches of it: ends of rows, marks
         around tiles; each also belongs to a segment. None where there are none.
     - `sight`: what a row sees besides the tokens before it.
+    - `windows`: of each layer, how many tokens a row sees back from itself, itself included; None
+        for all. Empty if no layer has a window.
     - `digests`: a name for the images and the text of each prompt, by which random choices tell
         samples apart; empty for a layout that was made by hand.
     - `n_given`: how many tokens of an answer are given and read with the prompt; they count as
@@ -60,6 +62,7 @@ class TokenLayout:
     sight: Sight = "causal"
     digests: tuple[str, ...] = ()
     n_given: int = 0
+    windows: tuple[int | None, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -270,27 +273,39 @@ class TokenLayout:
                 f"first the keys, then the rows that attend to them. The prompt is: {self._line(0)}"
             )
 
-    def reached(self, keys: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
-        """The rows that may attend to at least one of these keys."""
-        seen = keys.cumsum(-1) > 0
-        if self.sight == "prefix":
-            prompt = torch.arange(self.length, device=seen.device) < self.prompt_length
-            seen = seen | (keys & prompt).any(-1, keepdim=True) & prompt
-        elif self.sight == "image blocks":
-            same = self.image_index[:, :, None] == self.image_index[:, None]
-            inside = same & (self.image_index >= 0)[:, None]
-            seen = seen | (inside & keys[:, None]).any(-1)
-        return seen & (self.segments != PAD)
+    def reached(
+        self, keys: Bool[Tensor, "batch token"], window: int | None = None
+    ) -> Bool[Tensor, "batch token"]:
+        """The rows that may attend to at least one of these keys, in layers with this window."""
+        if self.sight in ("prefix", "image blocks"):
+            seen = self.visible(range(self.length), window)
+            return (seen & keys[:, None]).any(-1)
+        before = keys.cumsum(-1)
+        if window is not None:
+            left = torch.nn.functional.pad(before, (window, 0))[:, : self.length]
+            before = before - left
+        return (before > 0) & (self.segments != PAD)
 
-    def visible(self, rows: Sequence[int]) -> Bool[Tensor, "batch row token"]:
-        """Which tokens each of some rows may attend to; nothing of padding, in either place."""
-        at, places = torch.tensor(list(rows), dtype=torch.long), torch.arange(self.length)
+    def visible(
+        self, rows: Sequence[int], window: int | None = None
+    ) -> Bool[Tensor, "batch row token"]:
+        """Which tokens each of some rows may attend to; nothing of padding, in either place.
+
+        **Arguments:**
+
+        - `window`: that of the layer, one of `windows`; by default all that some layer lets see.
+        """
+        device = self.segments.device
+        at = torch.tensor(list(rows), dtype=torch.long, device=device)
+        places = torch.arange(self.length, device=device)
         seen = (places <= at[:, None])[None]
-        if self.sight == "prefix":
-            seen = seen | ((at[:, None] < self.prompt_length) & (places < self.prompt_length))
-        elif self.sight == "image blocks":
+        if self.sight == "image blocks":
             same = self.image_index[:, at, None] == self.image_index[:, None]
             seen = seen | (same & (self.image_index >= 0)[:, None])
+        if window is not None:
+            seen = seen & (places > at[:, None] - window)
+        if self.sight == "prefix":  # whose prompt no window cuts
+            seen = seen | ((at[:, None] < self.prompt_length) & (places < self.prompt_length))
         real = self.segments != PAD
         return seen & real[:, None] & real[:, at, None]
 

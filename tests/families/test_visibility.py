@@ -1,0 +1,129 @@
+"""Which tokens a row sees: by the zeros of transformers' eager attention, windows and all."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests.families.decoders import LEARNED_SINKS, SINKS, WINDOWS, around
+from tests.families.test_families import PROMPTS, SHOWN, attending, batch, lmm as named
+from vsink_interp.families import family_of, infer
+from vsink_interp.model.identities import own_sight
+from vsink_interp.probes import AttentionMaps, Contribution, Pattern, SegmentMass
+
+WINDOWED = {
+    "mistral": ("LLaVA-1.5", {"sliding_window": 8}),
+    "gpt_oss": ("InternVL", LEARNED_SINKS["gpt_oss"]),
+    "gemma2": ("PaliGemma", {**WINDOWS, "head_dim": 16, "attn_logit_softcapping": None}),
+    "gemma3_text": ("Gemma 3", {**WINDOWS, "head_dim": 16}),
+}
+"""Decoders with sliding windows in families that see causally, prefixes and image blocks."""
+MODELS = (*SHOWN, *WINDOWED)
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@cache
+def lmm(name):
+    if name in SHOWN:
+        return named(name, "eager")
+    family, sizes = WINDOWED[name]
+    model, processor = around(name, family, attention="eager", **sizes)
+    return vi.LMM(model, processor, sinks=SINKS, check=False)
+
+
+def ragged(name):
+    """Prompts of different length, with answers of one length behind them."""
+    model = lmm(name)
+    if name in SHOWN:
+        encoding = batch(name)[1]
+    else:
+        images, texts = zip(*(PROMPTS[one] for one in ("wide", "two", "one")), strict=True)
+        encoding = model.encode(list(images), list(texts))
+    answer = torch.arange(30, 36).expand(encoding.layout.batch, -1)
+    return model, encoding.with_answer(answer)
+
+
+@cache
+def seen(name):
+    """What rows of real tokens give some attention to: `[layer batch row token]`."""
+    model, encoding = ragged(name)
+    with torch.no_grad():
+        found = model.hf_model(**encoding.inputs, output_attentions=True).attentions
+    layers = attending(model)
+    found = [found[at] for at in layers] if len(found) == model.n_layers else found
+    real = encoding.inputs["attention_mask"].bool()
+    there = torch.stack([(one > 0).any(1) & real[:, :, None] for one in found])
+    return model, encoding, layers, there
+
+
+@every_model
+def test_a_row_sees_what_eager_attention_gives_something(name):
+    _, longer, layers, expected = seen(name)
+    layout = longer.layout
+    rows = range(layout.length)
+    windows = [layout.windows[at] if layout.windows else None for at in layers]
+    got = torch.stack([layout.visible(rows, window) for window in windows])
+    assert torch.equal(got, expected)
+    if name in WINDOWED or layout.windows:
+        assert any(windows)
+        assert any(not torch.equal(one, layout.visible(rows)) for one in got)
+    for group in ("image", "query", "bos query", "generated"):
+        keys = layout.mask(group)
+        reached = torch.stack([layout.reached(keys, window) for window in windows])
+        assert torch.equal(reached, (expected & keys[:, None]).any(-1)), group
+
+
+@every_model
+def test_of_a_record_counts_what_a_row_sees(name):
+    model, longer, layers, expected = seen(name)
+    image = longer.layout.mask("image")
+    asked = {
+        "pattern": Pattern("all", layers),
+        "maps": AttentionMaps("all", layers),
+        "mass": SegmentMass("all", layers, groups=("image", "query")),
+    }
+    if not model.hooked.gating:
+        asked["added"] = Contribution("all", layers)
+    run = model.run(longer, graph=vi.EditGraph(*asked.values()))
+
+    def counts(what):
+        record = run[asked[what]]
+        record = record.taken("head", [0]) if "head" in record.axes else record
+        wide = record.counts.expand(record.values.shape)
+        return wide.squeeze(record.axis("head")) if "head" in record.axes else wide
+
+    assert torch.equal(counts("pattern"), expected)
+    if "added" in asked:
+        assert torch.equal(counts("added"), expected)
+    of_image = counts("maps")
+    for sample, places in enumerate(image):
+        assert torch.equal(of_image[:, sample, :, : places.sum()], expected[:, sample][..., places])
+    groups = torch.stack(
+        [(expected & longer.layout.mask(g)[:, None]).any(-1) for g in ("image", "query")], -1
+    )
+    assert torch.equal(counts("mass"), groups)
+
+
+@every_model
+def test_a_models_own_masks_tell_what_its_family_says(name):
+    model = lmm(name)
+    assert own_sight(model) == model.hooked.family.sight
+
+
+@pytest.mark.parametrize("name", ["Gemma 3", "LLaVA-NeXT"])
+def test_an_unknown_model_is_asked_for_its_masks(name):
+    model = lmm(name)
+    form = replace(infer(model.hf_model, model.processor), opening="", template="{content}")
+    found = vi.LMM(model.hf_model, model.processor, sinks=SINKS, family=form)
+    assert found.hooked.family.sight == model.hooked.family.sight
+    assert found.encode(*PROMPTS["one"]).layout.sight == model.hooked.family.sight
+
+
+def test_masks_that_no_rule_here_makes_are_refused():
+    model = named("Gemma 3", "eager")
+    form = replace(family_of(model.hf_model, model.processor), sight="prefix")
+    found = vi.LMM(model.hf_model, model.processor, sinks=SINKS, family=form)
+    with pytest.raises(vi.CapabilityError, match="masks are not those of Gemma 3"):
+        found.run(*PROMPTS["one"], Pattern())
