@@ -70,7 +70,7 @@ def _only_seen(
     windows = [layout.windows[layer] for layer in record.labels("layer")]
     known = {window: seen(window) for window in dict.fromkeys(windows)}
     if len(known) == 1:
-        return record.only(*known.values(), *axes)
+        return record.only(known[windows[0]], *axes)
     return record.only(torch.stack([known[window] for window in windows]), "layer", *axes)
 
 
