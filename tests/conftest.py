@@ -11,6 +11,7 @@ import jaxtyping
 import pytest
 import torch
 
+from tests import plain_process
 from tests.checked import checked
 
 jaxtyping.jaxtyped = checked  # what the hook of --jaxtyping-packages writes before every function
@@ -96,6 +97,12 @@ def offline():
         patch.setattr(socket, "socket", GuardedSocket)
         patch.setattr(socket, "getaddrinfo", guarded_resolve)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_processes_end():
+    yield
+    plain_process.end()
 
 
 @pytest.fixture(autouse=True, scope="session")

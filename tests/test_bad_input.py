@@ -1,17 +1,14 @@
 """Mistakes that users make: each is an error that says what to write instead."""
 
 import copy
-import subprocess
-import sys
 import traceback
-from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import Float
 
 import vsink_interp as vi
-from tests import nodes, tiny
+from tests import nodes, plain_process, tiny
 
 
 @pytest.fixture
@@ -258,8 +255,5 @@ assert all(np.array_equal(np.asarray(one), np.asarray(image)) for one in cases.i
 def test_values_of_other_types_are_refused_or_right(tmp_path):
     """In a process of its own: here annotations are checked, and would refuse them before us."""
     program = OTHER_TYPES.replace("PATH", repr(str(tmp_path / "a.png")))
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = plain_process.run(program)
     assert done.returncode == 0, done.stderr

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 import vsink_interp as vi
-from tests import tiny
+from tests import plain_process, tiny
 from vsink_interp.model.session import Job
 
 GRAPH = vi.Knockout("image -> query", ":2") | vi.probes.SegmentMass()
@@ -216,7 +215,8 @@ graph = vi.EditGraph.load("graph.json", trusted=("mine_only",))
 assert type(graph[0]).__name__ == "Doubled"
 assert vi.EditGraph.load("graph.json") == graph
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    done = plain_process.run(code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_chart_holds_no_markup_of_a_graph():
@@ -247,4 +247,5 @@ except vi.InputError as error:
 
 def test_numbers_and_words_that_are_none_are_our_errors():
     """Outside the tests' own checks of annotations, as a user meets it."""
-    subprocess.run([sys.executable, "-c", USERS], check=True, timeout=120)
+    done = plain_process.run(USERS)
+    assert done.returncode == 0, done.stderr

@@ -123,6 +123,59 @@ def test_a_run_inside_a_hook_of_a_run_is_refused_and_both_go_on(hook):
     assert torch.equal(lmm.run(encoding).logits, want)
 
 
+@pytest.mark.parametrize("n_models", [2, 3])
+def test_threads_that_would_wait_for_each_other_are_refused(n_models):
+    """Each runs its model and, inside a hook, the next one's; one of them is told, all go on."""
+    models = [tiny.fresh() for _ in range(n_models)]
+    encoding, together = tiny.encode(), threading.Barrier(n_models, timeout=30)
+
+    def ask_the_next(own):
+        def inside(value, hook):
+            del value, hook
+            together.wait()
+            models[(own + 1) % n_models].run(encoding)
+
+        return models[own].run(encoding, graph=vi.Fn("hook_resid_mid", inside, layers=1))
+
+    refused = []
+
+    def work(own):
+        try:
+            ask_the_next(own)
+        except vi.CapabilityError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(n_models)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    assert len(refused) == 1 and "wait for each other" in refused[0]
+    want = tiny.plain(tiny.lmm(), encoding)
+    assert all(torch.equal(model.run(encoding).logits, want) for model in models)
+
+
+def test_another_model_inside_a_hook_is_waited_for():
+    """Where nobody waits for the one that asks, it is no circle."""
+    one, other, encoding = tiny.fresh(), tiny.fresh(), tiny.encode()
+    inside, want, got = threading.Event(), tiny.plain(tiny.lmm(), encoding), []
+
+    def ask(value, hook):
+        del value, hook
+        inside.set()
+        got.append(other.run(encoding).logits)
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.alone():
+            run = pool.submit(one.run, encoding, graph=vi.Fn("hook_resid_mid", ask, layers=1))
+            assert inside.wait(30)
+            assert torch.equal(other.run(encoding).logits, want)
+            assert not run.done()
+        assert torch.equal(run.result(30).logits, want)
+    assert torch.equal(got[0], want)
+
+
 @pytest.mark.parametrize("graph", ["cut", "resid", "contrast"])
 def test_a_plain_call_in_another_thread_sees_nothing_of_a_run(graph):
     """And the run nothing of it: its layers are visited in the middle of a decode step."""

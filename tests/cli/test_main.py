@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vsink_interp as vi
+from tests import plain_process
 from vsink_interp.cli.main import app
 
 
@@ -249,24 +250,26 @@ def test_no_option_that_nnsight_would_read():
         assert "--verbose" not in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "report"])
-def test_no_room_for_a_report_is_said_before_the_work(tmp_path, command):
+@pytest.mark.parametrize("command", ["demo", "report", "attend"])
+def test_no_room_for_a_file_is_said_before_the_work(tmp_path, command):
     """A limit on the size of files stands in for a full disk."""
     image = tmp_path / "mine.png"
     toy_scene = vi.toy.scene(9).image
     toy_scene.save(image)
-    more = ["--image", str(image), "--prompt", "what?"] if command == "report" else []
-    out = tmp_path / "out" / "report.html"
+    more = {
+        "demo": [],
+        "report": ["--image", str(image), "--prompt", "what?"],
+        "attend": [str(image), "what?"],
+    }[command]
+    out = tmp_path / "out" / ("maps.png" if command == "attend" else "report.html")
     out.parent.mkdir()
     code = (
         "import resource, sys, vsink_interp.cli.figures as figures, vsink_interp.cli.main as main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))\n"
         "figures.open_model = lambda model: sys.exit('the work began')\n"
         f"main.app({[command, *more, '--out', str(out)]!r})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = plain_process.run(code)
     assert done.returncode == 1
     assert "vsink: " in done.stderr and "cannot be written" in done.stderr
     assert list(out.parent.iterdir()) == []

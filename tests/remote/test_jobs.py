@@ -1,14 +1,10 @@
 """Sessions, and jobs that another process collects."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import vsink_interp as vi
-from tests import tiny
+from tests import plain_process, tiny
 from vsink_interp.model.session import Job
 
 GRAPH = vi.Knockout("image -> query generated", ":2") | vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
@@ -69,17 +65,8 @@ def test_queue_messages_reach_the_user(lmm, loopback):
 def test_a_saved_job_is_collected_by_another_process(lmm, loopback, tiny_dir, tmp_path):
     job = asked(lmm, loopback.server()).submit()
     job.save(tmp_path / "job.json")
-    script = tmp_path / "collect.py"
-    script.write_text(COLLECT)
-    command = [
-        sys.executable,
-        str(script),
-        str(tmp_path / "job.json"),
-        str(tiny_dir),
-        str(tmp_path),
-    ]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run(command, env=env, check=True, timeout=120)
+    done = plain_process.run(COLLECT, tmp_path / "job.json", tiny_dir, tmp_path)
+    assert done.returncode == 0, done.stderr
     here = job.collect(lmm)
     for number, run in enumerate(here):
         there = vi.Run.load(tmp_path / str(number))

@@ -1,6 +1,7 @@
 """`vsink eval`: benchmarks with interventions off and on."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,8 +89,9 @@ def _write(folder: Path, found: "Evaluation") -> None:
 
     write_text(folder / "scores.json", json.dumps(found.to_json(), ensure_ascii=False, indent=1))
     write_text(folder / "changes.html", evaluation(found))
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        rows: Sequence[dict[str, object]] = [vars(row) for row in found.rows]
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    rows: Sequence[dict[str, object]] = [vars(row) for row in found.rows]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "scores.csv", table.getvalue())

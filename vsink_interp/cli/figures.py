@@ -1,5 +1,6 @@
 """`vsink demo`, `report` and `attend`: commands that write figures to a file."""
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ ScenesOption = Annotated[
 ]
 REPORT_SIZE = 8 * 2**20
 """More bytes than a report has; they are set aside before the work."""
+FIGURE_SIZE = 2 * 2**20
 FIGURES = (".pdf", ".png", ".svg")
 
 
@@ -82,17 +84,20 @@ def attend(
         raise InputError(f"{str(out)!r} is no figure: end it with one of {', '.join(FIGURES)}")
     check_folder(out)
     shown, asked = read_input(image, prompt, seed)
-    lmm = open_model(model)
-    maps = vi.experiments.word_maps(
-        lmm,
-        shown,
-        asked,
-        graph=vi.EditGraph(),
-        layers=_numbers(lmm, layers),
-        max_new_tokens=max_new_tokens,
-        sinks=_has_sinks(lmm),
-    )
-    vi.plot.overlay(maps, words=word).savefig(out)
+    with reserved(out, FIGURE_SIZE) as write:
+        lmm = open_model(model)
+        maps = vi.experiments.word_maps(
+            lmm,
+            shown,
+            asked,
+            graph=vi.EditGraph(),
+            layers=_numbers(lmm, layers),
+            max_new_tokens=max_new_tokens,
+            sinks=_has_sinks(lmm),
+        )
+        drawn = io.BytesIO()
+        vi.plot.overlay(maps, words=word).savefig(drawn, format=out.suffix[1:])
+        write(drawn.getvalue())
     found = {"model": lmm.name, "answer": maps.answer, "words": list(maps.words)}
     show({**found, "layers": list(maps.layers), "figure": str(out)}, as_json)
 

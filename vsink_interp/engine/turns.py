@@ -18,6 +18,14 @@ class _Run:
 
 
 @final
+class _Holder:
+    """A thread that holds a lock."""
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+
+
+@final
 class Turns:
     """The lock of one model or tokenizer, and whether a run of it is going on.
 
@@ -31,12 +39,48 @@ class Turns:
         self._lock = RLock()
         # Weak: an interrupt in the very moment in which a run ends does not make it last.
         self._running: ref[_Run] | None = None
+        self._holder: ref[_Holder] | None = None
+
+    @property
+    def holder(self) -> int | None:
+        """The thread that holds the lock."""
+        held = None if self._holder is None else self._holder()
+        return None if held is None else held.thread
 
     @contextmanager
     def hold(self) -> Generator[None]:
-        """Acquire the lock, waiting if necessary; a thread that has it may acquire it again."""
-        with self._lock:
-            yield
+        """Acquire the lock, waiting if necessary; a thread that has it may acquire it again.
+
+        **Raises:** `CapabilityError` where it would be waited for without end.
+        """
+        this = _Holder()
+        try:
+            self._queue(this.thread)
+            with self._lock:
+                _awaited.pop(this.thread, None)
+                before = self._holder
+                try:
+                    self._holder = ref(this)
+                    yield
+                finally:
+                    self._holder = before
+        finally:
+            _awaited.pop(this.thread, None)
+
+    def _queue(self, thread: int) -> None:
+        """Say that a thread waits, unless who holds the lock waits, by whatever way, for it."""
+        with _asking:
+            other, seen = self.holder, set[int]()
+            while other not in (None, thread) and other not in seen:
+                seen.add(other)
+                other = _awaited[other].holder if other in _awaited else None
+            if seen and other == thread:
+                raise CapabilityError(
+                    "threads would wait for each other without end: each has one model (inside a "
+                    "hook of its run, or by alone()) and asks for another's; run the other model "
+                    "before or after, or give each thread models of its own"
+                )
+            _awaited[thread] = self
 
     @contextmanager
     def run(self) -> Generator[None]:
@@ -44,7 +88,7 @@ class Turns:
 
         **Raises:** `CapabilityError` inside a run of it in the same thread.
         """
-        with self._lock:
+        with self.hold():
             if self._running is not None and self._running() is not None:
                 raise CapabilityError(
                     "this is a run inside a hook of a run of the same model, which would lose its "
@@ -59,6 +103,8 @@ class Turns:
 
 
 _turns: WeakKeyDictionary[Any, Turns] = WeakKeyDictionary()
+_awaited: dict[int, Turns] = {}
+"""What each waiting thread waits for."""
 _asking = Lock()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from ..errors import InputError, unknown
+from ..storage import write_text
 from .dims import SinkDims
 
 STATUSES: Final = ("published", "inferred", "third-party", "found")
@@ -137,4 +138,4 @@ def add(entry: CatalogueEntry, file: str | Path) -> None:
 
 def _write(rows: Iterable[CatalogueEntry], path: Path) -> None:
     found = [asdict(entry) for entry in rows]
-    path.write_text(json.dumps({"format": 1, "entries": found}, indent=1) + "\n")
+    write_text(path, json.dumps({"format": 1, "entries": found}, indent=1) + "\n")

@@ -31,7 +31,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def reserved(path: str | Path, size: int) -> Generator[Callable[[str], None]]:
+def reserved(path: str | Path, size: int) -> Generator[Callable[[str | bytes], None]]:
     """Make room for a file before the work that fills it; gives what writes it, whole.
 
     **Arguments:**
@@ -44,10 +44,10 @@ def reserved(path: str | Path, size: int) -> Generator[Callable[[str], None]]:
     target = Path(path)
     part = target.with_name(f".{target.name[:100]}.{uuid4().hex[:12]}.part")
 
-    def write(text: str) -> None:
+    def write(content: str | bytes) -> None:
         try:
-            with part.open("r+", encoding="utf-8") as file:
-                file.write(text)
+            with part.open("r+b") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.truncate()
                 file.flush()
                 os.fsync(file.fileno())
