@@ -129,6 +129,13 @@ def test_words_have_all_of_their_letters_and_rows(kind, text, words):
     for word in found:
         if text.count(word.text) == 1:
             assert {*by_bytes(kind, text, word.text)} <= {*word.rows}
+    decode = lmm.processor.tokenizer.batch_decode
+    alone = replace(
+        run, words=tuple(tuple(decode([[i] for i in row])) for row in run.ids), text=text
+    )
+    spoken = ex.spoken_words(alone)
+    assert [word.text for word in spoken] == words
+    assert [word.rows for word in spoken] == [word.rows for word in found]
 
 
 @both

@@ -223,7 +223,8 @@ def test_one_image_of_several_is_drawn():
     run = model.generate(shown, prompt, probe, max_new_tokens=2)
     with pytest.raises(vi.InputError, match=r"2 images: say which.*number=0 to 1"):
         vi.plot.overlay(run, shown[1])
-    maps = run.of(run.answering(probe), "image[1]").mean("layer").values[0, 0]
+    (first, *_), *_ = [word.rows for word in ex.spoken_words(run)]
+    maps = run.of(run.answering(probe), "image[1]").mean("layer").values[0, first]
     figure = vi.plot.overlay(run, shown[1], number=1, words=[0])
     rows, columns = run.layout.images[0][1].grid
     drawn = figure.axes[0].images[-1].get_array()

@@ -185,6 +185,33 @@ def test_a_stopping_criterion_is_that_of_generate():
     assert run.layout.mask("generated").sum(-1).tolist() == [3, N, N, N, N]
 
 
+@pytest.mark.parametrize("graph", [None, PROBES])
+@pytest.mark.parametrize("which", ["criterion", "string"])
+def test_what_fills_up_a_shorter_answer_may_be_the_end_token(which, graph):
+    """Answers are cut by a stop rule in a batch whose padding is the end token, as in Qwen2-VL."""
+    lmm, encoding = tiny.lmm(), tiny.batch()
+    free = lmm.generate(encoding, max_new_tokens=N).generated
+    cut, end = int(free[2, 2]), int(free[0, 4])
+    given = {"pad_token_id": end, "eos_token_id": end}
+    if which == "string":
+        given |= {"stop_strings": letters().decode([cut]), "tokenizer": letters()}
+        ends = {cut, end}
+    else:
+        given |= {"stopping_criteria": [AfterThree()]}
+        ends = {end}
+    run = lmm.generate(encoding, graph=graph, max_new_tokens=N, **given)
+    same(run, plain(lmm, encoding, **given))
+    lengths = run.layout.mask("generated").sum(-1).tolist()
+    expected = [
+        next((at + 1 for at, id_ in enumerate(row) if id_ in ends), N) for row in free.tolist()
+    ]
+    if which == "criterion":
+        expected[0] = min(expected[0], 3)
+    assert lengths == expected
+    assert len(set(lengths)) > 1
+    assert min(lengths) < run.generated.shape[1]
+
+
 def test_padding_that_was_meant_is_no_end():
     """Without an end there is nothing to fill up: token 0 is an answer like any other."""
     lmm = tiny.fresh()

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,22 @@ def test_overlay_of_a_run(sunk):
     assert len(boxes(figure.axes[0])) == int((phi >= sunk.sinks.tau).any(0).sum()) > 0
     assert not boxes(plot.overlay(run, image, most=2).axes[0])
     opened(plot.overlay(run))
+
+
+def test_overlay_of_a_run_names_words_and_not_tokens(sunk):
+    """Two tokens of one word share a column: the mean of their rows."""
+    image, probe = vi.toy.scene(0).image, vi.probes.AttentionMaps(layers="2:")
+    run = sunk.generate(image, "describe the image", probe, max_new_tokens=6)
+    (first, second), rest = run.text.split()[:2], run.text.split()[2:]
+    joined = replace(run, text=" ".join([first + second, *rest]))
+    figure = plot.overlay(joined, image, words=[0])
+    assert figure.axes[0].get_title() == first + second
+    rows = run.answer_rows[:2]
+    maps = run.of(probe, "image").values[:, 0]
+    maps = maps[:, run[probe].places("query", rows)].mean((0, 1))
+    drawn = figure.axes[0].images[-1].get_array()
+    strength = (maps / maps.max()).reshape(run.layout.images[0][0].grid).numpy()
+    np.testing.assert_allclose(drawn[..., 3], 0.9 * strength**0.6, atol=0.02)
 
 
 def test_overlay_of_one_pass_has_one_panel(sunk):

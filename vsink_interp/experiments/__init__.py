@@ -5,6 +5,7 @@ from .answers import (
     answer_words as answer_words,
     answers as answers,
     naming_rows as naming_rows,
+    spoken_words as spoken_words,
 )
 from .cases import Cases as Cases
 from .compressed import (

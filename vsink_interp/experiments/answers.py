@@ -40,7 +40,60 @@ def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
     What a script writes without spaces (Chinese, Japanese, Thai) is one word up to the next
     punctuation.
     """
-    text, spans = _spans(lmm, run, sample)
+    return _joined(*_spans(lmm, run, sample))
+
+
+def spoken_words(run: Run) -> tuple[AnswerWord, ...]:
+    """As `answer_words`, of a run of one prompt whose model is not at hand.
+
+    Each token is looked for in the answer's text behind the one before it; tokens that hold but
+    parts of letters have the letters between their neighbours. Where the run did not generate
+    the answer but was given it, its text is not known, and each token is a word.
+    """
+    rows = run.answer_rows
+    pieces = [run.words[0][row + 1] for row in rows]
+    if run.layout.length == run.layout.first_pass:
+        return tuple(AnswerWord(piece.strip(), (row,)) for row, piece in enumerate(pieces))
+    text = run.text if isinstance(run.text, str) else run.text[0]
+    return _joined(text, _placed(text, pieces))
+
+
+def _placed(text: str, pieces: list[str]) -> list[tuple[int, int]]:
+    """From where to where in a text each piece stands, spaces before it included.
+
+    A piece that is not in the text has no length.
+    """
+    spans: list[tuple[int, int]] = []
+    stop, parts = 0, []  # the pieces before this one that hold but parts of letters
+    for number, piece in enumerate([*pieces, text]):
+        spans.append((stop, stop))
+        if _UNFINISHED in piece:
+            parts.append(number)
+            continue
+        sought = piece.strip()
+        start = len(text) if number == len(pieces) else text.find(sought, stop)
+        if not sought or start < 0 or not (parts or not text[stop:start].strip()):
+            continue
+        for part, span in zip(parts, _shared(text, stop, start, len(parts)), strict=True):
+            spans[part] = span
+        spans[-1] = (start if parts else stop, start + len(sought))
+        stop, parts = spans[-1][1], []
+    return spans[:-1]
+
+
+def _shared(text: str, start: int, stop: int, parts: int) -> list[tuple[int, int]]:
+    """Which letters tokens write that hold parts of letters: byte by byte, if each is a byte."""
+    before = start
+    places: list[tuple[int, int]] = []
+    for at in range(start, stop):
+        if not text[at].isspace():
+            places += [(before, at + 1)] * len(text[at].encode())
+            before = at + 1
+    return places if len(places) == parts else [(start, stop)] * parts
+
+
+def _joined(text: str, spans: list[tuple[int, int]]) -> tuple[AnswerWord, ...]:
+    """The words that tokens write, by where each token stands in the text."""
     words: list[tuple[int, int, list[int]]] = []
     for row, (start, stop) in enumerate(spans):
         if not any(map(_of_word, text[start:stop])):

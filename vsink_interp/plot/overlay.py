@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from PIL import ImageEnhance
 
 from ..errors import InputError, ResultError
-from ..experiments import WordMaps
+from ..experiments import WordMaps, spoken_words
 from ..metrics import FUNCTION_WORDS
 from ..model import ImageInput, as_image
 from ..probes import AttentionMaps, SinkValue
-from ..results import Run
+from ..results import Recorded, Run
 from ..tokens import ImageSpan
 from .style import new_figure
 
@@ -195,10 +196,7 @@ def _of_run(run: Run, image: ImageInput | None, tau: float | None, number: int |
     record = run[probe]
     number = _number(run, number)
     span = run.layout.images[0][number]
-    rows = [row for row in run.answer_rows if row in record.labels("query")]
-    labels = [run.words[0][row + 1].strip() for row in rows] if rows else ["all rows"]
-    values = run.of(record, f"image[{number}]").mean("layer").values[0]
-    values = values[record.places("query", rows)] if rows else values.nanmean(0, keepdim=True)
+    labels, values = _by_word(run, run.of(record, f"image[{number}]").mean("layer"))
     layers = record.labels("layer")
     drawn = list(span.tokens_of())
     sinks = _sinks(run, number, tau, layers)[drawn]
@@ -206,7 +204,24 @@ def _of_run(run: Run, image: ImageInput | None, tau: float | None, number: int |
     note = f"mean over heads, {_layers(layers)}{told}"
     shown = None if image is None else as_image(image)
     maps = ((run.model, values[:, drawn].numpy()),)
-    return Heat(shown, _whole(span), tuple(labels), maps, sinks, note)
+    return Heat(shown, _whole(span), labels, maps, sinks, note)
+
+
+def _by_word(
+    run: Run, record: Recorded
+) -> tuple[tuple[str, ...], Float[torch.Tensor, "word token"]]:
+    """The words of the answer, and of each the mean over the rows that predict its tokens."""
+    recorded = set(record.labels("query"))
+    words = [
+        (word.text, [row for row in (run.answer_rows[at] for at in word.rows) if row in recorded])
+        for word in spoken_words(run)
+    ]
+    kept = [(text, rows) for text, rows in words if rows]
+    values = record.values[0]
+    if not kept:
+        return ("all rows",), values.nanmean(0, keepdim=True)
+    means = [values[record.places("query", rows)].nanmean(0) for _, rows in kept]
+    return tuple(text for text, _ in kept), torch.stack(means)
 
 
 def _recorded(run: Run, kind: type) -> Any:
