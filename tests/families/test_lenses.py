@@ -26,8 +26,8 @@ def test_the_lens_at_the_last_block_is_the_model_s_prediction(name):
     run = model.run(encoding, graph=probe)
     wanted = logits(model.hf_model, encoding).float().softmax(-1)
     best = wanted[:, list(run[probe].labels("query"))].max(-1)
-    assert torch.equal(run[probe].values[0, ..., 0, 0].long(), best.indices)
-    assert float((run[probe].values[0, ..., 0, 1] - best.values).abs().max()) < 1e-4
+    assert torch.equal(run[probe, "word"].values[0, ..., 0], best.indices)
+    assert float((run[probe].values[0, ..., 0] - best.values).abs().max()) < 1e-4
 
 
 @with_image_tokens

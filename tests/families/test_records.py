@@ -91,7 +91,7 @@ REDUCED = {
     "pattern": (probes.Pattern, ("query", "key")),
     "contribution": (probes.Contribution, ("query", "key")),
     "ratio": (probes.NonSinkRatio, ("query",)),
-    "phi": (probes.SinkValue, ("query",)),
+    "phi": (probes.SinkValue, ("token",)),
     "logits": (probes.Logits, ("query",)),
 }
 

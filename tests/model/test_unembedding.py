@@ -7,7 +7,7 @@ from torch import nn
 import vsink_interp as vi
 from tests import nodes, tiny
 from vsink_interp import experiments
-from vsink_interp.model.unembedding import _gain
+from vsink_interp.model.unembedding import _gain, token_id
 
 
 def last_resid():
@@ -59,21 +59,49 @@ def test_a_norm_that_centres_is_refused():
         _gain(nn.LayerNorm(8), 8)
 
 
-@pytest.mark.parametrize("token", ["red disc", 10**6, -1])
+@pytest.mark.parametrize("token", [10**6, -1])
 def test_what_is_no_token_is_refused(token):
     with pytest.raises(vi.InputError, match="is not one token"):
         vi.readout(tiny.lmm()).direction(token)
 
 
-def test_a_word_that_the_tokenizer_does_not_know_is_refused():
-    lmm, image = tiny.lmm(), tiny.image()
-    pair = (image, "what is this"), (tiny.image(3), "what is this")
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("whitish", r"'whitish' is no token of this model.*<unk>"),
+        ("red disc", r"'red disc' is not one token.*\['red', 'disc'\]"),
+    ],
+)
+def test_a_word_that_is_no_token_is_refused_everywhere(word, told):
+    """Whether the tokenizer does not know it or reads several tokens, which are shown."""
+    lmm, image, asked = tiny.lmm(), tiny.image(), "what is this"
+    pair = (image, asked), (tiny.image(3), asked)
+    gradient = vi.probes.Gradient("hook_resid_pre", of=f"logit of 'red' - {word!r} at last")
     for ask in (
-        lambda: vi.readout(lmm).direction("whitish"),
-        lambda: experiments.logit_attribution(lmm, image, "what is this", "whitish"),
-        lambda: experiments.word_lens(lmm, image, "what is this", ["red", "whitish"]),
-        lambda: experiments.patching(lmm, *pair, token="whitish", against="red"),
+        lambda: vi.readout(lmm).direction("red", word),
+        lambda: experiments.logit_attribution(lmm, image, asked, word),
+        lambda: experiments.logit_attribution(lmm, image, asked, "red", against=word),
+        lambda: experiments.word_lens(lmm, image, asked, ["red", word]),
+        lambda: experiments.patching(lmm, *pair, token=word, against="red"),
+        lambda: lmm.run(image, asked, vi.probes.TokenProbability(tokens=("red", word))),
+        lambda: lmm.run(image, asked, gradient),
     ):
-        with pytest.raises(vi.InputError, match=r"'whitish' is no token of this model.*<unk>"):
+        with pytest.raises(vi.InputError, match=told):
             ask()
     assert vi.readout(lmm).token("<unk>") == 3
+
+
+def test_a_word_that_begins_with_a_space_is_hinted_at():
+    """As in GPT-2's vocabulary: `red` is two tokens, ` red` one."""
+
+    class Spaced:
+        unk_token = unk_token_id = None
+
+        def encode(self, text, **_):
+            return [7] if text == " red" else [1, 2]
+
+        def decode(self, ids):
+            return {1: "re", 2: "d"}[ids[0]]
+
+    with pytest.raises(vi.InputError, match=r"\['re', 'd'\]; ' red', with the space"):
+        token_id(Spaced(), "red", 64)

@@ -38,14 +38,40 @@ def image_rows():
 @pytest.mark.parametrize(("at", "shift"), [("post", 1), ("pre", 0)])
 def test_the_lens_is_norm_unembedding_and_softmax(at, shift):
     probe = probes.LogitLens(top_k=4, at=at)
-    record = tiny.lmm().run(tiny.encode(), graph=probe)[probe]
-    assert record.axes == ("layer", "batch", "query", "rank", "field")
-    assert record.labels("field") == ("token", "probability")
+    run = tiny.lmm().run(tiny.encode(), graph=probe)
+    record, words = run[probe], run[probe, "word"]
+    assert record.axes == words.axes == ("layer", "batch", "query", "rank")
     for layer in range(tiny.LAYERS):
         want = said(plain()[1][layer + shift])[:, image_rows()].topk(4)
-        assert torch.equal(record.values[layer, ..., 0].long(), want.indices)
-        assert nodes.apart(record.values[layer, ..., 1], want.values) < 1e-5
-    assert float(record.values[..., 1].std()) > 0.01
+        assert torch.equal(words.values[layer], want.indices)
+        assert nodes.apart(record.values[layer], want.values) < 1e-5
+        texts = tiny.tokenizer().convert_ids_to_tokens(want.indices[0, 3].tolist())
+        assert words.at(layer=layer).words[0, 3].tolist() == texts
+    assert float(record.values.std()) > 0.01
+
+
+def test_words_are_a_record_of_their_own(tmp_path):
+    """Also selected, as a table, saved, and where a row does not count."""
+    lens = probes.LogitLens("query", layers="2:", top_k=2)
+    run = tiny.lmm().run(tiny.batch("short", "one image"), graph=lens)
+    words = run[lens, "word"]
+    rows = words.labels("query")
+    taken = words.sel(layer=[3], query=rows[-2:])
+    assert taken.words.shape == (1, 2, 2, 2)
+    said = tiny.tokenizer().convert_ids_to_tokens(int(words.values[1, 1, -1, 0]))
+    assert taken.words[0, 1, 1, 0] == words.at(layer=3, query=rows[-1], rank=0).words[1] == said
+    assert words.words[0, 0, 0, 0] == ""  # a row of padding
+    assert run.of(words, "query").axes == ("layer", "batch", "token", "rank")
+    run.save(tmp_path)
+    again = vi.Run.load(tmp_path)
+    assert (again[lens, "word"].words == words.words).all()
+    assert torch.equal(again[probes.LogitLens].values, run[lens].values)
+    with pytest.raises(vi.ResultError, match="holds numbers, not words"):
+        _ = run[lens].words
+    with pytest.raises(vi.ResultError, match="no part 'id'"):
+        _ = run[lens, "id"]
+    pytest.importorskip("pandas")
+    assert words.to_pandas().word.isin(tiny.tokenizer().get_vocab()).all()
 
 
 def test_in_the_middle_of_a_block_the_lens_reads_what_the_second_norm_is_given():
@@ -56,10 +82,10 @@ def test_in_the_middle_of_a_block_the_lens_reads_what_the_second_norm_is_given()
         model(**tiny.encode().inputs)
     handle.remove()
     probe = probes.LogitLens(layers=2, top_k=3, at="mid")
-    found = tiny.lmm().run(tiny.encode(), graph=probe)[probe].values[0]
+    run = tiny.lmm().run(tiny.encode(), graph=probe)
     want = said(kept[0])[:, image_rows()].topk(3)
-    assert torch.equal(found[..., 0].long(), want.indices)
-    assert nodes.apart(found[..., 1], want.values) < 1e-5
+    assert torch.equal(run[probe, "word"].values[0], want.indices)
+    assert nodes.apart(run[probe].values[0], want.values) < 1e-5
     assert nodes.apart(said(kept[0]), said(plain()[1][3])) > 1e-3
 
 
@@ -68,17 +94,20 @@ def test_at_the_last_block_the_lens_is_the_model_s_prediction():
     run = tiny.lmm().run(tiny.encode(), graph=probe)
     rows = list(run[probe].labels("query"))
     want = plain()[3].softmax(-1)[:, rows].max(-1)
-    assert torch.equal(run[probe].values[0, :, :, 0, 0].long(), want.indices)
-    assert nodes.apart(run[probe].values[0, :, :, 0, 1], want.values) < 1e-5
+    assert torch.equal(run[probe, "word"].values[0, :, :, 0], want.indices)
+    assert nodes.apart(run[probe].values[0, :, :, 0], want.values) < 1e-5
 
 
 def test_the_probability_of_words_is_that_of_the_whole_vocabulary():
-    probe = probes.TokenProbability("all", (1, 3), tokens=(9, 30))
+    word = tiny.tokenizer().convert_ids_to_tokens(9)
+    probe = probes.TokenProbability("all", (1, 3), tokens=(word, 30))
     record = tiny.lmm().run(tiny.encode(), graph=probe)[probe]
     for i, layer in enumerate((1, 3)):
         want = said(plain()[1][layer + 1])[..., [9, 30]]
         assert nodes.apart(record.values[i], want) < 1e-5
-    assert record.labels("token") == (9, 30)
+    assert record.axes == ("layer", "batch", "query", "word")
+    assert record.labels("word") == (word, 30)
+    assert vi.EditGraph.from_json(probe.to_json()) == vi.EditGraph(probe)
     assert float(record.values.max()) > 0.05
 
 
@@ -94,8 +123,8 @@ def test_rows_beyond_one_chunk_agree(monkeypatch):
 def test_the_lens_follows_an_answer():
     lmm, probe = tiny.lmm(), probes.LogitLens("generated", top_k=1)
     run = lmm.generate(tiny.encode(), graph=probe, max_new_tokens=4)
-    assert run[probe].values.shape == (tiny.LAYERS, 1, 3, 1, 2)
-    assert run[probe].values[-1, 0, :, 0, 1].min() > 0
+    assert run[probe].values.shape == (tiny.LAYERS, 1, 3, 1)
+    assert run[probe].values[-1, 0, :, 0].min() > 0
 
 
 def test_the_lens_sees_the_stream_behind_an_edit():
@@ -103,7 +132,7 @@ def test_the_lens_sees_the_stream_behind_an_edit():
     flipped = vi.Fn("hook_resid_post", lambda x, hook: -x, layers=2)  # noqa: ARG005 (TL's call)
     run = tiny.lmm().run(tiny.encode(), graph=flipped | probe)
     want = said(-plain()[1][3])[:, image_rows()].max(-1)
-    assert torch.equal(run[probe].values[0, :, :, 0, 0].long(), want.indices)
+    assert torch.equal(run[probe, "word"].values[0, :, :, 0], want.indices)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +140,8 @@ def test_the_lens_sees_the_stream_behind_an_edit():
     [
         (lambda: probes.LogitLens(top_k=0), "at least one word"),
         (lambda: probes.LogitLens(top_k=True), "a whole number"),
-        (lambda: probes.TokenProbability(tokens=()), "a tuple of ids"),
-        (lambda: probes.TokenProbability(tokens=(True,)), "gives the id of a word"),
+        (lambda: probes.TokenProbability(tokens=()), "a tuple of words"),
+        (lambda: probes.TokenProbability(tokens=(True,)), "or of their ids"),
         (lambda: probes.Projection(hook="attn.hook_z", direction=(1.0,)), "is not one of"),
         (lambda: probes.LogitAttribution(direction=(1.0,), groups=()), "groups is a tuple"),
     ],

@@ -46,6 +46,8 @@ def checked_record(node: Probe, value: Tensor, measured: Any, site: Site) -> Ten
     **Raises:** `CapabilityError` if it does not have the axes that the probe declares.
     """
     sizes = dict(zip(site.hook.axes, value.shape, strict=False))
+    if "query" in sizes and "query" not in node.axes:
+        sizes["token"] = sizes["query"]  # what is measured is each token's own
     if not isinstance(measured, Tensor):
         found = type(measured).__name__
     elif measured.ndim != len(node.axes):

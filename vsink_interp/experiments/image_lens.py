@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL.Image import Image
 
+from ..errors import InputError
 from ..graph import Graphlike, Layers, as_graph
-from ..model import LMM, ImageInput, token_id
+from ..model import LMM, ImageInput
 from ..probes import LogitLens, TokenProbability
 from ..results import Run
 from ..tokens import ImageSpan
@@ -94,16 +94,14 @@ def image_lens(
     """
     probe = LogitLens("image", layers, top_k=top_k)
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
-    record = run.of(probe, "image[0]")
-    values = record.values[:, 0, list(run.layout.images[0][0].tokens_of())]
-    ids: Int[torch.Tensor, "layer patch rank"] = values[..., 0].long()
+    span, whole = run.layout.images[0][0], list(run.layout.images[0][0].tokens_of())
+    record, said = run.of(probe, "image[0]"), run.of(run[probe, "word"], "image[0]")
     words = tuple(
-        tuple(tuple(word.strip() for word in _words(lmm, patch)) for patch in layer)
-        for layer in ids.tolist()
+        tuple(tuple(word.strip() for word in patch) for patch in layer)
+        for layer in said.words[:, 0, whole].tolist()
     )
-    return ImageLens(
-        shown, run.layout.images[0][0], record.labels("layer"), words, values[..., 1].numpy()
-    )
+    probability = record.values[:, 0, whole].numpy()
+    return ImageLens(shown, span, record.labels("layer"), words, probability)
 
 
 def word_lens(
@@ -121,11 +119,11 @@ def word_lens(
 
     - `words`: each one token of the model.
 
-    **Raises:** `InputError` for a word of several tokens.
+    **Raises:** `InputError` for a word of several tokens, or none that the tokenizer knows.
     """
-    tokenizer, size = lmm.processor.tokenizer, lmm.hooked.config.vocab_size
-    ids = tuple(token_id(tokenizer, word, size) for word in words)
-    probe = TokenProbability("image", layers, tokens=ids)
+    if isinstance(words, str):
+        raise InputError(f"words is a list: words=[{words!r}]")
+    probe = TokenProbability("image", layers, tokens=tuple(words))
     shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
     record = run.of(probe, "image[0]")
     values = record.values[:, 0, list(run.layout.images[0][0].tokens_of())]
@@ -141,7 +139,3 @@ def word_lens(
 def _run(lmm: LMM, image: ImageInput, prompt: str, graph: Graphlike) -> tuple[Image, Run]:
     encoding = lmm.encode(image, prompt)
     return encoding.images[0][0], lmm.run(encoding, graph=graph)
-
-
-def _words(lmm: LMM, ids: list[int]) -> list[str]:
-    return lmm.processor.tokenizer.batch_decode([[i] for i in ids])

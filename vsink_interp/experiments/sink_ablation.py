@@ -124,5 +124,5 @@ def sink_ablation(
 
 def _sinks(run: Run, probe: SinkValue, tau: float) -> Int[np.ndarray, " case"]:
     record = run[probe]
-    rows = run.layout.mask("image")[:, list(record.labels("query"))]
+    rows = run.layout.mask("image")[:, list(record.labels("token"))]
     return ((record.values >= tau) & rows).sum((0, 2)).numpy()

@@ -79,7 +79,7 @@ def sink_values(
 
 
 def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> tuple[np.ndarray, ...]:
-    phi = run[value].entries("batch", "query")
+    phi = run[value].entries("batch", "token")
     # The last token of an answer, which has no row of its own, is the only one without phi.
     segments = run.layout.segments[run.layout.read] - 1
     image = run.of(value, "image").entries("batch", "token")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..graph import EditGraph, Graphlike, Probe, as_graph
-from ..results import Recorded, Run, counted
+from ..results import WORD, Recorded, Run, counted, rows_of
 from ..tokens import PAD, TokenLayout
 from .encoding import Encoding
 from .messages import is_conversation
@@ -103,7 +103,8 @@ def joined(runs: list[Run], filling: tuple[int, str]) -> Run:
     probes = {repr(node): node for node in runs[0].graph if isinstance(node, Probe)}
 
     def record(name: str) -> Recorded:
-        probe = probes.get(name) or probes[name.rpartition("#")[0]]
+        own = name.removesuffix(WORD)
+        probe = probes.get(own) or probes[own.rpartition("#")[0]]
         found = _record([run.records.get(name) for run in runs], runs, shifts)
         return counted(found, probe, layout)
 
@@ -148,15 +149,14 @@ def _record(found: list[Recorded | None], runs: list[Run], shifts: list[int]) ->
     """The records of one probe along `batch`; rows and keys by the token that they are of."""
     given = next(record for record in found if record is not None)
     coords: dict[str, tuple] = dict(given.coords)
+    along = rows_of(given)
     labels = [
-        []
-        if record is None or "query" not in record.axes
-        else [q + s for q in record.labels("query")]
+        [] if record is None or along is None else [q + s for q in record.labels(along)]
         for record, s in zip(found, shifts, strict=True)
     ]
     queries = sorted({query for each in labels for query in each})
-    if "query" in given.axes:
-        coords["query"] = tuple(queries)
+    if along is not None:
+        coords[along] = tuple(queries)
     sizes = {
         axis: max(
             record.values.shape[i] + (s if axis == "key" else 0)
@@ -164,7 +164,7 @@ def _record(found: list[Recorded | None], runs: list[Run], shifts: list[int]) ->
             if record is not None
         )
         for i, axis in enumerate(given.axes)
-    } | ({"query": len(queries)} if "query" in given.axes else {})
+    } | ({} if along is None else {along: len(queries)})
     fill = torch.nan if given.values.is_floating_point() else -1
     parts = []
     for record, run, s, own in zip(found, runs, shifts, labels, strict=True):
@@ -172,14 +172,16 @@ def _record(found: list[Recorded | None], runs: list[Run], shifts: list[int]) ->
         shape = [(sizes | batch)[axis] for axis in given.axes]
         part = given.values.new_full(shape, fill)
         if record is not None:
-            part[_where(record, queries, own, s)] = record.values
+            rows = {} if along is None else {along: [queries.index(query) for query in own]}
+            part[_where(record, rows, s)] = record.values
         parts.append(part)
-    return Recorded(torch.cat(parts, given.axis("batch")), given.axes, coords)
+    known = [record.vocabulary or {} for record in found if record is not None]
+    words = {id_: word for each in known for id_, word in each.items()} or None
+    return Recorded(torch.cat(parts, given.axis("batch")), given.axes, coords, vocabulary=words)
 
 
-def _where(record: Recorded, queries: list[int], own: list[int], shift: int) -> tuple[Any, ...]:
-    """Where a record lies in the joined one."""
-    index: Mapping[str, list[int]] = {"query": [queries.index(query) for query in own]}
+def _where(record: Recorded, index: Mapping[str, list[int]], shift: int) -> tuple[Any, ...]:
+    """Where a record lies in the joined one; `index` has the places of its rows."""
     places = []
     for i, axis in enumerate(record.axes):
         size = record.values.shape[i]

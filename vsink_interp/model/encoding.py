@@ -147,9 +147,9 @@ def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
     if several and isinstance(prompt, str) and IMAGE not in prompt and marker not in prompt:
         placed = f"{' '.join([IMAGE] * len(image))} {prompt}"
         raise InputError(
-            f"{len(image)} images beside a prompt that does not place them. One prompt about "
-            f"all of them reads run(images, {placed!r}); a batch with one image per prompt reads "
-            f"run(images, [prompt] * {len(image)})"
+            f"{len(image)} images beside a prompt that does not place them, which may mean two "
+            f"things. The same prompt about each of them: run(images, [{prompt!r}] * {len(image)}). "
+            f"One prompt about all of them: run(images, {placed!r})"
         )
 
 

@@ -14,7 +14,7 @@ from ..engine import Outcome, turns_of
 from ..errors import CapabilityError, InputError, LayoutError
 from ..graph import HOOKS, CacheEdit, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan, plan
-from ..results import Recorded, Run, counted
+from ..results import Recorded, Run, counted, split_words
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .contrast_inputs import second_passes
@@ -125,7 +125,8 @@ def _read(
         words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())
         texts = [text.strip() for text in decode(new, skip_special_tokens=True)]
     text = texts if run_request.encoding.batched else texts[0]
-    records = _records(outcome, run_request.graph, layout)
+    with turns_of(lmm.processor.tokenizer).hold():
+        records = split_words(_records(outcome, run_request.graph, layout), decode)
     found = lmm.sinks_or_none
     return Run(
         ids.cpu(),

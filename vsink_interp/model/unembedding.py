@@ -91,13 +91,24 @@ def token_id(tokenizer: Any, token: str | int, size: int) -> int:
     ids = list(tokenizer.encode(token, add_special_tokens=False)) if text else [token]
     if len(ids) != 1 or not 0 <= ids[0] < size:
         pieces = [tokenizer.decode([i]) for i in ids] if text else ids
-        raise InputError(f"{token!r} is not one token of this model's {size}: it is {pieces}")
+        raise InputError(
+            f"{token!r} is not one token of this model's {size}: it is {pieces}"
+            + _spaced(tokenizer, token)
+        )
     if text and ids[0] == tokenizer.unk_token_id and token.strip() != tokenizer.unk_token:
         raise InputError(
             f"{token!r} is no token of this model: its tokenizer reads {tokenizer.unk_token!r}; "
             "take a word that it knows"
         )
     return ids[0]
+
+
+def _spaced(tokenizer: Any, token: str | int) -> str:
+    """A hint for vocabularies in which a word begins with the space before it."""
+    if isinstance(token, int) or token.startswith(" "):
+        return ""
+    one = len(tokenizer.encode(f" {token}", add_special_tokens=False)) == 1
+    return f"; {f' {token}'!r}, with the space before it, is one" if one else ""
 
 
 def readout(lmm: LMM) -> Readout:

@@ -5,7 +5,7 @@ nostalgebraist (2020), *interpreting GPT: the logit lens*; on image tokens Neo e
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, Literal, final
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Site, freeze
+from ..graph import Site, TokenOf, freeze
+from ..results import FIELDS
 from .row_probe import RowProbe
 
 CHUNK = 64
@@ -73,11 +74,18 @@ def _probabilities(
 @final
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """The most likely words of each token at each layer: `[layer batch query rank field]`.
+    """The most likely words of each token at each layer: two records `[layer batch query rank]`.
 
-    `field` holds the word's id (a whole number, exact in fp32) and its probability, 0 to 1.
-    Probabilities of the whole vocabulary are never stored. `experiments.image_lens` turns the
-    record into words over the image's grid.
+    `run[lens]` holds probabilities, 0 to 1; `run[lens, "word"]` the ids of the words, whose
+    `words` are their texts. Probabilities of the whole vocabulary are never stored.
+    `experiments.image_lens` turns both into words over the image's grid.
+
+    ```python
+    lens = vi.probes.LogitLens("image", layers=5, top_k=3)
+    run = lmm.run(image, "What is this?", lens)
+    run[lens, "word"].at(layer=5).words[0]                   # by image token and rank
+    run[lens].at(layer=5).values[0]                          # their probabilities
+    ```
 
     **Arguments:**
 
@@ -85,7 +93,7 @@ class LogitLens(Lens):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "rank", "field")
-    labels: ClassVar[dict[str, tuple[str, ...]]] = {"field": ("token", "probability")}
+    labels: ClassVar[dict[str, tuple[str, ...]]] = {"field": FIELDS}
 
     _: KW_ONLY
     top_k: int = 5
@@ -109,41 +117,56 @@ class LogitLens(Lens):
 @final
 @dataclass(frozen=True)
 class TokenProbability(Lens):
-    """The probability of given words at each token and layer: `[layer batch query token]`.
+    """The probability of given words at each token and layer: `[layer batch query word]`.
 
     Jiang et al. (2024) use its largest value over image tokens and layers as the model's internal
     confidence that an object is in the image.
 
     **Arguments:**
 
-    - `tokens`: the ids of the words.
+    - `tokens`: the words, each one token of the model, or their ids.
+
+    **Raises:** `NotationError` for what is neither; when run, `InputError` for a word that is
+    several tokens, or none that the tokenizer knows.
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "token")
+    axes: ClassVar[tuple[str, ...]] = ("batch", "query", "word")
 
     _: KW_ONLY
-    tokens: tuple[int, ...]
+    tokens: tuple[str | int, ...]
+    ids: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         Lens.__post_init__(self)
         freeze(self, "tokens")
         listed = isinstance(self.tokens, tuple) and self.tokens
-        if not listed or not all(type(id_) is int and id_ >= 0 for id_ in self.tokens):
+        if not listed or not all(map(_is_word, self.tokens)):
             raise NotationError(
-                f"tokens={self.tokens!r}: a tuple of ids of words, from 0 on; readout(lmm).token "
-                "gives the id of a word"
+                f"tokens={self.tokens!r}: a tuple of words, as in ('cup', 'table'), or of their "
+                "ids, from 0 on"
             )
 
     @property
-    def labels(self) -> dict[str, tuple[int, ...]]:
-        """The ids along the axis `token`."""
-        return {"token": self.tokens}
+    def labels(self) -> dict[str, tuple[str | int, ...]]:
+        """The words along the axis `word`, as they were given."""
+        return {"word": self.tokens}
+
+    @override
+    def worded(self, token: TokenOf) -> "TokenProbability":
+        given = [word for word in self.tokens if isinstance(word, str)]
+        known = {word: token(word) for word in given}
+        ids = tuple(known[one] if isinstance(one, str) else one for one in self.tokens)
+        return replace(self, ids=ids)
 
     @override
     def measure(self, value: Tensor, site: Site) -> Tensor:
         return self._read(value, site, self._of_tokens)
 
     def _of_tokens(self, probability: Float[Tensor, "row vocab"]) -> Float[Tensor, "row token"]:
-        if max(self.tokens) >= probability.shape[-1]:
+        if max(self.ids) >= probability.shape[-1]:
             raise NotationError(f"tokens={self.tokens}: there are {probability.shape[-1]} words")
-        return probability[:, list(self.tokens)]
+        return probability[:, list(self.ids)]
+
+
+def _is_word(given: object) -> bool:
+    return (type(given) is int and given >= 0) or (isinstance(given, str) and bool(given.strip()))

@@ -15,7 +15,7 @@ from .row_probe import RowProbe
 @final
 @dataclass(frozen=True)
 class SinkValue(RowProbe):
-    """phi of each token entering a layer: `[layer batch query]`.
+    """phi of each token entering a layer: `[layer batch token]`.
 
     Kang et al. (2025), equation A-3 of docs/papers.md: the largest absolute RMS-normalised residual
     over the sink dimensions, between 0 and the square root of d_model.
@@ -26,7 +26,7 @@ class SinkValue(RowProbe):
     """
 
     hook: ClassVar[str] = "hook_resid_pre"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "query")
+    axes: ClassVar[tuple[str, ...]] = ("batch", "token")
 
     rows: str = "all"
     _: KW_ONLY

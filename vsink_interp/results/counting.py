@@ -9,14 +9,15 @@ from torch import Tensor
 from ..errors import ResultError
 from ..graph import Probe
 from ..tokens import TokenLayout, parse_group
-from .recorded import Recorded
+from .recorded import Recorded, row_axis
 
 
 def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
     """The record, told which of its entries count.
 
-    - `query`: rows of the group that the probe asks for, that are no padding, that the sample
-        alone would have had too, and that can see what the probe is about;
+    - `query`, or `token` of a token's own value: rows of the group that the probe asks for, that
+        are no padding, that the sample alone would have had too, and that can see what the probe
+        is about;
     - `key`, and `patch` beside `query` (the image tokens of a sample in order): keys that there
         are and that the row can see;
     - `segment`: groups of which the row can see a token;
@@ -28,11 +29,12 @@ def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
     """
     if "batch" not in record.axes or record.values.shape[record.axis("batch")] != layout.batch:
         return record
-    if "query" not in record.axes:
+    along = rows_of(record)
+    if along is None:
         return _without_rows(record, layout)
-    rows = list(record.labels("query"))
+    rows = list(record.labels(along))
     asked = layout.read if probe.targets is None else layout.read & layout.mask(probe.targets[0])
-    record = record.only(asked[:, rows], "batch", "query")
+    record = record.only(asked[:, rows], "batch", along)
     if {"key", "patch"} & {*record.axes}:
         axis = token_axis(record)
         size = record.values.shape[record.axis(axis)]
@@ -41,20 +43,20 @@ def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
             def tokens(window: int | None) -> Bool[Tensor, "batch row entry"]:
                 return _tokens_seen(layout, rows, axis, window)[:, :, :size]
 
-            record = _only_seen(record, layout, tokens, "batch", "query", axis)
+            record = _only_seen(record, layout, tokens, "batch", along, axis)
     if (about := probe.about) is not None:
 
         def seeing(window: int | None) -> Bool[Tensor, "batch row"]:
             return _groups_seen(layout, rows, (about,), window)[..., 0]
 
-        record = _only_seen(record, layout, seeing, "batch", "query")
+        record = _only_seen(record, layout, seeing, "batch", along)
     groups = getattr(probe, "groups", ())
     if groups and "segment" in record.axes:
 
         def of_groups(window: int | None) -> Bool[Tensor, "batch row segment"]:
             return _groups_seen(layout, rows, groups, window)
 
-        record = _only_seen(record, layout, of_groups, "batch", "query", "segment")
+        record = _only_seen(record, layout, of_groups, "batch", along, "segment")
     return record
 
 
@@ -104,12 +106,18 @@ def _without_rows(record: Recorded, layout: TokenLayout) -> Recorded:
     return record
 
 
+def rows_of(record: Recorded) -> str | None:
+    """The axis of a record whose labels are the tokens that were read; None if there is none."""
+    axis = row_axis(record.axes)
+    return axis if axis == "query" or axis in record.coords else None
+
+
 def token_axis(record: Recorded) -> str:
     """The axis along which a record has one entry per token: of keys before that of rows.
 
     **Raises:** `ResultError` if it has none.
     """
-    for axis in ("key", "patch", "query"):
+    for axis in ("key", "patch", "query", "token"):
         if axis in record.axes and "batch" in record.axes:
             return axis
     raise ResultError(

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ..errors import CapabilityError, ResultError, unknown
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 Reduce = Callable[[Tensor, list[int]], Tensor]
 """From values that are NaN where none counts, and axes, to what is left without these axes."""
+
+
+def row_axis(axes: Iterable[str]) -> str | None:
+    """The axis along which passes are joined: `query`, or `token` of a token's own value."""
+    return next((axis for axis in ("query", "token") if axis in axes), None)
 
 
 @final
@@ -36,12 +42,14 @@ class Recorded:
     - `coords`: the labels of some axes: layer numbers, token positions, segment names.
     - `counts`: which entries count, with size 1 along axes on which this does not depend; None if
         all do.
+    - `vocabulary`: of a record of words, whose values are ids, the text of each id; else None.
     """
 
     values: Tensor
     axes: tuple[str, ...]
     coords: Mapping[str, tuple] = field(default_factory=dict)
     counts: Tensor | None = None
+    vocabulary: Mapping[int, str] | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.values.shape, strict=True))
@@ -71,6 +79,20 @@ class Recorded:
         values = self.values if self.values.dtype == torch.float64 else self.values.float()
         return values if self.counts is None else values.masked_fill(~self.counts, torch.nan)
 
+    @property
+    def words(self) -> Shaped[np.ndarray, "..."]:
+        """The words of a record of words, in the shape of `values`; empty where none counts.
+
+        **Raises:** `ResultError` for another record.
+        """
+        if self.vocabulary is None:
+            raise ResultError(
+                "this record holds numbers, not words; run[probe, 'word'] of probes.LogitLens does"
+            )
+        shown = self.values if self.counts is None else self.values.masked_fill(~self.counts, -1)
+        texts = [self.vocabulary.get(id_, "") for id_ in shown.flatten().tolist()]
+        return np.array(texts, dtype=object).reshape(tuple(shown.shape))
+
     def mean(self, *names: str) -> "Recorded":
         """The mean over one or more axes, or over all, of the entries that count, ignoring NaN."""
         return self._reduced(names, lambda values, dims: values.nanmean(dims))
@@ -91,7 +113,7 @@ class Recorded:
         values = self.masked
         found = reduce(values, dims).masked_fill(values.isnan().all(dims), torch.nan)
         counts = None if self.counts is None else self.counts.any(dims)
-        return self._without(gone, found, counts)
+        return replace(self._without(gone, found, counts), vocabulary=None)
 
     def argmax(self, *names: str) -> dict[str, Any]:
         """The labels of the largest entry that counts, as `record.at(**labels)` takes them.
@@ -209,7 +231,8 @@ class Recorded:
             counts = counts & _taken(self.counts.expand(known), at, index)
         axes = tuple(new if axis == name else axis for axis in self.axes)
         coords = {axis: labels for axis, labels in self.coords.items() if axis != name}
-        return Recorded(_taken(self.values, at, index), axes, coords, _some(counts))
+        values = _taken(self.values, at, index)
+        return Recorded(values, axes, coords, _some(counts), self.vocabulary)
 
     def taken(self, name: str, labels: Iterable[Any]) -> "Recorded":
         """Select several labels of an axis, in the given order.
@@ -221,7 +244,8 @@ class Recorded:
         if counts is not None and counts.shape[at] > 1:
             counts = counts.index_select(at, index)
         values = self.values.index_select(at, index)
-        return Recorded(values, self.axes, {**self.coords, name: wanted}, _some(counts))
+        coords = {**self.coords, name: wanted}
+        return replace(self, values=values, coords=coords, counts=_some(counts))
 
     def at(self, **labels: Any) -> "Recorded":
         """Select one label of one or more axes, as in `at(layer=3, segment="image")`.
@@ -243,7 +267,7 @@ class Recorded:
     def _without(self, gone: tuple[str, ...], values: Tensor, counts: Tensor | None) -> "Recorded":
         kept = tuple(axis for axis in self.axes if axis not in gone)
         coords = {axis: labels for axis, labels in self.coords.items() if axis in kept}
-        return Recorded(values, kept, coords, _some(counts))
+        return Recorded(values, kept, coords, _some(counts), self.vocabulary)
 
     def labels(self, name: str) -> tuple:
         """The labels of an axis; 0, 1, 2 ... if it has none."""
@@ -267,10 +291,16 @@ class Recorded:
         return xarray.DataArray(self.masked.numpy(), dims=self.axes, coords=coords)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A table, one row per number that counts: a column per axis, and `value`; needs pandas."""
+        """A table, one row per number that counts: a column per axis, and `value`; needs pandas.
+
+        Of a record of words `value` is the id, and a column `word` has its text.
+        """
         pandas = optional_package("pandas")
         index = pandas.MultiIndex.from_product([self.labels(a) for a in self.axes], names=self.axes)
-        table = pandas.DataFrame({"value": self.masked.reshape(-1).numpy()}, index=index)
+        columns = {"value": self.masked.reshape(-1).numpy()}
+        if self.vocabulary is not None:
+            columns = {"value": self.values.reshape(-1).numpy(), "word": self.words.reshape(-1)}
+        table = pandas.DataFrame(columns, index=index)
         if self.counts is not None:
             table = table[self.counts.expand(self.values.shape).reshape(-1).numpy()]
         return table.reset_index()

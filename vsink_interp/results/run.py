@@ -14,10 +14,11 @@ from ..errors import ResultError
 from ..graph import EditGraph, Node, with_stand_ins
 from ..storage import read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
-from .counting import token_axis, token_places
+from .counting import rows_of, token_axis, token_places
 from .recorded import Recorded
-from .saving import layout_from, layout_parts, record_tensors, records_from
+from .saving import layout_from, layout_parts, record_parts, record_tensors, records_from
 from .sink_tokens import SinkTokens, sink_tokens
+from .words import WORD
 
 
 @final
@@ -49,21 +50,19 @@ class Run:
     records: Mapping[str, Recorded] = field(default_factory=dict)
     tau: float | None = None
 
-    def __getitem__(self, probe: Node | type[Node] | str) -> Recorded:
+    def __getitem__(
+        self, probe: Node | type[Node] | str | tuple[Node | type[Node] | str, str]
+    ) -> Recorded:
         """The record of a probe, by the probe itself or, if only one, by its class or name.
 
-        A probe that stood both before and after an edit has two: `run[f"{probe!r}#1"]` and `#2`.
+        A probe that stood both before and after an edit has two: `run[f"{probe!r}#1"]` and `#2`. A
+        lens has two as well: `run[lens]` is the probability, `run[lens, "word"]` the word.
 
         **Raises:** `ResultError` listing the probes of this run.
         """
-        name = probe.__name__ if isinstance(probe, type) else probe
-        name = name if isinstance(name, str) else repr(name)
-        alike = [full for full in self.records if full.split("(")[0] == name]
-        if name not in self.records and len(alike) > 1:
-            raise ResultError(
-                f"this run has {len(alike)} records of {name}; name one: {', '.join(alike)}"
-            )
-        name = alike[0] if name not in self.records and alike else name
+        if isinstance(probe, tuple):
+            return self._words_of(*probe)
+        name = self._named(probe)
         if name not in self.records:
             known = ", ".join(self.records) or "none"
             raise ResultError(
@@ -71,6 +70,28 @@ class Run:
                 "rows occurred has no record"
             )
         return self.records[name]
+
+    def _words_of(self, probe: Node | type[Node] | str, part: str) -> Recorded:
+        found = f"{self._named(probe)}{WORD}"
+        if part != WORD[1:] or found not in self.records:
+            raise ResultError(
+                f"the record of {probe!r} has no part {part!r}: a part is 'word', and those of "
+                "probes.LogitLens have it"
+            )
+        return self.records[found]
+
+    def _named(self, probe: Node | type[Node] | str) -> str:
+        """The name of a record as it is kept."""
+        name = probe.__name__ if isinstance(probe, type) else probe
+        name = name if isinstance(name, str) else repr(name)
+        alike = [
+            full for full in self.records if full.split("(")[0] == name and not full.endswith(WORD)
+        ]
+        if name not in self.records and len(alike) > 1:
+            raise ResultError(
+                f"this run has {len(alike)} records of {name}; name one: {', '.join(alike)}"
+            )
+        return alike[0] if name not in self.records and alike else name
 
     def of(
         self,
@@ -96,7 +117,7 @@ class Run:
         - `tokens`: a group such as `"image[0]"` or `"query"`. In a record of what rows read of
             keys it names keys; in any other, the tokens whose rows were read. Their axis, `key`,
             `patch` or `query`, becomes `token`.
-        - `rows`: a group of rows; only theirs count along `query`.
+        - `rows`: a group of rows; only theirs count along `query`, or `token`.
 
         **Raises:** `ResultError` if the record has no such axis, or nothing of the group;
         `LayoutError` if no prompt has a token of it.
@@ -104,8 +125,9 @@ class Run:
         record = probe if isinstance(probe, Recorded) else self[probe]
         if rows is not None:
             self.layout.check_group(rows, generates=False)
-            mask = self.layout.mask(rows)[:, list(record.labels("query"))]
-            record = record.only(mask, "batch", "query")
+            along = self._rows_of(record)
+            mask = self.layout.mask(rows)[:, list(record.labels(along))]
+            record = record.only(mask, "batch", along)
         if tokens is None:
             return record
         self.layout.check_group(tokens, generates=False)
@@ -120,13 +142,18 @@ class Run:
     def answering(self, probe: Node | type[Node] | str) -> Recorded:
         """A record at the rows that predict the answer; of a shorter answer, up to its end.
 
-        Row i along `query` predicts `generated[:, i]`. The first is a row of the prompt, so
-        `rows="query generated"` has them all.
+        Row i along `query`, or `token`, predicts `generated[:, i]`. The first is a row of the
+        prompt, so `rows="query generated"` has them all.
 
         **Raises:** `ResultError` if one of these rows was not recorded.
         """
-        record = self[probe].taken("query", self.answer_rows)
-        return record.only(self.answered, "batch", "query")
+        record = self[probe]
+        along = self._rows_of(record)
+        return record.taken(along, self.answer_rows).only(self.answered, "batch", along)
+
+    def _rows_of(self, record: Recorded) -> str:
+        """The axis of the rows of a record; `query` for one that has none, which is refused."""
+        return rows_of(record) or "query"
 
     def sinks(self, layer: int, *, tau: float | int | None = None, sample: int = 0) -> SinkTokens:
         """The visual sinks entering a layer: token, image, box in pixels and phi of each.
@@ -149,7 +176,7 @@ class Run:
         if threshold is None:
             raise ResultError("no threshold is known for this run: name one, tau=...")
         values = record.masked[sample].tolist()
-        phi = dict(zip(record.labels("query"), values, strict=True))
+        phi = dict(zip(record.labels("token"), values, strict=True))
         whole = sink_tokens(self.layout, sample, phi, layer)
         if not whole:
             raise ResultError(
@@ -177,10 +204,8 @@ class Run:
         return range(self.layout.answer_start - 1, self.layout.length - 1)
 
     def __repr__(self) -> str:
-        return (
-            f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, "
-            f"probes=[{', '.join(name.split('(')[0] for name in self.records)}])"
-        )
+        names = [name.split("(")[0] for name in self.records if not name.endswith(WORD)]
+        return f"Run(text={self.text!r}, ids={tuple(self.ids.shape)}, probes=[{', '.join(names)}])"
 
     def _repr_html_(self) -> str:
         from ..plot.notebook import run_html
@@ -210,7 +235,7 @@ class Run:
             "graph": with_stand_ins(self.graph).to_json(),
             "graph_text": repr(self.graph),
             **layout_parts(self.layout)[1],
-            "records": [[name, r.axes, dict(r.coords)] for name, r in self.records.items()],
+            "records": record_parts(self.records),
         }
 
     @classmethod

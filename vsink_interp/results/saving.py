@@ -67,6 +67,14 @@ def record_tensors(records: Mapping[str, Recorded]) -> dict[str, Tensor]:
     return values | {name: each for name, each in counts.items() if each is not None}
 
 
+def record_parts(records: Mapping[str, Recorded]) -> list[list[Any]]:
+    """Name, axes and labels of records, and what the ids of words mean."""
+    return [
+        [name, r.axes, dict(r.coords), *([] if r.vocabulary is None else [[*r.vocabulary.items()]])]
+        for name, r in records.items()
+    ]
+
+
 def records_from(saved: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[str, Recorded]:
     """Records from their tensors, and from the name, axes and labels of each."""
     return {
@@ -75,6 +83,7 @@ def records_from(saved: Sequence[Any], tensors: Mapping[str, Tensor]) -> dict[st
             tuple(axes),
             {axis: tuple(labels) for axis, labels in coords.items()},
             tensors.get(f"counts.{i}"),
+            dict(vocabulary[0]) if vocabulary else None,
         )
-        for i, (name, axes, coords) in enumerate(saved)
+        for i, (name, axes, coords, *vocabulary) in enumerate(saved)
     }
