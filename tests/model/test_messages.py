@@ -37,6 +37,54 @@ def test_an_earlier_answer_is_history_and_not_query():
     assert "history[" in str(encoding.layout)
 
 
+def test_every_message_is_a_turn():
+    """Two questions, then three, against the words that were written; images belong to theirs."""
+    lmm, place = tiny.lmm(), {"type": "image"}
+    encoding = lmm.encode([tiny.image(0), tiny.image(1)], talk(place, place))
+    image = "<image> " * tiny.N_IMAGE
+    said = [f"{image}what is the disc ?", "red", f"now count blue {image}".strip()]
+    assert [words(encoding, f"turn[{n}]") for n in range(3)] == said
+    assert words(encoding, "turn[0] & image") == image.strip()
+    assert words(encoding, "turn[0] turn[1] & history") == f"{said[0]} {said[1]}"
+    longer = [*talk(place), {"role": "assistant", "content": "blue"}]
+    longer.append({"role": "user", "content": "is this right"})
+    asked = lmm.encode(tiny.image(), longer)
+    said = [said[0], "red", "now count blue", "blue", "is this right"]
+    assert [words(asked, f"turn[{n}]") for n in range(5)] == said
+    assert words(asked, "history").split()[-8:] == "now count blue assistant : blue user :".split()
+    none = ~asked.layout.mask(" ".join(f"turn[{n}]" for n in range(5)))
+    assert set(words(asked, "~turn[0] & ~turn[1] & ~turn[2] & ~turn[3] & ~turn[4]").split()) == {
+        *"<s> <unk> : you are a friend user assistant".split()
+    }
+    assert int(none.sum()) + sum(len(one.split()) for one in said) == asked.layout.length
+    plain = tiny.encode()
+    mine = plain.layout.mask("image query & ~role")
+    assert torch.equal(plain.layout.mask("turn[0]"), mine)
+
+
+def test_turns_are_cut_and_refused_and_kept(tmp_path):
+    lmm, messages = tiny.lmm(), talk({"type": "image"})
+    encoding = lmm.encode(tiny.image(), messages)
+    pattern = vi.probes.Pattern("query")
+    run = lmm.run(encoding, graph=vi.Knockout("turn[1] -> query") | pattern)
+    columns = encoding.layout.mask("turn[1]")[0]
+    assert int(columns.sum()) == 1
+    assert float(run[pattern].values[..., columns].abs().max()) == 0
+    assert nodes.apart(run.logits, tiny.plain(lmm, encoding)) > 1e-4
+    with pytest.raises(vi.LayoutError, match=r"no turn\[3\] token"):
+        lmm.run(encoding, graph=vi.Knockout("turn[3] -> query"))
+    with pytest.raises(vi.NotationError, match=r"as in 'turn\[0\]'"):
+        vi.Knockout("turn -> query")
+    answered = lmm.generate(encoding, graph=vi.Knockout("turn[1] -> generated"), max_new_tokens=3)
+    assert torch.equal(answered.layout.mask("turn[1]")[0, : len(columns)], columns)
+    answered.save(tmp_path)
+    kept = vi.Run.load(tmp_path).layout
+    for group in ("turn[1]", "history"):
+        assert torch.equal(kept.mask(group), answered.layout.mask(group))
+    batch = lmm.run([tiny.image()] * 2, [messages, "what is this"], batch_size=1)
+    assert batch.layout.mask("turn[1]").sum(-1).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("where", ["own", "given", "mixed", "none written"])
 def test_images_come_with_the_messages_or_beside_them(where):
     one, two = tiny.image(1), tiny.image(2)

@@ -8,10 +8,22 @@ from hypothesis import given, settings, strategies as st
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.tokens.groups import WORDS, Group, Term, parse_flow, parse_group
+from vsink_interp.tokens.groups import (
+    NUMBERED,
+    WORDS,
+    Group,
+    Term,
+    parse_flow,
+    parse_group,
+)
 
 TERMS = [Term(word, None, negated) for word in WORDS for negated in (False, True)]
-TERMS += [Term("image", number, negated) for number in (0, 1, 12) for negated in (False, True)]
+TERMS += [
+    Term(word, number, negated)
+    for word in NUMBERED
+    for number in (0, 1, 12)
+    for negated in (False, True)
+]
 some = st.lists(st.sampled_from(TERMS), min_size=1, max_size=3).map(tuple)
 unions = st.lists(some, min_size=1, max_size=3).map(tuple)
 """What a `Group` is made of."""
@@ -68,7 +80,7 @@ def test_a_pickled_group_leaves_its_hash_behind():
     assert "_hash" not in vars(back), "texts hash otherwise in every process"
 
 
-SHOWN = [term for term in TERMS if term.image in (None, 0)]
+SHOWN = [term for term in TERMS if term.number in (None, 0)]
 """Terms that a prompt with one image has."""
 
 

@@ -139,9 +139,11 @@ def _layout(
         image_index=rows([x.image_index for x in layouts], -1),
         roles=rows([x.roles for x in layouts], False),
         separators=rows(apart, False),
+        turns=rows([x.image_index * 0 - 1 if x.turns is None else x.turns for x in layouts], -1),
         images=tuple(images for x in layouts for images in x.images),
         prompt_length=prompt,
         digests=tuple(digest for x in layouts for digest in x.digests),
+        frames=tuple(frames for x in layouts for frames in x.frames),
     )
 
 

@@ -148,7 +148,7 @@ def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
         placed = f"{' '.join([IMAGE] * len(image))} {prompt}"
         raise InputError(
             f"{len(image)} images beside a prompt that does not place them, which may mean two "
-            f"things. The same prompt about each of them: run(images, [{prompt!r}] * {len(image)}). "
+            f"things. The same prompt about each: run(images, [{prompt!r}] * {len(image)}). "
             f"One prompt about all of them: run(images, {placed!r})"
         )
 
@@ -268,8 +268,8 @@ def lay_out(
     flat = [image for shown in images for image in shown]
     spans = iter(family.spans(config, processor, flat, inputs) if flat else ())
     placed = tuple(tuple(islice(spans, len(row))) for row in images)
-    layout = torch.zeros(4, *ids.shape, dtype=ids.dtype)
-    layout[1] = -1
+    layout = torch.zeros(5, *ids.shape, dtype=ids.dtype)
+    layout[1] = layout[4] = -1
     for sample, text in enumerate(rendered):
         real = attended[sample].bool()
         row = _Row(
@@ -286,6 +286,7 @@ def lay_out(
         family.sight,
         tuple(digest([row]) for row in zip(images, (r.text for r in rendered), strict=True)),
         windows=family.windows,
+        turns=layout[4],
     )
 
 
@@ -317,7 +318,7 @@ class _Row:
     spans: tuple[ImageSpan, ...]
 
     def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
-        """Segment code, image index, role and separator of each token."""
+        """Segment code, image index, role, separator and turn of each token."""
         tokenless = family.sight == "cross-attention"
         patches = {} if tokenless else self._patches(config.image_token_id)
         expanded = [*self.text.markers] if tokenless else self._expanded(family, patches)
@@ -327,7 +328,8 @@ class _Row:
             chars = (raw, raw + end - begin) if image < 0 else text.markers[image]
             if token in patches:
                 number, is_patch = patches[token]
-                found.append([CODE["image"], number, 0, int(not is_patch)])
+                turn = self._turn(text.markers[number])
+                found.append([CODE["image"], number, 0, int(not is_patch), turn])
                 continue
             earlier = "history" if chars[0] < text.turn else "query"
             segment = CODE["system" if chars[0] < text.start else earlier]
@@ -335,8 +337,15 @@ class _Row:
                 segment = CODE["bos"]
             role = image < 0 and touches(chars, text.roles)
             apart = image >= 0 or (end > begin and touches(chars, text.placeholders))
-            found.append([segment, -1, int(role), int(apart and segment != CODE["bos"])])
+            own = segment != CODE["bos"]
+            turn = self._turn(chars) if own and end > begin else -1
+            found.append([segment, -1, int(role), int(apart and own), turn])
         return found
+
+    def _turn(self, chars: Chars) -> int:
+        """The message that holds these characters; -1 for what is around them."""
+        spoken = enumerate(self.text.spoken)
+        return next((number for number, spans in spoken if touches(chars, spans)), -1)
 
     def _patches(self, image_id: int) -> dict[int, tuple[int, bool]]:
         """The image tokens: the index of their image, and whether they are patches."""

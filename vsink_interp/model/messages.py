@@ -125,14 +125,14 @@ class Written:
 
     - `text`: the prompt, with one placeholder for each image.
     - `content`: the characters of user and assistant.
-    - `n_before`: how many images stand before the last message.
-    - `last`: where the texts of the last message lie.
+    - `turns`: where the texts of each message of user and assistant lie.
+    - `shown`: how many images each of them shows.
     """
 
     text: str
     content: tuple[Chars, ...]
-    n_before: int
-    last: tuple[Chars, ...]
+    turns: tuple[tuple[Chars, ...], ...]
+    shown: tuple[int, ...]
 
 
 def write(processor: Any, family: Family, given: Conversation) -> Written:
@@ -164,13 +164,15 @@ def write(processor: Any, family: Family, given: Conversation) -> Written:
     ]
     frame = processor.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
     text, spans = _filled(frame, texts)
-    roles = [m.role for m in given.messages for part in m.parts if part is not None]
-    n_last = sum(part is not None for part in given.messages[-1].parts)
+    rest = iter(spans)
+    by_message = [
+        (message, tuple(next(rest) for part in message.parts if part is not None))
+        for message in given.messages
+    ]
+    said = [(message, own) for message, own in by_message if message.role != "system"]
+    content = tuple(span for _, own in said for span in own)
     return Written(
-        text,
-        tuple(span for span, role in zip(spans, roles, strict=True) if role != "system"),
-        sum(message.n_images for message in given.messages[:-1]),
-        tuple(spans[len(spans) - n_last :]),
+        text, content, tuple(own for _, own in said), tuple(one.n_images for one, _ in said)
     )
 
 

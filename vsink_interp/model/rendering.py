@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeAlias, final
 
 from ..errors import InputError
@@ -27,6 +28,8 @@ class Rendered:
     - `markers`: the part of each placeholder that the processor replaces by the image.
     - `turn`: where the user's last message begins; what the user and the assistant said before it
         is history.
+    - `turns`: the characters of each message of user and assistant, placeholders included; by
+        default the prompt is one.
     """
 
     text: str
@@ -35,6 +38,12 @@ class Rendered:
     placeholders: tuple[Chars, ...]
     markers: tuple[Chars, ...]
     turn: int = 0
+    turns: tuple[tuple[Chars, ...], ...] = ()
+
+    @property
+    def spoken(self) -> tuple[tuple[Chars, ...], ...]:
+        """The characters of each message, in order."""
+        return self.turns or (self.content,)
 
     @property
     def start(self) -> int:
@@ -84,8 +93,12 @@ def _converse(processor: Any, family: Family, talk: Conversation, *, chat: bool)
         raise InputError("messages are put into the chat format; with chat=False give one text")
     written = write(processor, family, talk)
     found = _locate(family, written.text, written.content)
-    shown = found.placeholders[written.n_before :]
-    return replace(found, turn=min(begin for begin, _ in (*written.last, *shown)))
+    shown = iter(found.placeholders)
+    turns = tuple(
+        (*texts, *islice(shown, n_images))
+        for texts, n_images in zip(written.turns, written.shown, strict=True)
+    )
+    return replace(found, turn=min(begin for begin, _ in turns[-1]), turns=turns)
 
 
 _SENTINEL = "\ue000prompt\ue001"

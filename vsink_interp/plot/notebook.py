@@ -4,7 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VsinkError
-from ..tokens import SEGMENTS
+from ..tokens import NAMES
 from .heads import heads
 from .page import drawing, photo, table
 from .style import COLOURS, new_figure, tidy
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..results import Recorded, Run
     from ..tokens import TokenLayout
 
+HISTORY = "#56B4E9"
+"""The colour of earlier turns."""
 MOST = 4
 """The most samples of a batch that are shown."""
 
@@ -28,12 +30,12 @@ def layout_html(layout: "TokenLayout") -> str:
 
 def _bar(layout: "TokenLayout", sample: int) -> str:
     codes = layout.segments[sample].tolist()
-    counts = [(name, codes.count(code)) for code, name in enumerate(SEGMENTS, 1)]
+    counts = [(name, codes.count(code)) for code, name in enumerate(NAMES) if code]
     total = sum(count for _, count in counts)
     pieces = "".join(
         f'<span title="{name}: {count} tokens" style="flex:{max(count, total // 25)};'
-        f'background:{COLOURS[name]};color:#fff;padding:1px 3px;overflow:hidden">{name} {count}'
-        "</span>"
+        f"background:{COLOURS.get(name, HISTORY)};color:#fff;padding:1px 3px;overflow:hidden"
+        f'">{name} {count}</span>'
         for name, count in counts
         if count
     )

@@ -18,6 +18,8 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
     }
     if layout.separators is not None:
         tensors["separators"] = layout.separators
+    if layout.turns is not None:
+        tensors["turns"] = layout.turns
     return tensors, {
         "prompt_length": layout.prompt_length,
         "n_given": layout.n_given,
@@ -25,6 +27,7 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
         "sight": layout.sight,
         "digests": layout.digests,
         "windows": layout.windows,
+        "frames": layout.frames,
     }
 
 
@@ -42,6 +45,8 @@ def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Token
         tuple(meta.get("digests", ())),
         n_given=meta.get("n_given", 0),
         windows=tuple(meta.get("windows", ())),
+        turns=tensors.get("turns"),
+        frames=tuple(map(tuple, meta.get("frames", ()))),
     )
 
 

@@ -1,5 +1,8 @@
 """The notation for groups of tokens: `"image"`, `"sink & image"`, `"image[0] -> query generated"`.
 
+`image[0]` is the first image of a prompt, `frame[3]` the fourth frame of a video, and `turn[1]`
+what the second message of a conversation says and shows.
+
 A group is one or more segments separated by spaces (their union); `a & b` is the intersection
 and `~a` the complement. A flow is `source -> target`: the keys that are attended to, and the query
 rows that attend to them.
@@ -25,7 +28,12 @@ REFINEMENTS = ("role", "separator", "sink", "prompt", "first", "last", "all")
 patches of it, sink tokens, all but generated, the first and the last token of the prompt (the one
 whose row predicts the first generated token), everything."""
 
+NUMBERED = ("image", "frame", "turn")
+"""Words with a number behind them: an image, a frame of a video, a message of a conversation.
+`image` without one is every image; the others need theirs."""
+
 WORDS = (*SEGMENTS, HISTORY, *REFINEMENTS)
+LEGAL = (*WORDS, *(f"{word}[0]" for word in NUMBERED))
 
 _WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
 
@@ -33,15 +41,15 @@ _WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
 @final
 @dataclass(frozen=True)
 class Term:
-    """One word of a group: a segment or refinement, possibly negated, or one numbered image."""
+    """One word of a group, possibly negated, possibly with a number."""
 
     word: str
-    image: int | None = None
+    number: int | None = None
     negated: bool = False
 
     def __str__(self) -> str:
         """The term as it is written."""
-        place = "" if self.image is None else f"[{self.image}]"
+        place = "" if self.number is None else f"[{self.number}]"
         return f"{'~' if self.negated else ''}{self.word}{place}"
 
 
@@ -119,14 +127,19 @@ def _term(text: str, whole: str) -> Term:
     if not match:
         raise NotationError(
             f"{whole!r} is not a group of tokens; write words separated by spaces, as in "
-            f"'query generated', 'sink & image' or 'image[0]' (words: {', '.join(WORDS)})"
+            f"'query generated', 'sink & image' or 'image[0]' (words: {', '.join(LEGAL)})"
         )
-    negated, word, image = match.groups()
-    if word not in WORDS:
-        raise NotationError(unknown("segment", word, WORDS))
-    if image is not None and word != "image":
-        raise NotationError(f"{text!r}: only images are numbered, as in 'image[0]'")
-    return Term(word, None if image is None else int(image), bool(negated))
+    negated, word, number = match.groups()
+    if word not in {*WORDS, *NUMBERED}:
+        raise NotationError(unknown("segment", word, LEGAL))
+    if number is not None and word not in NUMBERED:
+        raise NotationError(
+            f"{text!r}: images, frames and turns alone are numbered, as in 'image[0]', 'frame[3]', "
+            "'turn[1]'"
+        )
+    if number is None and word in NUMBERED[1:]:
+        raise NotationError(f"{text!r}: write which, counted from 0, as in '{word}[0]'")
+    return Term(word, None if number is None else int(number), bool(negated))
 
 
 def parse_group(text: str) -> Group:
@@ -136,7 +149,7 @@ def parse_group(text: str) -> Group:
     """
     tight = re.sub(r"\s*&\s*", "&", text.strip())
     if not tight:
-        raise NotationError(f"an empty group of tokens; write one or more of: {', '.join(WORDS)}")
+        raise NotationError(f"an empty group of tokens; write one or more of: {', '.join(LEGAL)}")
     return Group(
         tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
     )

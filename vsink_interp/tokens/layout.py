@@ -13,6 +13,8 @@ from .groups import HISTORY, SEGMENTS, Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
 
 PAD = 0
+PAST = -2
+"""The image of a frame that there is not."""
 NAMES = ("pad", *SEGMENTS, HISTORY)
 """What the codes in `TokenLayout.segments` stand for."""
 CODE = {name: code for code, name in enumerate(NAMES) if code}
@@ -51,6 +53,11 @@ class TokenLayout:
         samples apart; empty for a layout that was made by hand.
     - `n_given`: how many tokens of an answer are given and read with the prompt; they count as
         generated, and the run itself generates those behind them.
+    - `turns`: which message of its conversation says or shows a token, counted from 0; -1 for
+        what the chat format puts around them, the system's message and the answer. None if that is
+        not known.
+    - `frames`: for each sample the frames of its video, as numbers of images: frames that the
+        model merges have one number.
     """
 
     segments: Int[Tensor, "batch token"]
@@ -63,6 +70,8 @@ class TokenLayout:
     digests: tuple[str, ...] = ()
     n_given: int = 0
     windows: tuple[int | None, ...] = ()
+    turns: Int[Tensor, "batch token"] | None = None
+    frames: tuple[tuple[int, ...], ...] = ()
 
     @property
     def batch(self) -> int:
@@ -174,11 +183,25 @@ class TokenLayout:
         elif term.word == "last":
             places = torch.arange(self.length, device=self.segments.device)
             found = (places == self.prompt_length - 1).expand(self.batch, -1)
-        elif term.image is not None:
-            found = self.image_index == term.image
+        elif term.number is not None:
+            found = self._numbered(term.word, term.number)
         else:
             found = self.segments == CODE[term.word]
         return ~found if term.negated else found
+
+    def _numbered(self, word: str, number: int) -> Bool[Tensor, "batch token"]:
+        """One image, one frame of a video, or one turn of a conversation."""
+        if word == "image":
+            return self.image_index == number
+        if word == "turn":
+            return self._turns == number
+        shown = [row[number] if number < len(row) else PAST for row in self.frames]
+        frames = self.image_index.new_tensor(shown or [PAST] * self.batch)
+        return self.image_index == frames[:, None]
+
+    @property
+    def _turns(self) -> Int[Tensor, "batch token"]:
+        return torch.full_like(self.segments, -1) if self.turns is None else self.turns
 
     @property
     def _separators(self) -> Bool[Tensor, "batch token"]:
@@ -339,6 +362,7 @@ class TokenLayout:
             image_index=torch.cat([self.image_index, index], -1),
             roles=torch.cat([self.roles, roles], -1),
             separators=torch.cat([self._separators, roles], -1),
+            turns=torch.cat([self._turns, index], -1),
         )
 
     def given(self, n_tokens: int) -> "TokenLayout":
@@ -362,7 +386,9 @@ class TokenLayout:
         chosen = list(samples)
         images = tuple(self.images[i] for i in chosen)
         digests = tuple(self.digests[i] for i in chosen) if self.digests else ()
-        return replace(self._each(lambda tokens: tokens[chosen]), images=images, digests=digests)
+        frames = tuple(self.frames[i] for i in chosen) if self.frames else ()
+        here = self._each(lambda tokens: tokens[chosen])
+        return replace(here, images=images, digests=digests, frames=frames)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TokenLayout":
         return replace(
@@ -371,4 +397,5 @@ class TokenLayout:
             image_index=change(self.image_index),
             roles=change(self.roles),
             separators=change(self._separators),
+            turns=change(self._turns),
         )
