@@ -14,7 +14,9 @@ from tests.restated import VAR, phi
 
 def decoder_layers(hf_model):
     """The layers of the language model, found by their attention modules' class."""
-    inner = hf_model.model
+    inner = getattr(hf_model, "model", None)
+    if inner is None:  # a whole language model inside: BLIP-2, Llama 4
+        return hf_model.language_model.model.layers
     decoder = getattr(inner, "language_model", None) or inner.text_model
     return decoder.layers
 

@@ -1,59 +1,139 @@
-"""A model whose tower has no usual place: its decoder is open, its vision hooks are refused."""
+"""Models whose image tokens come of no usual tower: their decoder is open, their vision hooks not."""
 
 from functools import cache
 
 import pytest
 import torch
-from transformers import Ovis2Config, Ovis2Processor
-from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
+import transformers
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 import vsink_interp as vi
 from tests.families import plain
-from tests.families.test_families import NEAR, PROMPTS, SINKS, apart, logits
+from tests.families.test_families import NEAR, PROMPTS, SINKS, apart, image, logits
 from vsink_interp.families.tiny import TEXT, VISION, build, fill, tokenizer
 
-MARKS = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
+QFORMER = {"encoder_hidden_size": 32, **VISION}
+EMU3 = ("<image>", "<|start|>", "<|end|>", "<|wrap|>", "<|eof|>")
+
+
+def queries(kind, **processor):
+    """A tiny BLIP-2 or InstructBLIP around a LLaMA, with four query tokens."""
+    words = tokenizer("<image>")
+    config = fill(
+        getattr(transformers, f"{kind}Config"),
+        text_config={**TEXT, "vocab_size": len(words), "model_type": "llama"},
+        vision_config={**VISION, "image_size": 42, "patch_size": 14},
+        qformer_config={**QFORMER, "vocab_size": len(words)},
+        num_query_tokens=4,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    images = fill(BlipImageProcessorPil, size={"height": 42, "width": 42})
+    official = getattr(transformers, f"{kind}Processor")
+    return config, official(images, words, num_query_tokens=4, **processor)
+
+
+def emu3():
+    """A tiny Emu3, which reads images as words of its own."""
+    visual = [f"<|visual token {i:06}|>" for i in range(16)]
+    names = ("image_token", "boi_token", "eoi_token", "image_wrapper_token", "eof_token")
+    words = tokenizer(*EMU3, *visual, "<|extra_200|>", **dict(zip(names, EMU3, strict=True)))
+    tower = {
+        "codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1],
+        "num_res_blocks": 1, "hidden_size": 32, "attn_resolutions": [],
+    }  # fmt: skip
+    config = fill(
+        transformers.Emu3Config,
+        text_config={**TEXT, "vocab_size": len(words)},
+        vq_config=tower,
+        vocabulary_map=words.get_vocab(),
+    )
+    images = fill(transformers.Emu3ImageProcessor, min_pixels=16 * 16, max_pixels=24 * 16)
+    return config, transformers.Emu3Processor(images, words)
+
+
+KINDS = {
+    "BLIP-2": lambda: queries("Blip2"),
+    "InstructBLIP": lambda: queries("InstructBlip", qformer_tokenizer=tokenizer("<image>")),
+    "Emu3": emu3,
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @cache
-def ovis2():
-    """A tiny Ovis2, in eager attention."""
-    words = tokenizer("<image>", "<IMG_ATOM>", *MARKS)
-    images = fill(Ovis2ImageProcessorPil, size={"height": 56, "width": 56}, crop_to_patches=False)
-    vision = {**VISION, "image_size": 56, "patch_size": 14, "vocab_size": 37}
-    config = fill(
-        Ovis2Config,
-        text_config={**TEXT, "vocab_size": len(words), "model_type": "qwen2"},
-        vision_config={**vision, "num_visual_indicator_tokens": len(MARKS)},
-        image_token_id=words.convert_tokens_to_ids("<IMG_ATOM>"),
-        visual_indicator_token_ids=[words.convert_tokens_to_ids(mark) for mark in MARKS],
-        vocab_size=len(words),
-        hidden_size=TEXT["hidden_size"],
-        tie_word_embeddings=False,
-    )
-    processor = Ovis2Processor(images, words, image_seq_length=16)
+def lmm(kind):
+    config, processor = KINDS[kind]()
     return vi.LMM(build(config, "eager"), processor, sinks=SINKS)
 
 
-def test_its_decoder_is_open_and_its_vision_hooks_are_refused_by_name():
-    lmm = ovis2()
-    assert lmm.capabilities.inferred
-    assert lmm.capabilities.passed
-    assert {"blocks.{layer}.attn.hook_pattern", "blocks.{layer}.hook_resid_post"} <= set(lmm.hooks)
-    assert not any(hook.startswith("vision") for hook in lmm.hooks)
+@every_kind
+def test_its_decoder_is_open_and_its_vision_hooks_are_refused_by_name(kind):
+    model = lmm(kind)
+    assert model.capabilities.inferred
+    # Emu3 embeds the words that it makes of an image as well, and so the embedding is refused.
+    assert set(model.capabilities.failed) == {"hook_embed"} & {"hook_embed" * (kind == "Emu3")}
+    assert {"blocks.{layer}.attn.hook_pattern", "blocks.{layer}.hook_resid_post"} <= set(
+        model.hooks
+    )
+    assert not any(hook.startswith("vision") for hook in model.hooks)
     for hook in ("vision_projector.hook_out", "vision_encoder.blocks.{layer}.hook_resid_pre"):
         with pytest.raises(vi.CapabilityError, match=r"it has no (projector|vision layers) at"):
-            lmm.run(*PROMPTS["one"], vi.probes.Activation(hook))
+            model.run(*PROMPTS["one"], vi.probes.Activation(hook))
 
 
-def test_a_knockout_equals_a_cut_in_transformers_own_mask():
-    lmm = ovis2()
-    encoding = lmm.encode(*PROMPTS["two"])
-    image = encoding.inputs["input_ids"] == lmm.hf_model.config.image_token_id
-    assert torch.equal(encoding.layout.mask("image"), image)
-    assert [span.size for span in encoding.layout.images[0]] == [16, 16]
-    with plain.cut(lmm.hf_model, encoding.layout.mask("query"), image, range(4)):
-        theirs = logits(lmm.hf_model, encoding)
-    run = lmm.run(encoding, graph=vi.Knockout("image -> query"))
-    assert apart(theirs, logits(lmm.hf_model, encoding)) > 0.1
-    assert apart(run.logits, theirs) < NEAR
+@every_kind
+def test_its_decoder_computes_what_transformers_computes(kind):
+    """No bit is changed by looking; the pattern is theirs; a knockout is a cut in their mask."""
+    model = lmm(kind)
+    encoding = model.encode([image(3, (90, 61)), image(4)], ["count", "what is the red disc on ?"])
+    ids = encoding.inputs["input_ids"]
+    shown = ids == model.hf_model.config.image_token_id
+    assert torch.equal(encoding.layout.mask("image"), shown)
+    probe = vi.probes.Activation("attn.hook_pattern")
+    run = model.run(encoding, graph=probe)
+    with torch.no_grad():
+        theirs = model.hf_model(**encoding.inputs, output_attentions=True)
+    assert torch.equal(run.logits, theirs.logits)
+    own = getattr(theirs, "attentions", None) or theirs.language_model_outputs.attentions
+    real = encoding.inputs["attention_mask"].bool()
+    rows = real[None, :, None, :].expand(4, -1, 4, -1)
+    assert torch.equal(run[probe].values[rows], torch.stack(own)[rows])
+    with plain.cut(model.hf_model, encoding.layout.mask("query"), shown, range(4)):
+        cut = logits(model.hf_model, encoding)
+    edited = model.run(encoding, graph=vi.Knockout("image -> query")).logits
+    assert apart(cut[real], theirs.logits[real]) > 0.1
+    assert apart(edited[real], cut[real]) < NEAR
+
+
+@every_kind
+def test_words_are_found_behind_the_image_and_a_batch_equals_its_samples(kind):
+    model = lmm(kind)
+    given = [(image(3, (90, 61)), "count"), (image(4), "what is the red disc on ?")]
+    together = model.encode(*map(list, zip(*given, strict=True)))
+    for sample, (shown, text) in enumerate(given):
+        alone = model.encode(shown, text)
+        query = alone.inputs["input_ids"][alone.layout.mask("query & ~separator & ~role")]
+        assert model.tokenizer.decode(query).split() == text.split()
+        n = query.shape[0]
+        assert torch.equal(
+            together.layout.mask("query & ~separator & ~role")[sample, -n:],
+            alone.layout.mask("query & ~separator & ~role")[0, -n:],
+        )
+        run, other = (model.generate(each, max_new_tokens=3) for each in (alone, together))
+        assert torch.equal(other.generated[sample], run.generated[0])
+        assert apart(other.logits[sample], run.logits[0]) < 2 * NEAR
+        theirs = model.hf_model.generate(**alone.inputs, max_new_tokens=3)
+        assert torch.equal(theirs[:, -3:], run.generated)
+
+
+@pytest.mark.parametrize("kind", ["BLIP-2", "InstructBLIP"])
+def test_query_tokens_are_those_of_the_official_processor_and_no_image_stands_elsewhere(kind):
+    model = lmm(kind)
+    one = image(3, (90, 61))
+    theirs = model.processor(text=["count this"], images=[one], return_tensors="pt")
+    ours = model.encode(one, "count this").inputs
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    for shown, text in (([one, one], "<image> <image> count"), (one, "count <image>")):
+        with pytest.raises(vi.InputError, match="takes one image with each prompt"):
+            model.encode(shown, text)
+    with pytest.raises(vi.InputError, match="no prompt without an image"):
+        model.encode(None, "count")

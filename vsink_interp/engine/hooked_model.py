@@ -1,5 +1,6 @@
 """A Hugging Face model inside nnsight, with its hook points."""
 
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,13 +64,16 @@ class HookedModel:
         )
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
-        self.nnsight = TransformersModel(
-            hf_model,
-            task="image-text-to-text",
-            processor=processor,
-            tokenizer=getattr(processor, "tokenizer", None),
-            **({} if spread else {"device": hf_model.device}),
-        )
+        with warnings.catch_warnings():
+            # It renames what is called `output` in BERT-like parts, such as a Q-Former.
+            warnings.filterwarnings("ignore", "Module .* has a submodule named")
+            self.nnsight = TransformersModel(
+                hf_model,
+                task="image-text-to-text",
+                processor=processor,
+                tokenizer=getattr(processor, "tokenizer", None),
+                **({} if spread else {"device": hf_model.device}),
+            )
         OwnThread.of(self.nnsight.interleaver)
         if self._managed is not None:  # weights rest elsewhere than the model computes
             self.nnsight.pipeline.device = self._managed
@@ -149,10 +153,9 @@ class HookedModel:
     @property
     def attention_config(self) -> Any:
         """The configuration object that selects the decoder's attention function."""
-        for layer in self.layers:
-            if hasattr(layer, "self_attn"):
-                return layer.self_attn.config
-        return self.config
+        attending = (getattr(layer, "self_attn", None) for layer in self.layers)
+        found = (getattr(attention, "config", None) for attention in attending)
+        return next((config for config in found if config is not None), self.config)
 
     @property
     def attention(self) -> str:

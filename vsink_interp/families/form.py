@@ -178,6 +178,8 @@ class Family:
     - `template`: the prompt format, with `{content}`, if the processor has no chat template.
     - `role_markers`: markers that the template puts around content.
     - `text_alone`: whether the model takes prompts without an image.
+    - `prepends`: whether the processor writes the tokens of a prompt's one image by itself, before
+        the prompt and its begin token.
     - `tiny`: makes a configuration and a processor of a model small enough for tests.
     - `inferred`: whether the form was inferred from a model of no known family.
     """
@@ -209,6 +211,7 @@ class Family:
     closing: str = ""
     opening: str = ""
     text_alone: bool = True
+    prepends: bool = False
     tiny: Tiny | None = None
     inferred: bool = False
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from PIL.Image import Image
+from PIL import Image
 
 from ..errors import CapabilityError
 from ..graph import HOOKS
@@ -28,6 +28,7 @@ PROJECTORS = (
     "model.visual.merger",
     "multi_modal_projector",
 )
+IMAGE_TOKEN = ("processor.image_token", "config.image_token_id")
 
 
 def infer(hf_model: Any, processor: Any) -> Family:
@@ -38,25 +39,9 @@ def infer(hf_model: Any, processor: Any) -> Family:
 
     **Raises:** `CapabilityError` naming the part that was not found, and where it was looked for.
     """
-    paths = dict(hf_model.named_modules())
-    found = {
-        "decoder layers": _first(paths, [f"{path}.layers" for path in DECODERS]),
-        "output projection": _first(paths, HEADS),
-        "vision layers": _first(paths, TOWERS),
-        "projector": _first(paths, PROJECTORS),
-    }
-    sought = {"decoder layers": DECODERS, "output projection": HEADS}
-    lacking = {what: at for what, at in sought.items() if found[what] is None}
-    kind = hf_model.config.model_type
-    marker = getattr(processor, "image_token", None)
-    if marker is None or getattr(hf_model.config, "image_token_id", None) is None:
-        lacking["image token"] = ("processor.image_token", "config.image_token_id")
-    if lacking:
-        raise CapabilityError(
-            f"the model type {kind!r} is of no known family, and its layout could not be inferred: "
-            + "; ".join(f"no {what} at {', '.join(at)}" for what, at in lacking.items())
-            + ". A family is one file: see docs/adding-a-family.md"
-        )
+    found, kind = _parts(hf_model), hf_model.config.model_type
+    _refuse_lacking(hf_model.config, processor, found)
+    prepends = getattr(processor, "num_query_tokens", None) is not None
     return Family(
         name=f"{kind}, inferred",
         model_types=(kind,),
@@ -66,12 +51,54 @@ def infer(hf_model: Any, processor: Any) -> Family:
         vision_taps=STREAM_LAYER,
         refused=_unseen(found),
         projector=found["projector"] or "",
-        spans=counted_spans,
-        marker=str(marker),
+        spans=query_spans if prepends else counted_spans,
+        marker=_marker(processor),
+        suffix="" if prepends else _suffix(hf_model.config, processor),
         template="{content}",
         role_markers=(),
+        prepends=prepends,
+        text_alone=not prepends,
         inferred=True,
     )
+
+
+def _parts(hf_model: Any) -> Mapping[str, str | None]:
+    """The module paths of the parts of a model; None for what has no usual name."""
+    paths = dict(hf_model.named_modules())
+    return {
+        "decoder layers": _first(paths, [f"{path}.layers" for path in DECODERS]),
+        "output projection": _first(paths, HEADS),
+        "vision layers": _first(paths, TOWERS),
+        "projector": _first(paths, PROJECTORS),
+    }
+
+
+def _refuse_lacking(config: Any, processor: Any, found: Mapping[str, str | None]) -> None:
+    text = config.get_text_config(decoder=True)
+    if config.is_encoder_decoder or text.is_encoder_decoder:
+        raise CapabilityError(
+            f"the model type {config.model_type!r} reads the prompt in an encoder, beside its "
+            "decoder, so no decoder layer attends to image tokens and prompt: there is nothing "
+            "for flows and edits to act on. Open a model whose decoder reads the prompt"
+        )
+    sought = {"decoder layers": DECODERS, "output projection": HEADS}
+    lacking = {what: at for what, at in sought.items() if found[what] is None}
+    if not _marker(processor) or getattr(config, "image_token_id", None) is None:
+        lacking["image token"] = IMAGE_TOKEN
+    if lacking:
+        around = f" around {text.model_type!r}" * (text.model_type != config.model_type)
+        raise CapabilityError(
+            f"the model type {config.model_type!r}{around} is of no known family, and its layout "
+            "could not be inferred: "
+            + "; ".join(f"no {what} at {', '.join(at)}" for what, at in lacking.items())
+            + ". A family is one file: see docs/adding-a-family.md"
+        )
+
+
+def _marker(processor: Any) -> str:
+    """The token that the processor replaces by an image; empty if it does not say."""
+    marker = getattr(processor, "image_token", None)
+    return str(getattr(marker, "content", marker) or "")
 
 
 def _unseen(found: Mapping[str, str | None]) -> dict[str, str]:
@@ -90,7 +117,7 @@ def _first(paths: Mapping[str, Any], wanted: Any) -> str | None:
 
 
 def counted_spans(
-    config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
+    config: Any, processor: Any, images: list[Image.Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
     """One row of tokens per image, counted in what the processor makes of that image alone.
 
@@ -112,7 +139,36 @@ def counted_spans(
     return tuple(ImageSpan((1, count)) for count in counts)
 
 
-def _alone(config: Any, processor: Any, image: Image) -> int:
+def _suffix(config: Any, processor: Any) -> str:
+    """What the processor writes after the last token of an image: part of it, not of the query."""
+    tokens, made = processor.tokenizer, _made_of(processor, Image.new("RGB", (70, 56)))
+    ids, ends = made["input_ids"][0].tolist(), made["offset_mapping"][0, :, 1].tolist()
+    if config.image_token_id not in ids:
+        return ""
+    last = max(at for at, number in enumerate(ids) if number == config.image_token_id)
+    behind = "".join(tokens.convert_ids_to_tokens(ids[last + 1 :]))
+    length = max(ends) - ends[last]
+    return behind[:length].ljust(length)
+
+
+def query_spans(
+    config: Any, processor: Any, images: list[Image.Image], inputs: Mapping[str, Any]
+) -> tuple[ImageSpan, ...]:
+    """The query tokens of BLIP-2 and InstructBLIP: as many for every image, none of a place."""
+    del config, inputs
+    return tuple(ImageSpan((1, processor.num_query_tokens)) for _ in images)
+
+
+def _alone(config: Any, processor: Any, image: Image.Image) -> int:
     """How many image tokens the processor makes of one image."""
-    made = processor(text=[processor.image_token], images=[image], return_tensors="pt")
-    return int((made["input_ids"] == config.image_token_id).sum())
+    return int((_made_of(processor, image)["input_ids"] == config.image_token_id).sum())
+
+
+def _made_of(processor: Any, image: Image.Image) -> Mapping[str, Any]:
+    """What the processor makes of an image without a prompt."""
+    return processor(
+        text=[_marker(processor)],
+        images=[image],
+        return_tensors="pt",
+        return_offsets_mapping=True,
+    )

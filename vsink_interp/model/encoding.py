@@ -240,7 +240,9 @@ def process(
             "run them one by one"
         )
     begin = processor.tokenizer.bos_token
-    return processor(
+    if family.prepends:
+        texts = [_unmarked(family, text) for text in texts]
+    made = processor(
         text=texts,
         images=(images if family.nested else flat) if flat else None,
         padding=True,
@@ -250,6 +252,41 @@ def process(
         # A template that writes the first token itself must not get it twice.
         add_special_tokens=not (begin and all(text.startswith(begin) for text in texts)),
     )
+    return prepended(processor, family, made) if family.prepends else made
+
+
+def _unmarked(family: Family, text: str) -> str:
+    """A prompt without its marker, where the processor writes image tokens by itself.
+
+    **Raises:** `InputError` for a prompt that has other images than one at its beginning.
+    """
+    rest = text.removeprefix(family.marker)
+    if rest == text or family.marker in rest:
+        raise InputError(
+            f"{family.name} takes one image with each prompt, and its processor writes the image "
+            f"before the prompt; got {text!r}"
+        )
+    return rest
+
+
+def prepended(processor: Any, family: Family, made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs with all padding in its place, and offsets that count the image's text.
+
+    The processors of BLIP-2 and InstructBLIP write image tokens before everything, so that in a
+    batch the padding would stand between an image and its prompt; and a token's offset is that in
+    the prompt alone. What InstructBLIP's Q-Former reads of the prompt is padded on the right: its
+    positions are counted from the left.
+    """
+    before = processor.num_query_tokens
+    offsets = made[OFFSETS].clone()
+    offsets[:, before:] += before * len(family.marker)
+    order = made["attention_mask"].argsort(dim=1, stable=True)
+    moved = {name: made[name].gather(1, order) for name in ("input_ids", "attention_mask")}
+    moved[OFFSETS] = offsets.gather(1, order[..., None].expand_as(offsets))
+    if (mask := made.get("qformer_attention_mask")) is not None:
+        order = mask.argsort(dim=1, stable=True, descending=True)
+        moved |= {name: x.gather(1, order) for name, x in made.items() if name.startswith("qform")}
+    return {**made, **moved}
 
 
 def lay_out(

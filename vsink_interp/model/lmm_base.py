@@ -16,7 +16,7 @@ from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
 from .identities import failed_here, own_sight, unlike_heads, unlike_logits
-from .soundness import drops, made_by, refuse_parts
+from .soundness import drops, made_by, own_errors, refuse_parts
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
 from .wrappers import unwrapped
 
@@ -41,10 +41,13 @@ class LMMBase:
                 "the model is in training mode and drops activations at random; call "
                 "hf_model.eval() first"
             )
-        form = family or family_of(hf_model, processor)
+        self._capabilities: Capabilities | None = None
+        with own_errors(hf_model):
+            self._open(hf_model, processor, family or family_of(hf_model, processor), check=check)
+
+    def _open(self, hf_model: Any, processor: Any, form: Family, *, check: bool) -> None:
         self.hooked = HookedModel(hf_model, processor, form)
         self.opened_with = made_by(hf_model.config, processor, form)
-        self._capabilities: Capabilities | None = None
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self.backend = Backend(self.hooked)
         if (check or form.inferred) and form.sight != "cross-attention":

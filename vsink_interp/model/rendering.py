@@ -111,7 +111,8 @@ def _chat(processor: Any, family: Family, n_images: int) -> str:
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-    return family.template.format(content="\n".join([family.word] * n_images + [_SENTINEL]))
+    glue = "" if family.prepends else "\n"
+    return family.template.format(content=glue.join([family.word] * n_images + [_SENTINEL]))
 
 
 def answer_marker(processor: Any, family: Family) -> str:

@@ -1,11 +1,13 @@
 """Whether a model is what it was when it was opened, and computes numbers."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import CapabilityError, InputError
+from ..errors import CapabilityError, InputError, VsinkError
 from ..families import Family
 from .encoding import Encoding
 
@@ -32,6 +34,25 @@ def refuse_parts(hf_model: Any, processor: Any) -> None:
             "LMM takes the processor of the model, with its tokenizer and image processor, and got "
             f"{type(processor).__name__}; load it by transformers.AutoProcessor.from_pretrained"
         )
+
+
+@contextmanager
+def own_errors(hf_model: Any) -> Generator[None]:
+    """Name the model where a part of it, or of its processor, is not as it was taken to be.
+
+    **Raises:** `CapabilityError` in place of whatever else is raised inside.
+    """
+    try:
+        yield
+    except VsinkError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise CapabilityError(
+            f"{type(hf_model).__name__} could not be opened: its parts were found, and do not "
+            f"work as those of a known family do ({type(error).__name__}: {line}). A family is "
+            "one file: see docs/adding-a-family.md"
+        ) from error
 
 
 def refuse_changed(lmm: Any, encoding: Encoding) -> None:
