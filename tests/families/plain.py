@@ -116,7 +116,7 @@ def local_vision(hf_model):
     parts = [
         (name, weight)
         for name, weight in hf_model.named_parameters()
-        if any(part in name for part in ("vision", "visual"))
+        if any(part in name for part in ("vision", "visual", "image_tower"))
         and any(part in name for part in (".out_proj.", ".proj.", ".o_proj.", "projection_layer"))
         and "attn" in name.replace("attention", "attn")
     ]

@@ -33,7 +33,10 @@ MODES = {
 
 def _pixels(processor, image):
     values = processor.image_processor([image], return_tensors="np", do_convert_rgb=True)
-    return np.concatenate([np.ravel(x) for x in values["pixel_values"]]).astype(float)
+    pixels = values.get(
+        "pixel_values", values.get("pixel_values_images")
+    )  # the latter: Video-LLaVA
+    return np.concatenate([np.ravel(x) for x in pixels]).astype(float)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -42,7 +42,9 @@ def test_every_family_does_what_it_offers(name):
     assert {one.hook for one in found.hooks if one.works} == set(lmm.hooks)
     normed = name in ("Gemma 3", "Qwen3-VL", "Qwen3.5")
     assert normed == set(nodes.NORMED).issubset({find_hook(hook).name for hook in lmm.hooks})
-    assert len(lmm.hooks) >= len(nodes.POINTS) - 2 + 2 * normed
+    # Aya Vision has nothing between attention and MLP; Ovis2 has no features of a tower at its end.
+    lacks = name in ("Aya Vision", "Ovis2")
+    assert len(lmm.hooks) >= len(nodes.POINTS) - 2 + 2 * normed - lacks
     assert all(one.reason for one in found.hooks if not one.works)
     assert found is lmm.capabilities
 

@@ -7,6 +7,7 @@ import torch
 
 import vsink_interp as vi
 from tests import nodes, tiny
+from tests.families.test_families import TINY
 from vsink_interp.model import activation_cache
 
 EAGER = tiny.hf_model(attention="eager")
@@ -87,7 +88,7 @@ def test_text_alone_has_no_vision_in_its_cache():
     assert "blocks.0.hook_resid_pre" in cache
 
 
-@pytest.mark.parametrize("family", sorted(f.name for f in vi.families.FAMILIES if f.tiny))
+@pytest.mark.parametrize("family", TINY)
 def test_the_size_of_a_cache_is_known_before_it_is_made(family, monkeypatch):
     lmm = vi.LMM.tiny(family)
     encoding = lmm.encode(tiny.image(), "hello")

@@ -5,6 +5,7 @@ import torch
 
 import vsink_interp as vi
 from tests import nodes, tiny
+from tests.families.test_families import TINY
 from vsink_interp.probes import Activation, Gradient
 
 LAYER = 2
@@ -154,7 +155,7 @@ def test_what_has_no_gradient_is_refused():
         lmm.run(encoding, graph=Gradient("hook_resid_pre", "logit of 'blue' at history"))
 
 
-@pytest.mark.parametrize("family", sorted(f.name for f in vi.families.FAMILIES if f.tiny))
+@pytest.mark.parametrize("family", TINY)
 def test_in_every_family_it_is_there_and_changes_no_bit(family):
     lmm = vi.LMM.tiny(family)
     encoding = lmm.encode(tiny.image(), "hello")

@@ -26,7 +26,8 @@ class Tap:
     - `shape`: how the module holds the value, as einops writes it: `b` batch, `q` query or patch,
         `d` width, and `h` for heads. `"b q (h d)"` by default where there are heads, `"q d"` where
         images are packed into one long row of patches, `"b i t q d"` where the images of a
-        sample (`i`) and their tiles (`t`) have axes of their own.
+        sample (`i`) and their tiles (`t`) have axes of their own, `"b i j d"` where rows and
+        columns of an image do.
     - `scale`: what the model multiplies the value by, before it adds it to the residual stream or
         returns it as logits; the hook point shows the product.
     """
@@ -48,7 +49,7 @@ class Tap:
         return "b q h d" if self.heads else IMAGE_AXES.get(self.shape, "")
 
 
-IMAGE_AXES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d"}
+IMAGE_AXES = {"q d": "1 q d", "b i t q d": "(b i) (t q) d", "b i j d": "b (i j) d"}
 """Axes of images in the vision encoder, and at hook points: image patch d."""
 
 LayerTaps: TypeAlias = Mapping[str, Tap]
@@ -152,6 +153,7 @@ class Family:
         `embed_tokens` lie, and of the output projection.
     - `vision_layers`, `projector`: module paths of the vision side.
     - `projected`: the axes of the projector's values, as in `Tap.shape`.
+    - `mapped`: those of its output, where they are others: rows and columns of an image.
     - `merged`: which patches the projector makes one image token of, where it makes it of several:
         `"runs"` that follow one another, or `"squares"` of a view in raster order.
     - `layer_taps`, `vision_taps`: the taps of one layer; hook points that are left out are refused.
@@ -194,6 +196,7 @@ class Family:
     role_markers: tuple[str, ...]
     head: str = "lm_head"
     projected: str = ""
+    mapped: str = ""
     merged: Literal["", "runs", "squares"] = ""
     layer_taps: LayerTaps | None = None
     taps_by_layer: tuple[LayerTaps, ...] = ()
@@ -231,7 +234,9 @@ class Family:
         return {
             "hook_embed": Tap(f"{self.decoder}.embed_tokens", "output"),
             "vision_projector.hook_in": Tap(self.projector, "input", shape=self.projected),
-            "vision_projector.hook_out": Tap(self.projector, "output", shape=self.projected),
+            "vision_projector.hook_out": Tap(
+                self.projector, "output", shape=self.mapped or self.projected
+            ),
             "ln_final.hook_out": Tap(f"{self.decoder}.norm", "output"),
             "unembed.hook_out": Tap(self.head, "output", scale=self.logits_scale),
         }

@@ -141,7 +141,10 @@ def counted_spans(
 
 def _suffix(config: Any, processor: Any) -> str:
     """What the processor writes after the last token of an image: part of it, not of the query."""
-    tokens, made = processor.tokenizer, _made_of(processor, Image.new("RGB", (70, 56)))
+    tokens, made = (
+        processor.tokenizer,
+        _made_of(processor, Image.new("RGB", (70, 56)), return_offsets_mapping=True),
+    )
     ids, ends = made["input_ids"][0].tolist(), made["offset_mapping"][0, :, 1].tolist()
     if config.image_token_id not in ids:
         return ""
@@ -164,11 +167,6 @@ def _alone(config: Any, processor: Any, image: Image.Image) -> int:
     return int((_made_of(processor, image)["input_ids"] == config.image_token_id).sum())
 
 
-def _made_of(processor: Any, image: Image.Image) -> Mapping[str, Any]:
+def _made_of(processor: Any, image: Image.Image, **more: Any) -> Mapping[str, Any]:
     """What the processor makes of an image without a prompt."""
-    return processor(
-        text=[_marker(processor)],
-        images=[image],
-        return_tensors="pt",
-        return_offsets_mapping=True,
-    )
+    return processor(text=[_marker(processor)], images=[image], return_tensors="pt", **more)

@@ -11,22 +11,31 @@ from .form import STREAM_LAYER, Family, tiled, whole_image
 WHY = "it is scaled after its module, so no module holds what it adds"
 
 
-def tile_spans(
+def canvas_spans(
     config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
     """Per image its tiles in raster order, and a thumbnail last if there is more than one."""
     del inputs
+    side = round(processor.image_seq_length**0.5)
+    return tile_spans(side, processor.image_processor, config.vision_config.image_size[0], images)
+
+
+def tile_spans(side: int, settings: Any, tile: int, images: list[Image]) -> tuple[ImageSpan, ...]:
+    """Per image its tiles in raster order, and all of it last if there is more than one.
+
+    **Arguments:**
+
+    - `side`: how many rows and columns of tokens a tile becomes.
+    - `settings`: the image processor.
+    - `tile`: how many pixels wide and high a tile is.
+    """
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-    side = round(processor.image_seq_length**0.5)
-    settings = processor.image_processor
-    tile = (config.vision_config.image_size[0], config.vision_config.image_size[1])
-    most = settings.max_patches
     found = []
     for image in images:
         whole = View((side, side), whole_image(image))
         columns, rows = get_optimal_tiled_canvas(
-            (image.height, image.width), tile, settings.min_patches, most
+            (image.height, image.width), (tile, tile), settings.min_patches, settings.max_patches
         )
         tiles = tiled(image, rows, columns, side)
         several = len(tiles) > 1
@@ -73,7 +82,7 @@ INTERNVL = Family(
         "vision_encoder.blocks.{layer}.hook_mlp_out": WHY,
     },
     projector="model.multi_modal_projector",
-    spans=tile_spans,
+    spans=canvas_spans,
     marker="<IMG_CONTEXT>",
     suffix="</img>",
     template="<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n",

@@ -6,6 +6,7 @@ the official class is built from its image processor and tokenizer alone.
 
 import re
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -24,8 +25,14 @@ def without_video(official: Any) -> Any:
         del cls
         return ["image_processor", "tokenizer"]
 
-    composed = {"get_attributes": classmethod(parts), "__module__": official.__module__}
-    return type(official.__name__, (official,), composed)
+    def init(self: Any, image_processor: Any, tokenizer: Any, **more: Any) -> None:
+        # The video part came second, and what comes second is the tokenizer now.
+        official.__init__(self, image_processor, tokenizer, tokenizer, **more)
+
+    composed: dict[str, Any] = {"get_attributes": classmethod(parts)}
+    if [*signature(official.__init__).parameters][2:4] == ["video_processor", "tokenizer"]:
+        composed["__init__"] = init
+    return type(official.__name__, (official,), composed | {"__module__": official.__module__})
 
 
 @final

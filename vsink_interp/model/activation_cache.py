@@ -165,7 +165,7 @@ def _sizes(lmm: Any, encoding: Encoding) -> dict[str, int]:
     config, hooked = lmm.hooked.config, lmm.hooked
     heads, length = hooked.n_heads["head"], encoding.layout.length
     vision = getattr(lmm.config, "vision_config", None)
-    pixels = encoding.inputs.get("pixel_values")
+    pixels = encoding.inputs.get(encoding.pixels)
     side = getattr(vision, "patch_size", None) or 14
     side = side if isinstance(side, int) else side[0]
     return {

@@ -70,7 +70,7 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     if node.image != "noise":
         return other
     n_images = [len(row) for row in encoding.images]
-    pixels = other.inputs["pixel_values"]
+    pixels = other.inputs[other.pixels]
     grids = other.inputs.get("image_grid_thw")  # where pixels come as a list of patches
     views = [len(span.parts) for row in other.layout.images for span in row]
     if grids is not None:
@@ -84,7 +84,7 @@ def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
         framed = lmm.hooked.family.framed
         areas = [(int(y), int(x)) for y, x in other.inputs["image_sizes"]] if framed else None
         new = node.spoiled(pixels, n_images, sizes, areas)
-    return replace(other, inputs={**other.inputs, "pixel_values": new})
+    return replace(other, inputs={**other.inputs, other.pixels: new})
 
 
 def _spoiled_tiles(

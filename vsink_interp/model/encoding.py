@@ -58,6 +58,13 @@ class Encoding:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         return f"Encoding({lines[0]}{more}, images=[{sizes}])"
 
+    @property
+    def pixels(self) -> str:
+        """The name of the input that holds pixels; empty without images."""
+        # Video-LLaVA's processor has a name of its own for them.
+        names = ("pixel_values", "pixel_values_images")
+        return next((name for name in names if name in self.inputs), "")
+
     def _repr_html_(self) -> str:
         from ..plot.notebook import encoding_html
 

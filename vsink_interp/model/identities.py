@@ -88,6 +88,8 @@ def unlike_logits(lmm: Any) -> str:
     Something stands between or behind them that is not known: another multiplier, a second head.
     """
     hooked, seen = lmm.hooked, []
+    if hooked.refusal(find_hook("ln_final.hook_out")):
+        return ""
     encoding = lmm.encode(None if hooked.family.text_alone else noise(), PROMPT)
     norm = hooked.module("ln_final.hook_out")
     handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
