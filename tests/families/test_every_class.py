@@ -25,14 +25,20 @@ timm. Of these, Emu3 and Aya Vision are tried with weights elsewhere."""
 
 
 class Processor:
-    """What the form of a family asks a processor for."""
+    """What the form of a family asks a processor for; an image is one token."""
 
     image_token = "<image>"
     tokenizer = tokenizer("<image>")
 
+    def __init__(self, config):
+        self.number = getattr(config, "image_token_id", None)
+
     def __call__(self, text, images, **more):
         del images
-        return self.tokenizer(text, **more)
+        made = self.tokenizer(text, **more)
+        own = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        made["input_ids"][made["input_ids"] == own] = self.number
+        return made
 
 
 def shallow(config):
@@ -59,7 +65,7 @@ def test_a_class_opens_or_is_refused_by_name(kind):
     with torch.device("meta"):
         model = CLASSES[type(config)]._from_config(config).eval()
     try:
-        lmm = vi.LMM(model, Processor(), check=False)
+        lmm = vi.LMM(model, Processor(config), check=False)
     except vi.CapabilityError as error:
         assert re.search(REFUSED, str(error))
     else:
@@ -72,7 +78,7 @@ def test_what_a_part_of_a_strange_model_raises_becomes_an_error_of_ours():
     shallow(config)
     with torch.device("meta"):
         model = CLASSES[type(config)]._from_config(config).eval()
-    processor = Processor()
+    processor = Processor(config)
     processor.tokenizer = None
     with pytest.raises(vi.CapabilityError, match=r"could not be opened.*docs/adding-a-family"):
         vi.LMM(model, processor, check=False)

@@ -19,7 +19,7 @@ from ..edits import Fn
 from ..errors import CapabilityError
 from ..families import Family
 from ..families.tiny import build, like
-from ..graph import HOOKS, HookPoint, find_hook
+from ..graph import HOOKS, HookPoint
 from ..probes import Activation
 from .identities import PROMPT, changed_by_rewriting, noise, parts_that_miss
 
@@ -120,7 +120,6 @@ def check(lmm: Any) -> Capabilities:
         plain = lmm.hf_model(**encoding.inputs).logits.cpu()
     answer = lmm.generate(encoding, max_new_tokens=2).logits
     family = lmm.hooked.family
-    refuse_ahead(lmm, encoding)
     missing = _parts(lmm, encoding)
     return Capabilities(
         type(lmm.hf_model).__name__,
@@ -133,29 +132,6 @@ def check(lmm: Any) -> Capabilities:
             for point in HOOKS
         ),
     )
-
-
-def refuse_ahead(lmm: Any, encoding: Any) -> None:
-    """Refuse a model whose rows attend to more than its family says.
-
-    **Raises:** `CapabilityError` naming the layer.
-    """
-    point = find_hook("attn.hook_pattern")
-    if lmm.hooked.refusal(point):
-        return
-    places = _one_of_each_kind(lmm, point, lmm.hooked.offering(point))
-    probe = Activation(point.name, tuple(place["layers"] for place in places))
-    record = lmm.run(encoding, graph=probe)[probe]
-    allowed = encoding.layout.visible(range(encoding.layout.length))
-    ahead = (record.values > 0).any(2) & ~allowed
-    if ahead.any():
-        layer = record.labels("layer")[int(ahead.flatten(1).any(1).nonzero()[0])]
-        raise CapabilityError(
-            f"in layer {layer} of {type(lmm.hf_model).__name__} rows attend to tokens that the "
-            f"family {lmm.hooked.family.name!r} says they do not see (sight "
-            f"{lmm.hooked.family.sight!r}), so that flows would mean other things than they say; "
-            "a family that says what rows see is one file: see docs/adding-a-family.md"
-        )
 
 
 def _parts(lmm: Any, encoding: Any) -> Mapping[str, str]:

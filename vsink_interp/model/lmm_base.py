@@ -42,6 +42,7 @@ class LMMBase:
                 "hf_model.eval() first"
             )
         self._capabilities: Capabilities | None = None
+        self._unseeing: dict[str, str] = {}
         with own_errors(hf_model):
             self._open(hf_model, processor, family or family_of(hf_model, processor), check=check)
 
@@ -69,9 +70,10 @@ class LMMBase:
             self.hooked.family = replace(self.hooked.family, sight=sight)
         elif sight != form.sight:
             why = f"its masks are not those of {form.name}, whose rows see: {form.sight}"
-            self.hooked.failed |= dict.fromkeys(
+            self._unseeing = dict.fromkeys(
                 (f"blocks.{{layer}}.attn.hook_{at}" for at in ("attn_scores", "pattern")), why
             )
+            self.hooked.failed |= self._unseeing
 
     @classmethod
     def from_pretrained(
@@ -185,7 +187,7 @@ class LMMBase:
             failed, self.hooked.failed = self.hooked.failed, {}
             try:
                 self._capabilities = check_all(self)
-                failed = self._capabilities.failed
+                failed = self._capabilities.failed | self._unseeing
             finally:
                 self.hooked.failed = failed
         return self._capabilities
