@@ -57,12 +57,11 @@ the same number of images.
 **A model of no known family** is inspected when it is opened. If its parts have the usual names it
 works, is marked *inferred* and is checked at once; where its image tokens lie in the image is then
 unknown. [Add a family](adding-a-family.md) to say where.
-If its tower or projector has no usual name (BLIP-2, InstructBLIP, Emu3, Gemma 4), the decoder is open
-and the vision hooks are refused by name. Every class that transformers knows for images and text opens
-like this or is refused with a reason: one that reads the prompt in an encoder beside its decoder
-(Florence-2, T5Gemma 2, InstructBLIP around FLAN-T5), one around OPT (most of BLIP-2), one whose rows see
-more than the tokens before them. [Decoders](decoders.md) lists what other language models offer inside a
-LLaVA.
+If its tower or projector has no usual name (BLIP-2, InstructBLIP, Emu3, Gemma 4), the decoder is
+open and the vision hooks are refused by name. Every class that transformers knows for images and
+text opens like this or is refused with a reason: one that reads the prompt in an encoder beside its
+decoder (Florence-2, T5Gemma 2, InstructBLIP around FLAN-T5), one around OPT (most of BLIP-2).
+[Decoders](decoders.md) lists what other language models offer inside a LLaVA.
 
 **BLIP-2 and InstructBLIP** put the query tokens of one image before the prompt; they are the group
 `image`, and belong to no place in it. InstructBLIP's have read the question.
