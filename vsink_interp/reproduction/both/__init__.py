@@ -1,0 +1,1 @@
+"""Where both papers meet: measured by neither of them."""

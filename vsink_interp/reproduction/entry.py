@@ -1,0 +1,125 @@
+"""What a reproduction is: a figure or table of a paper, how it is measured, what was published."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, final
+
+from PIL import Image
+
+from ..model import LMM, Tick
+from .measurements import Measurements, Row
+
+Figure: TypeAlias = Literal["bars", "curves", "grid", "maps", "scatter", "spectrum", "sorted"]
+"""How the measurements are drawn."""
+
+
+@final
+@dataclass(frozen=True)
+class Published:
+    """A number of a paper.
+
+    **Attributes:**
+
+    - `what`: what it is of, as in `"LLaVA-1.5-7B, sinks masked, POPE F1"`.
+    - `value`: as it is printed, or read off a figure.
+    - `source`: where it was read, and how surely.
+    """
+
+    what: str
+    value: str
+    source: str
+
+
+@final
+@dataclass(frozen=True)
+class Setup:
+    """What a reproduction is measured on.
+
+    **Attributes:**
+
+    - `data`: a folder of the user's own images or benchmarks; toy scenes by default.
+    - `limit`: how many cases; each reproduction's own number by default.
+    - `seed`: of whatever is drawn, and the first toy scene.
+    - `quick`: a handful of cases, to see that all of it works.
+    - `log`: a folder that takes the rows as they come; a stopped reproduction goes on from it.
+    - `tick`: told how many steps are done, and how many there are.
+    """
+
+    data: Path | None = None
+    _: KW_ONLY
+    limit: int | None = None
+    seed: int = 0
+    quick: bool = False
+    log: Path | None = None
+    tick: Tick | None = None
+
+    def count(self, quick: int, full: int) -> int:
+        """The number of cases: the limit, or the reproduction's own for a quick or a full run."""
+        return self.limit or (quick if self.quick else full)
+
+
+class Measure(Protocol):
+    """Measures an entry; `OverCases` and `OverTasks` are the two ways there are."""
+
+    def __call__(
+        self, name: str, lmm: LMM, setup: Setup
+    ) -> tuple[Iterable[Row], Mapping[int, Image.Image]]:
+        """The rows, and the images of some cases."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What measurements say about the claim of a paper.
+
+    **Attributes:**
+
+    - `holds`: True or False; None if these cases or this model cannot tell.
+    - `because`: the numbers that say so.
+    """
+
+    holds: bool | None
+    because: str
+
+    def __str__(self) -> str:
+        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
+        return f"{verdict}: {self.because}"
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """A figure, table or ablation of a paper.
+
+    **Attributes:**
+
+    - `name`: the paper's letter and the figure, as in `"A.fig3b"`.
+    - `title`: what it shows.
+    - `claim`: what the paper concludes from it, as a statement that can be true of a model.
+    - `measure`: how its rows are measured.
+    - `outcome`: what rows say about the claim.
+    - `figure`: how it is drawn; `axes` names what lies on x, what tells lines or bars apart, and
+        what panels.
+    - `unit`: of the values.
+    - `published`: the paper's numbers.
+    - `note`: where this departs from the paper, and what was not established.
+    """
+
+    name: str
+    title: str
+    claim: str
+    _: KW_ONLY
+    measure: Measure
+    outcome: Callable[[Measurements], Outcome]
+    figure: Figure
+    axes: Sequence[str] = ()
+    unit: str
+    published: tuple[Published, ...] = ()
+    note: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The letter of the paper; `"AB"` is where both meet."""
+        return self.name.split(".")[0]

@@ -1,0 +1,131 @@
+"""The list of all reproductions, and `reproduce`, which measures one."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import NotationError, unknown
+from ..model import LMM, Tick
+from .both import chosen_tokens, crossings
+from .entry import Entry, Setup
+from .measurements import Measurements
+from .over_cases import about
+from .paper_a import (
+    ablations,
+    benchmarks,
+    fixed_places,
+    heads,
+    latency,
+    maps,
+    segmentation,
+    sink_attention,
+    sink_counts,
+    sink_masking,
+    spectra,
+)
+from .paper_b import attention_by_type, compressed, judged, knockouts, objects
+
+ENTRIES: Final = (
+    maps.FIG1,
+    spectra.FIG2,
+    sink_attention.FIG3A,
+    sink_masking.FIG3B,
+    sink_masking.FIG3B_POPE,
+    sink_attention.FIG3C,
+    maps.FIG3D,
+    fixed_places.PLACES,
+    heads.FIG4,
+    spectra.FIG7,
+    sink_counts.FIG8A,
+    sink_counts.FIG8B,
+    benchmarks.TABLE1,
+    benchmarks.TABLE2,
+    benchmarks.TABLE3,
+    ablations.TABLE4,
+    ablations.TABLE5,
+    segmentation.TABLE6,
+    ablations.SOURCE,
+    ablations.SWEEPS,
+    benchmarks.VCD,
+    latency.LATENCY,
+    benchmarks.LAST_LAYER,
+    attention_by_type.FIG1,
+    knockouts.FIG2E,
+    knockouts.FIG2F,
+    knockouts.UP_TO,
+    knockouts.WINDOW,
+    judged.FIG3,
+    attention_by_type.FIG4,
+    compressed.FIG5,
+    objects.FIG6,
+    objects.FIG7,
+    compressed.TABLE1,
+    chosen_tokens.TOP_K,
+    crossings.KNOCKOUT,
+    crossings.SINKS,
+)
+"""Every figure, table and ablation there is, paper by paper."""
+NOT_ESTABLISHED: Final = (
+    "A: table 7, figures 9 to 15 (what they sweep is in A.sweeps, without published numbers)",
+    "B: table 2, the numbers of the appendix on LLaVA-1.5, the values of figure 5",
+)
+"""What the papers hold and could not be read."""
+
+
+def find(name: str) -> Entry:
+    """The reproduction of that name.
+
+    **Raises:** `NotationError` listing all of them.
+    """
+    known = {entry.name: entry for entry in ENTRIES}
+    if name not in known:
+        raise NotationError(unknown("reproduction", name, known))
+    return known[name]
+
+
+def reproduce(
+    name: str,
+    lmm: LMM,
+    data: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    quick: bool = False,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
+) -> Measurements:
+    """Measure a published figure or table anew.
+
+    ```py
+    found = vi.reproduce("A.fig3b", lmm, "coco", limit=50, log="fig3b")
+    print(found.table(), vi.reproduction.find("A.fig3b").outcome(found))
+    found.plot()
+    ```
+
+    **Arguments:**
+
+    - `name`: one of `vsink reproduce list`, as in `"A.fig3b"`.
+    - `data`: a folder of images, of COCO, or of benchmarks; toy scenes by default.
+    - `limit`: how many cases; the reproduction's own number by default.
+    - `seed`: of what is drawn, and the first toy scene.
+    - `quick`: a handful of cases, to see that it works.
+    - `log`: a folder that takes the rows as they come; a stopped reproduction goes on from it.
+    - `tick`: called in the place of a progress bar.
+
+    **Raises:** `NotationError` for an unknown name; `InputError` if the folder does not hold what
+    it takes; `ResultError` if `log` belongs to another measurement.
+    """
+    entry = find(name)
+    folder, place = (None if path is None else Path(path) for path in (data, log))
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=place, tick=tick)
+    rows, images = entry.measure(name, lmm, setup)
+    return Measurements(name, tuple(rows), _provenance(entry, lmm, setup), images)
+
+
+def _provenance(entry: Entry, lmm: LMM, setup: Setup) -> Mapping[str, Any]:
+    settings = {"data": str(setup.data or "toy scenes"), "limit": setup.limit, "quick": setup.quick}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**about(entry.name, lmm, setup), **settings, "title": entry.title, "measured": now}

@@ -1,0 +1,109 @@
+"""Measure a reproduction a few cases at a time, written as they come, gone on with later."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypeAlias, final
+
+from PIL import Image
+
+from ..errors import InputError
+from ..experiments import Cases, ObjectMasks, Quizzes
+from ..model import LMM, digest, fingerprint
+from ..model.progress import shown
+from ..storage import RowLog
+from .entry import Setup
+from .measurements import CASE, Row
+from .sources import by_image, captions
+
+Some: TypeAlias = Cases | Quizzes | tuple[ObjectMasks, ...]
+"""A few cases: to be described, with questions, or with the masks of their objects."""
+KEPT = 2
+"""How many images are kept for figures."""
+SIDE = 448
+"""The longest side of a kept image, in pixels."""
+
+
+@final
+@dataclass(frozen=True)
+class OverCases:
+    """Measures an entry a few cases at a time.
+
+    **Attributes:**
+
+    - `measure`: the rows of a few cases; their `case` counts from 0 within these.
+    - `quick`, `full`: how many cases there are by default.
+    - `at_once`: how many are measured together.
+    - `source`: where they come from.
+    """
+
+    measure: Callable[[LMM, Any, Setup], Iterable[Row]]
+    _: KW_ONLY
+    quick: int
+    full: int
+    at_once: int = 4
+    source: Callable[[Setup, int, int], Iterator[Any]] = captions
+
+    def __call__(
+        self, name: str, lmm: LMM, setup: Setup
+    ) -> tuple[list[Row], Mapping[int, Image.Image]]:
+        """The rows of all cases, and the first images."""
+        count = setup.count(self.quick, self.full)
+        if count < 1:
+            raise InputError(f"limit={count}: measure at least one case")
+        tell, first = shown(setup.tick, name), 0
+        rows: list[Row] = []
+        images: dict[int, Image.Image] = {}
+        log = None if setup.log is None else setup.log / f"{name}.rows.jsonl"
+        with RowLog[list[Row]](log, about(name, lmm, setup)) as kept:
+            for some in self.source(setup, count, self.at_once):
+                found = _images(some)
+                images |= {
+                    first + i: _small(one) for i, one in enumerate(found) if first + i < KEPT
+                }
+                step = f"{first}: {_key(some)}"
+                if step not in kept.known:
+                    kept.add(step, list(self.measure(lmm, some, setup)))
+                rows += [_placed(row, first) for row in kept.known[step]]
+                first += len(found)
+                tell(min(first, count), count)
+        return rows, images
+
+
+def about(name: str, lmm: LMM, setup: Setup) -> dict[str, Any]:
+    """What the rows of a reproduction depend on."""
+    return {"name": name, "seed": setup.seed, "sinks": _sinks(lmm), **fingerprint(lmm)}
+
+
+def _sinks(lmm: LMM) -> str:
+    from ..errors import VsinkError
+
+    try:
+        return repr(lmm.sinks)
+    except VsinkError:
+        return "none"
+
+
+def _placed(row: Row, first: int) -> Row:
+    return {**row, CASE: row[CASE] + first} if CASE in row else dict(row)
+
+
+def _images(some: Some) -> list[Image.Image]:
+    if isinstance(some, Cases | Quizzes):
+        return list(some.images)
+    return [here[0].image for here in by_image(some)]
+
+
+def _key(some: Some) -> str:
+    if isinstance(some, Cases):
+        pairs = zip(some.images, some.prompts, strict=True)
+    elif isinstance(some, Quizzes):
+        pairs = zip(some.images, map(repr, some.questions), strict=True)
+    else:
+        pairs = ((one.image, (one.words, one.mask.tobytes())) for one in some)
+    return digest(([image], asked) for image, asked in pairs)
+
+
+def _small(image: Image.Image) -> Image.Image:
+    shown = image.copy()
+    shown.thumbnail((SIDE, SIDE))
+    return shown
