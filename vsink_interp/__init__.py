@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         metrics,
         plot,
         probes,
+        reproduction,
         toy,
     )
     from .edits import (
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     )
     from .probes import probe
     from .remote import Server
+    from .reproduction import reproduce
     from .results import Recorded, Run
     from .sinks import (
         HEAD_PROBES,
@@ -140,6 +142,8 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "experiments",
     "evaluation",
     "evaluate",
+    "reproduction",
+    "reproduce",
     "metrics",
     "plot",
     "toy",
@@ -160,7 +164,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
 
 _HOMES = (
     "errors", "tokens", "graph", "results", "probes", "edits", "sinks", "remote", "model",
-    "evaluation",
+    "evaluation", "reproduction",
 )  # fmt: skip
 """Where the names are from: each of these imports those before it, and none after it."""
 

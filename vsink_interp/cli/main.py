@@ -17,6 +17,7 @@ from .compare import knockout, var
 from .evaluate import evaluate
 from .figures import attend, demo, report
 from .remote import remote
+from .reproduce import WithAddress, reproduce
 from .terminal import (
     Command,
     Commands,
@@ -151,13 +152,13 @@ def _families(name: str) -> list[str]:
 
 
 COMMANDS: tuple[Any, ...] = (
-    demo, report, attend, generate, detect, var, knockout, evaluate, check_model
+    demo, report, attend, generate, detect, var, knockout, evaluate, reproduce, check_model
 )  # fmt: skip
 """In the order of the help."""
 
 for command in COMMANDS:
     name = {"evaluate": "eval"}.get(command.__name__, command.__name__.replace("_", "-"))
-    app.command(name, cls=Command)(command)
+    app.command(name, cls=WithAddress if command is reproduce else Command)(command)
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(remote, name="remote")
 

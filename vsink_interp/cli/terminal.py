@@ -61,13 +61,19 @@ class Commands(_PlainHelp, TyperGroup):
             raise typer.Exit(1) from error
 
 
-def open_model(model: str | None) -> "vi.LMM":
+def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
     """The model of a folder or a Hub id; the toy LMM for None.
 
-    **Raises:** `CapabilityError` if it does not open.
+    **Arguments:**
+
+    - `remote`: the server on which everything runs, as `LMM.from_pretrained` takes it.
+
+    **Raises:** `CapabilityError` if it does not open; `InputError` for the toy on a server.
     """
+    if remote and model is None:
+        raise InputError("--remote runs a model that the server hosts: name it with --model")
     try:
-        return vi.LMM.toy() if model is None else vi.LMM.from_pretrained(model)
+        return vi.LMM.toy() if model is None else vi.LMM.from_pretrained(model, remote=remote)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CapabilityError(

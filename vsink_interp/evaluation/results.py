@@ -150,7 +150,7 @@ class _Changes:
 
 
 def _compared(
-    metric: Metric, stacks: Sequence[tuple[Float[np.ndarray, "image feature"], ...]]
+    metric: Metric, stacks: Sequence[tuple[Float[np.ndarray, "_ feature"], ...]]
 ) -> tuple[float, float, float, float]:
     """Off, on, and the interval of their difference; summed over the stacks."""
     rng = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, final
+from typing import Literal, Protocol, TypeAlias, final, runtime_checkable
 
 from PIL import Image
 
@@ -59,6 +59,7 @@ class Setup:
         return self.limit or (quick if self.quick else full)
 
 
+@runtime_checkable
 class Measure(Protocol):
     """Measures an entry; `OverCases` and `OverTasks` are the two ways there are."""
 

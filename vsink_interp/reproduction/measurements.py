@@ -1,9 +1,11 @@
 """`Measurements`: what a reproduction found, one row a measurement, with how it came about."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
@@ -14,7 +16,7 @@ from PIL import Image
 from ..errors import ResultError
 from ..experiments.result import Result
 from ..results.recorded import optional_package
-from ..storage import read_json, write_text
+from ..storage import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -158,7 +160,7 @@ class Measurements(Result):
         about = {"about": dict(self.about), "images": sorted(self.images)}
         write_text(place / f"{self.name}.json", json.dumps(about, ensure_ascii=False, indent=1))
         for number, image in self.images.items():
-            image.save(place / f"{self.name}.case-{number}.png")
+            write_bytes(place / f"{self.name}.case-{number}.png", _png(image))
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> "Measurements":
@@ -192,7 +194,7 @@ def _cases(rows: Sequence[Row]) -> dict[Any, list[float]]:
     found: dict[Any, list[float]] = {}
     for row in rows:
         if CASE in row and not np.isnan(row[VALUE]):
-            found.setdefault(row[CASE], []).append(row[VALUE])
+            found.setdefault(row[CASE], []).append(float(row[VALUE]))
     return found
 
 
@@ -208,10 +210,13 @@ def interval(values: Float[np.ndarray, " case"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    import csv
-    from io import StringIO
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
+
+def _csv(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = StringIO(newline="")
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -221,9 +226,6 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _read(text: str) -> Iterator[Row]:
-    import csv
-    from io import StringIO
-
     for line in csv.DictReader(StringIO(text, newline="")):
         yield {name: _value(cell) for name, cell in line.items() if cell != ""}
 

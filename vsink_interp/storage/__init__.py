@@ -12,6 +12,7 @@ from .files import (
     reserved as reserved,
     sync as sync,
     unwritable as unwritable,
+    write_bytes as write_bytes,
     write_text as write_text,
 )
 from .row_log import RowLog as RowLog, logged as logged

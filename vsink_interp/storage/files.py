@@ -30,6 +30,27 @@ def write_text(path: str | Path, text: str) -> None:
         write(text)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a binary file whole or not at all.
+
+    **Raises:** `ResultError` if it cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name[:100]}.{uuid4().hex[:12]}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+        sync(target.parent)
+    except (OSError, ValueError) as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError, ValueError):
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def reserved(path: str | Path, size: int) -> Generator[Callable[[str | bytes], None]]:
     """Make room for a file before the work that fills it; gives what writes it, whole.

@@ -44,7 +44,7 @@ def counts(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
             tau = round(scale * lmm.sinks.tau, 3)
             for layer, count in enumerate((phi >= tau).sum(-1).tolist()):
                 own = int(scale == 1.0)
-                yield {"case": case, "tau": tau, "own": own, "layer": layer, "value": count}
+                yield {"case": case, "tau": tau, "own": own, "layer": layer, "value": float(count)}
 
 
 def _not_at_first(found: Measurements) -> Outcome:

@@ -1,0 +1,130 @@
+"""Write docs/reproduce.md from folders of reproductions: `python docs/gen_reproduce.py toy=DIR`.
+
+Each folder is what `vsink reproduce all --out DIR` wrote, under the name of its model; figures are
+those of the first. What it takes from them is kept in docs/reproduce.json, from which a test
+writes the page again.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, Entry
+
+HERE = Path(__file__).parent
+PAGE, KEPT, PICTURES = HERE / "reproduce.md", HERE / "reproduce.json", HERE / "assets/reproduce"
+VERDICTS = {True: "holds", False: "does not hold", None: "cannot be told"}
+PAPERS = {
+    "A": "Kang et al., *See What You Are Told* (ICLR 2025, arXiv 2503.03321)",
+    "B": "Kaduri et al., *What's in the Image?* (CVPR 2025, arXiv 2411.17491)",
+    "AB": "Where the two meet: measured in neither",
+}
+HEAD = """# Reproduce the papers
+
+<!-- Written by docs/gen_reproduce.py; edit vsink_interp/reproduction/. -->
+
+Every figure, table and ablation of both papers is one command and one call:
+
+```console
+vsink reproduce list
+vsink reproduce A.fig3b --model llava-hf/llava-1.5-7b-hf --data coco/ --out reproduced
+vsink reproduce all --quick --out reproduced
+```
+
+```python
+found = vi.reproduce("A.fig3b", lmm, data="coco/", limit=50, log="reproduced")
+print(found.table())
+print(vi.reproduction.find("A.fig3b").outcome(found))
+found.plot()
+found.to_pandas()  # one line a measurement
+found.save("reproduced")
+```
+
+Rows are written as they come. A run that was stopped, or killed, goes on from the folder, and is
+refused if the model's weights, code, versions or settings have changed. `all` also writes
+`index.html`, one page with every figure and verdict.
+
+**Data.** Without `--data` the cases are toy scenes. A folder may hold images alone (described by
+"Describe the image."); a table `cases.csv` with the columns `image`, and if you like `prompt` and
+`answer`; COCO's annotations and images; POPE's, MME's and the other benchmarks' own files
+([evaluation](evaluation.md)); or masks: beside `NAME.jpg` a folder `NAME.masks` with one
+black-and-white image for each object, called by the object's name.
+
+**Verdicts.** Each entry states the paper's claim as a sentence that can be true of a model. It
+*holds* if the whole 95 % interval of the paired difference (bootstrap over cases) is on the right
+side, *does not hold* if it is on the wrong side, and otherwise *cannot be told* from these cases.
+The toy's sinks were [trained in](toy-model-card.md), so what holds there is no evidence for the
+papers; it shows that the measurement works. No 7B model was measured here.
+
+"""
+
+
+def kept(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """What the page needs of folders of reproductions."""
+    found: dict[str, Any] = {}
+    for model, folder in folders.items():
+        for one in json.loads((folder / "index.json").read_text(encoding="utf-8")):
+            told = {k: one[k] for k in ("holds", "because", "error", "seconds") if k in one}
+            found.setdefault(one["name"], {})[model] = told
+    return found
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The page."""
+    models = list(dict.fromkeys(model for one in found.values() for model in one))
+    head = ["", "shows", *(f"{model}" for model in models)]
+    lines = [HEAD, f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for entry in ENTRIES:
+        cells = [_verdict(found.get(entry.name, {}).get(model)) for model in models]
+        link = f"[`{entry.name}`](#{entry.name.lower().replace('.', '')})"
+        lines.append(f"| {link} | {entry.title} | {' | '.join(cells)} |")
+    lines += ["", "Not established: " + "; ".join(NOT_ESTABLISHED) + "."]
+    paper = ""
+    for entry in ENTRIES:
+        if entry.paper != paper:
+            paper = entry.paper
+            lines += ["", f"## {PAPERS[paper]}"]
+        lines += ["", *_section(entry, found.get(entry.name, {}))]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return "not run"
+    return "not measured" if "error" in one else VERDICTS[one["holds"]]
+
+
+def _section(entry: Entry, found: Mapping[str, Any]) -> list[str]:
+    lines = [f"### {entry.name}", "", f"{entry.title[0].upper()}{entry.title[1:]}."]
+    lines += ["", f"**Claim:** {entry.claim}."]
+    lines += ["", "```console", f"vsink reproduce {entry.name}", "```", ""]
+    if (PICTURES / f"{entry.name}.png").is_file():
+        lines += [f"![{entry.title}](assets/reproduce/{entry.name}.png)", ""]
+    for model, one in found.items():
+        lines += [f"- **{model}**: {_verdict(one)}: {one.get('error') or one['because']}"]
+    if entry.published:
+        lines += ["", "| published | | source |", "|---|---|---|"]
+        lines += [f"| {p.what} | {p.value} | {p.source} |" for p in entry.published]
+    if entry.note:
+        lines += ["", entry.note]
+    return lines
+
+
+def _take(folder: Path) -> None:
+    """Copy the figures of a folder."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for entry in ENTRIES:
+        source = folder / f"{entry.name}.png"
+        if source.is_file():
+            shutil.copyfile(source, PICTURES / source.name)
+
+
+if __name__ == "__main__":
+    folders = {name: Path(place) for name, place in (arg.split("=", 1) for arg in sys.argv[1:])}
+    if folders:
+        KEPT.write_text(json.dumps(kept(folders), ensure_ascii=False, indent=1), encoding="utf-8")
+        _take(next(iter(folders.values())))
+    PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")

@@ -1,0 +1,82 @@
+"""`vsink reproduce`."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import vsink_interp as vi
+from vsink_interp.cli.main import app
+from vsink_interp.cli.reproduce import WithAddress
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, ["reproduce", *words])
+
+
+def test_the_list():
+    found = json.loads(invoke("list", "--json").stdout)
+    assert {"A.fig1", "B.table1"} <= {one["name"] for one in found}
+    assert "A.fig3b" in invoke("list").stdout
+
+
+def test_one_of_them(tmp_path, lmm, monkeypatch):
+    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
+    out = invoke("A.fig8b", "--quick", "--limit", "1", "--out", str(tmp_path), "--json")
+    found = json.loads(out.stdout)["reproductions"]
+    assert [one["name"] for one in found] == ["A.fig8b"]
+    assert (tmp_path / "A.fig8b.csv").read_text().startswith("case,")
+    assert (tmp_path / "A.fig8b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_all_of_them_go_on_where_one_cannot(tmp_path, lmm, monkeypatch):
+    from vsink_interp import reproduction
+    from vsink_interp.reproduction import find
+
+    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
+    monkeypatch.setattr(reproduction, "ENTRIES", (find("A.fig8a"), find("B.fig6")))
+    data = tmp_path / "data"
+    data.mkdir()
+    vi.toy.scene(0).image.save(data / "0.png")
+    out = tmp_path / "out"
+    found = invoke("all", "--limit", "1", "--data", str(data), "--out", str(out))
+    assert found.exit_code == 0, found.output
+    assert "B.fig6  not measured" in found.stdout
+    page = (out / "index.html").read_text()
+    assert "A.fig8a" in page
+    assert "no masks" in page
+    assert [one["name"] for one in json.loads((out / "index.json").read_text())] == [
+        "A.fig8a",
+        "B.fig6",
+    ]
+
+
+def test_an_unknown_one_is_one_line():
+    found = invoke("A.fig99")
+    assert found.exit_code == 1
+    assert "A.fig3b" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["A.fig1", "--remote"], "configured"),
+        (["--remote", "A.fig1", "--quick"], "configured"),
+        (["A.fig1", "--remote", "http://127.0.0.1:80"], "http://127.0.0.1:80"),
+        (["A.fig1"], None),
+    ],
+)
+def test_an_address_may_be_left_out(given, read):
+    from typer.main import get_command
+
+    command = get_command(app).commands["reproduce"]
+    assert isinstance(command, WithAddress)
+    with command.make_context("reproduce", list(given)) as context:
+        assert context.params["remote"] == read
+        assert context.params["name"] == "A.fig1"
+
+
+def test_a_server_wants_a_model():
+    found = invoke("A.fig1", "--remote")
+    assert found.exit_code == 1
+    assert "--model" in found.stderr

@@ -1,0 +1,112 @@
+"""Every reproduction on the toy: it runs, is killed, goes on, is drawn, and says something."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp import plot
+from vsink_interp.reproduction import ENTRIES, Measurements, Setup
+from vsink_interp.reproduction.over_cases import OverCases
+from vsink_interp.reproduction.over_tasks import OverTasks
+
+FORK = multiprocessing.get_context("fork")
+PINNED = (
+    "A.fig1 A.fig2 A.fig3a A.fig3b A.fig3c A.fig3d A.fig4 A.fig7 A.fig8a A.fig8b A.table1 A.table2 "
+    "A.table3 A.table4 A.table5 A.table6 A.sweeps A.vcd A.latency A.last-layer B.fig1 B.fig2e "
+    "B.fig2f B.fig3 B.fig4 B.fig5 B.fig6 B.fig7 B.table1"
+).split()
+TIMED = ("ms", "seconds")
+
+
+def small(entry):
+    """The entry in steps of one case, or of four questions."""
+    if isinstance(entry.measure, OverCases):
+        return replace(entry.measure, at_once=1), 2
+    return entry.measure, 20
+
+
+def silent(_done, _total):
+    """In the place of a bar."""
+
+
+def killed(measure, name, lmm, setup):
+    """Measure until the first step is written, and die as from kill -9."""
+
+    def tick(_done, _total):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = FORK.Process(target=measure, args=(name, lmm, replace(setup, tick=tick)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def steps_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def plain(rows):
+    """Rows without what no two runs share: how long they took."""
+    return [row for row in rows if row.get("of") != "seconds" and "latency" not in row]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
+    measure, limit = small(entry)
+    setup = Setup(limit=limit, quick=True, log=tmp_path, tick=silent)
+    killed(measure, entry.name, lmm, setup)
+    (log,) = tmp_path.glob("*.jsonl")
+    before = steps_of(log)
+    rows, images = measure(entry.name, lmm, setup)
+    after = steps_of(log)
+    assert len(before) == 1
+    assert after[: len(before)] == before, "what was finished is not measured again"
+    assert len({step["step"] for step in after}) == len(after)
+    again, _ = measure(entry.name, lmm, setup)
+    assert list(again) == list(rows)
+
+    found = Measurements(entry.name, tuple(rows), {"model": "toy"}, images)
+    assert all(np.isfinite(row["value"]) for row in found.rows)
+    assert str(entry.outcome(found).because)
+    assert found.table()
+    assert plot.png(found.plot())[:4] == b"\x89PNG"
+
+
+def test_rows_do_not_depend_on_how_many_are_measured_at_once(lmm):
+    (entry,) = (one for one in ENTRIES if one.name == "B.fig2e")
+    one, both = (
+        replace(entry.measure, at_once=size)("B.fig2e", lmm, Setup(limit=2, tick=silent))[0]
+        for size in (1, 2)
+    )
+
+    def key(row):
+        return row["case"], row["flow"], row.get("layers", "")
+
+    assert {key(row): row["value"] for row in one} == {key(row): row["value"] for row in both}
+
+
+def test_the_list_has_all_that_is_pinned_once():
+    names = [entry.name for entry in ENTRIES]
+    assert set(PINNED) <= set(names)
+    assert len(set(names)) == len(names)
+    for entry in ENTRIES:
+        assert isinstance(entry.measure, OverCases | OverTasks)
+        assert not entry.claim.endswith(".")
+
+
+def test_an_unknown_name_lists_the_known(lmm):
+    with pytest.raises(vi.NotationError, match=r"A\.fig3b"):
+        vi.reproduce("A.fig3x", lmm)
+
+
+def test_a_log_of_another_model_is_refused(lmm, tmp_path):
+    vi.reproduce("A.fig8a", lmm, limit=1, log=tmp_path, tick=silent)
+    with pytest.raises(vi.ResultError, match="another"):
+        vi.reproduce("A.fig8a", tiny.lmm(), limit=1, log=tmp_path, tick=silent)

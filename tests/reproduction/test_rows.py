@@ -1,0 +1,133 @@
+"""What entries measure, against plain transformers in eager attention and a few lines of numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp as vi
+from vsink_interp.reproduction import Setup, find
+from vsink_interp.toy.language import DESCRIBE
+
+LIMIT = 2
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """The toy in eager attention, of its own weights."""
+    from transformers import AutoModelForImageTextToText
+
+    from vsink_interp.toy import weights_dir
+
+    model = AutoModelForImageTextToText.from_pretrained(weights_dir, attn_implementation="eager")
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def told(lmm, eager):
+    """Of each scene: ids with the answer, their segments, hidden states and patterns."""
+    found = []
+    for seed in range(LIMIT):
+        encoding = lmm.encode(vi.toy.scene(seed).image, DESCRIBE)
+        run = lmm.generate(encoding, max_new_tokens=40)
+        whole = encoding.with_answer(run)
+        with torch.no_grad():
+            out = eager(**whole.inputs, output_attentions=True, output_hidden_states=True)
+        found.append((run, out))
+    return found
+
+
+def rows(name, lmm):
+    entry = find(name)
+    return entry.measure(name, lmm, Setup(limit=LIMIT, quick=True, tick=lambda *_: None))[0]
+
+
+def picked(found, **labels):
+    return [row["value"] for row in found if labels.items() <= row.items()]
+
+
+def test_attention_by_type(lmm, told):
+    found = rows("B.fig1", lmm)
+    for case, (run, out) in enumerate(told):
+        first = run.layout.prompt_length
+        last = int(run.answered[0].sum()) + first
+        for layer, pattern in enumerate(out.attentions):
+            answer = pattern[0].mean(0)[first - 1 : last - 1]
+            image = run.layout.mask("image")[0][: answer.shape[1]]
+            want = answer[:, image].sum(1).mean()
+            (got,) = picked(found, case=case, layer=layer, group="image", of="attention")
+            np.testing.assert_allclose(got, want, **CLOSE)
+
+
+def phi_of(lmm, out, layer):
+    x = out.hidden_states[layer][0].double()
+    unit = x / x.pow(2).mean(-1, keepdim=True).sqrt()
+    return unit[:, list(lmm.sinks.dims)].abs().amax(-1)
+
+
+def test_sink_counts(lmm, told):
+    found = rows("A.fig8b", lmm)
+    for case, (run, out) in enumerate(told):
+        image = run.layout.mask("image")[0]
+        for layer in range(lmm.n_layers):
+            phi = phi_of(lmm, out, layer)
+            tau = lmm.sinks.tau
+            want = int((phi[image[: len(phi)]] >= tau).sum())
+            assert picked(found, case=case, layer=layer, own=1) == [want]
+
+
+def test_phi_along_the_prompt(lmm, told):
+    found = rows("A.fig8a", lmm)
+    for case, (run, out) in enumerate(told):
+        for layer in {row["layer"] for row in found}:
+            want = phi_of(lmm, out, layer)[: run.layout.prompt_length]
+            np.testing.assert_allclose(picked(found, case=case, layer=layer), want, **CLOSE)
+
+
+def test_sinks_against_masks(lmm, told):
+    found = rows("A.table6", lmm)
+    for case, (run, out) in enumerate(told):
+        covered = vi.toy.scene(case).masks.any(0).reshape(8, 8, 8, 8).mean((1, 3)).ravel()
+        free = covered < 0.1
+        image = run.layout.mask("image")[0]
+        for layer in range(lmm.n_layers):
+            phi = phi_of(lmm, out, layer)
+            sink = (phi[image[: len(phi)]] >= lmm.sinks.tau).numpy()
+            want = [free[sink].mean()] if sink.any() else []
+            assert picked(found, case=case, layer=layer, tokens="visual sinks") == want
+            if sink.any():
+                (got,) = picked(found, case=case, layer=layer, tokens="all image tokens")
+                assert got == free.mean()
+
+
+def test_maps_by_layer(lmm, told):
+    found = rows("B.fig4", lmm)
+    for case, (run, out) in enumerate(told):
+        first, count = run.layout.prompt_length, int(run.answered[0].sum())
+        for layer, pattern in enumerate(out.attentions):
+            answer = pattern[0].mean(0)[first - 1 : first + count - 1]
+            image = run.layout.mask("image")[0][: answer.shape[1]]
+            got = picked(found, case=case, layer=layer)
+            np.testing.assert_allclose(got, answer[:, image].mean(0), **CLOSE)
+    places = [(row["left"], row["top"]) for row in found if row["case"] == row["layer"] == 0]
+    assert places == [(c / 8, r / 8) for r in range(8) for c in range(8)]
+
+
+def test_words_without_sinks(lmm):
+    found = rows("A.fig3d", lmm)
+    for word in {row["word"] for row in found if row["case"] == 0}:
+        whole, without = (
+            np.array(picked(found, case=0, word=word, arm=arm))
+            for arm in ("all image tokens", "without sinks")
+        )
+        sink = np.array(
+            [
+                r["sink"]
+                for r in found
+                if (r["case"], r["word"], r["arm"]) == (0, word, "without sinks")
+            ],
+            dtype=bool,
+        )
+        assert sink.any()
+        assert (without[sink] == 0).all()
+        np.testing.assert_allclose(without[~sink], whole[~sink] / whole[~sink].sum(), rtol=1e-5)

@@ -1,0 +1,144 @@
+"""`vsink reproduce`: figures, tables and ablations of both papers, measured anew."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import VsinkError
+from .terminal import Command, JsonOption, ModelOption, open_model, progress
+
+if TYPE_CHECKING:
+    import vsink_interp as vi
+
+    from ..reproduction import Entry
+
+
+class WithAddress(Command):
+    """A command whose `--remote` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; `--remote` alone means the server that nnsight is set to."""
+        found: list[str] = []
+        for place, one in enumerate(args):
+            found.append(one)
+            after = args[place + 1] if place + 1 < len(args) else ""
+            if one == "--remote" and ":" not in after:
+                found.append("configured")
+        return super().parse_args(ctx, found)
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="`list`, `all`, or one of the list, as in A.fig3b.")],
+    model: ModelOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder of images, COCO or benchmarks; toy scenes if none."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="How many cases of each.", min=1)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of what is drawn, and the first toy scene.", min=0)
+    ] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", metavar="", help="A handful of cases, to see that it works.")
+    ] = False,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--remote",
+            metavar="[ADDRESS]",
+            help="Run on an NDIF server: the address, or the one in nnsight's configuration.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="A folder for rows and figures; a stopped one goes on.")
+    ] = Path("reproduced"),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a figure or table of either paper anew, beside what was published."""
+    from ..reproduction import ENTRIES, find
+
+    if name == "list":
+        _list(ENTRIES, as_json)
+        return
+    entries = ENTRIES if name == "all" else (find(name),)
+    server: Any = True if remote == "configured" else remote
+    lmm = open_model(model, remote=server)
+    settings: dict[str, Any] = {"data": data, "limit": limit, "seed": seed, "quick": quick}
+    found = [_measured(lmm, entry, out, settings) for entry in entries]
+    _write(out, found, whole=name == "all")
+    _tell(out, found, as_json)
+    if all("error" in one for one in found):
+        raise typer.Exit(1)
+
+
+def _list(entries: Sequence["Entry"], as_json: bool) -> None:
+    if as_json:
+        shown = [{"name": e.name, "title": e.title, "claim": e.claim} for e in entries]
+        typer.echo(json.dumps(shown, ensure_ascii=False))
+        return
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        typer.echo(f"{entry.name:{width}}  {entry.title}")
+
+
+def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Measure one entry, write its rows and figure, and say what came out."""
+    from ..plot import png
+    from ..reproduction import reproduce as measure
+    from ..storage import write_bytes
+
+    start = perf_counter()
+    about = {"name": entry.name, "title": entry.title, "claim": entry.claim}
+    with progress() as watch:
+        try:
+            found = measure(
+                entry.name,
+                lmm,
+                settings["data"],
+                limit=settings["limit"],
+                seed=settings["seed"],
+                quick=settings["quick"],
+                log=out,
+                tick=lambda done, total: watch(f"{entry.name}: {done} of {total}", done / total),
+            )
+        except VsinkError as error:
+            return {**about, "error": str(error)}
+    found.save(out)
+    write_bytes(out / f"{entry.name}.png", png(found.plot()))
+    outcome = entry.outcome(found)
+    seconds = round(perf_counter() - start, 1)
+    return {
+        **about, "holds": outcome.holds, "because": outcome.because, "table": found.table(),
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def _write(out: Path, found: Sequence[dict[str, Any]], *, whole: bool) -> None:
+    from ..plot.reproduction_page import page
+    from ..storage import write_text
+
+    if not whole:
+        return
+    write_text(out / "index.json", json.dumps(list(found), ensure_ascii=False, indent=1))
+    write_text(out / "index.html", page(out, found))
+
+
+def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), "reproductions": found}, ensure_ascii=False))
+        return
+    for one in found:
+        if "error" in one:
+            typer.echo(f"{one['name']}  not measured: {one['error']}")
+            continue
+        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[one["holds"]]
+        if len(found) == 1:
+            typer.echo(one["table"])
+        typer.echo(f"{one['name']}  {verdict}: {one['because']}")
+    typer.echo(f"rows and figures: {out}")
