@@ -76,7 +76,7 @@ FIG3B = Entry(
 )
 FIG3B_POPE = Entry(
     "A.fig3b-pope",
-    "the same on POPE",
+    "POPE with visual sinks, or as many random image tokens, hidden",
     "hiding visual sinks costs less than hiding as many random image tokens",
     measure=OverTasks(("pope",), benchmark, toy=("pope",), quick=30),
     outcome=_pope,

@@ -67,7 +67,7 @@ FIG2 = Entry(
 )
 FIG7 = Entry(
     "A.fig7",
-    "the same along the depth; run it once for each model",
+    "residual stream of sinks by dimension, along the depth; run it once for each model",
     "visual sinks have their large values in the sink dimensions of the first token",
     measure=OverCases(along_the_depth, quick=2, full=20, at_once=1),
     outcome=_same_dims,

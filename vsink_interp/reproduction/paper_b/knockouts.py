@@ -145,7 +145,7 @@ FIG2E = _entry(
 )
 FIG2F = _entry(
     "B.fig2f",
-    "the same from layer l on",
+    "three knockouts of the image, from layer l on",
     "in late layers the image is no longer needed",
     from_layer,
     _late_is_free,
@@ -155,14 +155,14 @@ FIG2F = _entry(
 )
 UP_TO = _entry(
     "B.up-to",
-    "the same up to layer l",
+    "three knockouts of the image, up to layer l",
     "cutting early layers alone costs less than cutting all",
     up_to_layer,
     _early_is_free,
 )
 WINDOW = _entry(
     "B.window",
-    "the same in a window that slides along the depth",
+    "three knockouts of the image, in a window that slides along the depth",
     "there are layers whose window costs more than one at either end",
     window,
     _middle_matters,
