@@ -17,7 +17,7 @@ HOMES = {
     "lmms_eval": {"integrations"},
     "matplotlib": {"plot"},
     "nnsight": {"engine", "remote"},
-    "pandas": {"evaluation", "experiments", "results"},
+    "pandas": {"evaluation", "experiments", "reproduction", "results"},
     "transformer_lens": {"integrations"},
     "transformers": {"engine", "families", "model", "remote", "toy"},
     "typer": {"cli"},

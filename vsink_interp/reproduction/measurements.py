@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
@@ -67,6 +67,8 @@ class Measurements(Result):
     - `about`: model, versions, settings, seeds and data, as they were.
     - `images`: the images of some cases, for figures that show them.
     """
+
+    figure: ClassVar[str] = "reproduction"
 
     name: str
     rows: tuple[Row, ...]
@@ -142,12 +144,6 @@ class Measurements(Result):
 
     def __str__(self) -> str:
         return f"{self.name}\n{self.table()}"
-
-    def plot(self, **options: Any) -> Any:
-        """The matplotlib figure of this reproduction."""
-        from .. import plot
-
-        return plot.reproduction(self, **options)
 
     def save(self, folder: str | Path) -> None:
         """Write `NAME.csv`, `NAME.json` (how it came about) and the images into a folder.
