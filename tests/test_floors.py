@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = tuple(
-    "errors storage kernels toy tokens graph metrics results probes edits families sinks engine "
-    "remote model evaluation experiments reproduction integrations plot __init__ cli".split()
+    "errors storage kernels toy small tokens graph metrics results probes edits families sinks "
+    "engine remote model evaluation experiments reproduction integrations plot __init__ cli".split()
 )
 """The rooms from the ground up: each imports from those before it alone."""
 FLOOR = {name: floor for floor, name in enumerate(FLOORS)}
@@ -19,7 +19,7 @@ HOMES = {
     "nnsight": {"engine", "remote"},
     "pandas": {"evaluation", "experiments", "reproduction", "results"},
     "transformer_lens": {"integrations"},
-    "transformers": {"engine", "families", "model", "remote", "toy"},
+    "transformers": {"engine", "families", "model", "remote", "small", "toy"},
     "typer": {"cli"},
     "xarray": {"results"},
 }

@@ -9,7 +9,9 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp.probes import Pattern
-from vsink_interp.sinks.discovery import PROMPTS, SinkReport, suggest_tau
+from vsink_interp.sinks.causal import CausalCheck, FirstTokenMass
+from vsink_interp.sinks.discovery import PROMPTS, SinkReport, _plain_image
+from vsink_interp.sinks.threshold import valley
 
 DIMS = (7, 30)
 
@@ -76,17 +78,32 @@ def test_a_model_without_sinks_is_told():
     assert len(loose.dims) >= 1
 
 
+def spread(low, high, count=200):
+    """Values evenly over a range."""
+    return torch.linspace(low, high, count)
+
+
 @pytest.mark.parametrize(
-    ("phi", "width", "low", "high"),
+    ("first", "rest", "low", "high", "shape"),
     [
-        ([1.0, 3.0, 9.0, 28.0, 50.0], 4096, 10.0, 28.0),
-        ([1.0, 3.0], 4096, 10.0, 30.0),
-        ([12.0, 13.0, 14.0, 29.0], 4096, 14.0, 29.0),
-        ([0.5, 1.0, 6.0], 256, 2.5, 6.0),
+        # SmolLM2-135M (width 576): ordinary tokens 8 to 18, first tokens 23.8; other sinks or none.
+        ([23.8, 23.6], torch.cat([spread(8, 18), spread(22.5, 24, 20)]), 19.9, 20.1, "two modes"),
+        ([23.8, 23.6], spread(8, 18), 19.9, 20.1, "none"),
+        # Ordinary tokens reach beyond 20: the valley is above it.
+        ([24.0], torch.cat([spread(8, 20.6), spread(23.5, 24, 40)]), 21, 23, "two modes"),
+        # They thin out through 20 up to the first tokens.
+        ([23.8], torch.cat([spread(8, 16), spread(16, 23.8, 80)]), 16, 24, "tail"),
+        # LLaVA-1.5-7B: far apart, and 20 lies between.
+        ([55.0], torch.cat([spread(0.5, 6), spread(40, 50, 5)]), 19.9, 20.1, "two modes"),
+        # A narrow model whose phi cannot reach 20.
+        ([5.7, 5.5], torch.cat([spread(0.2, 1.8), spread(5, 5.6, 9)]), 2, 5, "two modes"),
     ],
 )
-def test_tau_lies_in_the_widest_gap(phi, width, low, high):
-    assert suggest_tau(torch.tensor(phi), width) == pytest.approx((low + high) / 2)
+def test_tau_lies_in_the_valley_and_at_20_where_that_is_one(first, rest, low, high, shape):
+    found = valley(torch.tensor(first), rest)
+    assert low < found.tau < high
+    assert found.shape == shape
+    assert f"first tokens {min(first):.1f} or more" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,87 @@ def test_a_token_whose_phi_is_tau_is_a_sink(phi, gap):
     sinks = vi.SinkDims((1,), 5.0)
     report = SinkReport(sinks, torch.zeros(4), torch.tensor(phi), (0,), 0.5, 0.1)
     assert report.gap == gap
+
+
+def test_a_model_that_erases_its_sinks_and_writes_them_again():
+    """Layer 2 takes dimension 7 away from the first token, layer 3 brings it back."""
+    model = tiny.hf_model(seed=2)
+    layers = model.model.language_model.layers
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight[1, 7] = 90.0
+    lmm = vi.LMM(model, tiny.processor())
+
+    def moved(by):
+        def hook(_module, _args, output):
+            out = output[0] if isinstance(output, tuple) else output
+            if out.shape[1] > 1:
+                out = out.clone()
+                out[:, 0, 7] += by
+            return (out, *output[1:]) if isinstance(output, tuple) else out
+
+        return hook
+
+    held = [layers[0].register_forward_hook(moved(0.0))]
+    held += [layers[1].register_forward_hook(moved(-90.0))]
+    held += [layers[2].register_forward_hook(moved(90.0))]
+    try:
+        report = vi.find_sink_dims(lmm)
+    finally:
+        for handle in held:
+            handle.remove()
+    assert report.dims == (7,)
+    assert report.layers == (1, 3), "layer 2 has no sinks, and is left out"
+    assert report.written == ((0, 1), (3, 3))
+    assert "layers 0-1, 3-3" in str(report)
+
+
+def test_controls_stand_beside_the_causal_check():
+    """By hand: the same interventions, as hooks on plain transformers."""
+    lmm, report = planted(), planted().sink_report
+    found = report.causal
+    assert (found.before, found.zeroed) == (report.bos_mass, report.bos_mass_clamped)
+    encoding = lmm.encode(_plain_image(), PROMPTS[0])
+    layers = lmm.hf_model.model.language_model.layers
+    model = lmm.hf_model
+    kept = model.config._attn_implementation
+    for name, rescale in (("ordinary", False), ("rescaled", True)):
+
+        def change(_module, args, kwargs, *, rescale=rescale):
+            x = (args[0] if args else kwargs["hidden_states"]).clone()
+            x[:, 0, list(DIMS)] = x[:, 1:][..., list(DIMS)].median(1).values
+            if rescale:
+                x[:, 0] *= x[:, 1:].norm(dim=-1).median() / x[:, 0].norm()
+            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
+
+        held = [
+            layers[layer].register_forward_pre_hook(change, with_kwargs=True) for layer in (1, 2, 3)
+        ]
+        model.set_attn_implementation("eager")
+        try:
+            with torch.no_grad():
+                out = model(**encoding.inputs, output_attentions=True)
+        finally:
+            model.set_attn_implementation(kept)
+            for handle in held:
+                handle.remove()
+        rows = lmm.run(encoding, graph=(probe := FirstTokenMass(layers=(1,))))[probe].values.shape
+        mass = torch.stack([out.attentions[layer][0, :, -rows[-1] :, 0] for layer in (1, 2, 3)])
+        assert getattr(found, name) == pytest.approx(float(mass.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [
+        ((0.5, 0.1, 0.1, 0.1, 0.5, 0.5), ("zeroed", "ordinary", "rescaled")),
+        ((0.41, 0.61, 0.6, 0.03, 0.4, 0.4), ("rescaled",)),
+        ((0.5, 0.1, 0.1, 0.1, 0.1, 0.1), ()),
+        ((0.5, 0.4, 0.4, 0.4, 0.5, 0.5), ()),
+    ],
+)
+def test_a_check_passes_if_its_control_does_nothing(values, passes):
+    found = CausalCheck(*values)
+    assert found.passes == passes
+    assert ("RMSNorm" in str(found)) == (values[1] >= values[0])
 
 
 class SeenError(Exception):

@@ -18,6 +18,7 @@ from .evaluate import evaluate
 from .figures import attend, demo, report
 from .remote import remote
 from .reproduce import WithAddress, reproduce
+from .small import small
 from .terminal import (
     Command,
     Commands,
@@ -161,6 +162,7 @@ for command in COMMANDS:
     app.command(name, cls=WithAddress if command is reproduce else Command)(command)
 app.add_typer(catalogue, name="catalogue")
 app.add_typer(remote, name="remote")
+app.add_typer(small, name="small")
 
 if __name__ == "__main__":
     app()

@@ -18,7 +18,8 @@ import vsink_interp as vi
 from ..errors import CapabilityError, InputError, VsinkError
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A folder or a Hub id; the toy LMM by default.")
+    str | None,
+    typer.Option("--model", help="A folder, a Hub id, or 'small'; the toy LMM by default."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="One JSON object on stdout.")]
 ImageOption = Annotated[
@@ -62,7 +63,7 @@ class Commands(_PlainHelp, TyperGroup):
 
 
 def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
-    """The model of a folder or a Hub id; the toy LMM for None.
+    """The model of a folder or a Hub id, or a named one; the toy LMM for None.
 
     **Arguments:**
 
@@ -70,10 +71,17 @@ def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
 
     **Raises:** `CapabilityError` if it does not open; `InputError` for the toy on a server.
     """
-    if remote and model is None:
+    named = {
+        "toy": vi.LMM.toy,
+        "small": vi.LMM.small,
+        "small/anchored": lambda: vi.LMM.small("anchored"),
+        "small/aligned": lambda: vi.LMM.small("aligned"),
+    }
+    name = model or "toy"
+    if remote and name in named:
         raise InputError("--remote runs a model that the server hosts: name it with --model")
     try:
-        return vi.LMM.toy() if model is None else vi.LMM.from_pretrained(model, remote=remote)
+        return named[name]() if name in named else vi.LMM.from_pretrained(name, remote=remote)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CapabilityError(

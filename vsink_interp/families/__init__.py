@@ -9,9 +9,10 @@ from ..errors import CapabilityError
 from .decoders import gates_heads as gates_heads, layer_taps_of as layer_taps_of
 from .form import Family as Family, LayerTaps as LayerTaps, Tap as Tap
 from .infer import infer as infer
-from .llava import LLAVA as LLAVA
+from .llava import LLAVA as LLAVA, llava_spans
 from .logits import logits_scale_of as logits_scale_of, softcap_of as softcap_of
 from .processing import load_processor as load_processor
+from .towers import with_tower
 
 
 def _families() -> tuple[Family, ...]:
@@ -39,8 +40,12 @@ def family_of(hf_model: Any, processor: Any) -> Family:
     kind = hf_model.config.model_type
     modules = dict(hf_model.named_modules())
     for family in FAMILIES:
-        # One with another tower than its family's (Pixtral in LLaVA) is looked at anew.
-        if kind in family.model_types and family.vision_layers in modules:
+        if kind not in family.model_types:
+            continue
+        # One with another tower than its family's (DINOv2 in LLaVA) has that, or is looked at anew.
+        if family.spans is llava_spans and (fitted := with_tower(family, modules)):
+            return fitted
+        if family.vision_layers in modules:
             return family
     if kind in REFUSED:
         raise CapabilityError(f"{kind} models are not supported: {REFUSED[kind]}")

@@ -49,7 +49,7 @@ def infer(hf_model: Any, processor: Any) -> Family:
         head=str(found["output projection"]),
         vision_layers=found["vision layers"] or "",
         vision_taps=STREAM_LAYER,
-        refused=_unseen(found),
+        refused=unseen(found),
         projector=found["projector"] or "",
         spans=query_spans if prepends else counted_spans,
         marker=_marker(processor),
@@ -101,7 +101,7 @@ def _marker(processor: Any) -> str:
     return str(getattr(marker, "content", marker) or "")
 
 
-def _unseen(found: Mapping[str, str | None]) -> dict[str, str]:
+def unseen(found: Mapping[str, str | None]) -> dict[str, str]:
     """The vision hooks of parts that were not found, and why."""
     sought = {"vision layers": ("vision_encoder.", TOWERS), "projector": ("vision_p", PROJECTORS)}
     return {

