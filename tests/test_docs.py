@@ -77,8 +77,19 @@ class Loads(HTMLParser):
             self.urls.append(found.get("href"))
 
 
+def is_fresh(site):
+    """Whether `make docs` has built it since anything changed that it is made of."""
+    made = site / "sitemap.xml"
+    code = (ROOT / "vsink_interp").rglob("*.py")
+    sources = [ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*.*"), *code]
+    newest = max(source.stat().st_mtime for source in sources)
+    return made.exists() and made.stat().st_mtime > newest
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    if is_fresh(ROOT / "site"):
+        return ROOT / "site"
     if find_spec("mkdocs") is None:
         pytest.skip("mkdocs is not installed: pip install --group docs")
     folder = tmp_path_factory.mktemp("site")
