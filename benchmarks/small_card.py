@@ -49,16 +49,16 @@ def measure(lmm, form, scenes):
         "perplexity": perplexity(held),
     }
     if form in TRAINED:
-        plain = Held.of(lmm, min(scenes, 128), plain=True)
+        plain, some = Held.of(lmm, scenes // 2, plain=True), scenes // 6
         blind = vi.Knockout("image -> generated")
         found |= {
             "answers": answers(held),
             "answers, plain scenes": answers(plain),
-            "captions": captions(held.part(min(scenes, 128))),
-            "captions, plain scenes": captions(plain.part(64)),
-            "captions, image hidden from generated rows": captions(held.part(32), blind),
-            "hiding": hiding(held.part(100), values[:, :100]),
-            "knockouts": knockouts(held.part(32)),
+            "captions": captions(held.part(scenes // 2)),
+            "captions, plain scenes": captions(plain.part(scenes // 4)),
+            "captions, image hidden from generated rows": captions(held.part(scenes // 4), blind),
+            "hiding": hiding(held.part(2 * scenes // 3), values[:, : 2 * scenes // 3]),
+            "knockouts": knockouts(held.part(some)),
         }
     return found | {"CPU minutes": round((time.process_time() - began) / 60, 1)}
 
@@ -119,7 +119,7 @@ def answered(found):
     rows.append(
         ("caption, object F1", number(found["captions"]), number(found["captions, plain scenes"]))
     )
-    made = [table(("answers", "on photographs", "plain scenes, never trained on alone"), rows)]
+    made = [table(("answers", "on photographs", "plain scenes"), rows)]
     made.append(
         "Captions with the image hidden from generated rows (query-only): F1 "
         f"{found['captions, image hidden from generated rows']:.3f}.\n\n"
@@ -152,19 +152,18 @@ def answered(found):
 HIDING = ("accuracy", "nll", "accuracy less sinks", "nll less sinks")
 
 
-def write():
+def card(figures):
     """The card: its text, then the tables of every form measured."""
-    figures = json.loads(FIGURES.read_text())
     parts = [section(form, found) for form, found in figures.items() if "sinks" in found]
     seeds = figures.get("projections")
     if seeds:
         rows = [(seed, *(number(value, 1) for value in found)) for seed, found in seeds.items()]
         head = ("projection", "layer 6", "layer 15", "layer 22")
         parts.append(
-            "## How counts vary with the projection\n\nSinks a scene, LM frozen:\n\n"
-            + table(head, rows)
+            "## How counts vary with the projection\n\nSinks a scene, LM frozen, 32 scenes, "
+            "background patches exactly at their anchors:\n\n" + table(head, rows)
         )
-    CARD.write_text(TEXT.read_text().rstrip() + "\n\n" + "".join(parts).rstrip() + "\n")
+    return TEXT.read_text().rstrip() + "\n\n" + "".join(parts).rstrip() + "\n"
 
 
 def main():
@@ -173,9 +172,16 @@ def main():
     parser.add_argument("--form", help="measure this form, and write")
     parser.add_argument("--adapter", type=Path, help="another adapter's file, such as a control's")
     parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--projections", type=Path, help="count sinks by projection, of this run")
     parser.add_argument("--write", action="store_true", help="write the card of earlier figures")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    if asked.projections:
+        from small_figures import Held, projections
+
+        held = Held.of(vi.LMM.small("aligned"), min(asked.scenes, 32))
+        known["projections"] = projections(held, asked.projections)
     if asked.form:
         if asked.adapter:
             from vsink_interp.small.model import built
@@ -183,10 +189,9 @@ def main():
             lmm = vi.LMM.from_pretrained(built(asked.form, source=asked.adapter))
         else:
             lmm = vi.LMM.small(asked.form)
-        known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         known[asked.form] = measure(lmm, asked.form, asked.scenes)
-        FIGURES.write_text(json.dumps(known, indent=1) + "\n")
-    write()
+    FIGURES.write_text(json.dumps(known, indent=1) + "\n")
+    CARD.write_text(card(json.loads(FIGURES.read_text())))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 import vsink_interp as vi
 from vsink_interp.metrics.paired import paired_difference
+from vsink_interp.small.align import ANCHOR_STD
 from vsink_interp.small.decoder import Decoder
-from vsink_interp.small.features import pixel_values
+from vsink_interp.small.features import Statistics, patch_features, pixel_values
 from vsink_interp.small.packing import PATCHES, PREFIX, Packed, Writer, by_kind
 from vsink_interp.small.parts import language_config, language_file, language_weights
 from vsink_interp.small.scenes import photo_scene, photographs
@@ -140,6 +141,25 @@ def phi(held):
         states = torch.stack(held.decoder.states(rows, position, mask)[:-1])
         found.append(states[..., dims].abs().amax(-1) * states.square().mean(-1).rsqrt())
     return torch.cat(found, 1)
+
+
+@torch.no_grad()
+def projections(held, folder, seeds=(0, 1, 2, 3)):
+    """Sinks a scene entering layers 6, 15 and 22, with the anchors of several random projections.
+
+    **Arguments:**
+
+    - `folder`: of a training run, for its statistics of features.
+    """
+    state = torch.load(folder / "aligned.pt", weights_only=True)["statistics"]
+    features = patch_features(held.lmm.hf_model.model.vision_tower, held.scenes)
+    found = {}
+    for seed in seeds:
+        anchors = Statistics(**state).anchors(features, seed, ANCHOR_STD, held.image.shape[-1])
+        image = torch.where(held.free[..., None], anchors, held.image)
+        is_sink = phi(replace(held, image=image))[..., 1:] >= held.lmm.sinks.tau
+        found[str(seed)] = [float(is_sink[layer].float().sum(-1).mean()) for layer in (6, 15, 22)]
+    return found
 
 
 def sinks(held, values):

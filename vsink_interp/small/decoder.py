@@ -17,29 +17,29 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from .lora import SCALE, Lora
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_OUT = ("self_attn.o_proj",)
 _GATED = ("mlp.gate_proj", "mlp.up_proj")
+_DOWN = ("mlp.down_proj",)
 
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Frozen SmolLM2 with its linear maps joined: `joint[layer][name]`."""
+    """Frozen SmolLM2; `joint` has for each layer and input its maps, and all of them joined."""
 
     model: LlamaModel
-    joint: list[dict[str, Tensor]]
+    joint: list[dict[tuple[str, ...], list[Tensor]]]
 
     @classmethod
     def of(cls, model: LlamaModel) -> "Decoder":
         """Join the maps of a model, whose parameters get no gradient from here on."""
         model.requires_grad_(False).eval()
-        joint = []
+        joint: list[dict[tuple[str, ...], list[Tensor]]] = []
         for layer in model.layers:
-            weight = {
-                place: layer.get_parameter(f"{place}.weight").detach()
-                for place in (*_QKV, *_GATED, "self_attn.o_proj", "mlp.down_proj")
+            single: dict[tuple[str, ...], list[Tensor]] = {
+                places: [layer.get_parameter(f"{place}.weight").detach() for place in places]
+                for places in (_QKV, _OUT, _GATED, _DOWN)
             }
-            qkv = torch.cat([weight[place] for place in _QKV])
-            gated = torch.cat([weight[place] for place in _GATED])
-            joint.append(weight | {"qkv": qkv, "gated": gated})
+            joint.append({places: [*maps, torch.cat(maps)] for places, maps in single.items()})
         return cls(model, joint)
 
     def __call__(
@@ -87,16 +87,14 @@ class Decoder:
         norms = layer.input_layernorm, layer.post_attention_layernorm
         head = layer.self_attn.head_dim
         rows = _norm(resid, norms[0])
-        parts = _linear(rows, weight["qkv"], number, _QKV, lora)
+        parts = _linear(rows, weight[_QKV], number, _QKV, lora)
         query, key, value = (part.unflatten(-1, (-1, head)).transpose(1, 2) for part in parts)
         query, key = apply_rotary_pos_emb(query, key, *rotary)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
         heads = mixed.transpose(1, 2).flatten(2)
-        place = "self_attn.o_proj"
-        resid = resid + _linear(heads, weight[place], number, (place,), lora)[0]
-        gate, up = _linear(_norm(resid, norms[1]), weight["gated"], number, _GATED, lora)
-        place = "mlp.down_proj"
-        return resid + _linear(F.silu(gate) * up, weight[place], number, (place,), lora)[0]
+        resid = resid + _linear(heads, weight[_OUT], number, _OUT, lora)[0]
+        gate, up = _linear(_norm(resid, norms[1]), weight[_GATED], number, _GATED, lora)
+        return resid + _linear(F.silu(gate) * up, weight[_DOWN], number, _DOWN, lora)[0]
 
 
 def _norm(resid: Tensor, norm: Any) -> Tensor:
@@ -104,22 +102,14 @@ def _norm(resid: Tensor, norm: Any) -> Tensor:
 
 
 def _linear(
-    rows: Tensor, weight: Tensor, layer: int, places: Sequence[str], lora: Lora | None
+    rows: Tensor, weights: Sequence[Tensor], layer: int, places: Sequence[str], lora: Lora | None
 ) -> Sequence[Tensor]:
-    """Several linear maps of the same rows, with their updates."""
+    """Several linear maps of the same rows, with their updates; `weights` ends with all joined."""
+    *single, joined = weights
+    wide = F.linear(rows, joined).split([len(one) for one in single], -1)
     pairs = [lora.pair(layer, place) for place in places] if lora else [None]
-    joined = F.linear(rows, weight)
     if pairs[0] is None:
-        return _split(joined, places)
+        return wide
     downs, ups = zip(*(pair for pair in pairs if pair is not None), strict=True)
     low = F.linear(rows, torch.cat(downs) * SCALE).chunk(len(downs), -1)
-    wide = joined.split([len(up) for up in ups], -1)
     return [part + F.linear(small, up) for part, small, up in zip(wide, low, ups, strict=True)]
-
-
-def _split(joined: Tensor, places: Sequence[str]) -> Sequence[Tensor]:
-    if len(places) == 3:  # keys and values are a third as many as queries, or as many
-        query = joined.shape[-1] * 3 // 5
-        rest = (joined.shape[-1] - query) // 2
-        return joined.split([query, rest, rest], -1)
-    return joined.chunk(len(places), -1)

@@ -7,7 +7,7 @@ the wheel of scikit-image: only those that it says are CC0 or in the public doma
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -32,7 +32,7 @@ _STREAM: Final = 0x5CA1E  # apart from the random numbers of the plain scenes
 _MIXED: Final = 0.85
 """The share of scenes that have a photograph; the others are plain."""
 
-Photo = Float[np.ndarray, "height width channel"]
+Photo: TypeAlias = Float[np.ndarray, "_ _ channel"]
 
 
 def photographs() -> tuple[Photo, ...]:
