@@ -63,3 +63,13 @@ def test_install_is_one_pip_command_without_dependencies(monkeypatch):
 def test_a_form_that_does_not_ship_is_named():
     with pytest.raises(vi.errors.InputError, match=r"form of the small LMM.*aligned"):
         vi.LMM.small("seeded")
+
+
+def test_models_of_the_package_have_names(tmp_path, monkeypatch):
+    """Wherever a model is named; a folder of that name comes first."""
+    lmm = vi.LMM.from_pretrained("toy", check=False)
+    assert lmm.name == "toy"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    with pytest.raises(vi.errors.InputError, match=r"small holds no config\.json"):
+        vi.LMM.from_pretrained("small")

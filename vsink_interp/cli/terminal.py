@@ -71,17 +71,10 @@ def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
 
     **Raises:** `CapabilityError` if it does not open; `InputError` for the toy on a server.
     """
-    named = {
-        "toy": vi.LMM.toy,
-        "small": vi.LMM.small,
-        "small/anchored": lambda: vi.LMM.small("anchored"),
-        "small/aligned": lambda: vi.LMM.small("aligned"),
-    }
-    name = model or "toy"
-    if remote and name in named:
+    if remote and model in (None, "toy", "small"):
         raise InputError("--remote runs a model that the server hosts: name it with --model")
     try:
-        return named[name]() if name in named else vi.LMM.from_pretrained(name, remote=remote)
+        return vi.LMM.from_pretrained(model or "toy", remote=remote)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CapabilityError(

@@ -17,7 +17,7 @@ from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
 from .identities import failed_here, own_sight, unlike_heads, unlike_logits
 from .soundness import drops, made_by, own_errors, refuse_parts
-from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable
+from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable, shipped
 from .wrappers import unwrapped
 
 LMMBaseT = TypeVar("LMMBaseT", bound="LMMBase")
@@ -92,7 +92,8 @@ class LMMBase:
 
         **Arguments:**
 
-        - `repo_or_dir`: a repository of the Hub, or a folder.
+        - `repo_or_dir`: a repository of the Hub, or a folder; or `"toy"`, `"small"`,
+            `"small/aligned"`: what `toy` and `small` open, where no folder has that name.
         - `device`: one device for all of it, such as `"cuda"`; by default the CPU, or what
             `device_map` says.
         - `remote`: open only the structure, without weights, and by default run everything on this
@@ -108,6 +109,10 @@ class LMMBase:
         from transformers import AutoModelForImageTextToText
 
         refuse_job(remote)
+        if not remote and (own := shipped(repo_or_dir)):
+            lmm = cls.from_pretrained(own.folder, device=device, check=check, **hf_kwargs)
+            lmm.name = own.name
+            return lmm
         source, options = place_of(repo_or_dir), model_options(device, hf_kwargs)
         shared = {name: value for name, value in options.items() if name in HUB_OPTIONS}
         found = reachable(source, shared)
@@ -151,11 +156,7 @@ class LMMBase:
     @classmethod
     def toy(cls: type[LMMBaseT]) -> LMMBaseT:
         """The small trained LLaVA that ships with the package: offline, a few MB."""
-        from ..toy import weights_dir
-
-        lmm = cls.from_pretrained(weights_dir)
-        lmm.name = "toy"
-        return lmm
+        return cls.from_pretrained("toy")
 
     @classmethod
     def small(
@@ -181,12 +182,8 @@ class LMMBase:
         **Raises:** `CapabilityError` naming the command that installs what is missing;
         `InputError` for another form.
         """
-        from ..small.model import built, default_form
-
-        chosen = form or default_form()
-        lmm = cls.from_pretrained(built(chosen), device=device, check=check, **hf_kwargs)
-        lmm.name = f"small ({chosen})"
-        return lmm
+        name = "small" if form is None else f"small/{form}"
+        return cls.from_pretrained(name, device=device, check=check, **hf_kwargs)
 
     @classmethod
     def tiny(cls: type[LMMBaseT], family: str, attention: str = "sdpa") -> LMMBaseT:

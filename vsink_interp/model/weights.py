@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,11 +17,44 @@ HUB_OPTIONS = frozenset(
 )
 """What `from_pretrained` hands to the processor as well."""
 
+SHIPPED = ("toy", "small")
+"""Names of models that come with the package."""
+
 PATIENCE = 5.0
 """How many seconds the Hub has to answer; transformers alone asks file by file, for minutes."""
 
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
 _KNOWN = ("auto", "bfloat16", "float16", "float32", *_SHORT)
+
+
+class Shipped(NamedTuple):
+    """A model that comes with the package: its folder, and what it is called."""
+
+    folder: Path
+    name: str
+
+
+def shipped(source: str | Path) -> Shipped | None:
+    """The model of the package that a name means: `toy`, `small`, `small/FORM`; else None.
+
+    A folder of that name comes first.
+
+    **Raises:** `CapabilityError` if the small LMM's packages are not installed; `InputError` for a
+    form that does not ship.
+    """
+    kind, _, form = str(source).partition("/")
+    if not isinstance(source, str) or kind not in SHIPPED or Path(source).is_dir():
+        return None
+    if source == "toy":
+        from ..toy import weights_dir
+
+        return Shipped(weights_dir, "toy")
+    if kind == "toy":
+        return None
+    from ..small.model import built, default_form
+
+    chosen = form or default_form()
+    return Shipped(built(chosen), f"small ({chosen})")
 
 
 def place_of(source: str | Path) -> str:
