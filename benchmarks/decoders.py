@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import vsink_interp as vi
 from vsink_interp.families import FAMILIES
 from vsink_interp.families.tiny import TEXT, build
-from vsink_interp.model.identities import failed_here
+from vsink_interp.model.identities import failed_here, unlike_heads, unlike_logits
 
 PAGE = Path(__file__).parent.parent / "docs" / "decoders.md"
 TYPES = """
@@ -40,6 +40,14 @@ MLA = {
     "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 8, "v_head_dim": 16,
 }  # fmt: skip
+EXPERTS = {
+    "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
+MAMBA = {
+    "mamba_n_heads": 8, "mamba_d_head": 16, "n_mamba_heads": 8, "mamba_d_state": 16,
+    "mamba_expand": 2, "mamba_chunk_size": 16, "chunk_size": 16, "mamba_n_groups": 1,
+}  # fmt: skip
 MORE: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
@@ -53,12 +61,17 @@ MORE: dict[str, dict[str, Any]] = {
     "minicpm3": MLA,
     "mistral4": MLA,
     "granite": {"residual_multiplier": 0.22},
-    "dbrx": {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 1024},
+    "bailing_hybrid": {**MLA, **EXPERTS, "layer_group_size": 2, "head_dim": 16},
+    "bamba": {"attn_layer_indices": [1, 3], **MAMBA},
+    "dbrx": {"ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2}},
+    "dots1": {"n_shared_experts": 1},
+    "helium": {"head_dim": 16},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "chunk_size": 16},
+    "ministral": {"head_dim": 16, "layer_types": ["full_attention"] * 4},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, **MAMBA},
 }
-EXPERTS = {
-    "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
-}  # fmt: skip
 HEAD = """# Decoders
 
 <!-- Written by benchmarks/decoders.py (make decoders). -->
@@ -70,6 +83,11 @@ weights, and what is offered there was compared with plain transformers in eager
   `output_attentions` returns, and the parts of a layer add up to `output_hidden_states`.
 - **in part**: so, for what is offered; the last column says what is refused.
 - **refused**: it does not open, and says why.
+- **not built**: transformers itself does not run a tiny one inside a LLaVA.
+
+*Contributions of heads* are refused where something stands between what the pattern weighs and the
+output projection (`Contribution`, `LogitAttribution`); *lenses* where the final norm and the
+unembedding do not make the model's logits.
 
 | decoder | | refused hook points, or why |
 |---|---|---|
@@ -164,19 +182,19 @@ def pattern_is_theirs(lmm: vi.LMM, encoding: vi.Encoding, plain: Any) -> bool:
 INSIDE = {"knockout": knockout_is_a_cut, "pattern": pattern_is_theirs}
 
 
-def row(text: str) -> str | None:
-    """One line of the table; None for a decoder that no LLaVA can be built around."""
+def row(text: str) -> str:
+    """One line of the table."""
     try:
         model, processor = tiny(text)
         inputs = processor(text=["<image> what is this"], images=[image()], return_tensors="pt")
         with torch.no_grad():
             model(**inputs)
     except Exception as error:  # noqa: BLE001 (whatever transformers raises: it is no subject)
-        say(f"{text}: transformers: {type(error).__name__}: {first_line(error)}")
-        return None
+        return f"| `{text}` | not built | {type(error).__name__}: {first_line(error)} |"
     try:
         lmm = vi.LMM(model, processor, check=False)
         lmm.hooked.failed |= failed_here(lmm)
+        lmm.hooked.unlike_heads, lmm.hooked.unlike_logits = unlike_heads(lmm), unlike_logits(lmm)
     except vi.CapabilityError as error:
         return f"| `{text}` | refused | {first_line(error)} |"
     except Exception as error:  # noqa: BLE001 (an error that is not ours is what is looked for)
@@ -189,6 +207,8 @@ def row(text: str) -> str | None:
         return f"| `{text}` | **WRONG** | {', '.join(differs)} |"
     offered = {point.template for point in vi.HOOKS if "norm.hook_out" not in point.name}
     names = [name.removeprefix("blocks.{layer}.") for name in sorted(offered - set(lmm.hooks))]
+    names += ["*contributions of heads*"] * bool(lmm.hooked.unlike_heads)
+    names += ["*lenses*"] * bool(lmm.hooked.unlike_logits)
     return f"| `{text}` | {'in part' if names else 'right'} | {', '.join(names)} |"
 
 
@@ -210,10 +230,8 @@ def main() -> int:
     rows = []
     for text in wanted:
         with contextlib.redirect_stdout(io.StringIO()):
-            found = row(text)
-        if found:
-            say(found)
-            rows.append(found)
+            rows.append(row(text))
+        say(rows[-1])
     if not sys.argv[1:]:
         PAGE.write_text(HEAD + "\n".join(rows) + "\n")
     return int(any("**" in line for line in rows))

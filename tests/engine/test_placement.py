@@ -7,11 +7,13 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 
 import vsink_interp as vi
 from tests import nodes, tiny
 from tests.engine.test_linear_map import Int8
 from vsink_interp.integrations.lens_model import LensModel
+from vsink_interp.model import identities
 from vsink_interp.probes import Activation, Contribution
 
 RESULT, OUT = Activation("attn.hook_result"), Activation("hook_attn_out")
@@ -122,6 +124,31 @@ def test_offloaded_weights_give_what_plain_ones_give(kind, tmp_path_factory):
         drawn.ids,
         tiny.lmm().generate(tiny.encode(), max_new_tokens=3, do_sample=True, seed=3).ids,
     )
+
+
+def test_identities_are_tried_with_weights_on_disk_as_well(monkeypatch, tmp_path):
+    model = _spread(tmp_path, "layers")
+    assert not vi.LMM(model, tiny.processor()).hooked.failed
+    monkeypatch.setattr(identities, "parts_that_miss", lambda *_: {"hook_mlp_out": "they miss"})
+    assert vi.LMM(model, tiny.processor()).hooked.failed == {"hook_mlp_out": "they miss"}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bitsandbytes_weights_open_by_their_own_switch(bits, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    tiny.hf_model().save_pretrained(tmp_path)
+    tiny.processor().save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    lmm = vi.LMM.from_pretrained(tmp_path, device="cpu", quantization_config=config, check=False)
+    encoding = lmm.encode(*tiny.PROMPTS["one image"])
+    assert lmm.hooked.layers[1].self_attn.o_proj.weight.dtype in (torch.int8, torch.uint8)
+    assert not identities.failed_here(lmm)
+    run = lmm.run(encoding, graph=RESULT | OUT)
+    assert torch.equal(run.logits, tiny.plain(lmm, encoding))
+    # In 8 bits inputs are rounded as well, which belongs to no head.
+    near = 0.05 if bits == 8 else 1e-5
+    assert nodes.apart(run[RESULT].values.sum(-2), run[OUT].values) < near
+    assert nodes.apart(run.logits, tiny.lmm().run(tiny.encode()).logits) > 1e-4
 
 
 def test_a_device_map_is_handed_on(tmp_path):

@@ -1,6 +1,7 @@
 """Learned sinks, one more column of the softmax, against transformers' own eager attention."""
 
-from functools import cache, partial
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.families.decoders import LEARNED_SINKS, SINKS, opened
 from tests.families.test_families import NEAR, PROMPTS, apart, logits
 from vsink_interp.engine.row_program import RowProgram
 from vsink_interp.probes import LearnedSinkMass, Pattern, SegmentMass
-from vsink_interp.remote.request import Hosted, compile_run
+from vsink_interp.remote import runtime
 
 every_decoder = pytest.mark.parametrize("text", LEARNED_SINKS)
 PROMPT = "what is the red disc on this ?"
@@ -146,50 +147,13 @@ def test_it_opens_with_its_self_check_and_offers_everything_inside_attention():
     assert {f"blocks.{{layer}}.attn.hook_{name}" for name in inside} <= set(model.hooks)
 
 
-def test_a_server_cannot_read_them(monkeypatch):
-    model, encoding = lmm("gpt_oss"), encoded("gpt_oss")
-    monkeypatch.setattr(Hosted, "ops", lambda *_: {"rotary": "of no matter"})
-    hosted = object.__new__(Hosted)
-    request = partial(
-        compile_run,
-        model.hooked,
-        hosted,
-        inputs=encoding.inputs,
-        layout=encoding.layout,
-        sinks=None,
-        generate=None,
-    )
-    with pytest.raises(vi.CapabilityError, match="learned sinks in its softmax"):
-        request(plan=model.plan(vi.Knockout("image -> query")))
-    assert request(plan=model.plan(vi.probes.Resid("all"))).sizes
-
-
-def test_where_there_are_none_the_probe_says_so():
-    model = vi.LMM.tiny("LLaVA-1.5")
-    with pytest.raises(vi.CapabilityError, match="no learned sinks"):
-        model.run(PROMPTS["one"][0], PROMPT, graph=LearnedSinkMass())
-
-
-def test_an_argument_of_attention_that_is_not_known_is_refused_by_name():
-    """As a position bias is given to attention in some models: fast attention adds it."""
-    model = vi.LMM.tiny("LLaVA-1.5")
-    encoding = model.encode(*PROMPTS["one"])
-    bias = torch.linspace(0, 3, encoding.layout.length).expand(1, 4, encoding.layout.length, -1)
-
-    def biased(module, args, kwargs):
-        del module
-        return args, {**kwargs, "position_bias": bias}
-
-    before = logits(model.hf_model, encoding)
-    hooks = [
-        layer.self_attn.register_forward_pre_hook(biased, with_kwargs=True)
-        for layer in model.hooked.layers
-    ]
-    try:
-        assert apart(logits(model.hf_model, encoding), before) > 0.1
-        assert torch.equal(model.run(encoding).logits, logits(model.hf_model, encoding))
-        with pytest.raises(vi.CapabilityError, match="gives its attention position_bias"):
-            model.run(encoding, graph=vi.Knockout("image -> query"))
-    finally:
-        for hook in hooks:
-            hook.remove()
+def test_a_server_that_hides_its_weights_says_so():
+    """In a sandbox weights have no values; elsewhere tests/remote/test_learned_sinks.py runs it."""
+    attention = lmm("gpt_oss").hooked.layers[1].self_attn
+    here, stop = SimpleNamespace(get=lambda _: attention), {"path": "", "layer": 1}
+    like = torch.zeros(1)
+    assert runtime.learned_sinks(here, {**stop, "learned": False}, like) is None
+    assert runtime.learned_sinks(here, {**stop, "learned": True}, like) is attention.sinks
+    hidden = SimpleNamespace(get=lambda _: SimpleNamespace(sinks=torch.ones(4, device="meta")))
+    with pytest.raises(RuntimeError, match=r"layer 1 has learned sinks .* hides its weights"):
+        runtime.learned_sinks(hidden, {**stop, "learned": True}, like)

@@ -153,6 +153,7 @@ def zoo(tmp_path_factory):
     names = [family.name for family in FAMILIES if family.tiny] + [
         "torch.bfloat16",
         "torch.float16",
+        "learned sinks",
     ]
     return {name: root / name.replace(" ", "-") for name in names}
 

@@ -29,11 +29,9 @@ ROUNDINGS = 8
 def failed_here(lmm: Any) -> Mapping[str, str]:
     """The hook points of an `LMM` that break an identity with its own weights, and how.
 
-    Two forward passes of a few tokens, and more only where something fails. Nothing is tried where
-    weights would come from disk, and nothing fails where the logits are not finite.
+    Two forward passes of a few tokens, and more only where something fails. Nothing fails where the
+    logits are not finite.
     """
-    if "disk" in (getattr(lmm.hf_model, "hf_device_map", None) or {}).values():
-        return {}
     encoding = lmm.encode(None if lmm.hooked.family.text_alone else noise(), PROMPT)
     with torch.no_grad():
         plain = lmm.hf_model(**encoding.inputs).logits
@@ -62,7 +60,8 @@ def unlike_heads(lmm: Any) -> str:
     if lmm.hooked.refusal(point) or not lmm.hooked.computes(point, None):
         return ""
     layer = next(iter(lmm.hooked.offering(point)))
-    projection = getattr(lmm.hooked.layers[layer].self_attn, "o_proj", None)
+    attention = getattr(lmm.hooked.layers[layer], "self_attn", None)
+    projection = getattr(attention, "o_proj", None)
     if projection is None:
         return ""
     encoding = lmm.encode(None if lmm.hooked.family.text_alone else noise(), PROMPT)
@@ -88,8 +87,8 @@ def unlike_logits(lmm: Any) -> str:
     Something stands between or behind them that is not known: another multiplier, a second head.
     """
     hooked, seen = lmm.hooked, []
-    if hooked.refusal(find_hook("ln_final.hook_out")):
-        return ""
+    if why := hooked.refusal(find_hook("ln_final.hook_out")):
+        return f"the final norm of {type(lmm.hf_model).__name__} is not known here: {why}"
     encoding = lmm.encode(None if hooked.family.text_alone else noise(), PROMPT)
     norm = hooked.module("ln_final.hook_out")
     handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))

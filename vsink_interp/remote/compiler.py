@@ -156,11 +156,6 @@ class Compiler:
 
     def _attention(self, layer: int) -> dict[str, Any]:
         path = f"{self.hooked.family.layers}.{layer}.self_attn"
-        if layer in self.hooked.learned_sinks:
-            raise CapabilityError(
-                f"layer {layer} has learned sinks in its softmax, which cannot be read on a "
-                "server; probe residuals there, or run it locally"
-            )
         mask = prompt_mask(self.hooked, layer, self.inputs, self.run_state.masks.layout)
         self.exact |= mask is not None
         scaling, decode = self.hooked.layers[layer].self_attn.scaling, self.programs.decode
@@ -172,6 +167,7 @@ class Compiler:
             "scaling": float(scaling),
             "scale": self.hooked.residual_scale(layer),
             "window": self.hooked.family.window(layer),
+            "learned": layer in self.hooked.learned_sinks,
             "prefill": self._explicit(layer, self.programs.prefill, mask),
             "decode": self._explicit(layer, decode, None) if decode else None,
         }

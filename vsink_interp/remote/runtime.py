@@ -185,11 +185,24 @@ def rows_of(
         before = blind(scores)
         scores, _ = visit(job, state, tile["scores"], scores, layer, extras)
         state["blind"].append([layer, (blind(scores) & ~before).any().cpu()])
-    pattern = kernels["softmax"](scores, mask)
+    pattern = kernels["softmax"](scores, mask, learned_sinks(model, stop, scores))
     pattern, _ = visit(job, state, tile["pattern"], pattern, layer, extras)
     if gone:
         state["lost"].append([layer, (pattern[..., :gone] != 0).any().cpu()])
     return pattern[..., gone:]
+
+
+def learned_sinks(model: Any, stop: dict[str, Any], like: Tensor) -> Tensor | None:
+    """The learned score of each head that joins the softmax; None in layers that have none."""
+    if not stop["learned"]:
+        return None
+    found = model.get(stop["path"]).sinks
+    if found.is_meta:
+        raise RuntimeError(
+            "layer " + str(stop["layer"]) + " has learned sinks in its softmax, and this server "
+            "hides its weights: probe residuals there, or run it locally"
+        )
+    return found.to(like.device)
 
 
 def seen(
