@@ -7,12 +7,18 @@ import pytest
 import torch
 import transformers
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 import vsink_interp as vi
 from tests.families import plain
+from tests.families.decoders import opened
 from tests.families.test_families import NEAR, PROMPTS, SINKS, apart, image, logits
 from vsink_interp.families import infer
+from vsink_interp.families.processing import Composed
 from vsink_interp.families.tiny import TEXT, VISION, build, fill, tokenizer
+from vsink_interp.model.identities import unlike_heads, unlike_logits
+from vsink_interp.model.unembedding import readout
+from vsink_interp.probes import LogitLens
 
 QFORMER = {"encoder_hidden_size": 32, **VISION}
 EMU3 = ("<image>", "<|start|>", "<|end|>", "<|wrap|>", "<|eof|>")
@@ -53,7 +59,51 @@ def emu3():
     return config, transformers.Emu3Processor(images, words)
 
 
+class Gemma4Stand(Composed):
+    """Its processor without the parts that need torchvision."""
+
+    image_token = "<image>"
+
+    def __call__(self, text, images=None, **more):
+        made = super().__call__(text, images, **more)
+        made.pop("num_soft_tokens_per_image", None)
+        made["mm_token_type_ids"] = (made["input_ids"] == 4).int()
+        return made
+
+
+def gemma4(**text):
+    """A tiny Gemma 4 with heads of two widths and an embedding in every layer."""
+    words = tokenizer("<image>", "<boi>", "<eoi>", "<video>", "<audio>")
+    sizes = {"patch_size": 4, "pooling_kernel_size": 2}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    own = {
+        "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 8,
+        "vocab_size": len(words), "vocab_size_per_layer_input": len(words),
+        "layer_types": kinds, "sliding_window": 200,
+    }  # fmt: skip
+    tower = {"num_key_value_heads": 2, "head_dim": 16, "position_embedding_size": 64}
+    config = fill(
+        transformers.Gemma4Config,
+        text_config={**TEXT, **own, **text},
+        vision_config={**VISION, **sizes, **tower},
+        audio_config=None,
+        tie_word_embeddings=False,
+        **{
+            f"{name}_token_id": 4 + at
+            for at, name in enumerate("image boi eoi video audio".split())
+        },
+    )
+    images = fill(Gemma4ImageProcessorPil, max_soft_tokens=70, **sizes)
+
+    def expand(inputs, number):
+        return f"<boi>{'<image>' * int(inputs['num_soft_tokens_per_image'][number])}<eoi>"
+
+    return config, Gemma4Stand(images, words, expand, "<image>")
+
+
 KINDS = {
+    "Gemma 4": gemma4,
+    "Gemma 4, keys shared": lambda: gemma4(num_kv_shared_layers=2),
     "BLIP-2": lambda: queries("Blip2"),
     "InstructBLIP": lambda: queries("InstructBlip", qformer_tokenizer=tokenizer("<image>")),
     "Emu3": emu3,
@@ -145,3 +195,32 @@ def test_query_tokens_are_those_of_the_official_processor_and_no_image_stands_el
             model.encode(shown, text)
     with pytest.raises(vi.InputError, match="no prompt without an image"):
         model.encode(None, "count")
+
+
+def test_a_decoder_of_other_names_opens_and_what_needs_its_final_norm_is_refused():
+    """GPT-NeoX calls its attention `attention` and its last norm `final_layer_norm`."""
+    model = opened("gpt_neox")
+    assert unlike_heads(model) == ""
+    model.hooked.unlike_logits = unlike_logits(model)
+    for ask in (lambda: model.run(*PROMPTS["one"], LogitLens("query")), lambda: readout(model)):
+        with pytest.raises(vi.CapabilityError, match=r"the final norm of .* is not known here"):
+            ask()
+
+
+def test_a_record_of_layers_that_compute_other_rows_is_refused():
+    """Where layers share keys, generation computes the last row of the prompt alone in them."""
+    model, probe = lmm("Gemma 4, keys shared"), vi.probes.Activation("attn.hook_pattern")
+    with pytest.raises(vi.CapabilityError, match=r"layers \[2, 3\] computed other rows"):
+        model.generate(*PROMPTS["one"], graph=probe, max_new_tokens=2)
+    late = replace(probe, layers="2:")
+    run = model.generate(*PROMPTS["one"], graph=late, max_new_tokens=3)
+    assert run[late].labels("query") == tuple(
+        range(run.layout.prompt_length - 1, run.layout.prompt_length + 2)
+    )
+
+
+def test_rows_that_see_ahead_are_refused():
+    """A Gemma 4 that says "vision" lets image tokens see all of their image in some layers."""
+    config, processor = gemma4(use_bidirectional_attention="vision")
+    with pytest.raises(vi.CapabilityError, match=r"in layer 0 .* rows attend to tokens that"):
+        vi.LMM(build(config, "eager"), processor)

@@ -19,7 +19,7 @@ from ..edits import Fn
 from ..errors import CapabilityError
 from ..families import Family
 from ..families.tiny import build, like
-from ..graph import HOOKS, HookPoint
+from ..graph import HOOKS, HookPoint, find_hook
 from ..probes import Activation
 from .identities import PROMPT, changed_by_rewriting, noise, parts_that_miss
 
@@ -120,6 +120,8 @@ def check(lmm: Any) -> Capabilities:
         plain = lmm.hf_model(**encoding.inputs).logits.cpu()
     answer = lmm.generate(encoding, max_new_tokens=2).logits
     family = lmm.hooked.family
+    if family.inferred:
+        refuse_ahead(lmm, encoding)
     missing = _parts(lmm, encoding)
     return Capabilities(
         type(lmm.hf_model).__name__,
@@ -132,6 +134,29 @@ def check(lmm: Any) -> Capabilities:
             for point in HOOKS
         ),
     )
+
+
+def refuse_ahead(lmm: Any, encoding: Any) -> None:
+    """Refuse a model whose rows attend to more than its masks told when it was asked for them.
+
+    **Raises:** `CapabilityError` naming the layer.
+    """
+    point = find_hook("attn.hook_pattern")
+    if lmm.hooked.refusal(point):
+        return
+    places = _one_of_each_kind(lmm, point, lmm.hooked.offering(point))
+    probe = Activation(point.name, tuple(place["layers"] for place in places))
+    record = lmm.run(encoding, graph=probe)[probe]
+    allowed = encoding.layout.visible(range(encoding.layout.length)).cpu()
+    ahead = (record.values > 0).any(2) & ~allowed
+    if ahead.any():
+        layer = record.labels("layer")[int(ahead.flatten(1).any(1).nonzero()[0])]
+        raise CapabilityError(
+            f"in layer {layer} of {type(lmm.hf_model).__name__} rows attend to tokens that they do "
+            f"not see by its masks (sight {lmm.hooked.family.sight!r}), so that flows would mean "
+            "other things than they say. A family that says what rows see is one file: see "
+            "docs/adding-a-family.md"
+        )
 
 
 def _parts(lmm: Any, encoding: Any) -> Mapping[str, str]:

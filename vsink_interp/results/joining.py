@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..errors import CapabilityError
 from ..graph import Probe
 from .recorded import Recorded, row_axis
 
@@ -17,6 +18,7 @@ def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]
     """
     layers = [layer for layer in pieces if layer is not None]
     stacked = [_join_steps(probe.axes, pieces[layer]) for layer in pieces]
+    _refuse_ragged(probe, layers, stacked)
     values = torch.stack(stacked) if layers else stacked[0]
     steps = next(iter(pieces.values()))
     rows = row_axis(probe.axes)
@@ -29,6 +31,20 @@ def join(probe: Probe, pieces: Mapping[int | None, Sequence[tuple[int, Tensor]]]
             row for first, value in steps for row in range(first, first + value.shape[place])
         )
     return Recorded(values, axes, coords | getattr(probe, "labels", {}))
+
+
+def _refuse_ragged(probe: Probe, layers: Sequence[int], values: Sequence[Tensor]) -> None:
+    """Refuse one record of layers that computed different rows.
+
+    **Raises:** `CapabilityError` naming the layers.
+    """
+    shapes = [tuple(value.shape) for value in values]
+    if odd := [at for at, shape in zip(layers, shapes, strict=False) if shape != shapes[0]]:
+        raise CapabilityError(
+            f"{probe!r}: layers {odd} computed other rows than layer {layers[0]}: where layers "
+            "share the keys of earlier ones (Gemma 4), generation computes the last row of the "
+            "prompt alone in them. Ask for them in a probe of their own, or use run"
+        )
 
 
 def _join_steps(axes: tuple[str, ...], steps: Sequence[tuple[int, Tensor]]) -> Tensor:
