@@ -29,6 +29,11 @@ def run(code, *argv, cwd=ROOT):
         return subprocess.CompletedProcess(code, status, said.read_text(), complaints.read_text())
 
 
+def run_module(name, *argv):
+    """`python -m name`."""
+    return run(f"import runpy; runpy.run_module({name!r}, run_name='__main__')", *argv)
+
+
 def end():
     """End the process that the others are forked from, if there is one."""
     if _mother.cache_info().currsize:

@@ -4,12 +4,10 @@ The devices are emulated (`devices.py`), in a process of their own, for torch ke
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests import plain_process
 
 NAMES = (
     "nothing", "probes", "edits of attention", "edits of values", "dropped keys", "contrast",
@@ -19,15 +17,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def told():
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.on_devices"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = plain_process.run_module("tests.on_devices")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert lines, done.stderr[-2000:]
     return {name: found for line in lines for name, found in json.loads(line).items()}

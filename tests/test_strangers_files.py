@@ -2,8 +2,10 @@
 
 import json
 import re
+import resource
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -137,6 +139,22 @@ def test_a_field_that_cannot_be_is_named(saved, tmp_path, field, value):
             path.write_text(json.dumps(data))
             with pytest.raises(vi.ResultError, match=rf"{path.name}.*"):
                 LOADERS[name](path)
+
+
+def test_a_number_of_images_takes_no_memory(saved, tmp_path):
+    """A number alone made a tuple of as many entries: a thousand million are 8 GB."""
+    path = tmp_path / "job.json"
+    data = json.loads((saved / "job.json").read_text())
+    data["run_request"][0]["n_images"] = [10**9]
+    path.write_text(json.dumps(data))
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (room, limit[1]))
+    try:
+        with pytest.raises(vi.ResultError, match=r"job\.json.*n_images"):
+            Job.load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 @pytest.mark.parametrize("part", ["ids", "logits", "segments", "image_index", "roles", "record.0"])

@@ -1,7 +1,6 @@
 """The command line: JSON alone on stdout, errors of ours in one line, exit status 1."""
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -185,18 +184,9 @@ def test_errors_are_one_line(vsink, words, said):
 
 def test_the_program_itself():
     """In a process of its own: JSON alone on stdout, though the model's loading bar is shown."""
-    words = [
-        sys.executable,
-        "-m",
-        "vsink_interp.cli.main",
-        "generate",
-        "--max-new-tokens",
-        "2",
-        "--json",
-    ]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ)
-    )
+    words = ("generate", "--max-new-tokens", "2", "--json")
+    done = plain_process.run_module("vsink_interp.cli.main", *words)
+    assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"model", "prompt", "answer", "tokens"}
 
 

@@ -1,8 +1,6 @@
 """What figures show is what was measured; pyplot is left alone."""
 
 import io
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from PIL import Image
 
 import vsink_interp as vi
+from tests import plain_process
 from vsink_interp import experiments as ex, plot
 from vsink_interp.plot.style import COLOURS
 
@@ -195,7 +194,8 @@ plot.style.new_figure(1, 1) if hasattr(plot, "style") else None
 plot.png(plot.style.new_figure(1, 1))
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    done = plain_process.run(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -248,6 +248,8 @@ def _to_plain(run_request: RunRequest) -> dict[str, Any]:
 def _from_plain(found: Mapping[str, Any], trusted: Iterable[str]) -> RunRequest:
     for name, kinds in _FIELDS.items():
         entry(found, name, kinds, "a run")
+    if any(not isinstance(n, int) or not 0 <= n < 2**10 for n in found["n_images"]):
+        raise ResultError(f"n_images: {told(found['n_images'])}")
     tensors = {name: torch.tensor(value) for name, value in found["tensors"].items()}
     encoding = Encoding(
         {"input_ids": tensors["ids"]},
@@ -258,8 +260,6 @@ def _from_plain(found: Mapping[str, Any], trusted: Iterable[str]) -> RunRequest:
         found["batched"],
     )
     check_layout(encoding.layout)
-    if any(not isinstance(n, int) or not 0 <= n < 2**10 for n in found["n_images"]):
-        raise ResultError(f"n_images: {told(found['n_images'])}")
     if found["n_new"] is not None and found["n_new"] < 1:
         raise ResultError(f"n_new: {found['n_new']}, where an answer has a token at least")
     graph = EditGraph.from_json(found["graph"], trusted=trusted)
