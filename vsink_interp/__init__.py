@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         probes,
         reproduction,
         toy,
+        viewer,
     )
     from .edits import (
         ACT,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
         verify,
     )
     from .tokens import ImageSpan, TokenLayout, View
+    from .viewer import view
 
 __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     # a model, its prompts and its runs
@@ -146,6 +148,8 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "reproduce",
     "metrics",
     "plot",
+    "viewer",
+    "view",
     "toy",
     "families",
     "kernels",
@@ -164,7 +168,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
 
 _HOMES = (
     "errors", "tokens", "graph", "results", "probes", "edits", "sinks", "remote", "model",
-    "evaluation", "reproduction",
+    "evaluation", "reproduction", "viewer",
 )  # fmt: skip
 """Where the names are from: each of these imports those before it, and none after it."""
 

@@ -32,6 +32,7 @@ from .terminal import (
     read_input,
     show,
 )
+from .view import view
 
 app = typer.Typer(
     cls=Commands,
@@ -153,7 +154,7 @@ def _families(name: str) -> list[str]:
 
 
 COMMANDS: tuple[Any, ...] = (
-    demo, report, attend, generate, detect, var, knockout, evaluate, reproduce, check_model
+    demo, report, attend, view, generate, detect, var, knockout, evaluate, reproduce, check_model
 )  # fmt: skip
 """In the order of the help."""
 

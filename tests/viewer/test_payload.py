@@ -1,0 +1,104 @@
+"""What the viewer is given: the values of the run, to the size of a step."""
+
+import base64
+import zlib
+
+import numpy as np
+import pytest
+
+import vsink_interp as vi
+from vsink_interp import viewer
+from vsink_interp.viewer.payload import packed
+
+
+def unpacked(stack):
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(stack["bytes"])), np.uint8)
+    return (steps / 255.0).reshape(stack["shape"]) ** 2 * stack["top"]
+
+
+def test_bytes_keep_values_to_a_step_of_their_square_root():
+    values = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32) ** 4
+    error = np.abs(np.sqrt(unpacked(packed(values))) - np.sqrt(values))
+    assert error.max() <= 0.51 / 255 * np.sqrt(values.max())
+    assert unpacked(packed(np.zeros((2, 2)))).max() == 0
+    assert unpacked(packed(np.array([np.nan, 1.0])))[0] == 0
+
+
+def test_maps_and_phi_are_those_of_the_run(lmm):
+    image = vi.toy.scene(0).image
+    contribution = vi.probes.Contribution()
+    run = lmm.generate(image, "describe the image", viewer.view_probes(":") | contribution)
+    data = vi.view(run, image).data
+    arm = data["arms"][0]
+    maps = run[vi.probes.AttentionMaps()].values[:, 0].numpy()
+    np.testing.assert_allclose(unpacked(arm["attention"][0]), maps, atol=0.005 * maps.max())
+    phi = run.of(vi.probes.SinkValue(), "image[0]").values[:, 0].numpy()
+    np.testing.assert_allclose(unpacked(arm["phi"][0]), phi, atol=0.005 * phi.max())
+    image_keys = run.layout.mask("image")[0, :-1]  # no row follows the last token
+    pattern = run[vi.probes.Pattern(layers=":")].values[2, 0][..., image_keys].numpy()
+    np.testing.assert_allclose(unpacked(arm["heads"]["2"][0]), pattern, atol=0.005)
+    assert unpacked(arm["mass"]).shape == (8, 4, len(data["rows"]))
+    answer = [row["text"] for row in data["rows"] if row["kind"] == "answer"]
+    assert " ".join(answer).startswith(run.text.split(",")[0])
+    assert data["probes"].keys() == {"attention", "phi", "contribution"}
+
+
+def test_boxes_are_the_patches_of_the_image(lmm):
+    image = vi.toy.scene(0).image.resize((128, 128))
+    run = lmm.generate(image, "describe the image", vi.probes.AttentionMaps())
+    panel = vi.view(run, image).data["panels"][0]
+    assert panel["boxes"][9] == [1 / 8, 1 / 8, 2 / 8, 2 / 8]
+    assert vi.view(run).data["panels"][0]["src"] is None
+
+
+@pytest.mark.parametrize("family", ["LLaVA-NeXT", "Qwen2-VL", "Idefics3"])
+def test_tiles_and_several_images(family):
+    lmm = vi.LMM.tiny(family)
+    images = [vi.toy.scene(i).image.resize((80, 60)) for i in range(2)]
+    encoding = lmm.encode([images], ["what is there ?"])
+    run = lmm.generate(encoding, graph=vi.probes.AttentionMaps(), max_new_tokens=3)
+    data = vi.view(run, images).data
+    spans = run.layout.images[0]
+    assert len(data["panels"]) == sum(len(span.parts) for span in spans)
+    shapes = [stack["shape"][-1] for stack in data["arms"][0]["attention"]]
+    assert shapes == [len(panel["boxes"]) for panel in data["panels"]]
+
+
+def test_what_cannot_be_shown_says_so(lmm):
+    image = vi.toy.scene(0).image
+    with pytest.raises(vi.ResultError, match="AttentionMaps"):
+        vi.view(lmm.generate(image, "describe the image", max_new_tokens=2))
+    maps = vi.probes.AttentionMaps()
+    two = lmm.generate([image] * 2, ["describe the image"] * 2, maps, max_new_tokens=2)
+    with pytest.raises(vi.ResultError, match="one prompt"):
+        vi.view(two)
+    one = lmm.generate(image, "describe the image", maps, max_new_tokens=4)
+    other = lmm.generate(image, "is there a red circle?", maps, max_new_tokens=4)
+    with pytest.raises(vi.ResultError, match="other tokens"):
+        vi.view(one, after=other)
+    with pytest.raises(vi.InputError, match="1 images; got 2"):
+        vi.view(one, [image, image])
+
+
+def test_in_a_notebook(lmm):
+    image = vi.toy.scene(0).image
+    found = viewer.look(lmm, image, "describe the image", max_new_tokens=4)
+    assert found._repr_html_().startswith("<iframe sandbox=")
+    assert "8 layers" in repr(found)
+    widget = found.widget()
+    assert "export default" in str(widget._esm)
+    assert widget.payload.startswith("{")
+
+
+def test_the_command(tmp_path, lmm, monkeypatch):
+    from typer.testing import CliRunner
+
+    from vsink_interp.cli.main import app
+
+    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
+    vi.toy.scene(1).image.save(tmp_path / "a.png")
+    out = tmp_path / "F.html"
+    words = ["--image", str(tmp_path / "a.png"), "--prompt", "describe the image", "--graph", "var"]
+    found = CliRunner().invoke(app, ["view", *words, "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    assert "mount(document" in out.read_text()

@@ -1,0 +1,212 @@
+"""What the viewer shows, taken from a run: maps over patches as bytes, words, images, boxes."""
+
+import base64
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from ..errors import ResultError
+from ..metrics import content_words
+from ..probes import AttentionMaps, Contribution, LogitLens, Pattern, SegmentMass, SinkValue
+from ..results import Run
+from ..tokens import ImageSpan
+
+SIDE: Final = 1024
+"""The longest side of an image in the page, in pixels."""
+
+
+def packed(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
+    """Values from 0 on as bytes: the square root of their share of the largest one, deflated.
+
+    The square root keeps small values apart: the smallest step is a 65,025th of the largest.
+    """
+    clean = np.nan_to_num(np.asarray(values, np.float32)).clip(0)
+    top = float(clean.max()) if clean.size else 0.0
+    steps = np.sqrt(clean / (top or 1.0)) * 255
+    content = zlib.compress(np.rint(steps).astype(np.uint8).tobytes(), 6)
+    return {
+        "shape": list(clean.shape),
+        "top": top,
+        "bytes": base64.b64encode(content).decode("ascii"),
+    }
+
+
+def payload(
+    runs: Sequence[tuple[str, Run]], images: Sequence[Image.Image] | None, title: str
+) -> dict[str, Any]:
+    """What the viewer shows of one run, or of the same answer before and after an edit.
+
+    **Raises:** `ResultError` for a batch, for a run without attention maps, and for runs of
+    different tokens.
+    """
+    first = runs[0][1]
+    for name, run in runs:
+        _check(name, run, first)
+    spans = first.layout.images[0]
+    panels = [
+        _panel(span, number, view, images)
+        for number, span in enumerate(spans)
+        for view in range(len(span.parts))
+    ]
+    rows = _rows(first)
+    tau = first.tau if _node(first, SinkValue) is not None else None
+    probes = {"attention": "attention (share)"}
+    if tau is not None:
+        probes["phi"] = "sink value phi"
+    if all(_node(run, Contribution) is not None for _, run in runs):
+        probes["contribution"] = "contribution (norm)"
+    return {
+        "title": title,
+        "layers": list(first[_maps(first)].labels("layer")),
+        "rows": rows,
+        "start": _start(rows),
+        "panels": panels,
+        "probes": probes,
+        "sinks": tau,
+        "arms": [{"name": name, **_arm(run, spans)} for name, run in runs],
+        "lens": _lens(first, spans),
+    }
+
+
+def _check(name: str, run: Run, first: Run) -> None:
+    if run.layout.batch != 1:
+        raise ResultError("the viewer shows one prompt; run the samples of a batch one by one")
+    if _node(run, AttentionMaps) is None:
+        raise ResultError(
+            f"the run {name!r} has no attention maps: record probes.AttentionMaps(), and "
+            "probes.SinkValue() to see sinks"
+        )
+    if run.ids.shape != first.ids.shape or bool((run.ids != first.ids).any()):
+        raise ResultError(
+            f"the run {name!r} has other tokens than the first; feed the first answer back: "
+            "lmm.run(encoding.with_answer(run), graph=edit | probes)"
+        )
+
+
+def _node(run: Run, kind: type) -> Any:
+    return next((node for node in run.graph if isinstance(node, kind)), None)
+
+
+def _maps(run: Run) -> Any:
+    return _node(run, AttentionMaps)
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    """The rows of the maps: tokens of the prompt that see the image, and those of the answer.
+
+    A row of the answer is named by the token that it predicts.
+    """
+    record, answer = run[_maps(run)], set(run.answer_rows)
+    found = []
+    for row in record.labels("query"):
+        if row in answer:
+            found.append({"text": run.words[0][row + 1].strip(), "kind": "answer"})
+        else:
+            found.append({"text": run.words[0][row].strip(), "kind": "prompt"})
+    return found
+
+
+def _start(rows: Sequence[dict[str, Any]]) -> int:
+    """The first word of the answer that is no function word."""
+    answer = [i for i, row in enumerate(rows) if row["kind"] == "answer"]
+    telling = [i for i in answer if content_words(rows[i]["text"])]
+    return (telling or answer or [0])[0]
+
+
+def _panel(
+    span: ImageSpan, number: int, view: int, images: Sequence[Image.Image] | None
+) -> dict[str, Any]:
+    """One view of an image: its picture, and where its patches lie, as shares of its sides."""
+    part = span.parts[view]
+    rows, columns = part.grid
+    image = None if images is None else images[number]
+    width, height = (columns * 14, rows * 14) if image is None else image.size
+    boxes = []
+    for row in range(rows):
+        for column in range(columns):
+            box = part.patch_box(row, column) if image is not None else None
+            if box is None:
+                box = (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+            else:
+                box = tuple(e / s for e, s in zip(box, (width, height) * 2, strict=True))
+            boxes.append([round(float(edge), 4) for edge in box])
+    several = f", view {view}" if len(span.parts) > 1 else ""
+    return {
+        "name": f"image {number}{several} ({rows} x {columns})",
+        "width": width,
+        "height": height,
+        "boxes": boxes,
+        "src": None if image is None else _source(image),
+    }
+
+
+def _source(image: Image.Image) -> str:
+    shown = image.convert("RGB")
+    shown.thumbnail((SIDE, SIDE))
+    buffer = BytesIO()
+    kind = "PNG" if max(shown.size) <= 256 else "JPEG"
+    shown.save(buffer, format=kind, **({} if kind == "PNG" else {"quality": 88}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _arm(run: Run, spans: Sequence[ImageSpan]) -> dict[str, Any]:
+    """Every stack of one run, panel by panel."""
+    maps, phi, norms = (_node(run, kind) for kind in (AttentionMaps, SinkValue, Contribution))
+    found: dict[str, Any] = {
+        "attention": [packed(v) for v in _panels(run, maps, spans)],
+        "mass": _mass(run, maps),
+        "heads": {},
+    }
+    if phi is not None:
+        found["phi"] = [packed(v) for v in _panels(run, phi, spans)]
+    if norms is not None:
+        found["contribution"] = [packed(v) for v in _panels(run, norms, spans)]
+    pattern = _node(run, Pattern)
+    if pattern is not None:
+        by_panel = _panels(run, pattern, spans)
+        for place, layer in enumerate(run[pattern].labels("layer")):
+            found["heads"][str(layer)] = [packed(values[place]) for values in by_panel]
+    return found
+
+
+def _panels(run: Run, probe: Any, spans: Sequence[ImageSpan]) -> list[np.ndarray]:
+    """A record at the patches of every view of every image, the patches last."""
+    found = []
+    for number, span in enumerate(spans):
+        record = run.of(probe, f"image[{number}]")
+        axes = [axis for axis in record.axes if axis != "batch"]
+        values = record.values.float().movedim(record.axes.index("batch"), 0)[0].numpy()
+        values = np.moveaxis(values, axes.index("token"), -1)
+        found += [values[..., list(span.tokens_of(view))] for view in range(len(span.parts))]
+    return found
+
+
+def _mass(run: Run, maps: Any) -> dict[str, Any]:
+    """Attention to the image of every row: by layer and head, or by layer alone."""
+    shares = _node(run, SegmentMass)
+    if shares is not None and "image" in shares.groups:
+        record = run[shares].at(segment="image")
+        if record.labels("layer") == run[maps].labels("layer"):
+            return packed(record.values[:, 0].float().numpy())
+    values = np.nansum(run[maps].values[:, 0].float().numpy(), -1)
+    return packed(values[:, None])
+
+
+def _lens(run: Run, spans: Sequence[ImageSpan]) -> list[dict[str, Any]] | None:
+    """The likeliest word at every patch and layer."""
+    probe = _node(run, LogitLens)
+    if probe is None or len(spans) != 1 or len(spans[0].parts) != 1:
+        return None
+    words = run[probe, "word"]
+    if words.labels("layer") != run[_maps(run)].labels("layer"):
+        return None
+    top = np.asarray(words.values, dtype=object)[:, 0, :, 0]
+    vocabulary = sorted({str(word) for word in top.ravel()})
+    place = {word: i for i, word in enumerate(vocabulary)}
+    coded = [[place[str(word)] for word in line] for line in top]
+    return [{"vocabulary": vocabulary, "words": coded}]

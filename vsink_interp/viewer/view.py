@@ -1,0 +1,191 @@
+"""`Viewer`: attention over images to click through, in a notebook or as one offline page."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, final
+
+from ..errors import CapabilityError, InputError, VsinkError
+from ..graph import EditGraph, Graphlike, Layers, as_graph
+from ..model import LMM, Encoding
+from ..model.images import as_images
+from ..probes import AttentionMaps, Pattern, SegmentMass, SinkValue
+from ..results import Run
+from ..storage import write_text
+from .payload import payload
+
+HEIGHT = 760
+"""The height of the viewer in a notebook, in pixels."""
+
+
+@final
+class Viewer:
+    """Attention of every word over the images, layer by layer, to look at.
+
+    Shows itself in a notebook; `save` writes one HTML file that opens from disk and asks for
+    nothing from the network.
+
+    **Arguments:**
+
+    - `data`: what `payload` makes.
+    """
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        arms = ", ".join(arm["name"] for arm in self.data["arms"])
+        sizes = f"{len(self.data['layers'])} layers, {len(self.data['rows'])} words"
+        return f"Viewer({self.data['title']!r}: {sizes}, {len(self.data['panels'])} panels, {arms})"
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page."""
+        room = files(__name__.rpartition(".")[0])
+        script, style, page = (
+            room.joinpath(name).read_text(encoding="utf-8")
+            for name in ("viewer.js", "viewer.css", "page.html")
+        )
+        return Template(page).substitute(
+            title=escape(self.data["title"]), style=style, script=script, payload=self._json
+        )
+
+    @property
+    def _json(self) -> str:
+        """JSON that no text of the user's can break out of."""
+        text = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+        for letter in "<>&\u2028\u2029":
+            text = text.replace(letter, f"\\u{ord(letter):04x}")
+        return text
+
+    def save(self, path: str | Path) -> None:
+        """Write the page as one HTML file.
+
+        **Raises:** `ResultError` if it cannot be written.
+        """
+        write_text(path, self.html)
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe sandbox="allow-scripts allow-downloads" width="100%" height="{HEIGHT}" '
+            f'style="border:0" srcdoc="{escape(self.html)}"></iframe>'
+        )
+
+    def widget(self) -> Any:
+        """The same as a Jupyter widget; needs the extra `viewer` (anywidget).
+
+        **Raises:** `CapabilityError` without it.
+        """
+        try:
+            import anywidget
+            import traitlets
+        except ImportError as error:
+            raise CapabilityError(
+                "the widget needs anywidget: pip install 'vsink_interp[viewer]'. Without it, the "
+                "view shows itself as the last line of a cell, and view.save(path) writes a page"
+            ) from error
+        room = files(__name__.rpartition(".")[0])
+
+        class Widget(anywidget.AnyWidget):
+            _esm = room.joinpath("viewer.js").read_text(encoding="utf-8")
+            _css = room.joinpath("viewer.css").read_text(encoding="utf-8")
+            payload = traitlets.Unicode("{}").tag(sync=True)
+
+        return Widget(payload=json.dumps(self.data))
+
+
+def view(
+    run: Run,
+    image: Any = None,
+    *,
+    after: Run | None = None,
+    names: Sequence[str] = ("before", "after"),
+    title: str | None = None,
+) -> Viewer:
+    """Look at where each word of a run looks.
+
+    ```py
+    run = lmm.generate(image, "what is on the table?", viewer.probes())
+    vi.view(run, image)
+    vi.view(run, image).save("attention.html")
+    ```
+
+    Shows what the run recorded: `AttentionMaps` (needed), `SinkValue` for phi and sinks,
+    `SegmentMass` for image mass by head, `Pattern` at some layers for single heads, `Contribution`,
+    and `LogitLens(rows="image")` for the words of patches.
+
+    **Arguments:**
+
+    - `run`: of one prompt.
+    - `image`: the image or images of the prompt, which a run does not hold.
+    - `after`: the same answer under an edit, fed back by `lmm.run(encoding.with_answer(run), ...)`.
+    - `names`: of the two.
+    - `title`: by default the model and the answer.
+
+    **Raises:** `ResultError` for a batch, a run without maps, or an `after` of other tokens;
+    `InputError` for another number of images than the prompt has.
+    """
+    images = as_images(image) or None
+    count = len(run.layout.images[0])
+    if images is not None and len(images) != count:
+        raise InputError(f"the prompt has {count} images; got {len(images)}")
+    runs = [(names[0] if after is not None else "run", run)]
+    if after is not None:
+        runs.append((names[1], after))
+    text = run.text if isinstance(run.text, str) else run.text[0]
+    return Viewer(payload(runs, images, title or f"{run.model}: {text}"))
+
+
+def view_probes(heads: Layers | None = None, *, sinks: bool = True) -> EditGraph:
+    """The probes that a full view wants.
+
+    **Arguments:**
+
+    - `heads`: layers of which every head can be looked at; none by default, for patterns are large.
+    - `sinks`: False for a model without known sink dimensions.
+    """
+    graph = AttentionMaps() | SegmentMass(groups=("image",))
+    graph = graph | SinkValue() if sinks else graph
+    return graph if heads is None else graph | Pattern(layers=heads)
+
+
+def look(
+    lmm: LMM,
+    image: Any,
+    prompt: Any = None,
+    graph: Graphlike = None,
+    *,
+    heads: Layers | None = None,
+    max_new_tokens: int = 64,
+) -> Viewer:
+    """Answer a prompt and view it; with an edit, the same answer before and after.
+
+    ```py
+    from vsink_interp import viewer
+    viewer.look(lmm, image, "what is on the table?", vi.VAR(rho=0.5))
+    ```
+
+    **Arguments:**
+
+    - `image`, `prompt`: as `lmm.generate` takes them, or an `Encoding`.
+    - `graph`: the edit; none by default.
+    - `heads`: layers of which every head can be looked at.
+
+    **Raises:** as `lmm.generate`; `ResultError` for a batch.
+    """
+    encoding = image if isinstance(image, Encoding) else lmm.encode(image, prompt)
+    try:
+        sinks = bool(lmm.sinks.dims)
+    except VsinkError:
+        sinks = False
+    probes, edit = view_probes(heads, sinks=sinks), as_graph(graph)
+    run = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
+    after = None
+    if edit:
+        after = lmm.run(encoding.with_answer(run), graph=edit | probes)
+    names = ("before", "after " + " | ".join(type(node).__name__ for node in edit))
+    return view(run, list(encoding.images[0]), after=after, names=names)
