@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "vsink_interp"
 FLOORS = tuple(
     "errors storage kernels toy small tokens graph metrics results probes edits families sinks "
-    "engine remote model evaluation experiments reproduction integrations viewer plot __init__ cli".split()
+    "engine remote model evaluation experiments reproduction integrations viewer plot __init__ "
+    "cli".split()
 )
 """The rooms from the ground up: each imports from those before it alone."""
 FLOOR = {name: floor for floor, name in enumerate(FLOORS)}
