@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Readout,
         RunStore,
         Session,
+        Video,
         readout,
         run_dataset,
     )
@@ -92,6 +93,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "View",
     "Run",
     "Recorded",
+    "Video",
     "CompressedContext",
     "Context",
     "Readout",

@@ -1,6 +1,6 @@
 """`Family`: the form that a model family fills in; `Tap`: where a hook point is in the modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, final
 
@@ -125,6 +125,43 @@ PACKED_LAYER: LayerTaps = {
 }
 """A vision layer that takes all images as one row of patches: Qwen2-VL and its successors."""
 
+
+@final
+@dataclass(frozen=True, eq=False)
+class Filmed:
+    """Videos as the inputs of a model.
+
+    **Attributes:**
+
+    - `inputs`: keyword arguments of the model.
+    - `texts`: for each video, the tokens that take the place of its marker.
+    - `spans`: for each video, the image tokens of every step in time.
+    - `steps`: for each video, the step that each of its frames belongs to.
+    """
+
+    inputs: Mapping[str, Any]
+    texts: tuple[str, ...]
+    spans: tuple[tuple[ImageSpan, ...], ...]
+    steps: tuple[tuple[int, ...], ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class VideoForm:
+    """How a family shows videos.
+
+    **Attributes:**
+
+    - `marker`, `placeholder`: as in `Family`, of a video.
+    - `film`: a function of `(processor, videos)` that returns `Filmed`; a video has `frames`,
+        `fps` and `size`, the least and the most pixels of a frame.
+    """
+
+    marker: str
+    placeholder: str
+    film: Callable[[Any, Sequence[Any]], Filmed]
+
+
 Spans: TypeAlias = Callable[[Any, Any, list[Any], Mapping[str, Any]], tuple[ImageSpan, ...]]
 Tiny: TypeAlias = Callable[[], tuple[Any, Any]]
 
@@ -182,6 +219,8 @@ class Family:
     - `text_alone`: whether the model takes prompts without an image.
     - `prepends`: whether the processor writes the tokens of a prompt's one image by itself, before
         the prompt and its begin token.
+    - `video`: how the family shows videos; None if it does not here.
+    - `shows`: what a marker stands for, as chat templates and configurations call it.
     - `tiny`: makes a configuration and a processor of a model small enough for tests.
     - `inferred`: whether the form was inferred from a model of no known family.
     """
@@ -215,6 +254,8 @@ class Family:
     opening: str = ""
     text_alone: bool = True
     prepends: bool = False
+    video: VideoForm | None = None
+    shows: Literal["image", "video"] = "image"
     tiny: Tiny | None = None
     inferred: bool = False
 
@@ -222,6 +263,12 @@ class Family:
     def word(self) -> str:
         """The text that stands for an image in a prompt."""
         return self.placeholder or self.marker
+
+    def filming(self) -> "Family":
+        """The form for prompts that show videos."""
+        video = self.video
+        assert video is not None  # noqa: S101 (the caller looks)
+        return replace(self, shows="video", marker=video.marker, placeholder=video.placeholder)
 
     @property
     def layers(self) -> str:

@@ -56,6 +56,7 @@ def tiny() -> tuple[Any, Any]:
 GLM4V = replace(
     QWEN2_VL,
     name="GLM-4.1V",
+    video=None,
     model_types=("glm4v",),
     layer_taps=GLM4_LAYER,
     merged="",

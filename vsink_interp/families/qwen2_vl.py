@@ -1,13 +1,14 @@
 """Qwen2-VL and Qwen2.5-VL: images of any size, patches merged two by two, and multimodal RoPE."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL.Image import Image
 
 from ..tokens import ImageSpan
-from .form import PACKED_LAYER, Family, whole_image
+from .form import PACKED_LAYER, Family, Filmed, VideoForm, whole_image
 
 MARKER = "<|image_pad|>"
 MARKS = ("<|vision_start|>", MARKER, "<|vision_end|>", "<|video_pad|>")
@@ -24,6 +25,47 @@ def merged_spans(
         for image, (_, rows, columns) in zip(images, inputs["image_grid_thw"].tolist(), strict=True)
     )
 
+
+VIDEO_MARKER = "<|video_pad|>"
+FRAME_PIXELS = (128 * 28 * 28, 768 * 28 * 28)
+"""The least and the most pixels of a frame, as `Qwen2VLVideoProcessor` has them."""
+
+
+def film(processor: Any, videos: Sequence[Any]) -> Filmed:
+    """Frames in pairs, each pair a step in time, as `Qwen2VLVideoProcessor` makes them.
+
+    That needs torchvision; here the frames go through the image processor, which makes a step of
+    each by showing it twice, and one of the two is kept. An odd last frame is paired with itself.
+    """
+    settings, pixels, grids, texts, spans, steps = processor.image_processor, [], [], [], [], []
+    deep, merge = settings.temporal_patch_size, settings.merge_size
+    for video in videos:
+        frames = [*video.frames, *video.frames[-1:] * (-len(video.frames) % deep)]
+        size = dict(zip(("shortest_edge", "longest_edge"), video.size or FRAME_PIXELS, strict=True))
+        made = settings(frames, size=size, return_tensors="pt")
+        _, rows, columns = made["image_grid_thw"][0].tolist()
+        n_steps = len(frames) // deep
+        single = made["pixel_values"].view(n_steps, deep, rows * columns, 3, deep, -1)[
+            :, :, :, :, 0
+        ]
+        pixels.append(single.permute(0, 2, 3, 1, 4).reshape(n_steps * rows * columns, -1))
+        grids.append([n_steps, rows, columns])
+        grid = (rows // merge, columns // merge)
+        spans.append((ImageSpan(grid, whole_image(frames[0])),) * n_steps)
+        texts.append(VIDEO_MARKER * (n_steps * grid[0] * grid[1]))
+        steps.append(tuple(number // deep for number in range(len(video.frames))))
+    inputs = {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids)}
+    return Filmed(inputs, tuple(texts), tuple(spans), tuple(steps))
+
+
+def film_timed(processor: Any, videos: Sequence[Any]) -> Filmed:
+    """As `film`, with the seconds that a step takes."""
+    deep, found = processor.image_processor.temporal_patch_size, film(processor, videos)
+    seconds = torch.tensor([deep / video.fps for video in videos])
+    return replace(found, inputs={**found.inputs, "second_per_grid_ts": seconds})
+
+
+VIDEO = VideoForm(VIDEO_MARKER, f"<|vision_start|>{VIDEO_MARKER}<|vision_end|>", film)
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 TOWER = {
@@ -84,6 +126,13 @@ QWEN2_VL = Family(
         "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_start|>system\n", "<|im_end|>\n",
     ),
     tiny=tiny_2,
+    video=VIDEO,
 )  # fmt: skip
 
-QWEN2_5_VL = replace(QWEN2_VL, name="Qwen2.5-VL", model_types=("qwen2_5_vl",), tiny=tiny_2_5)
+QWEN2_5_VL = replace(
+    QWEN2_VL,
+    name="Qwen2.5-VL",
+    model_types=("qwen2_5_vl",),
+    tiny=tiny_2_5,
+    video=replace(VIDEO, film=film_timed),
+)

@@ -33,6 +33,7 @@ def tiny(kind: str = "Qwen3_5", **text: Any) -> tuple[Any, Any]:
 QWEN3_5 = replace(
     QWEN2_VL,
     name="Qwen3.5",
+    video=None,
     model_types=("qwen3_5", "qwen3_5_moe"),
     role_markers=(*ANSWERS, *QWEN2_VL.role_markers),
     tiny=tiny,

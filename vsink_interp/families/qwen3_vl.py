@@ -18,4 +18,6 @@ def tiny() -> tuple[Any, Any]:
     return tiny_kind("Qwen3VL", {**TOWER, **own, "depth": 3}, head_dim=16, rope_parameters=rope)
 
 
-QWEN3_VL = replace(QWEN2_VL, name="Qwen3-VL", model_types=("qwen3_vl", "qwen3_vl_moe"), tiny=tiny)
+QWEN3_VL = replace(
+    QWEN2_VL, name="Qwen3-VL", video=None, model_types=("qwen3_vl", "qwen3_vl_moe"), tiny=tiny
+)

@@ -11,3 +11,4 @@ from .lmm import LMM as LMM
 from .progress import Tick as Tick
 from .session import Job as Job, Session as Session
 from .unembedding import Readout as Readout, readout as readout, token_id as token_id
+from .video import Video as Video

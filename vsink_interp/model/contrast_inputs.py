@@ -66,6 +66,8 @@ def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
 
 def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     """The encoding of the second pass; without the answer, if its prompt has other tokens."""
+    if any(encoding.layout.frames):
+        raise CapabilityError(f"{node!r}: contrasts are made of images, not of videos; give frames")
     other = _reworded(lmm, node, encoding) if node.rewords else encoding
     if node.image != "noise":
         return other

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, final
 
 import torch
@@ -15,10 +14,11 @@ from ..engine.cached_prefix import CachedPrefix
 from ..errors import InputError
 from ..families import Family
 from ..results import Run
-from ..tokens import CODE, ImageSpan, TokenLayout
-from .images import as_images, digest
-from .messages import Chars, conversation, is_conversation
-from .rendering import IMAGE, Prompt, Rendered, render, touches
+from ..tokens import TokenLayout
+from .messages import conversation, is_conversation
+from .prompt_layout import OFFSETS, Placed, lay_out, place_images, place_videos
+from .rendering import IMAGE, Prompt, render
+from .video import Shown, as_shown, filming
 
 
 @final
@@ -160,8 +160,8 @@ def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
         )
 
 
-def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bool]:
-    """Normalise input: a list of images per prompt, the prompts, and whether it is a batch.
+def gather(image: Any, prompt: Any) -> tuple[list[list[Shown]], list[Prompt], bool]:
+    """Normalise input: images or videos of each prompt, the prompts, and whether it is a batch.
 
     **Raises:** `InputError` if their numbers do not match, or a prompt is not text.
     """
@@ -185,7 +185,7 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bo
     if not all(text.strip() for text in prompts if isinstance(text, str)):
         raise InputError("the prompt is empty; ask something, for instance 'Describe the image.'")
     if not batched:
-        return [as_images(image)], prompts, False
+        return [as_shown(image)], prompts, False
     images = list(image) if isinstance(image, list | tuple) else [image] * len(prompts)
     if len(images) != len(prompts):
         raise InputError(
@@ -193,7 +193,7 @@ def gather(image: Any, prompt: Any) -> tuple[list[list[Image]], list[Prompt], bo
             "image, a list of images, or None"
         )
     pairs = [
-        (text, as_images(entry)) if isinstance(text, str) else conversation(text, entry)
+        (text, as_shown(entry)) if isinstance(text, str) else conversation(text, entry)
         for text, entry in zip(prompts, images, strict=True)
     ]
     return [shown for _, shown in pairs], [text for text, _ in pairs], True
@@ -203,7 +203,7 @@ def encode(
     config: Any,
     processor: Any,
     family: Family,
-    images: list[list[Image]],
+    images: list[list[Shown]],
     prompts: list[Prompt],
     *,
     batched: bool,
@@ -218,19 +218,31 @@ def encode(
             f"{family.name} takes no prompt without an image: its processor writes the prompt "
             "behind an image's tokens. Give one with each, or open another model for text alone"
         )
+    family = filming(family, images)
     rendered = [
         render(processor, family, prompt, len(shown), chat=chat)
         for prompt, shown in zip(prompts, images, strict=True)
     ]
-    inputs = process(processor, family, [r.text for r in rendered], images)
-    layout = lay_out(config, processor, family, inputs, rendered, images)
-    texts = tuple(r.text for r in rendered)
+    texts = [r.text for r in rendered]
+    if family.shows == "video":
+        inputs, placed = process_videos(config, processor, family, texts, images)
+    else:
+        stills = [[one for one in row if isinstance(one, Image)] for row in images]
+        inputs = process(processor, family, texts, stills)
+        placed = place_images(config, processor, family, stills, inputs)
+    layout = lay_out(config, processor, family, inputs, rendered, placed)
     taken = {name: x for name, x in inputs.items() if name not in UNUSED and isinstance(x, Tensor)}
-    shown = tuple(map(tuple, images))
-    return Encoding(taken, layout, shown, texts, batched, chat=chat, tokenizer=processor.tokenizer)
+    return Encoding(
+        taken,
+        layout,
+        tuple(one.images for one in placed),
+        tuple(texts),
+        batched,
+        chat=chat,
+        tokenizer=processor.tokenizer,
+    )
 
 
-OFFSETS = "offset_mapping"
 UNUSED = (OFFSETS, "labels")
 """Outputs of processors that are not model inputs: PaliGemma's adds labels for training."""
 
@@ -246,19 +258,10 @@ def process(
             "rows before an image attend to that padding, so answers would depend on the batch; "
             "run them one by one"
         )
-    begin = processor.tokenizer.bos_token
+    shown = (images if family.nested else flat) if flat else None
     if family.prepends:
         texts = [_unmarked(family, text) for text in texts]
-    made = processor(
-        text=texts,
-        images=(images if family.nested else flat) if flat else None,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        return_offsets_mapping=True,
-        # A template that writes the first token itself must not get it twice.
-        add_special_tokens=not (begin and all(text.startswith(begin) for text in texts)),
-    )
+    made = processor(text=texts, images=shown, **_how(processor, texts))
     return prepended(processor, family, made) if family.prepends else made
 
 
@@ -296,143 +299,28 @@ def prepended(processor: Any, family: Family, made: Mapping[str, Any]) -> Mappin
     return {**made, **moved}
 
 
-def lay_out(
-    config: Any,
-    processor: Any,
-    family: Family,
-    inputs: Mapping[str, Any],
-    rendered: list[Rendered],
-    images: list[list[Image]],
-) -> TokenLayout:
-    """Determine the layout of encoded prompts.
-
-    **Raises:** `InputError` if the processor's tokens cannot be matched with the prompt's text.
-    """
-    ids, attended = inputs["input_ids"], inputs["attention_mask"]
-    flat = [image for shown in images for image in shown]
-    spans = iter(family.spans(config, processor, flat, inputs) if flat else ())
-    placed = tuple(tuple(islice(spans, len(row))) for row in images)
-    layout = torch.zeros(5, *ids.shape, dtype=ids.dtype)
-    layout[1] = layout[4] = -1
-    for sample, text in enumerate(rendered):
-        real = attended[sample].bool()
-        row = _Row(
-            ids[sample][real].tolist(), inputs[OFFSETS][sample][real].tolist(), text, placed[sample]
-        )
-        layout[:, sample, real] = torch.tensor(row.kinds(family, config, processor.tokenizer)).T
-    return TokenLayout(
-        layout[0],
-        layout[1],
-        layout[2].bool(),
-        placed,
-        ids.shape[1],
-        layout[3].bool(),
-        family.sight,
-        tuple(digest([row]) for row in zip(images, (r.text for r in rendered), strict=True)),
-        windows=family.windows,
-        turns=layout[4],
-    )
+def process_videos(
+    config: Any, processor: Any, family: Family, texts: list[str], videos: list[list[Shown]]
+) -> tuple[Mapping[str, Any], list[Placed]]:
+    """Tokenize a batch of prompts with videos, whose markers become the tokens of their frames."""
+    assert family.video is not None  # noqa: S101 (`filming` looks)
+    filmed = family.video.film(processor, [one for row in videos for one in row])
+    spelt = iter(filmed.texts)
+    marker = re.compile(re.escape(family.marker))
+    expanded = [marker.sub(lambda _: next(spelt), text) for text in texts]
+    made = processor.tokenizer(expanded, **_how(processor, texts))
+    kinds = (made["input_ids"] == config.video_token_id) * 2  # 0 is text and 1 an image
+    inputs = {**made, **filmed.inputs, "mm_token_type_ids": kinds}
+    return inputs, place_videos(videos, filmed)
 
 
-@final
-@dataclass(frozen=True)
-class _Row:
-    """The tokens of one prompt, and the span of each in the text that the processor expanded.
-
-    For example, of Idefics3 and an image that is not cut, with F for `<fake_token_around_image>`
-    and G for `<global-img>`:
-
-    ```text
-    rendered   User: <image>count it                      the image's marker at 6 to 13
-    expanded   User: FG<image><image><image><image>Fcount it
-    tokens     User :  | F G       | <image> x 4 | F         | count it
-    segment    system  | query     | image       | query     | query
-                       | separator |             | separator |
-    ```
-
-    The tokenizer says where each token lies in the expanded text. `_expanded` finds where an image
-    begins there (where its marker was) and ends (behind its last token and the family's suffix).
-    `_raw` takes places behind it back to the rendered text, by as much as the image is longer than
-    its marker.
-    """
-
-    ids: list[int]
-    offsets: list[list[int]]
-    text: Rendered
-    spans: tuple[ImageSpan, ...]
-
-    def kinds(self, family: Family, config: Any, tokenizer: Any) -> list[list[int]]:
-        """Segment code, image index, role, separator and turn of each token."""
-        tokenless = family.sight == "cross-attention"
-        patches = {} if tokenless else self._patches(config.image_token_id)
-        expanded = [*self.text.markers] if tokenless else self._expanded(family, patches)
-        text, found = self.text, []
-        for token, (id_, (begin, end)) in enumerate(zip(self.ids, self.offsets, strict=True)):
-            image, raw = self._raw(begin, expanded)
-            chars = (raw, raw + end - begin) if image < 0 else text.markers[image]
-            if token in patches:
-                number, is_patch = patches[token]
-                turn = self._turn(text.markers[number])
-                found.append([CODE["image"], number, 0, int(not is_patch), turn])
-                continue
-            earlier = "history" if chars[0] < text.turn else "query"
-            segment = CODE["system" if chars[0] < text.start else earlier]
-            if id_ == tokenizer.bos_token_id:
-                segment = CODE["bos"]
-            role = image < 0 and touches(chars, text.roles)
-            apart = image >= 0 or (end > begin and touches(chars, text.placeholders))
-            own = segment != CODE["bos"]
-            turn = self._turn(chars) if own and end > begin else -1
-            found.append([segment, -1, int(role), int(apart and own), turn])
-        return found
-
-    def _turn(self, chars: Chars) -> int:
-        """The message that holds these characters; -1 for what is around them."""
-        spoken = enumerate(self.text.spoken)
-        return next((number for number, spans in spoken if touches(chars, spans)), -1)
-
-    def _patches(self, image_id: int) -> dict[int, tuple[int, bool]]:
-        """The image tokens: the index of their image, and whether they are patches."""
-        places = [token for token, id_ in enumerate(self.ids) if id_ == image_id]
-        sizes = [span.size for span in self.spans]
-        if len(places) != sum(sizes):
-            raise InputError(
-                f"expected {sizes} image tokens, the processor made {len(places)} of "
-                f"{self.text.text!r}"
-            )
-        numbered = [
-            (number, place is not None)
-            for number, span in enumerate(self.spans)
-            for place in span.places
-        ]
-        return dict(zip(places, numbered, strict=True))
-
-    def _expanded(self, family: Family, patches: dict[int, tuple[int, bool]]) -> list[Chars]:
-        """The character span of each image in the expanded text."""
-        last = {number: self.offsets[token][1] for token, (number, _) in patches.items()}
-        first = {number: self.offsets[token][0] for token, (number, _) in reversed(patches.items())}
-        found: list[Chars] = []
-        shift = 0
-        for number, (begin, end) in enumerate(self.text.markers):
-            stop = last[number] + len(family.suffix)
-            if number == len(self.spans) - 1:
-                stop += len(family.closing)
-            found.append((begin + shift, stop))
-            shift = stop - end
-            if first[number] < found[-1][0]:
-                raise InputError(f"the processor's tokens do not match {self.text.text!r}")
-        length = max((end for _, end in self.offsets), default=0)
-        if length - shift < len(self.text.text.rstrip()):
-            raise InputError(f"the processor's tokens do not match {self.text.text!r}")
-        return found
-
-    def _raw(self, place: int, expanded: list[Chars]) -> tuple[int, int]:
-        """The image whose text holds a character, or -1; and its place in the unexpanded text."""
-        shift = 0
-        for number, (begin, end) in enumerate(expanded):
-            if place < begin:
-                break
-            if place < end:
-                return number, place
-            shift = end - self.text.markers[number][1]
-        return -1, place - shift
+def _how(processor: Any, texts: list[str]) -> dict[str, Any]:
+    begin = processor.tokenizer.bos_token
+    return {
+        "padding": True,
+        "padding_side": "left",
+        "return_tensors": "pt",
+        "return_offsets_mapping": True,
+        # A template that writes the first token itself must not get it twice.
+        "add_special_tokens": not (begin and all(text.startswith(begin) for text in texts)),
+    }

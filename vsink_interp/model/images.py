@@ -31,6 +31,7 @@ UNREADABLE = (
 )
 """What PIL raises of files that are damaged, too large to be meant, or no images."""
 
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 CHANNELS = (1, 3, 4)
 DEEP = ("I", "F")
 """Beginnings of PIL's modes of more than 8 bits a channel."""
@@ -57,6 +58,11 @@ def as_image(image: ImageInput) -> Image.Image:
         raise InputError(
             f"{str(image)!r}: images are not fetched from the network; download it, or pass what "
             "transformers.image_utils.load_image returns"
+        )
+    if Path(image).suffix.lower() in VIDEOS:
+        raise InputError(
+            f"{str(image)!r} is a video, and files of videos are not decoded here; give frames "
+            "that you sampled, vi.Video([image, image, ...])"
         )
     try:
         with Image.open(image) as opened:

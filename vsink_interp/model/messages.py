@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
-from PIL.Image import Image
-
 from ..errors import CapabilityError, InputError
 from ..families import Family
-from .images import as_images
+from .video import Shown, Video, as_shown
 
 Chars: TypeAlias = tuple[int, int]
 """Where a piece of text begins and ends."""
@@ -47,8 +45,8 @@ def is_conversation(prompt: Any) -> bool:
     return isinstance(prompt, list | tuple) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
-def conversation(given: Sequence[Any], image: Any) -> tuple[Conversation, list[Image]]:
-    """Messages as users have them, and their images in order.
+def conversation(given: Sequence[Any], image: Any) -> tuple[Conversation, list[Shown]]:
+    """Messages as users have them, and their images or videos in order.
 
     **Arguments:**
 
@@ -67,23 +65,29 @@ def conversation(given: Sequence[Any], image: Any) -> tuple[Conversation, list[I
         )
     if not any(part is None or part.strip() for part in messages[-1].parts):
         raise InputError("the last message is empty; ask something")
-    loose = as_images(image)
+    loose = as_shown(image)
     if loose and not found:
         first = next(i for i, message in enumerate(messages) if message.role == "user")
         parts = (None,) * len(loose) + messages[first].parts
         messages[first] = Message("user", parts)
-        found = [None] * len(loose)
-    if found.count(None) != len(loose):
+        found = list(map(_kind, loose))
+    if (places := [own for own in found if isinstance(own, str)]) != list(map(_kind, loose)):
         raise InputError(
-            f"the messages have {found.count(None)} places for images that bring none of their "
-            f"own, and {len(loose)} images were given; write {{'type': 'image', 'image': image}}, "
-            "or give as many"
+            f"the messages have {len(places)} places for images or videos that bring none of their "
+            f"own ({', '.join(places)}), and given were: {', '.join(map(_kind, loose)) or 'none'}; "
+            "write {'type': 'image', 'image': image}, or give as many of each, in turn"
         )
     rest = iter(loose)
-    return Conversation(tuple(messages)), [next(rest) if own is None else own for own in found]
+    return Conversation(tuple(messages)), [
+        next(rest) if isinstance(own, str) else own for own in found
+    ]
 
 
-def _message(given: Any) -> tuple[Message, list[Image | None]]:
+def _kind(shown: Shown) -> str:
+    return "video" if isinstance(shown, Video) else "image"
+
+
+def _message(given: Any) -> tuple[Message, list[Shown | str]]:
     role = given.get("role") if isinstance(given, Mapping) else None
     if role not in ROLES or "content" not in given:
         raise InputError(
@@ -97,23 +101,23 @@ def _message(given: Any) -> tuple[Message, list[Image | None]]:
     return Message(role, tuple(text for text, _ in read)), images
 
 
-def _part(part: Any) -> tuple[str | None, Image | None]:
+def _part(part: Any) -> tuple[str | None, Shown | str]:
+    """A text, or None and what is shown: the word for it where only its place is given."""
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return part["text"], None
-    if kind in ("video", "video_url"):
-        raise CapabilityError(
-            "videos are not read here: give sampled frames as images, one {'type': 'image'} each; "
-            "frame 3 of them is then the group 'image[3]'"
-        )
-    if kind == "image_url":
-        raise InputError("an image at a URL is not fetched: download it first and give its path")
+        return part["text"], ""
+    if kind in ("image_url", "video_url"):
+        what = "an image at a URL is not fetched: download it first and give its path"
+        raise InputError(what if kind == "image_url" else "a video at a URL is not fetched")
+    if kind == "video":
+        own = part.get("video", part.get("path"))
+        return None, "video" if own is None else own if isinstance(own, Video) else Video(own)
     if kind != "image":
         raise InputError(
-            f"a part of a message is a text or an image, as in {_EXAMPLE}; got {part!r}"
+            f"a part of a message is a text, an image or a video, as in {_EXAMPLE}; got {part!r}"
         )
     own = part.get("image", part.get("path"))
-    return None, None if own is None else as_images(own)[0]
+    return None, "image" if own is None else as_shown(own)[0]
 
 
 @final
@@ -154,7 +158,7 @@ def write(processor: Any, family: Family, given: Conversation) -> Written:
         {
             "role": message.role,
             "content": [
-                {"type": "image"}
+                {"type": family.shows}
                 if part is None
                 else {"type": "text", "text": _mark(next(numbers))}
                 for part in message.parts

@@ -12,6 +12,8 @@ from .messages import Chars, Conversation, write
 
 IMAGE = "<image>"
 """The placeholder for an image in a prompt, whatever the model's own token for it is."""
+VIDEO = "<video>"
+"""The same for a video."""
 
 
 @final
@@ -65,6 +67,7 @@ def render(
         return _converse(processor, family, prompt, chat=chat)
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
+    own = own.replace(VIDEO, placeholder) if family.shows == "video" else own
     found = own.count(family.marker)
     if not chat and not own.startswith(family.opening):
         raise InputError(f"with chat=False the prompt must begin with {family.opening!r}")
@@ -107,7 +110,7 @@ _SENTINEL = "\ue000prompt\ue001"
 
 def _chat(processor: Any, family: Family, n_images: int) -> str:
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}] * n_images + [{"type": "text", "text": _SENTINEL}]
+        content = [{"type": family.shows}] * n_images + [{"type": "text", "text": _SENTINEL}]
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
