@@ -30,6 +30,7 @@ TORCH_INDEX ?=
 say = @printf '\n==> %s\n' $(1)
 
 .PHONY: help small setup demo test check docs bench notebooks tl oldest ndif decoders lmms-eval
+.PHONY: pyright
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -52,6 +53,12 @@ check: $(VENV)/.dev ## format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/ty check
+
+pyright: $(VENV)/.dev ## the code of the cookbook under basedpyright, which .venv-pyright holds
+	$(call say,"Checking the types of the cookbook.")
+	@test -x .venv-pyright/bin/basedpyright || { $(PYTHON) -m venv .venv-pyright \
+		&& .venv-pyright/bin/python -m pip install -qq 'basedpyright==1.40.2'; }
+	PATH="$$PWD/.venv-pyright/bin:$$PATH" $(BIN)/pytest tests/test_docs.py -n 0 -k type_checks
 
 docs: $(VENV)/.dev ## the site, into site/
 	$(call say,"Building the documentation into site/.")

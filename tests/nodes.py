@@ -146,7 +146,16 @@ OTHERS: dict[str, vi.Probe] = {
     "phi of given dimensions": probes.SinkValue("image", dims=(1, 5)),
 }
 PROBES: dict[str, vi.Probe] = {f"activation {k}": v for k, v in ACTIVATIONS.items()} | OTHERS
-PORTABLE_PROBES = {k: v for k, v in PROBES.items() if not k.startswith("function")}
+RARE: dict[str, vi.Probe] = {
+    "gradient": probes.Gradient("hook_resid_pre", of="logit of 'blue' at last", layers="1:"),
+    "gradient of patterns": probes.Gradient(
+        "attn.hook_pattern", of="logit of 7 - 'red' at query", rows="query"
+    ),
+    "learned sinks": probes.LearnedSinkMass(),
+}
+"""Probes that not every run can have: of a backward pass, and of models with learned sinks."""
+EVERY_PROBE = PROBES | RARE
+PORTABLE_PROBES = {k: v for k, v in EVERY_PROBE.items() if not k.startswith("function")}
 
 NEEDS_TWO_IMAGES = {"second image"}
 

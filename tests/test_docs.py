@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from runpy import run_path
+from shutil import which
 
 import pytest
 
@@ -33,6 +34,20 @@ def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
     script.write_text("\n".join(BLOCK.findall(page.read_text())))
     monkeypatch.chdir(tmp_path)
     run_path(str(script))
+
+
+@pytest.mark.skipif(which("basedpyright") is None, reason="basedpyright: make pyright")
+def test_the_cookbook_type_checks(tmp_path):
+    """As user code, in the mode `standard`; `make pyright` installs what it needs."""
+    page = (ROOT / "docs" / "cookbook.md").read_text()
+    (tmp_path / "cookbook.py").write_text("\n".join(BLOCK.findall(page)))
+    settings = {"typeCheckingMode": "standard", "extraPaths": [str(ROOT)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        ["basedpyright", "--pythonpath", sys.executable, "-p", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_hook_page_is_fresh():

@@ -25,7 +25,7 @@ ONE = {"int": 2, "numpy number": np.int32(2), "tensor": torch.tensor(2)}
 
 def with_field(name: str) -> dict[str, vi.Edit | vi.Probe]:
     """A node of every class that has this field, where it may take any value."""
-    every = {**nodes.EDITS, **nodes.DROPS, **nodes.PROBES}
+    every = {**nodes.EDITS, **nodes.DROPS, **nodes.EVERY_PROBE}
     found = {type(n).__name__: n for n in every.values() if name in {f.name for f in fields(n)}}
     outside = {"hook_embed", "ln_final.hook_out", "unembed.hook_out"}
     return {k: n for k, n in found.items() if n.hook not in outside and "vision" not in n.hook}

@@ -43,7 +43,7 @@ COPIES = {
 
 @pytest.mark.parametrize("how", COPIES)
 def test_every_node_and_graph_can_be_copied_and_pickled(how):
-    every = [*nodes.EDITS.values(), *nodes.DROPS.values(), *nodes.PROBES.values()]
+    every = [*nodes.EDITS.values(), *nodes.DROPS.values(), *nodes.EVERY_PROBE.values()]
     for node in every:
         assert repr(COPIES[how](node)) == repr(node)
     assert COPIES[how](vi.EditGraph(*every[:9], nodes.sharpest)) == vi.EditGraph(

@@ -162,7 +162,7 @@ def test_edits_of_ones_own_are_told_apart_by_their_code():
 def test_nodes_of_ours_have_keys():
     from tests import nodes
 
-    graph = vi.EditGraph(*nodes.EDITS.values(), *nodes.PROBES.values())
+    graph = vi.EditGraph(*nodes.EDITS.values(), *nodes.EVERY_PROBE.values())
     keys = graph_key(graph)
     assert len(set(keys)) == len({repr(node) for node in graph})
     assert keys == graph_key(copy.deepcopy(graph))

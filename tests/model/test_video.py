@@ -16,14 +16,14 @@ SIZE = (SIDE**2, SIDE**2)
 KNOWN = [form for form in FAMILIES if form.video]
 
 
-def lmm(form, attention="sdpa"):
+def opened(form, attention="sdpa"):
     config, processor = form.tiny()
     return vi.LMM(build(config, attention), processor, family=form, check=False)
 
 
 @pytest.fixture(scope="module", params=KNOWN, ids=lambda form: form.name)
 def model(request):
-    return lmm(request.param)
+    return opened(request.param)
 
 
 def frames(n, seed=0):
@@ -80,7 +80,7 @@ def test_frames_are_groups(model):
         model.run(encoding, graph=vi.Knockout("frame[4] -> query"))
     phi = vi.probes.SinkValue(dims=(1, 5))
     edited = model.run(encoding, graph=vi.Knockout("frame[3] -> query") | phi)
-    eager = lmm(model.hooked.family, "eager")
+    eager = opened(model.hooked.family, "eager")
     with cut(eager.hf_model, layout.mask("query"), layout.mask("image[1]"), range(4)):
         want = plainly(eager, encoding, shown)
     assert nodes.apart(edited.logits, want) < 1e-4

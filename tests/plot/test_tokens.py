@@ -1,8 +1,10 @@
 """Token views hold their own script, escape what they show, and refuse what they cannot draw."""
 
+import json
 import re
 
 import pytest
+import torch
 
 import vsink_interp as vi
 from vsink_interp import plot
@@ -21,6 +23,22 @@ def test_labels_are_escaped():
     assert "<b>" not in html
     assert "&lt;image&gt;" in html
     assert html.count("</script>") == 1
+
+
+def test_patterns_of_text_tokens(lmm):
+    pattern = vi.probes.Pattern("all", layers=3)
+    run = lmm.run(vi.toy.scene(0).image, "what color is the <b> circle ?", pattern)
+    view = plot.attention_patterns(run, layer=3)
+    assert "unpkg" not in view.html
+    assert view.html.count("<div") == view.html.count("</div>")
+    places = run.layout.mask("prompt & ~image")[0].nonzero().flatten().tolist()
+    assert "<b>" not in view.html
+    drawn = json.loads(re.search(r'"attention": (\[\[\[.*?\]\]\])', view.html)[1])
+    want = run[pattern].values[0, 0][:, places][:, :, places]
+    torch.testing.assert_close(torch.tensor(drawn), want)
+    with pytest.raises(vi.ResultError, match="not every row"):
+        last = lmm.run(vi.toy.scene(0).image, "what is it", vi.probes.Pattern("last", layers=3))
+        plot.attention_patterns(last, layer=3)
 
 
 def test_refusals():

@@ -45,6 +45,7 @@ class Ablate(Edit):
     ```python
     vi.Ablate("attn.hook_z", 5, heads=[0, 3])                        # two heads, to zero
     seen = lmm.run(images, prompts, vi.probes.Activation("hook_mlp_out"))
+    seen_heads = lmm.run(images, prompts, vi.probes.Activation("attn.hook_z"))
     vi.Ablate("hook_mlp_out", "4:", by="mean", source=seen)          # MLPs, to their mean
     vi.Ablate("attn.hook_z", 5, by="resample", source=seen_heads)    # to those of other tokens
     ```

@@ -32,6 +32,10 @@ class ACT(RowEdit):
     the sinks of a generated row are the tokens to which this row itself gives more than
     `threshold`.
 
+    ```python
+    lmm.generate(image, "What is this?", vi.ACT(0.1, beta=0.4, heads=[0, 2])).text
+    ```
+
     **Arguments:**
 
     - `threshold`: the mean attention above which a token is a sink; 0.1 in the released scripts,

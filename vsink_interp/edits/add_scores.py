@@ -20,6 +20,11 @@ class AddScores(ScoreEdit):
     The odds of a key in the group against any other key are multiplied by `exp(amount)`; every row
     still sums to one. Scores are clamped to the range of the model's precision.
 
+    ```python
+    toward = vi.AddScores("image", 1.0, layers=[3, 4])        # odds of an image key times e
+    lmm.generate(image, "What is this?", toward).text
+    ```
+
     **Arguments:**
 
     - `group`: the keys.

@@ -39,6 +39,10 @@ class Contrast(Edit):
     Other edits act in the first pass only, unless `edited`. If only the image is distorted, samples
     of a batch without an image keep their logits.
 
+    ```python
+    lmm.generate(image, "What is this?", vi.Contrast("noise", alpha=1.0)).text     # VCD
+    ```
+
     **Arguments:**
 
     - `image`: `"noise"` for VCD's diffused image, `"none"` for no image.

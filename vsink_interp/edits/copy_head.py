@@ -18,6 +18,10 @@ from .row_edit import RowEdit
 class CopyHead(RowEdit):
     """Replace the pattern of `heads` by that of head `source`, in the same layer.
 
+    ```python
+    run = lmm.run(image, "What is this?", vi.CopyHead(source=0, heads=[1, 2], layers=3))
+    ```
+
     **Arguments:**
 
     - `source`: the head whose pattern is copied, counted from 0.

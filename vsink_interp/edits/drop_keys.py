@@ -26,6 +26,11 @@ class DropKeys(CacheEdit):
     dropped ones have score minus infinity, pattern 0, and NaN at `attn.hook_rot_k`. With
     `"sink & image"` each layer drops its own sinks.
 
+    ```python
+    short = vi.DropKeys("image")                              # decode without the image's keys
+    lmm.generate(image, "What is this?", short, max_new_tokens=4).text
+    ```
+
     **Arguments:**
 
     - `group`: the tokens of the prompt that are dropped.

@@ -31,6 +31,12 @@ class HideKeys(Edit):
     one over draws too. One scene has the same draw alone and in a batch, in the prompt and while
     the answer is generated, here and on a server; another seed draws anew for every scene.
 
+    ```python
+    hidden = vi.HideKeys("sink & image")
+    random = vi.HideKeys("sink & image", control=0)           # as many other image tokens
+    [lmm.generate(image, "What is this?", edit, max_new_tokens=4).text for edit in (hidden, random)]
+    ```
+
     **Arguments:**
 
     - `tokens`: a group such as `"sink & image"`, or positions in the prompt, padding not counted.

@@ -26,6 +26,12 @@ class Knockout(Edit):
     The cut is made before the softmax: the other keys of a target row share what the source would
     have got, and every row still sums to one, the share of a learned sink included.
 
+    ```python
+    cut = vi.Knockout("image -> generated", "4:")             # from layer 4 on
+    heads = vi.Knockout("image[0] -> query", [2, 3], heads=0) # one head of two layers
+    lmm.generate(image, "What is this?", cut | heads).text
+    ```
+
     **Arguments:**
 
     - `flow`: `"source -> target"`, each side a group. `"image -> generated"` leaves the query

@@ -44,9 +44,10 @@ class Patch(Edit):
     patched with its own values is bit-equal.
 
     ```python
-    other = lmm.run(image, question, vi.probes.Activation("hook_resid_pre"))
-    lmm.run(encoding, graph=Patch("hook_resid_pre", other, "8:12", rows="image"))
-    lmm.run(encoding, graph=Patch("attn.hook_z", others, layers=3, heads=[0], positions="-1"))
+    resid = lmm.run(other, "What is this?", vi.probes.Activation("hook_resid_pre"))
+    lmm.run(image, "What is this?", vi.Patch("hook_resid_pre", resid, "3:6", rows="image"))
+    heads = lmm.run(other, "What is this?", vi.probes.Activation("attn.hook_z"))
+    lmm.run(image, "What is this?", vi.Patch("attn.hook_z", heads, 3, heads=[0], positions="-1"))
     ```
 
     **Arguments:**

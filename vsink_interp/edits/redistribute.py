@@ -25,6 +25,10 @@ class Redistribute(RowEdit):
     Acts after the softmax; every row keeps its sum. `VAR` chooses heads by where they attend;
     this edit acts on the heads that you name. A row that gives `target` nothing is left unchanged.
 
+    ```python
+    vi.Redistribute("sink & image", "image & ~sink", p=0.6, layers="2:")
+    ```
+
     **Arguments:**
 
     - `source`: the keys that lose attention, for instance `"sink"`.

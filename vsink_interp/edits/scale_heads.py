@@ -18,6 +18,10 @@ from .row_edit import RowEdit
 class ScaleHeads(RowEdit):
     """Multiply the output of `heads` in selected rows; 0 removes the heads there.
 
+    ```python
+    run = lmm.run(image, "What is this?", vi.ScaleHeads(0.0, heads=[1], layers=3))  # one head, off
+    ```
+
     **Arguments:**
 
     - `factor`: what the heads' weighted values are multiplied by.

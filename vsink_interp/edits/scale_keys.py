@@ -19,6 +19,10 @@ class ScaleKeys(Edit):
 
     softmax(Q (diag(s) K)^T / sqrt(d)), where s is `factor` on the group and 1 elsewhere.
 
+    ```python
+    run = lmm.run(image, "What is this?", vi.ScaleKeys("sink", 0.5, layers="2:"))
+    ```
+
     **Arguments:**
 
     - `group`: the tokens whose keys are scaled.

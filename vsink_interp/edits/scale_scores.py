@@ -22,6 +22,10 @@ class ScaleScores(ScoreEdit):
     key's attention; `by="size"` adds a share of the score's absolute value instead, which always
     raises it. Scores are clamped to the range of the model's precision.
 
+    ```python
+    vi.ScaleScores("image", 1.5, by="size", layers="2:5")
+    ```
+
     **Arguments:**
 
     - `group`: the keys.

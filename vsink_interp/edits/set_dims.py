@@ -20,6 +20,11 @@ class SetDims(Edit):
 
     Sun et al. (2024), arXiv 2402.17762, set massive activations to zero or to their mean.
 
+    ```python
+    clamped = vi.SetDims(lmm.sinks.dims, rows="image", layers="2:")     # sink dimensions, to zero
+    run = lmm.run(image, "What is this?", clamped)
+    ```
+
     **Arguments:**
 
     - `dims`: the coordinates.

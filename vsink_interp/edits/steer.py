@@ -19,6 +19,13 @@ from .numbers import Numbers, Vector, check_finite
 class Steer(Edit):
     """Add `scale` times a direction to the residual stream leaving a layer, at selected tokens.
 
+    ```python
+    stream = vi.probes.Activation("hook_resid_post", layers=4)
+    with_it, without = (lmm.run(one, "What is this?", stream)[stream] for one in (image, other))
+    direction = with_it.values[0, 0, -1] - without.values[0, 0, -1]
+    lmm.generate(other, "What is this?", vi.Steer(direction, layers=4, scale=0.5)).text
+    ```
+
     **Arguments:**
 
     - `direction`: one number per coordinate: a tensor, an array or a sequence.

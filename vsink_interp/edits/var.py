@@ -27,6 +27,10 @@ class VAR(Edit):
     Equations A-3 to A-6 of docs/papers.md. Acts on the rows of query and generated tokens; every
     row keeps its sum. A layer without sinks is left unchanged.
 
+    ```python
+    lmm.generate(image, "How many objects?", vi.VAR(p=0.6, rho=0.8)).text
+    ```
+
     **Arguments:**
 
     - `p`: the share of every sink's attention that is *moved*, 0 to 1 (paper: 0.6).

@@ -19,6 +19,11 @@ from .result import Result
 class Cases(Result):
     """Images with one prompt each.
 
+    ```python
+    drawn = ex.Cases.scenes(3)                                # toy scenes, whose objects are known
+    yours = ex.Cases((image, other), ("describe the image",) * 2, max_new_tokens=8)
+    ```
+
     **Attributes:**
 
     - `images`: one per case; paths and arrays are opened.

@@ -86,6 +86,11 @@ def image_lens(
 ) -> ImageLens:
     """The most likely words of each patch of an image after each layer.
 
+    ```python
+    lens = ex.image_lens(lmm, image, "describe the image", layers=[2, 5])
+    lens.count(5)                                             # words, and for how many patches
+    ```
+
     **Arguments:**
 
     - `layers`: the layers.
@@ -114,6 +119,10 @@ def word_lens(
     graph: Graphlike = None,
 ) -> WordLens:
     """The probability of given words at each patch after each layer.
+
+    ```python
+    ex.word_lens(lmm, image, "describe the image", ["red", "circle"], layers="3:5").confidence
+    ```
 
     **Arguments:**
 

@@ -116,7 +116,7 @@ def knockout_sweep(
     answer, as in the paper. Layers without a pattern cannot be cut and still carry the image.
 
     ```python
-    sweep = ex.knockout_sweep(lmm, cases, flows=["image -> generated"], window=3)
+    sweep = ex.knockout_sweep(lmm, cases, flows=["image -> generated"], layers=[0, 4], window=3)
     print(sweep.to_pandas())                  # with the 95 % interval of each change
     ```
 

@@ -79,6 +79,11 @@ def logit_attribution(
 ) -> LogitParts:
     """Split a token's logit into parts of heads by group of keys, MLPs, and the rest.
 
+    ```python
+    parts = ex.logit_attribution(lmm, image, "what color is the circle?", "white", against="green")
+    parts.heads.shape, parts.segments
+    ```
+
     **Arguments:**
 
     - `token`: a word that is one token, or its id; by default the model's most likely one.

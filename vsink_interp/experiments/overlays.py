@@ -91,6 +91,11 @@ def word_maps(
 ) -> WordMaps:
     """Attention maps of each word of an answer, before and after an edit; VAR by default.
 
+    ```python
+    maps = ex.word_maps(lmm, image, "describe the image", graph=vi.VAR(), max_new_tokens=6)
+    maps.plot(words=[maps.words[1]])
+    ```
+
     **Arguments:**
 
     - `graph`: the edit, `VAR(rho=0.5)` by default; `EditGraph()` for none: then

@@ -97,8 +97,9 @@ def patching(
     and position, as in `edits.Patch`.
 
     ```python
-    heads = ex.patching(lmm, clean, corrupted, by="head")                       # layer x head
-    stream = ex.patching(lmm, clean, corrupted, by="position", rows="query")    # layer x position
+    clean, corrupted = ((one, "what color is the circle?") for one in (image, other))
+    heads = ex.patching(lmm, clean, corrupted, by="head", layers=[3, 4])     # layer x head
+    stream = ex.patching(lmm, clean, corrupted, by="position", rows="last")  # layer x position
     heads.plot()
     ```
 

@@ -60,6 +60,10 @@ def segment_mass(
 ) -> SegmentShares:
     """Relative attention of the rows that predict the answer, equation B-5 of docs/papers.md.
 
+    ```python
+    ex.segment_mass(lmm, cases).mean                          # by layer and segment
+    ```
+
     **Arguments:**
 
     - `groups`: a split of all tokens: the five segments, `THREE_WAY` (Kaduri et al.'s: image,

@@ -63,6 +63,10 @@ def sink_values(
 ) -> SinkValues:
     """phi of every token of all cases, answers included.
 
+    ```python
+    ex.sink_values(lmm, cases).plot()                         # the histogram of phi
+    ```
+
     **Arguments:**
 
     - `layers`: the layers; the middle ones that have a pattern by default.

@@ -45,10 +45,9 @@ def film(processor: Any, videos: Sequence[Any]) -> Filmed:
         made = settings(frames, size=size, return_tensors="pt")
         _, rows, columns = made["image_grid_thw"][0].tolist()
         n_steps = len(frames) // deep
-        single = made["pixel_values"].view(n_steps, deep, rows * columns, 3, deep, -1)[
-            :, :, :, :, 0
-        ]
-        pixels.append(single.permute(0, 2, 3, 1, 4).reshape(n_steps * rows * columns, -1))
+        twice = made["pixel_values"].view(n_steps, deep, rows * columns, 3, deep, -1)
+        once = twice[:, :, :, :, 0].permute(0, 2, 3, 1, 4)  # step patch channel frame pixel
+        pixels.append(once.reshape(n_steps * rows * columns, -1))
         grids.append([n_steps, rows, columns])
         grid = (rows // merge, columns // merge)
         spans.append((ImageSpan(grid, whole_image(frames[0])),) * n_steps)

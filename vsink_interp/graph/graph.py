@@ -228,6 +228,12 @@ class EditGraph:
 
     Graphs compare and hash by their nodes, `eval(repr(graph)) == graph`, and `|` is associative
     with the empty graph as its unit.
+
+    ```python
+    graph = vi.Knockout("image -> query", "4:") | vi.probes.SegmentMass()
+    graph == vi.EditGraph.from_json(graph.to_json())
+    print(graph[0], len(graph), [type(node).__name__ for node in graph])
+    ```
     """
 
     __slots__ = ("nodes",)

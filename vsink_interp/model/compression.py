@@ -33,6 +33,12 @@ class CompressedContext:
     In each layer separately, image token j is scored by the mean of A[t, j] over heads and over the
     generated tokens t (the rows that predict them), and the `int(keep * n_image)` best stay.
 
+    ```python
+    few = vi.CompressedContext(keep=0.1)
+    context = lmm.compress(image, "describe the image", few, max_new_tokens=8)
+    context.ask("is there a red circle?", max_new_tokens=2).text
+    ```
+
     **Arguments:**
 
     - `keep`: the share of image tokens that stay, above 0 and up to 1. The paper's table has 0.05

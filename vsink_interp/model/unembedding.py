@@ -114,6 +114,11 @@ def _spaced(tokenizer: Any, token: str | int) -> str:
 def readout(lmm: LMM) -> Readout:
     """The final norm and the unembedding of a model.
 
+    ```python
+    out = vi.readout(lmm)
+    out.token("red"), out.direction("red", against="blue").shape
+    ```
+
     **Raises:** `CapabilityError` if the final norm is not an RMS norm with a gain, the unembedding
     is not linear, the logits are not what they make, or the model was opened without weights.
     """

@@ -15,6 +15,7 @@ from .localisation import localisation as localisation
 from .overlay import overlay as overlay
 from .overview import overview as overview
 from .patching import patching as patching
+from .patterns import attention_patterns as attention_patterns
 from .report import report as report
 from .reproduction import reproduction as reproduction
 from .segments import segment_mass as segment_mass

@@ -41,11 +41,7 @@ def token_strengths(
         return token_strengths(tokens.words, [float(v) for v in tokens.attention])
     if values is None or len(values) != len(tokens):
         raise InputError(f"{len(tokens)} tokens need as many values; got {len(values or ())}")
-    if len(tokens) > MOST_TOKENS:
-        raise InputError(
-            f"{len(tokens)} tokens are more than circuitsvis draws ({MOST_TOKENS}); leave the "
-            "image tokens out, and see plot.overlay for those"
-        )
+    few_tokens(len(tokens))
     from circuitsvis.tokens import colored_tokens
 
     # local_src alone carries its script; every other view of the object links a CDN. Its <div/>
@@ -53,3 +49,15 @@ def token_strengths(
     labels = [f" {escape(token.strip())} " for token in tokens]
     source = colored_tokens(labels, [float(v) for v in values]).local_src
     return TokenView(source.replace('margin: 15px 0;"/>', 'margin: 15px 0;"></div>', 1))
+
+
+def few_tokens(count: int) -> None:
+    """Refuse more tokens than circuitsvis draws.
+
+    **Raises:** `InputError` saying what to leave out.
+    """
+    if count > MOST_TOKENS:
+        raise InputError(
+            f"{count} tokens are more than circuitsvis draws ({MOST_TOKENS}); leave the image "
+            "tokens out, and see plot.overlay for those"
+        )

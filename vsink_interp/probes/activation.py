@@ -19,6 +19,11 @@ _RESID = ("pre", "mid", "post")
 class Activation(Probe):
     """The value of any hook point, with the axes of the hook table.
 
+    ```python
+    stream = vi.probes.Activation("hook_resid_post", layers=[0, 4])
+    lmm.run(image, "What is this?", stream)[stream].at(layer=4).values        # batch query d_model
+    ```
+
     **Arguments:**
 
     - `hook`: a hook point such as `"attn.hook_z"` or `"vision_projector.hook_out"`.
@@ -70,6 +75,11 @@ class Activation(Probe):
 class Resid(RowProbe):
     """The residual stream: `[layer batch query d_model]`.
 
+    ```python
+    resid = vi.probes.Resid("image", layers=4, at="post")
+    lmm.run(image, "What is this?", resid)[resid].values.shape
+    ```
+
     **Arguments:**
 
     - `at`: `"pre"` (entering the layer), `"mid"` (between attention and MLP) or `"post"`.
@@ -99,7 +109,13 @@ class Resid(RowProbe):
 @final
 @dataclass(frozen=True)
 class Logits(RowProbe):
-    """The logits of each row, before a cap and any logits processor: `[batch query vocab]`."""
+    """The logits of each row, before a cap and any logits processor: `[batch query vocab]`.
+
+    ```python
+    logits = vi.probes.Logits("last")
+    lmm.run(image, "What is this?", logits)[logits].values.argmax(-1)
+    ```
+    """
 
     hook: ClassVar[str] = "unembed.hook_out"
     axes: ClassVar[tuple[str, ...]] = ("batch", "query", "vocab")

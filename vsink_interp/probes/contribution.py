@@ -18,6 +18,11 @@ class Contribution(RowProbe):
 
     In units of the residual stream. Kang et al. (2025), figure 3c: sinks get much attention and
     contribute little. A bias of the output projection belongs to no key and is left out.
+
+    ```python
+    added = vi.probes.Contribution("query", layers=3)
+    lmm.run(image, "What is this?", added)[added].sum("key").values
+    ```
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

@@ -122,6 +122,12 @@ class TokenProbability(Lens):
     Jiang et al. (2024) use its largest value over image tokens and layers as the model's internal
     confidence that an object is in the image.
 
+    ```python
+    red = vi.probes.TokenProbability("image", layers=5, tokens=("red", "blue"))
+    run = lmm.run(image, "What is this?", red)
+    run[red].sel(layer=5, word="red").values
+    ```
+
     **Arguments:**
 
     - `tokens`: the words, each one token of the model, or their ids.

@@ -21,6 +21,12 @@ class AttentionMaps(RowProbe):
     Kang et al. (2025), figure 1; Kaduri et al. (2025), figure 4. `patch` counts the tokens of all
     images of a sample, NaN where it has fewer than another; `run.of(maps, "image[0]")` are those
     of one image. `vsink_interp.plot` draws them over its grid.
+
+    ```python
+    maps = vi.probes.AttentionMaps("generated", layers="2:5")
+    run = lmm.generate(image, "What is this?", maps, max_new_tokens=4)
+    run.of(maps, "image[0]").mean("layer", "query").values[0].reshape(8, 8)   # a heat map
+    ```
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

@@ -24,6 +24,12 @@ class SegmentMass(GroupProbe):
 
     Kaduri et al. (2025), equation B-5 of docs/papers.md, before the mean over heads.
 
+    ```python
+    mass = vi.probes.SegmentMass(groups=("image", "sink & image", "query"))
+    run = lmm.generate(image, "What is this?", mass, max_new_tokens=4)
+    run[mass].at(segment="image").mean("batch", "head", "query").values       # one number a layer
+    ```
+
     **Arguments:**
 
     - `groups`: the groups of keys; the five segments by default, `mass.THREE_WAY` for Kaduri et

@@ -16,6 +16,11 @@ class Pattern(RowProbe):
     """The attention pattern of selected rows, `[layer batch head query key]`; each row sums to 1.
 
     Its size is heads times rows times keys; `SegmentMass` and `AttentionMaps` are far smaller.
+
+    ```python
+    pattern = vi.probes.Pattern("last", layers=3)
+    lmm.run(image, "What is this?", pattern)[pattern].values                  # batch head query key
+    ```
     """
 
     hook: ClassVar[str] = "attn.hook_pattern"

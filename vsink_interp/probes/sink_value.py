@@ -20,6 +20,12 @@ class SinkValue(RowProbe):
     Kang et al. (2025), equation A-3 of docs/papers.md: the largest absolute RMS-normalised residual
     over the sink dimensions, between 0 and the square root of d_model.
 
+    ```python
+    phi = vi.probes.SinkValue("image")
+    run = lmm.run(image, "What is this?", phi)
+    run[phi].at(layer=5).max("token").values, run.sinks(layer=5).topk(3)
+    ```
+
     **Arguments:**
 
     - `dims`: the sink dimensions; the model's own by default.

@@ -35,6 +35,12 @@ class Recorded:
     cannot see. `counts` says which entries count. Reductions use only these, so a mean over a batch
     is a mean over its samples' own entries, and is NaN where nothing counts.
 
+    ```python
+    record = run[vi.probes.SegmentMass]                       # layer batch head query segment
+    record.at(segment="image").mean("batch", "head", "query").values
+    record.sel(layer=[2, 3], head=0).to_pandas().head()
+    ```
+
     **Attributes:**
 
     - `values`: the tensor, on the CPU, as it was measured; `masked` has NaN where nothing counts.
@@ -144,6 +150,7 @@ class Recorded:
         """Entries by label: one label takes its axis away, several, or a range, keep the axis.
 
         ```python
+        record = run[vi.probes.SegmentMass]
         record.sel(layer=range(2, 5), head=1, segment=["image", "query"])
         ```
 

@@ -26,6 +26,11 @@ from .words import WORD
 class Run:
     """The result of one `run` or `generate`.
 
+    ```python
+    run = lmm.generate(image, "What is this?", vi.probes.SegmentMass(), max_new_tokens=4)
+    run.text, run.layout, run[vi.probes.SegmentMass]
+    ```
+
     **Attributes:**
 
     - `ids`: the whole sequence, prompt and generated tokens, as `model.generate` returns it.
@@ -103,6 +108,8 @@ class Run:
         """The entries of a record that belong to a group of tokens, or are of rows of a group.
 
         ```python
+        graph = vi.probes.SinkValue() | vi.probes.AttentionMaps()
+        run = lmm.generate(image, "What is this?", graph, max_new_tokens=4)
         phi = run.of(vi.probes.SinkValue(), "image[0]")  # [layer batch token]
         looked = run.of(vi.probes.AttentionMaps(), "image[0]", rows="generated").mean("query")
         ```

@@ -195,6 +195,11 @@ def find_sink_dims(
     erase their sinks in the middle and write them again. Where tau comes from, `Threshold` says;
     what the causal check does, `CausalCheck`. About twelve forward passes.
 
+    ```python
+    report = vi.find_sink_dims(lmm)
+    report.dims, report.tau                                   # lmm.sinks = report keeps them
+    ```
+
     **Arguments:**
 
     - `images`: images to use in addition to the text-only prompts; a drawn one by default.

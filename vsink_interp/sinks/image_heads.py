@@ -92,6 +92,11 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
     Rows count once: padding, what follows the end of a shorter answer, and rows before the image
     are left out; in a layer with a sliding window, so are rows that cannot see the image there.
 
+    ```python
+    ranking = vi.rank_heads(lmm.generate(image, "What is this?", vi.HEAD_PROBES, max_new_tokens=4))
+    ranking.top(3)                                            # layer, head, non-sink ratio
+    ```
+
     **Raises:** `InputError` if no run is given; `ResultError` if a run lacks those probes, or has
     them at other layers than the first run.
     """

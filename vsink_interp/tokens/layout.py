@@ -37,6 +37,12 @@ UNSEEN = (
 class TokenLayout:
     """What every token of a batch is.
 
+    ```python
+    layout = lmm.encode(image, "What is this?").layout
+    print(layout)                                             # bos[1] system[2] image[8x8=64] ...
+    layout.mask("image[0]").sum(), layout.mask("query & ~role").sum()
+    ```
+
     **Attributes:**
 
     - `segments`: one code of `CODE` per token, 0 for padding.
