@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 
 import vsink_interp as vi
-from tests import tiny
+from tests import nodes, tiny
 from vsink_interp.model import weights
 
 
@@ -136,3 +136,28 @@ def test_on_a_gpu(folder, how):
     run = lmm.generate(*tiny.PROMPTS["one image"], vi.Knockout("image -> query"), max_new_tokens=3)
     assert run.logits.device.type == "cpu"
     assert torch.isfinite(run.logits).all()
+
+
+def test_a_quantised_model_is_the_one_that_transformers_loads(folder):
+    """Eight bits, on the CPU: `quantization_config` is handed on, and edits act on what it makes."""
+    pytest.importorskip("optimum.quanto")
+    from transformers import QuantoConfig
+
+    lmm = vi.LMM.from_pretrained(folder, quantization_config=QuantoConfig(weights="int8"))
+    lmm.sinks = tiny.SINKS
+    encoding = lmm.encode(*tiny.PROMPTS["one image"])
+    plain = tiny.plain(lmm, encoding)
+    exact = vi.LMM.from_pretrained(folder, check=False).run(encoding).logits
+    assert 0 < nodes.apart(plain, exact) < 0.5
+    resid, parts = (
+        vi.probes.Activation(hook, layers=2) for hook in ("hook_attn_out", "attn.hook_result")
+    )
+    run = lmm.run(encoding, graph=resid | parts | vi.probes.SegmentMass())
+    assert torch.equal(run.logits, plain)
+    assert nodes.apart(run[parts].sum("head").values, run[resid].values) < 1e-4
+    cut = lmm.run(encoding, graph=vi.Knockout("image -> query"))
+    assert nodes.apart(cut.logits, plain) > 1e-3
+    same = vi.Fn("hook_mlp_out", lambda value, hook: value * 1)  # noqa: ARG005
+    assert torch.equal(lmm.run(encoding, graph=same).logits, plain)
+    with pytest.raises(vi.CapabilityError, match="placed as it was loaded"):
+        lmm.to("cpu")

@@ -21,8 +21,9 @@ class Video:
     tokens, which it shares with its neighbour where a model merges frames in pairs.
 
     ```python
-    clip = vi.Video(frames, fps=2)                        # PIL images, or an array [t h w c]
-    run = lmm.generate(clip, "What happens?", vi.Knockout("frame[0] -> generated"))
+    clip = vi.Video(frames, fps=2, size=(56**2, 56**2))   # PIL images, or an array [t h w c]
+    qwen, cut = vi.LMM.tiny("Qwen2-VL"), vi.Knockout("frame[0] -> generated")
+    qwen.generate(clip, "What happens?", cut, max_new_tokens=3).text
     ```
 
     **Arguments:**
@@ -36,7 +37,7 @@ class Video:
     """
 
     frames: Any
-    fps: float = 2.0
+    fps: float | int = 2.0
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
