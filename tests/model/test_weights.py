@@ -139,7 +139,7 @@ def test_on_a_gpu(folder, how):
 
 
 def test_a_quantised_model_is_the_one_that_transformers_loads(folder):
-    """Eight bits, on the CPU: `quantization_config` is handed on, and edits act on what it makes."""
+    """Eight bits, on the CPU: `quantization_config` is handed on, and edits act on the result."""
     pytest.importorskip("optimum.quanto")
     from transformers import QuantoConfig
 
