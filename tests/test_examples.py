@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def known(lmm):
         "images": [one.image for one in scenes],
         "prompt": "describe the image",
         "prompts": ["describe the image"] * 2,
-        "cases": vi.experiments.Cases.scenes(2),
+        "cases": replace(vi.experiments.Cases.scenes(2), max_new_tokens=8),
         "frames": [scenes[0].image] * 4,
         "run": lmm.generate(scenes[0].image, "describe the image", mass, max_new_tokens=4),
         "Float": Float,

@@ -1,10 +1,10 @@
 """`vsink var` and `vsink knockout`: an answer with and without an edit."""
 
 from enum import StrEnum
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 import vsink_interp as vi
@@ -127,7 +127,7 @@ def _sweep(lmm: "vi.LMM", flow: str, scenes: int, seed: int, log: Path | None) -
         "from_layer": list(swept.layers),
         "f1_mean": [round(float(value), 4) for value in swept.mean[0]],
         "change_95": [
-            None if np.isnan(low) else [round(float(low), 4), round(float(high), 4)]
+            None if isnan(low) else [round(float(low), 4), round(float(high), 4)]
             for low, high in swept.interval[0]
         ],
     }

@@ -155,11 +155,13 @@ class VideoForm:
     - `marker`, `placeholder`: as in `Family`, of a video.
     - `film`: a function of `(processor, videos)` that returns `Filmed`; a video has `frames`,
         `fps` and `size`, the least and the most pixels of a frame.
+    - `typed`: whether the model is told which tokens are a video's, as `mm_token_type_ids`.
     """
 
     marker: str
     placeholder: str
     film: Callable[[Any, Sequence[Any]], Filmed]
+    typed: bool = False
 
 
 Spans: TypeAlias = Callable[[Any, Any, list[Any], Mapping[str, Any]], tuple[ImageSpan, ...]]

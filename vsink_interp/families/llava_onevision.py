@@ -1,13 +1,15 @@
 """LLaVA-OneVision: as LLaVA-NeXT, with many more tiles, pooled where they are too many."""
 
-from collections.abc import Mapping
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from math import ceil, isqrt, sqrt
 from typing import Any
 
+import torch
 from PIL.Image import Image
 
+from ..errors import InputError
 from ..tokens import ImageSpan, View
-from .form import Family, whole_image
+from .form import Family, Filmed, VideoForm, whole_image
 from .llava_next import padded_canvas
 
 
@@ -34,6 +36,36 @@ def onevision_spans(
         joined = View((rows, columns), box, newline=True)
         found.append(ImageSpan.of((View((side, side), whole), joined)))
     return tuple(found)
+
+
+def film(processor: Any, videos: Sequence[Any]) -> Filmed:
+    """Every frame as one view, pooled two by two, and one token after the last.
+
+    **Raises:** `InputError` for videos of different length in one batch, or a size of frames.
+    """
+    lengths = {len(video.frames) for video in videos}
+    if len(lengths) > 1 or any(video.size is not None for video in videos):
+        raise InputError(
+            "LLaVA-OneVision resizes frames to the size of its tower, and takes videos of one "
+            f"length in a batch; got videos of {sorted(lengths)} frames, of size "
+            f"{[video.size for video in videos]}: leave size out, or run them one by one"
+        )
+    (n_frames,) = lengths
+    side = ceil(isqrt(processor.num_image_tokens) / 2)
+    views = (
+        processor.image_processor([[frame] for frame in video.frames], return_tensors="pt")
+        for video in videos
+    )
+    pixels = torch.stack([made["pixel_values"][:, 0] for made in views])  # the whole frame is first
+    spans = []
+    for video in videos:
+        whole = whole_image(video.frames[0])
+        tails = [0] * (n_frames - 1) + [1]
+        spans.append(tuple(ImageSpan.of((View((side, side), whole, tail=n),)) for n in tails))
+    text = "<video>" * (n_frames * side**2 + 1)
+    steps = tuple(range(n_frames))
+    inputs = {"pixel_values_videos": pixels}
+    return Filmed(inputs, (text,) * len(videos), tuple(spans), (steps,) * len(videos))
 
 
 def tiny() -> tuple[Any, Any]:
@@ -85,4 +117,5 @@ LLAVA_ONEVISION = Family(
     template="<|im_start|>user {content}<|im_end|><|im_start|>assistant\n",
     role_markers=("<|im_start|>user", "<|im_end|>", "<|im_start|>assistant\n"),
     tiny=tiny,
+    video=VideoForm("<video>", "<video>", film),
 )

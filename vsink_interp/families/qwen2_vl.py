@@ -64,7 +64,7 @@ def film_timed(processor: Any, videos: Sequence[Any]) -> Filmed:
     return replace(found, inputs={**found.inputs, "second_per_grid_ts": seconds})
 
 
-VIDEO = VideoForm(VIDEO_MARKER, f"<|vision_start|>{VIDEO_MARKER}<|vision_end|>", film)
+VIDEO = VideoForm(VIDEO_MARKER, f"<|vision_start|>{VIDEO_MARKER}<|vision_end|>", film, typed=True)
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 TOWER = {

@@ -309,8 +309,9 @@ def process_videos(
     marker = re.compile(re.escape(family.marker))
     expanded = [marker.sub(lambda _: next(spelt), text) for text in texts]
     made = processor.tokenizer(expanded, **_how(processor, texts))
-    kinds = (made["input_ids"] == config.video_token_id) * 2  # 0 is text and 1 an image
-    inputs = {**made, **filmed.inputs, "mm_token_type_ids": kinds}
+    inputs = {**made, **filmed.inputs}
+    if family.video.typed:  # 0 is text and 1 an image
+        inputs["mm_token_type_ids"] = (made["input_ids"] == config.video_token_id) * 2
     return inputs, place_videos(videos, filmed)
 
 
