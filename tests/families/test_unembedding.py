@@ -14,6 +14,7 @@ from tests.families.test_families import SINKS, TINY, apart, logits
 from vsink_interp import experiments
 from vsink_interp.families import family_of
 from vsink_interp.families.tiny import TEXT, VISION, build
+from vsink_interp.kernels import softcapped
 from vsink_interp.model.identities import noise
 from vsink_interp.probes import Logits, TokenProbability
 from vsink_interp.remote import runtime
@@ -144,8 +145,9 @@ def test_a_server_makes_the_same_logits(name):
     known = {"scale": hooked.family.logits_scale, "cap": hooked.softcap}
     modules = SimpleNamespace(get=model.hf_model.get_submodule)
     state = {"model": modules, "dtype": torch.float32}
+    job = {"unembed": parts | known, "kernels": {"softcapped": softcapped}}
     with torch.no_grad():
-        made = runtime.unembed(entering[0], {"unembed": parts | known}, state)
+        made = runtime.unembed(entering[0], job, state)
     assert apart(made, theirs) < 1e-5
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from vsink_interp.kernels import cut, cut_tokens, random_like
+from vsink_interp.kernels import cut, cut_tokens, edges_between, random_like
 
 B, H, Q, K = 2, 3, 4, 6
 CAUSAL = torch.arange(K) <= torch.arange(K - Q, K)[:, None]
@@ -22,7 +22,7 @@ def case(seed):
 def test_exactly_the_named_edges_go(kernel, seed):
     scores, rows, columns = case(seed)
     columns[:, 0] = False  # every row keeps a key
-    got = kernel(scores, rows, columns)
+    got = kernel(scores, edges_between(columns, rows))
     removed = 0
     for b, h, q, k in np.ndindex(B, H, Q, K):
         gone = bool(rows[b, q] and columns[b, k])
@@ -36,7 +36,7 @@ def test_cut_tokens_leaves_a_row_its_last_resort():
         ~torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(), -torch.inf
     )
     columns = torch.tensor([[True, True, False]])
-    got = cut_tokens(scores, torch.ones(1, 2, dtype=torch.bool), columns)
+    got = cut_tokens(scores, edges_between(columns, torch.ones(1, 2, dtype=torch.bool)))
     assert (got[0, 0, 0] == scores[0, 0, 0]).all(), "row 0 would have lost every key"
     assert got[0, 0, 1].tolist() == [-torch.inf, -torch.inf, 0.0]
 
@@ -49,7 +49,7 @@ def test_a_key_that_an_additive_mask_forbids_is_no_last_resort(dtype, score):
     forbidden = torch.tensor(score, dtype=dtype) + least
     scores = torch.stack([torch.tensor(score, dtype=dtype), forbidden])[None, None, None]
     only = torch.tensor([[True, False]])
-    got = cut_tokens(scores, torch.ones(1, 1, dtype=torch.bool), only)
+    got = cut_tokens(scores, edges_between(only, torch.ones(1, 1, dtype=torch.bool)))
     assert (got == scores).all(), "the row was sent to a key that the mask forbids"
 
 

@@ -27,7 +27,7 @@ from ..graph import (
     settle,
 )
 from ..results import Recorded, Run
-from ..tokens import CODE, PAD, TokenLayout, parse_group
+from ..tokens import CODE, PAD, TokenLayout, parse_fixed_group
 from .heads import check_heads, count_heads, heads_along
 from .numbers import Numbers
 from .source import taken
@@ -89,8 +89,7 @@ class Ablate(Edit):
         check_heads(self.heads)
         if self.heads is not None and not {"head", "kv_head"} & set(self.point.axes):
             raise NotationError(f"{self.hook!r} has no heads: {self.point.axes}")
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of an ablation cannot depend on sinks")
+        parse_fixed_group(self.rows, "the rows of an ablation")
         if (self.by == "zero") == bool(self.source != ()):
             raise NotationError(
                 f"by={self.by!r} with source={self.source!r}: 'mean' and 'resample' need a source, "

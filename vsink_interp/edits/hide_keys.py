@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
 from ..graph import Edit, Layers, Site, freeze, settle
-from ..kernels import cut_tokens, random_like
-from ..tokens import TokenLayout, parse_group
+from ..kernels import cut_tokens, edges_between, random_like
+from ..tokens import TokenLayout, parse_fixed_group, parse_group
 
 
 @final
@@ -70,8 +70,8 @@ class HideKeys(Edit):
             raise NotationError(
                 f"HideKeys({self.tokens!r}) hides nothing; give a group, or positions from 0 on"
             )
-        if "sink" in parse_group(self.target).words | parse_group(self.pool).words:
-            raise NotationError("target and pool of HideKeys cannot depend on sinks; tokens can")
+        parse_fixed_group(self.target, "the target of HideKeys")
+        parse_fixed_group(self.pool, "the pool of HideKeys")
         if self.control is None and (self.pool != "image" or not self.redraw):
             raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
 
@@ -166,4 +166,4 @@ class HideKeys(Edit):
             chosen = self.chosen(site)
         else:
             chosen = site.once(self, self.chosen)[:, : site.n_keys]
-        return cut_tokens(value, site.rows(self.target), chosen)
+        return cut_tokens(value, edges_between(chosen, site.rows(self.target)))

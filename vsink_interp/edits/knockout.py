@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, parsed_flow, settle
-from ..kernels import cut, cut_tokens
+from ..kernels import cut, cut_tokens, edges_between
 from ..tokens import TokenLayout, grows_by_sinks, parse_flow
 from .heads import check_heads, heads_at, heads_of
 
@@ -128,4 +128,4 @@ class Knockout(Edit):
         rows = site.rows(str(flow.target), first_token=self.first_token)
         heads = None if self.heads is None else heads_at(site, self.heads, value.shape[1])
         kernel = cut_tokens if self.needs_phi else cut
-        return kernel(value, rows, site.keys(str(flow.source)), heads)
+        return kernel(value, edges_between(site.keys(str(flow.source)), rows, heads))

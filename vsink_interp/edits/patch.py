@@ -28,7 +28,7 @@ from ..graph import (
     settled,
 )
 from ..results import Recorded, Run
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, parse_fixed_group, parse_group
 from .heads import check_heads, count_heads, heads_along
 from .source import Source, taken
 
@@ -84,8 +84,7 @@ class Patch(Edit):
     def __post_init__(self) -> None:
         settle(self)
         _refuse_odd(self.point)
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of a patch cannot depend on sinks")
+        parse_fixed_group(self.rows, "the rows of a patch")
         if self.positions is not None:
             object.__setattr__(self, "positions", settled(self.positions, "position"))
         check_heads(self.heads)

@@ -7,10 +7,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import NotationError
 from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, settle
-from ..kernels import edges_of
-from ..tokens import TokenLayout, grows_by_sinks, parse_group
+from ..kernels import edges_between, visible_edges
+from ..tokens import TokenLayout, grows_by_sinks, parse_fixed_group, parse_group
 from .heads import check_heads, heads_at, heads_of
 
 
@@ -33,8 +32,7 @@ class RowEdit(Edit):
     def __post_init__(self) -> None:
         settle(self)
         check_heads(self.heads)
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of an edit cannot depend on sinks; its keys can")
+        parse_fixed_group(self.rows, "the rows of an edit")
 
     @property
     @override
@@ -104,4 +102,5 @@ class ScoreEdit(RowEdit):
     def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
         """The entries to change; never where the mask hides a key."""
         heads = None if self.heads is None else heads_at(site, self.heads, scores.shape[1])
-        return edges_of(scores, site.rows(self.rows), site.keys(self.group), heads)
+        edges = edges_between(site.keys(self.group), site.rows(self.rows), heads)
+        return visible_edges(scores, edges)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edit, Layers, Site, Sizes, freeze, settle
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, parse_fixed_group
 from .numbers import check_finite
 
 
@@ -50,8 +50,7 @@ class SetDims(Edit):
         check_finite(self, "value")
         if not self.dims or min(self.dims) < 0:
             raise NotationError(f"dims={self.dims!r}: at least one coordinate, from 0 on")
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of SetDims cannot depend on sinks")
+        parse_fixed_group(self.rows, "the rows of SetDims")
 
     @override
     def fit(self, sizes: Sizes) -> None:

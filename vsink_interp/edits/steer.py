@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edit, Layers, Site, Sizes, freeze, settle
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, parse_fixed_group
 from .numbers import Numbers, Vector, check_finite
 
 
@@ -50,8 +50,7 @@ class Steer(Edit):
         freeze(self, "direction")
         object.__setattr__(self, "direction", Numbers(self.direction))
         check_finite(self, "direction", "scale")
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of an edit cannot depend on sinks")
+        parse_fixed_group(self.rows, "the rows of an edit")
 
     @classmethod
     def along(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import CapabilityError
 from ..families import Family, gates_heads, layer_taps_of, logits_scale_of, softcap_of
 from ..graph import HOOKS, HookPoint, find_hook
+from ..kernels import softcapped
 from .linear_map import Asked, LinearMap, linear_map
 from .placement import execution_device
 from .turns import OwnThread, turns_of
@@ -301,8 +302,7 @@ class HookedModel:
             logits = head.forward(self.module("ln_final.hook_out").forward(resid))
         if self.family.logits_scale != 1.0:
             logits = logits * self.family.logits_scale
-        cap = self.softcap
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return softcapped(logits, self.softcap)
 
     def require(self, point: HookPoint, layer: int | None = None) -> None:
         """Refuse a hook point that is not offered (at this layer, or at any).

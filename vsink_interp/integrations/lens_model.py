@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..engine.linear_map import LinearMap
 from ..errors import CapabilityError
 from ..graph import find_hook
+from ..kernels import softcapped
 from ..model import LMM, Readout
 
 
@@ -70,8 +71,7 @@ class LensModel:
         return torch.stack([torch.zeros(self.cfg.d_model), *attention, *mlp]).sum(0)
 
     def _cap(self, logits: Tensor) -> Tensor:
-        cap = self.readout.softcap
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return softcapped(logits, self.readout.softcap)
 
 
 @final

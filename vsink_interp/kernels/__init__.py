@@ -17,7 +17,13 @@ from .attribution import (
 )
 from .calibration import calibrate as calibrate
 from .contrast import contrast as contrast, diffuse as diffuse
-from .masks import cut as cut, cut_tokens as cut_tokens, random_like as random_like
+from .logits import softcapped as softcapped
+from .masks import (
+    cut as cut,
+    cut_tokens as cut_tokens,
+    edges_between as edges_between,
+    random_like as random_like,
+)
 from .measure import (
     contribution as contribution,
     group_mass as group_mass,
@@ -34,8 +40,8 @@ from .redistribution import (
 )
 from .scores import (
     add_scores as add_scores,
-    edges_of as edges_of,
     raise_scores as raise_scores,
     scale_scores as scale_scores,
+    visible_edges as visible_edges,
 )
 from .sinks import normalised as normalised, sink_value as sink_value

@@ -4,36 +4,33 @@ import torch
 from torch import Tensor
 
 
-def cut(
-    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
-) -> Tensor:
-    """Remove the edges from ``columns`` to ``rows``: their pattern becomes exactly zero.
+def edges_between(columns: Tensor, rows: "Tensor | None", heads: "Tensor | None" = None) -> Tensor:
+    """The edges from ``columns`` to ``rows`` in ``heads``: batch head query key.
 
-    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key, ``heads`` head;
-    None is all of them. A row that loses every key would have no softmax;
-    `TokenLayout.check_flow` refuses it first.
+    ``columns`` is batch key, ``rows`` batch query, ``heads`` head; None is all of them, and leaves
+    an axis of size 1.
     """
     edges = columns[:, None, None]
     if rows is not None:
         edges = edges & rows[:, None, :, None]
-    if heads is not None:
-        edges = edges & heads[:, None, None]
+    return edges if heads is None else edges & heads[:, None, None]
+
+
+def cut(scores: Tensor, edges: Tensor) -> Tensor:
+    """Remove edges: their pattern becomes exactly zero.
+
+    ``scores`` is batch head query key, ``edges`` as `edges_between` gives them. A row that loses
+    every key would have no softmax; `TokenLayout.check_flow` refuses it first.
+    """
     return scores.masked_fill(edges, -torch.inf)
 
 
-def cut_tokens(
-    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
-) -> Tensor:
-    """Remove the edges from chosen tokens to ``rows``, except where a row would lose every key.
+def cut_tokens(scores: Tensor, edges: Tensor) -> Tensor:
+    """Remove edges, except where a row would lose every key.
 
     Shapes as in `cut`. A row whose remaining keys would all be cut is left as it is: the tokens
     come from what the run finds (sinks), so it cannot be refused beforehand.
     """
-    edges = columns[:, None, None]
-    if rows is not None:
-        edges = edges & rows[:, None, :, None]
-    if heads is not None:
-        edges = edges & heads[:, None, None]
     reduced = scores.masked_fill(edges, -torch.inf)
     # Half of the least number: an additive mask leaves forbidden scores just above it.
     alive = (reduced > torch.finfo(scores.dtype).min / 2).any(-1, keepdim=True)

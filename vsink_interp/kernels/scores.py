@@ -4,20 +4,10 @@ import torch
 from torch import Tensor
 
 
-def edges_of(
-    scores: Tensor, rows: "Tensor | None", columns: Tensor, heads: "Tensor | None" = None
-) -> Tensor:
-    """Where an edit acts: batch head query key, true at ``rows`` x ``columns`` of ``heads``.
-
-    ``scores`` is batch head query key, ``rows`` batch query, ``columns`` batch key, ``heads`` head;
-    None is all of them. Entries that the mask forbids are false, so that nothing hidden is made
-    visible.
-    """
+def visible_edges(scores: Tensor, edges: Tensor) -> Tensor:
+    """The edges that the mask allows, both batch head query key: nothing hidden is made visible."""
     # Half of the least number: an additive mask leaves forbidden scores just above it.
-    edges = (scores > torch.finfo(scores.dtype).min / 2) & columns[:, None, None]
-    if rows is not None:
-        edges = edges & rows[:, None, :, None]
-    return edges if heads is None else edges & heads[:, None, None]
+    return (scores > torch.finfo(scores.dtype).min / 2) & edges
 
 
 def scale_scores(scores: Tensor, edges: Tensor, factor: float) -> Tensor:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float
-from PIL import ImageEnhance
 
 from ..errors import ResultError
 from ..experiments import ImageLens, LogitParts, WordLens
 from ..tokens import ImageSpan
+from .image_heat import draw_heat, extent_of, scale_bar
 from .style import GROUP_COLOURS, MUTED, NAMES, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -46,12 +45,12 @@ def image_lens(
         (common, times), *_ = lens.count(layer)
         blank = common if times > len(words) / 2 else None
         drawn = np.array([word != blank for word in words]) & (likely >= least)
-        _image(axes, lens, np.where(drawn, likely, 0.0), 1.0)
+        draw_heat(axes, lens.image, lens.span, np.where(drawn, likely, 0.0), 1.0, HEAT)
         for patch in np.flatnonzero(drawn):
             _write(axes, lens.span, int(patch), words[patch], float(likely[patch]), side)
         told = "" if blank is None else f"; {times} of {len(words)} patches: {blank!r}"
         axes.set_title(f"after layer {layer}{told}", fontsize=9)
-    _bar(figure, panels, 1.0, "probability of the word")
+    scale_bar(figure, panels, HEAT, 0.0, 1.0, "probability of the word")
     return figure
 
 
@@ -67,10 +66,11 @@ def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplo
     for row, word in enumerate(lens.words):
         panels[row][0].set_ylabel(word, fontsize=10)
         for axes, layer in zip(panels[row], shown, strict=True):
-            _image(axes, lens, lens.probability[row, lens.layers.index(layer)], top)
+            share = lens.probability[row, lens.layers.index(layer)]
+            draw_heat(axes, lens.image, lens.span, share, top, HEAT)
             if row == 0:
                 axes.set_title(f"after layer {layer}", fontsize=9)
-    _bar(figure, panels, top, "probability of the word")
+    scale_bar(figure, panels, HEAT, 0.0, top, "probability of the word")
     return figure
 
 
@@ -119,49 +119,14 @@ def _shown(known: tuple[int, ...], wanted: Sequence[int] | None, most: int) -> l
     return list(wanted)
 
 
-def _extent(span: ImageSpan) -> tuple[float, float, float, float]:
-    rows, columns = span.grid
-    left, upper, right, lower = span.box or (0.0, 0.0, float(columns), float(rows))
-    return left, right, lower, upper
-
-
-def _image(
-    axes: "matplotlib.axes.Axes",
-    lens: ImageLens | WordLens,
-    share: Float[np.ndarray, " patch"],
-    top: float,
-) -> None:
-    """Draw the faded image under a heat map of its patches."""
-    from matplotlib import colormaps
-
-    faded = np.asarray(ImageEnhance.Color(lens.image).enhance(0.7), dtype=float) / 255
-    width, height = lens.image.size
-    axes.imshow(0.35 + 0.65 * faded, extent=(0, width, height, 0))
-    grid = (share.reshape(lens.span.grid) / top).clip(0, 1)
-    colours = colormaps[HEAT](grid)
-    colours[..., 3] = 0.75 * grid
-    axes.imshow(colours, extent=_extent(lens.span), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
 def _write(
     axes: "matplotlib.axes.Axes", span: ImageSpan, patch: int, word: str, share: float, side: float
 ) -> None:
     rows, columns = span.grid
-    left, right, lower, upper = _extent(span)
+    left, right, lower, upper = extent_of(span)
     row, column = divmod(patch, columns)
     x = left + (column + 0.5) * (right - left) / columns
     y = upper + (row + 0.5) * (lower - upper) / rows
     size = min(9.0, 110 * side / columns / max(len(word), 4))
     colour = "white" if share > 0.55 else "black"
     axes.text(x, y, word, ha="center", va="center", fontsize=size, color=colour, clip_on=True)
-
-
-def _bar(figure: "matplotlib.figure.Figure", panels: np.ndarray, top: float, label: str) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = figure.colorbar(ScalarMappable(Normalize(0, top), HEAT), ax=panels, shrink=0.85, pad=0.01)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=7.5)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import ImageEnhance
 
 from ..errors import InputError, ResultError
 from ..experiments import WordMaps, spoken_words
@@ -16,6 +15,7 @@ from ..model import ImageInput, as_image
 from ..probes import AttentionMaps, SinkValue
 from ..results import Recorded, Run
 from ..tokens import ImageSpan
+from .image_heat import draw_heat, extent_of, scale_bar
 from .style import new_figure
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def overlay(
             draw_map(axes, heat, values, top)
     for axes, word in zip(panels[0], chosen, strict=True):
         axes.set_title(heat.words[word], fontsize=10)
-    heat_bar(figure, panels[: len(heat.rows)], top)
+    label = "attention to the patch (share)"
+    scale_bar(figure, panels[: len(heat.rows)], HEAT, 0.0, top, label, beyond=True)
     if changed:
         panels[2][0].set_ylabel("change", fontsize=10)
         _changes(figure, panels[2], heat, maps[1] - maps[0])
@@ -107,47 +108,27 @@ def _changes(
     change: Float[np.ndarray, "word patch"],
 ) -> None:
     """A row of panels for the attention that the edit added (green) and removed (purple)."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     top = float(np.abs(change).max()) or 1.0
     for axes, values in zip(panels, change, strict=True):
         grid = values.reshape(heat.span.grid)
-        axes.imshow(grid, cmap=CHANGE, vmin=-top, vmax=top, extent=_extent(heat))
+        axes.imshow(grid, cmap=CHANGE, vmin=-top, vmax=top, extent=extent_of(heat.span))
         _box(axes, heat, "#444444")
-    scale = ScalarMappable(Normalize(-top, top), CHANGE)
-    bar = figure.colorbar(scale, ax=panels, shrink=0.85, pad=0.01)
-    bar.ax.tick_params(labelsize=7.5)
+    scale_bar(figure, panels, CHANGE, -top, top)
 
 
 def draw_map(
     axes: "matplotlib.axes.Axes", heat: Heat, values: Float[np.ndarray, " patch"], top: float
 ) -> None:
     """Draw one map over the image, with sinks boxed; higher values are more opaque."""
-    from matplotlib import colormaps
-
-    share = (values.reshape(heat.span.grid) / top).clip(0, 1)
-    colours = colormaps[HEAT](share)
-    if heat.image is not None:
-        faded = np.asarray(ImageEnhance.Color(heat.image).enhance(0.6), dtype=float) / 255
-        width, height = heat.image.size
-        axes.imshow(0.45 + 0.55 * faded, extent=(0, width, height, 0))
-        colours[..., 3] = 0.9 * share**0.6
-    axes.imshow(colours, extent=_extent(heat), interpolation="nearest")
+    draw_heat(axes, heat.image, heat.span, values, top, HEAT)
     _box(axes, heat, BOX)
-
-
-def _extent(heat: Heat) -> tuple[float, float, float, float]:
-    rows, columns = heat.span.grid
-    left, upper, right, lower = heat.span.box or (0.0, 0.0, float(columns), float(rows))
-    return left, right, lower, upper
 
 
 def _box(axes: "matplotlib.axes.Axes", heat: Heat, colour: str) -> None:
     from matplotlib.patches import Rectangle
 
     rows, columns = heat.span.grid
-    left, right, lower, upper = _extent(heat)
+    left, right, lower, upper = extent_of(heat.span)
     width, height = (right - left) / columns, (lower - upper) / rows
     for patch in np.flatnonzero(heat.sinks):
         row, column = divmod(int(patch), columns)
@@ -157,17 +138,6 @@ def _box(axes: "matplotlib.axes.Axes", heat: Heat, colour: str) -> None:
         )
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def heat_bar(figure: "matplotlib.figure.Figure", panels: np.ndarray, top: float) -> None:
-    """The colour scale of the maps."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    scale = ScalarMappable(Normalize(0, top), HEAT)
-    bar = figure.colorbar(scale, ax=panels, shrink=0.85, pad=0.01, extend="max")
-    bar.set_label("attention to the patch (share)", fontsize=8)
-    bar.ax.tick_params(labelsize=7.5)
 
 
 def heat_of(maps: WordMaps) -> Heat:

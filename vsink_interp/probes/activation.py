@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Layers, Probe, Site, settle
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, parse_fixed_group
 from .row_probe import RowProbe
 
 _RESID = ("pre", "mid", "post")
@@ -47,8 +47,7 @@ class Activation(Probe):
             return
         if "query" not in self.point.axes:
             raise NotationError(f"{self.hook!r} has no rows of tokens: {self.point.axes}")
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of a probe cannot depend on sinks; its keys can")
+        parse_fixed_group(self.rows, "the rows of a probe")
 
     @property
     @override

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import CapabilityError, NotationError
 from ..graph import Layers, Probe, Site, TokenOf, settle
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, parse_fixed_group
 
 _OF = re.compile(
     r"logit of (?P<one>'[^']+'|\"[^\"]+\"|\d+)"
@@ -59,11 +59,10 @@ class Gradient(Probe):
     def __post_init__(self) -> None:
         settle(self)
         self._read()
-        parse_group(self.at)
+        parse_fixed_group(self.at, "the rows of a gradient")
+        parse_fixed_group(self.rows or "all", "the rows of a gradient")
         if self.rows is not None and "query" not in self.point.axes:
             raise NotationError(f"{self.hook!r} has no rows of tokens: {self.point.axes}")
-        if "sink" in parse_group(self.at).words | parse_group(self.rows or "all").words:
-            raise NotationError("the rows of a gradient cannot depend on sinks")
 
     def _read(self) -> re.Match[str]:
         found = _OF.fullmatch(self.of)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
 from ..graph import Layers, Probe, Site, freeze, settle
-from ..tokens import HISTORY, SEGMENTS, TokenLayout, grows_by_sinks, parse_group
+from ..tokens import HISTORY, SEGMENTS, TokenLayout, grows_by_sinks, parse_fixed_group, parse_group
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class RowProbe(Probe):
 
     def __post_init__(self) -> None:
         settle(self)
-        if "sink" in parse_group(self.rows).words:
-            raise NotationError("the rows of a probe cannot depend on sinks; its keys can")
+        parse_fixed_group(self.rows, "the rows of a probe")
 
     @property
     @override

@@ -100,7 +100,7 @@ def note(job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], value
         known = state["phi"].get(stop["layer"])
         state["phi"][stop["layer"]] = phi if known is None else torch.cat([known, phi], -1)
     if stop["logits"]:
-        logits = capped(value, job)
+        logits = job["kernels"]["softcapped"](value, job["unembed"]["cap"])
         rows = logits if job["generate"] is None else logits[:, -1:].float()
         state["logits"].append(rows.detach().cpu())
 
@@ -346,13 +346,7 @@ def unembed(resid: Tensor, job: dict[str, Any], state: dict[str, Any]) -> Tensor
     """The logits of residual vectors, by the model's final norm and unembedding."""
     norm, head = (state["model"].get(job["unembed"][part]) for part in ("norm", "head"))
     logits = head(norm(resid.to(state["dtype"]))).float()
-    return capped(logits * job["unembed"]["scale"], job)
-
-
-def capped(logits: Tensor, job: dict[str, Any]) -> Tensor:
-    """Logits after the softcap of models that have one."""
-    cap = job["unembed"]["cap"]
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    return job["kernels"]["softcapped"](logits * job["unembed"]["scale"], job["unembed"]["cap"])
 
 
 def decode(value: Any, place: dict[str, Any]) -> Any:

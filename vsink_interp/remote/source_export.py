@@ -38,6 +38,7 @@ def functions() -> dict[str, Any]:
             "attention_scores": attend.attention_scores,
             "head_result": measure.head_result,
             "sink_value": plain("..kernels.sinks").sink_value,
+            "softcapped": plain("..kernels.logits").softcapped,
             "softmax": attend.softmax,
         },
     }

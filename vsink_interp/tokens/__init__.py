@@ -7,6 +7,7 @@ from .groups import (
     Flow as Flow,
     Group as Group,
     grows_by_sinks as grows_by_sinks,
+    parse_fixed_group as parse_fixed_group,
     parse_flow as parse_flow,
     parse_group as parse_group,
 )

@@ -155,6 +155,24 @@ def parse_group(text: str) -> Group:
     )
 
 
+def parse_fixed_group(text: str, what: str) -> Group:
+    """Read a group that is known before a run, so one that does not depend on sinks.
+
+    **Arguments:**
+
+    - `what`: what the group is of, for the error.
+
+    **Raises:** `NotationError`, also for a group that contains `sink`.
+    """
+    found = parse_group(text)
+    if "sink" in found.words:
+        raise NotationError(
+            f"{text!r}: {what} cannot depend on sinks, which are found as the model runs; take a "
+            "group without the word 'sink'"
+        )
+    return found
+
+
 def grows_by_sinks(text: str) -> bool:
     """Whether a generated token's membership in the group depends on whether it is a sink."""
     return parse_group(text).grows_by_sinks
