@@ -1,0 +1,92 @@
+"""Rows that keep few keys: gathered where that is all that happens to them, and whole elsewhere."""
+
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from tests.model.test_lmm import sliding
+from vsink_interp.engine.row_program import RowProgram
+from vsink_interp.probes import Pattern
+
+NEAR = 2e-5
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """The calls of attention in which keys were gathered."""
+    calls, own = [], RowProgram._gathered
+    monkeypatch.setattr(RowProgram, "_gathered", lambda *args: calls.append(1) or own(*args))
+    return calls
+
+
+def apart(one, other):
+    return float((one - other).abs().max())
+
+
+def reference(layout, layers, keep):
+    """Logits of eager attention in which query rows see these keys alone."""
+    hf_model = tiny.lmm(attention="eager").hf_model
+    rows = layout.mask("query")[0]
+
+    def change(module, args, kwargs):
+        del module
+        mask = kwargs["attention_mask"].clone()
+        mask[:, :, rows.nonzero()[:, 0, None], (~keep).nonzero()[:, 0]] = torch.finfo(
+            mask.dtype
+        ).min
+        return args, kwargs | {"attention_mask": mask}
+
+    inner = hf_model.model.language_model.layers
+    handles = [
+        inner[at].self_attn.register_forward_pre_hook(change, with_kwargs=True) for at in layers
+    ]
+    try:
+        with torch.no_grad():
+            return hf_model(**tiny.encode().inputs).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_rows_that_keep_few_keys_gather_them(gathered):
+    layout = tiny.encode().layout
+    run = tiny.lmm().run(tiny.encode(), graph=vi.Knockout("~bos -> query", "1:3"))
+    assert len(gathered) == 2
+    theirs = reference(layout, (1, 2), layout.mask("bos")[0])
+    assert apart(run.logits, tiny.plain(tiny.lmm(), tiny.encode())) > 0.1
+    assert apart(run.logits, theirs) < NEAR
+
+
+def test_a_pattern_that_is_asked_for_has_all_keys(gathered):
+    """The record of a row that keeps one key: all of its attention."""
+    pattern = Pattern("query", "1:3")
+    run = tiny.lmm().run(tiny.encode(), graph=vi.Knockout("~bos -> query", "1:3") | pattern)
+    assert not gathered
+    layout = tiny.encode().layout
+    rows = layout.mask("query")[0][list(run[pattern].labels("query"))]
+    only = layout.mask("bos")[0].float()
+    assert torch.equal(
+        run[pattern].values[:, 0][:, :, rows], only.expand(2, 4, int(rows.sum()), -1)
+    )
+    assert apart(run.logits, reference(layout, (1, 2), layout.mask("bos")[0])) < NEAR
+
+
+def test_keys_are_counted_by_token_where_the_cache_has_lost_some(gathered):
+    """The only key left is that of the last prompt token, behind those that were dropped."""
+    cut = vi.Knockout("~last -> generated", "2:")
+    options = {"max_new_tokens": 4}
+    want = tiny.lmm().generate(tiny.encode(), graph=cut, **options)
+    assert len(gathered) == 6  # two layers, three steps
+    gathered.clear()
+    run = tiny.lmm().generate(tiny.encode(), graph=vi.DropKeys("image", "2:") | cut, **options)
+    assert not gathered
+    plain = tiny.lmm().generate(tiny.encode(), **options)
+    assert apart(want.logits, plain.logits) > 0.1
+    assert apart(run.logits, want.logits) < NEAR
+
+
+def test_a_window_that_holds_none_of_the_few_keys_is_refused():
+    """Rows far from BOS would keep it in a full layer; their window holds nothing that is left."""
+    with pytest.raises(vi.LayoutError, match=r"layers \[1\] nothing to attend to"):
+        sliding().run(tiny.encode(), graph=vi.Knockout("~bos -> query", "1"))
