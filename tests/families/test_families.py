@@ -14,7 +14,8 @@ from vsink_interp.families.tiny import build
 
 ALIKE = frozenset({"Aya Vision", "Ovis2", "Video-LLaVA", "VipLLaVA"})
 """Families put together from parts of others; test_alike.py asks for what their own parts say."""
-TINY = {family.name: family for family in FAMILIES if family.tiny and family.name not in ALIKE}
+FORMS = {family.name: family for family in FAMILIES if family.tiny}
+TINY = {name: family for name, family in FORMS.items() if name not in ALIKE}
 SHOWN = {name: family for name, family in TINY.items() if family.sight != "cross-attention"}
 """Families whose images are tokens of the prompt."""
 NEAR = 5e-5
@@ -43,7 +44,7 @@ def both(test):
 
 @cache
 def lmm(name, attention="sdpa", dtype=torch.float32):
-    config, processor = TINY[name].tiny()
+    config, processor = FORMS[name].tiny()
     return vi.LMM(build(config, attention, dtype), processor, sinks=SINKS, check=False)
 
 
@@ -63,7 +64,7 @@ PROMPTS = {
 
 def prompts(name):
     """The prompts that a family takes."""
-    return [prompt for prompt in PROMPTS if prompt != "text" or TINY[name].text_alone]
+    return [prompt for prompt in PROMPTS if prompt != "text" or FORMS[name].text_alone]
 
 
 @cache
@@ -73,7 +74,8 @@ def encoded(name, prompt):
 
 @cache
 def batch(name):
-    mixed = ("wide", "two", "text", "one") if name in SHOWN else ("wide", "one")
+    crossed = FORMS[name].sight == "cross-attention"
+    mixed = ("wide", "one") if crossed else ("wide", "two", "text", "one")
     chosen = [prompt for prompt in mixed if prompt in prompts(name)]
     images, texts = zip(*(PROMPTS[prompt] for prompt in chosen), strict=True)
     return chosen, lmm(name).encode(list(images), list(texts))
