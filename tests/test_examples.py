@@ -11,7 +11,7 @@ from jaxtyping import Float
 import vsink_interp as vi
 
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-ROOMS = (vi, vi.edits, vi.probes, vi.experiments, vi.metrics, vi.evaluation)
+ROOMS = (vi, vi.edits, vi.probes, vi.experiments, vi.plot)
 OBVIOUS = {
     "LearnedSinkMass", "NonSinkRatio", "LogitAttribution", "Projection", "ProbeFunction",
 }  # fmt: skip
@@ -46,6 +46,7 @@ def known(lmm):
     return {
         "vi": vi,
         "ex": vi.experiments,
+        "plot": vi.plot,
         "lmm": lmm,
         "image": scenes[0].image,
         "other": scenes[1].image,

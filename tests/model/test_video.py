@@ -113,6 +113,9 @@ def test_frames_are_groups(model):
     half = shown.shape[1] / 2
     assert len(boxed) == 4 * (step + 1)
     assert boxed[4].box == (0, 0, half, half)
+    maps = vi.probes.AttentionMaps("generated")
+    looked = model.generate(encoding, graph=maps, max_new_tokens=3)
+    assert vi.plot.overlay(looked, Image.fromarray(shown[3]), number=step).axes
     run = model.generate(encoding, graph=vi.Knockout("frame[0] -> generated"), max_new_tokens=3)
     assert run.text is not None
 

@@ -7,6 +7,7 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
+from tests.edits.test_own import Shrink
 from tests.nodes import ACTIVATIONS, EDITS, PROBES, apart, real
 from tests.remote.conftest import SAME, same_records
 from vsink_interp.kernels import cut
@@ -16,7 +17,8 @@ CANNOT = {
     "noised image": "second pass",
     "disturbed instruction": "second pass",
 }
-GRAPHS = {**EDITS, **{f"probe {name}": probe for name, probe in PROBES.items()}}
+OWN = {"an edit of one's own": Shrink(0.5, "1:3")}
+GRAPHS = {**EDITS, **OWN, **{f"probe {name}": probe for name, probe in PROBES.items()}}
 CAN = {name: graph for name, graph in GRAPHS.items() if name not in CANNOT}
 
 

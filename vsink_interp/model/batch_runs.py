@@ -71,6 +71,12 @@ def run_dataset(
     A chunk is one request to the server, and is written completely or not at all. If the server
     does not answer or has lost the job, the chunk is sent again, after a wait that doubles.
 
+    ```python
+    samples = [(image, "what is this?"), (other, "describe the image")]
+    runs = vi.run_dataset(lmm, samples, vi.VAR(), folder="answers", max_new_tokens=4)
+    [run.text for run in runs]
+    ```
+
     **Arguments:**
 
     - `samples`: pairs of an image and a prompt.

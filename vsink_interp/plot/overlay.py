@@ -55,6 +55,11 @@ def overlay(
     All panels share one colour scale, which ends at the largest value of a non-sink, so that sinks
     do not hide the rest; sinks may exceed it.
 
+    ```python
+    run = lmm.generate(image, "describe the image", vi.probes.AttentionMaps(), max_new_tokens=6)
+    vi.plot.overlay(run, image).savefig("words.png")
+    ```
+
     **Arguments:**
 
     - `source`: a run of one prompt that recorded `probes.AttentionMaps`, or what
