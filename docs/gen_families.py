@@ -58,9 +58,12 @@ the same number of images.
 works, is marked *inferred* and is checked at once; where its image tokens lie in the image is then
 unknown. [Add a family](adding-a-family.md) to say where.
 If its tower or projector has no usual name (BLIP-2, InstructBLIP, Emu3, Gemma 4), the decoder is
-open and the vision hooks are refused by name. Every class that transformers knows for images and
-text opens like this or is refused with a reason: one that reads the prompt in an encoder beside its
-decoder (Florence-2, T5Gemma 2, InstructBLIP around FLAN-T5), one around OPT (most of BLIP-2).
+open and the vision hooks are refused by name. Llama 4 and Cohere2 Vision open like this too (their
+processors need torchvision); in Llama 4 attention can be edited in the layers without chunks.
+
+Every class that transformers knows for images and text opens like this or is refused with a reason:
+one that reads the prompt in an encoder beside its decoder (Florence-2, T5Gemma 2, InstructBLIP
+around FLAN-T5), one around OPT (most of BLIP-2), one whose rows see more than its masks say.
 [Decoders](decoders.md) lists what other language models offer inside a LLaVA.
 
 **BLIP-2 and InstructBLIP** put the query tokens of one image before the prompt; they are the group

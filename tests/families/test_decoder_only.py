@@ -7,7 +7,9 @@ import pytest
 import torch
 import transformers
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 import vsink_interp as vi
 from tests.families import plain
@@ -59,15 +61,16 @@ def emu3():
     return config, transformers.Emu3Processor(images, words)
 
 
-class Gemma4Stand(Composed):
-    """Its processor without the parts that need torchvision."""
+class Stand(Composed):
+    """Stands for a processor that needs torchvision; an image token is `<image>`, with id 4."""
 
     image_token = "<image>"
 
     def __call__(self, text, images=None, **more):
         made = super().__call__(text, images, **more)
-        made.pop("num_soft_tokens_per_image", None)
-        made["mm_token_type_ids"] = (made["input_ids"] == 4).int()
+        made.pop("num_patches", None)
+        if made.pop("num_soft_tokens_per_image", None) is not None:
+            made["mm_token_type_ids"] = (made["input_ids"] == 4).int()
         return made
 
 
@@ -98,10 +101,59 @@ def gemma4(**text):
     def expand(inputs, number):
         return f"<boi>{'<image>' * int(inputs['num_soft_tokens_per_image'][number])}<eoi>"
 
-    return config, Gemma4Stand(images, words, expand, "<image>")
+    return config, Stand(images, words, expand, "<image>")
+
+
+def llama4():
+    """A tiny Llama 4: chunks of six tokens, and every other layer without positions."""
+    words = tokenizer("<image>", "<start>", "<end>")
+    kinds = ["chunked_attention", "full_attention"] * 2
+    text = {
+        "intermediate_size_mlp": 96, "head_dim": 16, "num_local_experts": 2, "layer_types": kinds,
+        "attention_chunk_size": 6, "no_rope_layers": [1, 0, 1, 0], "interleave_moe_layer_step": 2,
+    }  # fmt: skip
+    tower = {
+        "image_size": 56, "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32,
+        "projector_output_dim": 32, "intermediate_size": 128,
+    }  # fmt: skip
+    config = fill(
+        transformers.Llama4Config,
+        text_config={**TEXT, **text, "vocab_size": len(words)},
+        vision_config={**VISION, **tower},
+        image_token_index=4,
+    )
+    square = {"height": 56, "width": 56}
+    images = fill(CLIPImageProcessorPil, size=square, do_center_crop=False)
+    return config, Stand(images, words, lambda *_: f"<start>{'<image>' * 4}<end>", "<image>")
+
+
+def cohere2_vision():
+    """A tiny Cohere2 Vision; its official processor cuts images by another rule than this one."""
+    words = tokenizer("<image>", "<start>", "<end>", "<line>")
+    kinds = ["sliding_attention", "full_attention"] * 2
+    text = {"layer_types": kinds, "sliding_window": 8, "model_type": "cohere2"}
+    tower = {"image_size": 56, "patch_size": 14, "vision_use_head": False}
+    config = fill(
+        transformers.Cohere2VisionConfig,
+        text_config={**TEXT, **text, "vocab_size": len(words)},
+        vision_config={**VISION, **tower, "model_type": "siglip_vision_model"},
+        image_token_id=4,
+        alignment_intermediate_size=64,
+        tie_word_embeddings=False,
+    )
+    square = {"height": 56, "width": 56}
+    images = fill(GotOcr2ImageProcessorPil, size=square, max_patches=4, crop_to_patches=True)
+
+    def expand(inputs, number):
+        tiles = int(inputs["num_patches"][number])
+        return f"<start>{('<image>' * 4 + '<line>') * tiles}<end>"
+
+    return config, Stand(images, words, expand, "<image>")
 
 
 KINDS = {
+    "Llama 4": llama4,
+    "Cohere2 Vision": cohere2_vision,
     "Gemma 4": gemma4,
     "Gemma 4, keys shared": lambda: gemma4(num_kv_shared_layers=2),
     "BLIP-2": lambda: queries("Blip2"),
@@ -146,18 +198,19 @@ def test_its_decoder_computes_what_transformers_computes(kind):
     ids = encoding.inputs["input_ids"]
     shown = ids == model.hf_model.config.image_token_id
     assert torch.equal(encoding.layout.mask("image"), shown)
-    probe = vi.probes.Activation("attn.hook_pattern")
+    layers = model.layers_with("attn.hook_pattern")
+    probe = vi.probes.Activation("attn.hook_pattern", layers)
     run = model.run(encoding, graph=probe)
     with torch.no_grad():
         theirs = model.hf_model(**encoding.inputs, output_attentions=True)
     assert torch.equal(run.logits, theirs.logits)
     own = getattr(theirs, "attentions", None) or theirs.language_model_outputs.attentions
     real = encoding.inputs["attention_mask"].bool()
-    rows = real[None, :, None, :].expand(4, -1, 4, -1)
-    assert torch.equal(run[probe].values[rows], torch.stack(own)[rows])
-    with plain.cut(model.hf_model, encoding.layout.mask("query"), shown, range(4)):
+    for seen, layer in zip(run[probe].values, layers, strict=True):
+        assert torch.equal(seen.transpose(1, 2)[real], own[layer].transpose(1, 2)[real])
+    with plain.cut(model.hf_model, encoding.layout.mask("query"), shown, layers):
         cut = logits(model.hf_model, encoding)
-    edited = model.run(encoding, graph=vi.Knockout("image -> query")).logits
+    edited = model.run(encoding, graph=vi.Knockout("image -> query", layers)).logits
     assert apart(cut[real], theirs.logits[real]) > 0.1
     assert apart(edited[real], cut[real]) < NEAR
 

@@ -115,4 +115,5 @@ def build(
         do_sample=False,
         suppress_tokens=list(range(config.get_text_config().vocab_size - len(WORDS))),
     )
-    return model.to(dtype).eval()
+    # A cast would drop the imaginary part of complex frequencies (Llama 4's tower).
+    return (model if model.dtype == dtype else model.to(dtype)).eval()
