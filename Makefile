@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 
 say = @printf '\n==> %s\n' $(1)
 
-.PHONY: help small setup demo test check docs bench notebooks tl oldest ndif decoders lmms-eval
+.PHONY: help small setup demo test check docs bench compare notebooks tl oldest ndif decoders lmms-eval
 .PHONY: pyright
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ decoders: $(VENV)/.core ## text decoders of transformers inside a tiny LLaVA; in
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model; into docs/benchmarks.md
 	$(call say,"Timing attention: about three quarters of an hour on one idle core.")
 	$(BIN)/python benchmarks/attention.py --json benchmarks/figures.json --write
+
+compare: $(VENV)/.core ## interventions off and on over the toy benchmark, into docs/evaluation.md
+	$(call say,"Comparing interventions on the toy benchmark: about ten minutes of one core.")
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/interventions.py --write
 
 # An environment of its own: transformer-lens brings 43 packages, and .venv stays what users have.
 tl: ## the tests against transformer-lens itself and torchvision's processors, in .venv-tl

@@ -1,6 +1,9 @@
 """Off and on over the same questions: answers, scores, resumption."""
 
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import pytest
 import vsink_interp as vi
 from vsink_interp.evaluation import evaluate, load_tasks, named_graph, toy_benchmark as toy
 from vsink_interp.metrics import MmeAnswer, score_chair, score_mme, score_pope
+from vsink_interp.storage import logged
 
 GRAPHS = {
     "blind": vi.Knockout("image -> query generated"),
@@ -142,6 +146,34 @@ def test_a_stopped_evaluation_goes_on(lmm, tmp_path, monkeypatch):
     assert again.tasks["pope"].answers == fresh.tasks["pope"].answers
     with pytest.raises(vi.ResultError):
         evaluate(lmm, [task], {"var": vi.VAR(p=0.1)}, log=log, batch_size=10)
+
+
+def killed(lmm, task, log):
+    """Ask, and die by SIGKILL after two of four batches."""
+
+    def die(done, *_):
+        if done == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    evaluate(lmm, [task], {"var": vi.VAR()}, log=log, batch_size=10, tick=die)
+
+
+def test_a_killed_evaluation_goes_on(lmm, tmp_path):
+    """As by `kill -9`, or a machine that goes down, with half a line in the file."""
+    log, task = tmp_path / "answers.jsonl", toy.pope(SHOWN[:2])
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(lmm, task, log))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with log.open("a") as file:
+        file.write('{"step": "pope: half a li')
+    counted = []
+    again = evaluate(
+        lmm, [task], {"var": vi.VAR()}, log=log, batch_size=10, tick=lambda *n: counted.append(n)
+    )
+    assert len(logged(log)) == len(counted) == 4
+    fresh = evaluate(lmm, [task], {"var": vi.VAR()}, batch_size=10)
+    assert again.tasks["pope"].answers == fresh.tasks["pope"].answers
 
 
 def test_the_result_says_how_it_came_about(found):

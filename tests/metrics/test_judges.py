@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from vsink_interp import ResultError
+from vsink_interp import InputError, ResultError
 from vsink_interp.metrics import (
+    Agreement,
     ChatJudge,
     LexicalJudge,
     LocalJudge,
@@ -197,5 +198,16 @@ def test_a_real_local_model_is_read_or_refused():
 def test_agreement_with_what_is_known():
     judge = LexicalJudge(ObjectWords.coco())
     truths = [ObjectScore(1, 1, 2), ObjectScore(2, 0, 0)]
-    exact, off = judge_agreement(judge, [(FIRST, SECOND), ("a cow", "a cow")], truths)
-    assert (exact, off) == (0.5, 0.0)
+    found = judge_agreement(judge, [(FIRST, SECOND), ("a cow", "a cow")], truths)
+    assert found == Agreement(2, 0.5, 0.0, 0)
+    with pytest.raises(InputError, match="1 pairs with 2"):
+        judge_agreement(judge, [(FIRST, SECOND)], truths)
+
+
+def test_what_cannot_be_read_agrees_with_nothing():
+    """One of two answers is no JSON: half are right, and its F1 of 2/5 is missed by 2/5."""
+    answers = [json.dumps(RIGHT), "?"]
+    judge = LanguageJudge(lambda *_: answers.pop(), {"judge": "here"}, attempts=1)
+    found = judge_agreement(judge, [(FIRST, SECOND), ("a", "b")], [ObjectScore(1, 1, 2)] * 2)
+    assert (found.pairs, found.exact, found.unread) == (2, 0.5, 1)
+    assert found.f1_error == pytest.approx(1 / 5)

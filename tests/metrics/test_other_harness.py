@@ -1,14 +1,18 @@
 """Our scorers against lmms-eval's own functions; `make lmms-eval` runs this in its environment."""
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from vsink_interp.evaluation import OFF, CvBench, Question, TaskAnswers
 from vsink_interp.metrics import (
     MmeAnswer,
     ObjectWords,
+    group_accuracy,
     read_answer,
+    read_choice,
     score_chair,
     score_mme,
     score_pope,
@@ -99,3 +103,64 @@ def test_chair(monkeypatch):
         utils.coco_cap_chair_aggregate_results_chair_s(rows)
     )
     assert 100 * ours.recall == pytest.approx(utils.coco_cap_chair_aggregate_results_recall(rows))
+
+
+LETTERS = (
+    "A", "B", "(b)", "b.", "The answer is A", "option (B)", "A. Open", "B) it", "both", "Closed",
+    "", "I think a", "C", "(C) 5", "D. lamp", "answer is B.", "an apple", "no idea",
+)  # fmt: skip
+
+
+def test_mmvp():
+    from lmms_eval.tasks.mmvp import utils
+
+    rng, rows, right = random.Random(0), [], []
+    for index in range(400):
+        said, letter = rng.choice(LETTERS), rng.choice("ab")
+        doc = {"Index": index + 1, "Correct Answer": f"({letter})"}
+        rows.append(utils.mmvp_process_results(doc, [said])["mmvp_pair_accuracy"])
+        read = read_choice(said, ("Open", "Closed"), "lmms-eval-mmvp")
+        assert read == rows[-1]["pred_letter"].lower() or (read, rows[-1]["pred_letter"]) == (
+            "other", "",
+        ), said  # fmt: skip
+        right.append(read == letter)
+    pairs = group_accuracy(right, [index // 2 for index in range(400)])
+    assert 0.05 < pairs < 0.9
+    assert pairs == pytest.approx(utils.mmvp_aggregate_pair_results(rows))
+
+
+def test_cv_bench():
+    from lmms_eval.tasks.cv_bench import utils
+
+    rng, rows, questions, said = random.Random(0), [], [], []
+    for index in range(400):
+        text, letter = rng.choice(LETTERS), rng.choice("abcd")
+        source = ("ADE20K", "COCO", "Omni3D")[index * index % 7 % 3]
+        doc = {
+            "answer": f"({letter.upper()})",
+            "idx": index,
+            "type": "",
+            "task": "",
+            "source": source,
+        }
+        rows.append(utils.cv_bench_process_results(doc, [text])["cv_bench_acc"])
+        truth = (letter, "w", "x", "y", "z")
+        questions.append(Question(str(index), Path("x"), "?", truth, source, str(index)))
+        said.append(text)
+    right = [
+        read_choice(text, one.truth[1:], "lmms-eval-cv-bench") == one.truth[0]
+        for one, text in zip(questions, said, strict=True)
+    ]
+    assert right == [row["is_correct"] for row in rows]
+    # The sum over sources, of answers that all rules read alike.
+    plain = [text if text in ("A", "B", "(b)", "b.", "C") else "" for text in said]
+    task = CvBench(tuple(questions), "here", 16)
+    (row,) = (
+        one
+        for one in TaskAnswers(task, {OFF: tuple(plain), "on": tuple(plain)}).rows()
+        if one.split == "all"
+    )
+    for theirs, one, text in zip(rows, questions, plain, strict=True):
+        theirs["is_correct"] = task.right(one, text) == 1
+    assert row.off == pytest.approx(utils.cv_bench_default_aggregate_results(rows))
+    assert row.off > 0.05

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 import vsink_interp as vi
 from vsink_interp.cli.main import app
+from vsink_interp.toy import weights_dir
 
 
 def ask(*words):
@@ -25,6 +26,20 @@ def test_status_compares_versions(loopback):
     assert found["deployments"] == len(loopback.hosted) > 2
     assert found["transformers"].startswith("4.40.0, here 5.")
     assert "here" not in found["nnsight"]
+
+
+def test_an_evaluation_answers_there_as_here(loopback, tmp_path):
+    """The toy's questions, off and blind, of a model that opens without weights."""
+    words = ["eval", "--tasks", "pope", "--limit", "6", "--graph", "blind", "--json"]
+    there = [*words, "--model", str(weights_dir), "--remote", loopback.host]
+    before = loopback.jobs
+    done = CliRunner().invoke(app, [*there, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    assert loopback.jobs == before + 2
+    found, here = json.loads(done.stdout), json.loads(CliRunner().invoke(app, words).stdout)
+    assert found["tasks"] == here["tasks"]
+    assert found["about"]["server"] == loopback.host
+    assert here["about"]["server"] is None
 
 
 def test_no_server_is_one_line_and_status_1(monkeypatch):

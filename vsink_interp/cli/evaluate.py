@@ -14,12 +14,18 @@ from .terminal import JsonOption, ModelOption, open_model, progress
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
+    from ..metrics import Judge
 
 
 def evaluate(
     model: ModelOption = None,
     tasks: Annotated[
-        str, typer.Option("--tasks", help="Of pope, mme and chair, with commas between.")
+        str,
+        typer.Option(
+            "--tasks",
+            help="With commas between: pope, mme, chair; with --data also mmvp, cv-bench, mmhal, "
+            "vqa.",
+        ),
     ] = "pope,mme,chair",
     graph: Annotated[
         list[str] | None,
@@ -39,6 +45,18 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="How many questions are asked at once.", min=1)
     ] = 16,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="A chat model that rates for mmhal; words alone by default."),
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option("--judge-url", help="Its OpenAI-compatible address; OpenAI's by default."),
+    ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option("--remote", help="The address of an NDIF server that hosts the model."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -58,10 +76,10 @@ def evaluate(
     if len(graphs) < len(named):
         told = ", ".join(name for name, _ in named)
         raise InputError(f"two graphs of one name ({told}): rename a file, so that tables differ")
-    chosen = load_tasks(names, data, limit)
     if out is not None:
         _make(out)
-    lmm = open_model(model)
+    chosen = load_tasks(names, data, limit, judge=_judge(judge, judge_url, out))
+    lmm = open_model(model, remote)
     with progress() as watch:
         found = measure(
             lmm,
@@ -74,6 +92,17 @@ def evaluate(
     if out is not None:
         _write(out, found)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else found.table())
+
+
+def _judge(model: str | None, url: str | None, out: Path | None) -> "Judge | None":
+    """The chat model that rates; what it said is kept beside the answers."""
+    from ..metrics import ChatJudge
+
+    if model is None:
+        if url is not None:
+            raise InputError("--judge-url is the address of a --judge: name the model too")
+        return None
+    return ChatJudge(model, url, cache=None if out is None else out / "judgements.jsonl")
 
 
 def _make(folder: Path) -> None:

@@ -9,36 +9,52 @@ from PIL import Image
 
 from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph, Graphlike, as_graph
+from ..metrics import Judge
 from ..model import LMM, as_image, fingerprint, graph_key
 from ..storage import RowLog
 from . import toy_benchmark
 from .chair import Chair
+from .choice import CvBench, Mmvp
 from .mme import Mme
+from .mmhal import MmHal
 from .pope import Pope
 from .results import OFF, Evaluation, TaskAnswers
 from .task import Question, Task
+from .vqa import Vqa
 
 Tick: TypeAlias = Callable[[int, int], None]
-TASKS: Final[Mapping[str, type[Pope] | type[Mme] | type[Chair]]] = {
-    "pope": Pope, "mme": Mme, "chair": Chair,
-}  # fmt: skip
-"""The benchmarks by name."""
+TOY: Final = ("pope", "mme", "chair")
+"""The benchmarks that the toy has too."""
+TASKS: Final[Mapping[str, Callable[..., Task]]] = {
+    "pope": Pope.read_folder,
+    "mme": Mme.read_folder,
+    "chair": Chair.read_folder,
+    "mmvp": Mmvp.read_folder,
+    "cv-bench": CvBench.read_folder,
+    "mmhal": MmHal.read_folder,
+    "vqa": Vqa.read_folder,
+}
+"""The benchmarks by name, read from a folder."""
 
 
 def load_tasks(
     names: Sequence[str],
     data: str | Path | None = None,
     limit: int | None = None,
+    *,
+    judge: Judge | None = None,
 ) -> tuple[Task, ...]:
     """Benchmarks by name: from a folder of their own files, or the toy benchmark.
 
     **Arguments:**
 
-    - `names`: of `"pope"`, `"mme"`, `"chair"`.
-    - `data`: the folder; the toy benchmark if it is not given.
+    - `names`: of `"pope"`, `"mme"`, `"chair"`, `"mmvp"`, `"cv-bench"`, `"mmhal"`, `"vqa"`.
+    - `data`: the folder; the toy benchmark if it is not given, which has the first three.
     - `limit`: at most about so many questions of each.
+    - `judge`: who rates the answers of MMHal-Bench; words alone by default, which is rough.
 
-    **Raises:** `NotationError` for an unknown name; `InputError` if the folder lacks the files.
+    **Raises:** `NotationError` for an unknown name; `InputError` if the folder lacks the files, or
+    the toy benchmark the task.
     """
     for name in names:
         if name not in TASKS:
@@ -46,7 +62,13 @@ def load_tasks(
     if data is not None and not Path(data).is_dir():
         raise InputError(f"there is no folder {str(data)!r} with benchmarks")
     if data is not None:
-        found: list[Task] = [TASKS[name].read_folder(Path(data)) for name in names]
+        given = {"mmhal": {"judge": judge}}
+        found = [TASKS[name](Path(data), **given.get(name, {})) for name in names]
+    elif other := [name for name in names if name not in TOY]:
+        raise InputError(
+            f"{', '.join(other)} is asked from its own files: name their folder with data=...; the "
+            f"toy benchmark has {', '.join(TOY)}"
+        )
     else:
         shown = toy_benchmark.scenes()
         found = [getattr(toy_benchmark, name)(shown) for name in names]
@@ -94,7 +116,8 @@ def evaluate(
             f"at least 1; got graphs {', '.join(arms) or 'none'} and batch_size={batch_size}"
         )
     arms = {OFF: EditGraph(), **arms}
-    about = _about(lmm, chosen, arms, batch_size)
+    server = lmm.backend.server(remote)
+    about = {**_about(lmm, chosen, arms, batch_size), "server": server and server.host}
     total, done = sum(len(task.questions) for task in chosen), 0
     found: dict[str, TaskAnswers] = {}
     with RowLog(log, about) as rows:

@@ -6,6 +6,17 @@ from pathlib import Path
 from ..errors import InputError
 
 
+def find_file(folder: Path, benchmark: str, names: Sequence[str]) -> Path:
+    """A benchmark's file, by one of its usual names.
+
+    **Raises:** `InputError` naming the first.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder} holds no {benchmark} questions: expected {names[0]}")
+
+
 def find_image(folder: Path, name: str, inside: Sequence[str]) -> Path:
     """An image by its name, in the usual places below a folder.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 from jaxtyping import Float
 
-from ..metrics import paired_difference
+from ..metrics import mcnemar
 from ..results.recorded import optional_package
 from .task import Metric, Question, Task
 
@@ -87,14 +87,17 @@ class TaskAnswers:
             stacks = [
                 tuple(np.concatenate([self._sums(a, p) for p in parts]) for a in (OFF, graph))
             ]
+            weights = [1.0]
         else:
             stacks = [tuple(self._sums(arm, part) for arm in (OFF, graph)) for part in parts]
+            known = self.task.weights
+            weights = [known[part] if split == ALL else 1.0 for part in parts]
         asked = [i for i, one in enumerate(self.task.questions) if one.split in parts]
         counts = self._changes(graph, asked)
         for number, (name, metric) in enumerate(self.task.metrics.items()):
             if len(stacks) > 1 and number:
                 return  # sums over subtasks are defined for the score alone
-            off, on, low, high = _compared(metric, stacks)
+            off, on, low, high = _compared(metric, stacks, weights)
             p = counts.p if number == 0 else float("nan")
             yield Row(
                 self.task.name, split, graph, name, off, on, low, high, p,
@@ -106,9 +109,10 @@ class TaskAnswers:
         before, after = (
             [self.task.right(self.task.questions[i], arm[i]) for i in asked] for arm in (off, on)
         )
-        found = paired_difference(before, after)
+        won = sum(a > b for a, b in zip(after, before, strict=True))
+        lost = sum(a < b for a, b in zip(after, before, strict=True))
         changed = sum(off[i] != on[i] for i in asked)
-        return _Changes(found.p, (changed, found.won, found.lost))
+        return _Changes(mcnemar(won, lost), (changed, won, lost))
 
     def _sums(self, arm: str, split: str) -> Float[np.ndarray, "image feature"]:
         """The features of each image of a split."""
@@ -150,22 +154,28 @@ class _Changes:
 
 
 def _compared(
-    metric: Metric, stacks: Sequence[tuple[Float[np.ndarray, "_ feature"], ...]]
+    metric: Metric,
+    stacks: Sequence[tuple[Float[np.ndarray, "_ feature"], ...]],
+    weights: Sequence[float],
 ) -> tuple[float, float, float, float]:
-    """Off, on, and the interval of their difference; summed over the stacks."""
+    """Off, on, and the interval of their difference; a weighted sum over the stacks."""
     rng = np.random.default_rng(0)
     off, on = (
-        sum(float(metric(pair[arm].sum(0, keepdims=True))[0]) for pair in stacks) for arm in (0, 1)
+        sum(
+            weight * float(metric(pair[arm].sum(0, keepdims=True))[0])
+            for pair, weight in zip(stacks, weights, strict=True)
+        )
+        for arm in (0, 1)
     )
     if min(len(pair[0]) for pair in stacks) < 2:
         return off, on, float("nan"), float("nan")
     drawn = np.zeros(DRAWS)
-    for before, after in stacks:
+    for (before, after), weight in zip(stacks, weights, strict=True):
         n = len(before)
         for start in range(0, DRAWS, 250):
-            weights = rng.multinomial(n, np.full(n, 1 / n), 250).astype(float)
+            often = rng.multinomial(n, np.full(n, 1 / n), 250).astype(float)
             stop = start + 250
-            drawn[start:stop] += metric(weights @ after) - metric(weights @ before)
+            drawn[start:stop] += weight * (metric(often @ after) - metric(often @ before))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return off, on, float(low), float(high)
 

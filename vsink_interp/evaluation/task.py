@@ -29,7 +29,8 @@ class Question:
     - `id`: tells it from all others of its task.
     - `image`: an image, or the path of one, which is read when it is asked.
     - `prompt`: as the model is asked.
-    - `truth`: what is right: "yes", "no", or the names of the objects that are there.
+    - `truth`: what is right: "yes", "no", the names of the objects that are there, or what its
+        task says.
     - `split`: the part of the benchmark that is scored apart: a split of POPE, a subtask of MME.
     - `about`: the name of the image; questions about one image are drawn together by the bootstrap.
     """
@@ -81,6 +82,11 @@ class Task(ABC):
     @abstractmethod
     def read(self, question: Question, text: str) -> str:
         """What the scorer reads in an answer, in a word or two: "yes", or the objects named."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """What each split counts in a sum over them, where `overall` is one."""
+        return {one.split: 1.0 for one in self.questions}
 
     @property
     def rules(self) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from .chair import (
 )
 from .choices import CHOICE_RULES as CHOICE_RULES, read_choice as read_choice
 from .judges import (
+    Agreement as Agreement,
     ChatJudge as ChatJudge,
     Judge as Judge,
     LexicalJudge as LexicalJudge,
@@ -36,7 +37,11 @@ from .objects import (
     content_words as content_words,
     score_objects as score_objects,
 )
-from .paired import PairedDifference as PairedDifference, paired_difference as paired_difference
+from .paired import (
+    PairedDifference as PairedDifference,
+    mcnemar as mcnemar,
+    paired_difference as paired_difference,
+)
 from .pope import PopeScore as PopeScore, score_pope as score_pope
 from .vqa import (
     group_accuracy as group_accuracy,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
-from ..errors import CapabilityError, ResultError
+from ..errors import CapabilityError, InputError, ResultError
 from ..storage import RowLog
 from .chair import ObjectWords
 from .judge_prompts import COMPARE, LISTS, RATE, fill, read_lists, read_rating
@@ -256,9 +256,29 @@ class LocalJudge(LanguageJudge):
         super().__init__(say, about, cache=cache, attempts=1)
 
 
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """How well a judge agrees with what is known.
+
+    **Attributes:**
+
+    - `pairs`: how many were judged.
+    - `exact`: the share of them with exactly the true counts, 0 to 1.
+    - `f1_error`: the mean absolute difference of F1 from the true one, 0 to 1; an answer that could
+        not be read counts as F1 = 0.
+    - `unread`: how many of its answers could not be read.
+    """
+
+    pairs: int
+    exact: float
+    f1_error: float
+    unread: int
+
+
 def judge_agreement(
     judge: Judge, pairs: Sequence[tuple[str, str]], truths: Sequence[ObjectScore]
-) -> tuple[float, float]:
+) -> Agreement:
     """How often a judge is right where the truth is known, and by how much its F1 is off.
 
     **Arguments:**
@@ -266,10 +286,19 @@ def judge_agreement(
     - `pairs`: candidate and reference.
     - `truths`: the true counts of each pair.
 
-    **Returns:** the share of pairs with exactly the true counts, and the mean absolute difference
-    of F1, both 0 to 1.
+    **Raises:** `InputError` without pairs, or for unequal lengths.
     """
-    said = [judge.compare(*pair) for pair in pairs]
+    if not pairs or len(pairs) != len(truths):
+        raise InputError(f"{len(pairs)} pairs with {len(truths)} true counts; give one each")
+    said = [_said(judge, pair) for pair in pairs]
     both = list(zip(said, truths, strict=True))
+    errors = [abs((one.f1 if one else 0.0) - truth.f1) for one, truth in both]
     exact = sum(one == truth for one, truth in both) / len(both)
-    return exact, sum(abs(one.f1 - truth.f1) for one, truth in both) / len(both)
+    return Agreement(len(both), exact, sum(errors) / len(both), said.count(None))
+
+
+def _said(judge: Judge, pair: tuple[str, str]) -> ObjectScore | None:
+    try:
+        return judge.compare(*pair)
+    except ResultError:
+        return None

@@ -64,7 +64,7 @@ def paired_difference(
 
     **Raises:** `InputError` without cases, or for arms of unequal length.
     """
-    from scipy.stats import binomtest, bootstrap
+    from scipy.stats import bootstrap
 
     a, b = np.asarray(off, float), np.asarray(on, float)
     if a.ndim != 1 or a.shape != b.shape or not len(a):
@@ -83,7 +83,13 @@ def paired_difference(
             batch=max(1, 2**22 // len(a)),
         )
         ends = drawn.confidence_interval
-    p = binomtest(won, won + lost).pvalue if won or lost else 1.0
     low, high = map(float, ends)
     arms = float(statistic(a, axis=0)), float(statistic(b, axis=0))
-    return PairedDifference(*arms, low, high, len(a), won, lost, float(p))
+    return PairedDifference(*arms, low, high, len(a), won, lost, mcnemar(won, lost))
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """The exact two-sided McNemar test: a binomial test of `won` of `won + lost` with 1/2."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, won + lost).pvalue) if won or lost else 1.0

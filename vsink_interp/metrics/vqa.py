@@ -64,7 +64,7 @@ def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
 def group_accuracy(right: Sequence[bool], groups: Sequence[Hashable]) -> float:
     """The share of groups all of whose questions were answered rightly, 0 to 1.
 
-    The score over pairs of MMVP and CV-Bench, and ACC+ of MME.
+    The score over pairs of MMVP, and ACC+ of MME.
 
     **Arguments:**
 

@@ -1,0 +1,179 @@
+"""MMVP and CV-Bench as tasks: one letter among options, in pairs of images or by source."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, final
+
+import numpy as np
+from jaxtyping import Float
+from typing_extensions import override
+
+from ..errors import InputError
+from ..metrics import read_choice
+from .folders import find_file, find_image
+from .task import Metric, Question, Task, ratio
+
+SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
+"""What Cambrian-1's scripts and lmms-eval put behind MMVP's questions."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceTask(Task):
+    """A benchmark of multiple choice; a question's truth is its letter, then the options."""
+
+    rule: ClassVar[str]
+
+    @override
+    def right(self, question: Question, text: str) -> float:
+        return float(self.read(question, text) == question.truth[0])
+
+    @override
+    def read(self, question: Question, text: str) -> str:
+        return read_choice(text, question.truth[1:], self.rule)
+
+    @property
+    @override
+    def rules(self) -> Mapping[str, Any]:
+        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Mmvp(ChoiceTask):
+    """MMVP (Tong et al. 2024, arXiv 2401.06209): one question about two images that CLIP confuses.
+
+    A pair counts if both answers are right. The published script lets GPT-4 read answers; here a
+    letter is asked for, and read by the rule of Cambrian-1, whose authors MMVP's are among.
+    """
+
+    name: ClassVar[str] = "mmvp"
+    features: ClassVar[tuple[str, ...]] = ("right", "both", "questions", "pairs")
+    whole_images: ClassVar[bool] = True
+    rule: ClassVar[str] = "cambrian-mmvp"
+
+    @classmethod
+    def read_folder(cls, folder: Path) -> "Mmvp":
+        """`mmvp/Questions.csv` with `mmvp/MMVP Images/1.jpg` and so on, as they are given out.
+
+        The columns are number, question, options as `(a) Open (b) Closed`, and answer as `(a)`;
+        two rows after one another are a pair.
+
+        **Raises:** `InputError` if there is no such file, or a row of it cannot be read.
+        """
+        path = find_file(
+            folder, "MMVP", ("mmvp/Questions.csv", "MMVP/Questions.csv", "Questions.csv")
+        )
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row and row[0].strip().isdigit()]
+        found = [_pair_question(row, path) for row in rows]
+        alone = {one.about for one in found if sum(o.about == one.about for o in found) != 2}
+        if not found or alone:
+            told = ", ".join(sorted(alone)) or "no question"
+            raise InputError(f"{path}: rows 1 and 2, 3 and 4 ... are pairs; got {told} alone")
+        return cls(tuple(found), str(folder), 16)
+
+    @property
+    @override
+    def metrics(self) -> Mapping[str, Metric]:
+        return {
+            "pairs": lambda s: ratio(s[..., 1], s[..., 3]),
+            "accuracy": lambda s: ratio(s[..., 0], s[..., 2]),
+        }
+
+    @override
+    def measured(self, asked: Sequence[tuple[Question, str]]) -> Float[np.ndarray, " feature"]:
+        right = [self.right(one, text) for one, text in asked]
+        return np.array([sum(right), float(all(right)), len(right), 1.0], dtype=float)
+
+
+def _pair_question(row: Sequence[str], path: Path) -> Question:
+    options = tuple(text.strip() for text in re.split(r"\([a-z]\)", row[2])[1:]) if row[3:] else ()
+    letter = row[3].strip().lower().strip("()") if row[3:] else ""
+    if len(options) != 2 or letter not in ("a", "b"):
+        raise InputError(
+            f"{path}: a row is a number, a question, options as '(a) Open (b) Closed', and (a) or "
+            f"(b); got {row}"
+        )
+    number = int(row[0])
+    image = find_image(path.parent, f"{number}.jpg", ("MMVP Images", "MMVP Imgaes", "images"))
+    prompt = f"{row[1].strip()} {row[2].strip()}{SUFFIX}"
+    about = f"pair {(number + 1) // 2}"
+    return Question(str(number), image, prompt, (letter, *options), "pairs", about)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CvBench(ChoiceTask):
+    """CV-Bench (Tong et al. 2024, arXiv 2406.16860): counts, relations, depth and distance.
+
+    The overall score is half the mean of ADE20K and COCO (2D) and half Omni3D (3D).
+    """
+
+    name: ClassVar[str] = "cv-bench"
+    features: ClassVar[tuple[str, ...]] = ("right", "questions")
+    overall: ClassVar[Literal["pooled", "sum"]] = "sum"
+    rule: ClassVar[str] = "cambrian-cv-bench"
+
+    @classmethod
+    def read_folder(cls, folder: Path) -> "CvBench":
+        """`cv-bench/test_2d.jsonl` and `test_3d.jsonl`, and the images that they name in `img/`.
+
+        Its own `build_img.py` writes `img/` from the parquet files.
+
+        **Raises:** `InputError` if there is no such file, or a line of it cannot be read.
+        """
+        files = ("test_2d.jsonl", "test_3d.jsonl", "test.jsonl")
+        roots = [folder / part for part in ("cv-bench", "CV-Bench", "")]
+        paths = [root / name for root in roots for name in files if (root / name).is_file()]
+        if not paths:
+            raise InputError(
+                f"{folder} holds no CV-Bench questions: expected cv-bench/test_2d.jsonl"
+            )
+        found = [one for path in paths for one in _lines(path)]
+        return cls(tuple(found), str(folder), 16)
+
+    @property
+    @override
+    def metrics(self) -> Mapping[str, Metric]:
+        return {"accuracy": lambda s: ratio(s[..., 0], s[..., 1])}
+
+    @property
+    @override
+    def weights(self) -> Mapping[str, float]:
+        """Halves for 2D and 3D; what is not there leaves its weight to the rest."""
+        splits = {one.split for one in self.questions}
+        flat, deep = splits - {"Omni3D"}, splits & {"Omni3D"}
+        sides = bool(flat) + bool(deep)
+        return {split: 1 / sides / len(flat if split in flat else deep) for split in splits}
+
+    @override
+    def measured(self, asked: Sequence[tuple[Question, str]]) -> Float[np.ndarray, " feature"]:
+        right = sum(self.right(one, text) for one, text in asked)
+        return np.array([right, len(asked)], dtype=float)
+
+
+def _lines(path: Path) -> list[Question]:
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            options = tuple(str(one) for one in row["choices"])
+            letter, source = str(row["answer"]).strip().strip("()").lower(), str(row["source"])
+            prompt, name = str(row["prompt"]), str(row["filename"])
+            key = f"{row['type']}/{row['idx']}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"line {number} of {path} is no question of CV-Bench: it needs idx, type, source, "
+                "filename, prompt, choices and answer"
+            ) from error
+        if letter not in tuple("abcdefgh"[: len(options)]):
+            raise InputError(f"line {number} of {path}: {row['answer']!r} is none of {options}")
+        image = find_image(path.parent, name, ("img",))
+        found.append(Question(key, image, prompt + SUFFIX, (letter, *options), source, name))
+    return found
