@@ -68,6 +68,7 @@ def small() -> tuple[Any, Any]:
     **Raises:** `CapabilityError` if it is not installed.
     """
     from transformers import LlamaForCausalLM
+
     from vsink_interp.small import parts
 
     file = parts.language_file()
