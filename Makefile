@@ -77,7 +77,7 @@ bench: $(VENV)/.core ## what edits and probes cost, against the plain model; int
 	$(BIN)/python benchmarks/attention.py --json benchmarks/figures.json --write
 
 compare: $(VENV)/.core ## interventions off and on over the toy benchmark, into docs/evaluation.md
-	$(call say,"Comparing interventions on the toy benchmark: about ten minutes of one core.")
+	$(call say,"Comparing interventions on the toy benchmark: about five minutes of an idle core.")
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/interventions.py --write
 
 # An environment of its own: transformer-lens brings 43 packages, and .venv stays what users have.

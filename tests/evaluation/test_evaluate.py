@@ -4,12 +4,22 @@ import json
 import multiprocessing
 import os
 import signal
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import vsink_interp as vi
-from vsink_interp.evaluation import evaluate, load_tasks, named_graph, toy_benchmark as toy
+from vsink_interp.evaluation import (
+    Pope,
+    Question,
+    evaluate,
+    load_tasks,
+    named_graph,
+    toy_benchmark as toy,
+)
 from vsink_interp.metrics import MmeAnswer, score_chair, score_mme, score_pope
 from vsink_interp.storage import logged
 
@@ -174,6 +184,45 @@ def test_a_killed_evaluation_goes_on(lmm, tmp_path):
     assert len(logged(log)) == len(counted) == 4
     fresh = evaluate(lmm, [task], {"var": vi.VAR()}, batch_size=10)
     assert again.tasks["pope"].answers == fresh.tasks["pope"].answers
+
+
+def resident():
+    """The memory of this process in megabytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def test_ten_thousand_questions_at_constant_memory(lmm, tmp_path, monkeypatch):
+    """Of everything but the model: questions from files, images, batches, the log, the answers."""
+    image = tmp_path / "one.png"
+    SHOWN[0].image.resize((256, 256)).save(image)
+    labels = ("yes", "no")
+    questions = [
+        Question(str(n), image, "is it?", labels[n % 2], "random", str(n // 6))
+        for n in range(10_000)
+    ]
+    refs, most, memory = [], [], {}
+
+    def encode(_, images, prompts):
+        refs[:] = [ref for ref in refs if ref() is not None] + [weakref.ref(one) for one in images]
+        most.append(len(refs))
+        return prompts
+
+    def generate(_, encoding, graph, **__):
+        return SimpleNamespace(text=["yes" if len(graph) else "no"] * len(encoding))
+
+    def tick(done, *_):
+        memory[done] = resident()
+
+    monkeypatch.setattr(vi.LMM, "encode", encode)
+    monkeypatch.setattr(vi.LMM, "generate", generate)
+    task, log = Pope(tuple(questions), "here", 2), tmp_path / "answers.jsonl"
+    found = evaluate(lmm, [task], {"on": vi.VAR()}, log=log, batch_size=100, tick=tick)
+    assert len(found.tasks["pope"].answers["on"]) == len(questions)
+    assert max(most) <= 200, "images of earlier batches are kept"
+    assert memory[10_000] - memory[2_000] < 20
+    (row,) = rows_of(found, metric="accuracy")
+    assert (row.off, row.on, row.won) == (0.5, 0.5, 5000)
 
 
 def test_the_result_says_how_it_came_about(found):
