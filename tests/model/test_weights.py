@@ -161,3 +161,13 @@ def test_a_quantised_model_is_the_one_that_transformers_loads(folder):
     assert torch.equal(lmm.run(encoding, graph=same).logits, plain)
     with pytest.raises(vi.CapabilityError, match="placed as it was loaded"):
         lmm.to("cpu")
+
+
+def test_frequencies_keep_their_precision_and_their_imaginary_part():
+    model, angles = torch.nn.Linear(2, 2), torch.linspace(0.1, 3.0, 4)
+    model.register_buffer("freqs_ci", torch.polar(torch.ones(4), angles))
+    model.register_buffer("inv_freq", angles.clone())
+    weights.moved(model, torch.bfloat16)
+    assert model.weight.dtype == torch.bfloat16
+    assert torch.equal(model.inv_freq, angles)
+    assert torch.equal(model.freqs_ci, torch.polar(torch.ones(4), angles))

@@ -3,6 +3,7 @@
 import ssl
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -175,11 +176,17 @@ def _check_device(device: Any) -> None:
 def moved(hf_model: Any, *args: Any, **kwargs: Any) -> None:
     """Move a model as torch does, but for rotary frequencies, which stay in their precision.
 
-    So they are in a model that is loaded in half precision; rounded ones turn far tokens wrong.
+    So they are in a model that is loaded in half precision; rounded ones turn far tokens wrong, and
+    complex ones (Llama 4's tower) would lose their imaginary part.
     """
-    names = [name for name, _ in hf_model.named_buffers() if name.endswith("inv_freq")]
-    before = {name: hf_model.get_buffer(name).clone() for name in names}
-    hf_model.to(*args, **kwargs)
+    before = {
+        name: buffer.clone()
+        for name, buffer in hf_model.named_buffers()
+        if name.endswith("inv_freq") or buffer.is_complex()
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Casting complex values to real")
+        hf_model.to(*args, **kwargs)
     for name, exact in before.items():
         path, _, own = name.rpartition(".")
         module = hf_model.get_submodule(path)
