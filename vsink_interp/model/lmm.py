@@ -101,13 +101,13 @@ class LMM(LensStyle):
 
         **Arguments:**
 
-        - `image`: a PIL image, a path, an array or a tensor; a list of them for a prompt about
-            several; None for text alone. For a batch, one such entry per prompt.
+        - `image`: a PIL image, a path, an array, a tensor or a `Video`; a list of them for a prompt
+            about several; None for text alone. For a batch, one such entry per prompt.
         - `prompt`: the question, put into the model's chat format; a list for a batch. `<image>`
             in it says where an image goes; they come first otherwise. Or a conversation, a list
-            of messages `{"role": ..., "content": ...}`: what was said before the last message of
-            the user is the group `history`, images aside, and `image` fills the places that
-            bring no image of their own.
+            of messages `{"role": ..., "content": ...}`, the groups `turn[0]`, `turn[1]` ...: what
+            was said before the user's last is `history`, images aside, and `image` fills the
+            places that bring no image of their own.
         - `chat`: False uses the prompt as it is, without the chat format.
 
         **Raises:** `InputError` for an empty prompt, an unreadable image, or images and prompts
