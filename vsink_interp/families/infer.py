@@ -41,7 +41,6 @@ def infer(hf_model: Any, processor: Any) -> Family:
     """
     found, kind = _parts(hf_model), hf_model.config.model_type
     _refuse_lacking(hf_model.config, processor, found)
-    prepends = getattr(processor, "num_query_tokens", None) is not None
     return Family(
         name=f"{kind}, inferred",
         model_types=(kind,),
@@ -51,15 +50,19 @@ def infer(hf_model: Any, processor: Any) -> Family:
         vision_taps=STREAM_LAYER,
         refused=unseen(found),
         projector=found["projector"] or "",
-        spans=query_spans if prepends else counted_spans,
         marker=_marker(processor),
-        suffix="" if prepends else _suffix(hf_model.config, processor),
         template="{content}",
         role_markers=(),
-        prepends=prepends,
-        text_alone=not prepends,
         inferred=True,
+        **_around(hf_model.config, processor),
     )
+
+
+def _around(config: Any, processor: Any) -> dict[str, Any]:
+    """How image tokens come into a prompt: in the place of a marker, or before it all (BLIP-2)."""
+    if getattr(processor, "num_query_tokens", None) is not None:
+        return {"spans": query_spans, "prepends": True, "text_alone": False}
+    return {"spans": counted_spans, "suffix": _suffix(config, processor)}
 
 
 def _parts(hf_model: Any) -> Mapping[str, str | None]:
