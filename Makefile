@@ -98,7 +98,8 @@ lmms-eval: ## our models in lmms-eval itself, edits off and on, in .venv-lmms-ev
 
 # At the lower end of every range that pyproject.toml states.
 OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py \
-	tests/families tests/engine tests/edits tests/probes tests/storage tests/test_beyond_public.py
+	tests/families tests/engine tests/edits tests/probes tests/storage tests/cli/test_main.py \
+	tests/test_beyond_public.py
 oldest: ## what the package stands on, on the least version of every dependency, in .venv-oldest
 	@$(MAKE) --no-print-directory VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt \
 		.venv-oldest/.test

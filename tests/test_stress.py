@@ -1,6 +1,7 @@
 """Stops at random moments, two processes at once, full disks: nothing finished is lost or wrong.
 
-Once each in continuous integration; `pytest tests/test_stress.py --rounds 50` does it fifty times.
+Once each in continuous integration, for about fifteen seconds of CPU, processes included, and a minute at
+most; `pytest tests/test_stress.py --rounds 50` does it fifty times.
 Processes are forked, for importing torch takes longer than what they do. Threads: `test_turns.py`.
 """
 
@@ -10,6 +11,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -22,11 +24,24 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp.cli.main import app
 from vsink_interp.model.batch_runs import RunStore
+from vsink_interp.storage import reserved
 
 FORK = multiprocessing.get_context("fork")
 SAMPLES = [(tiny.image(i), f"what is w{i} ?") for i in range(6)]
 GRAPH = vi.Knockout("image -> query generated") | vi.probes.SegmentMass()
 SWEEP = ["knockout", "image -> query", "--scenes", "2", "--json"]
+
+
+def spent():
+    """Seconds of CPU, of this process and of those that have ended."""
+    return sum(os.times()[:4])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _under_a_minute(rounds):
+    before = spent()
+    yield
+    assert spent() - before < 60 * rounds
 
 
 def start(work, *given):
@@ -165,3 +180,37 @@ def test_too_little_room_is_said_and_nothing_finished_is_lost(tmp_path, room, af
     assert texts(tmp_path) == alone[:after]
     answer_all(tmp_path)
     assert texts(tmp_path) == alone
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, with a megabyte of room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    try:
+        made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount` here")
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 12, 60])
+def test_a_full_disk_is_said_and_nothing_finished_is_lost(small_disk, left, alone):
+    """A real one, with so many kilobytes left; when there is room again the work goes on."""
+    folder, ballast = small_disk / "rows", small_disk / "ballast"
+    ballast.write_bytes(bytes((1024 - left) * 1024))
+    with pytest.raises(vi.ResultError, match=r"cannot be written: No space left.*Make room"):
+        answer_all(folder)
+    done = texts(folder) if left == 60 else []
+    assert done == alone[: len(done)] and len(done) < len(alone)
+    assert done or left < 60, "no row was finished before"
+    with pytest.raises(vi.ResultError, match="No space left"), reserved(small_disk / "a", 2**20):
+        pytest.fail("the work began")
+    ballast.unlink()
+    answer_all(folder)
+    assert texts(folder) == alone
+    assert not list(small_disk.rglob("*.part"))

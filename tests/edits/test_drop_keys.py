@@ -10,6 +10,7 @@ import vsink_interp as vi
 from tests import nodes, restated, test_state, tiny
 from tests.nodes import apart
 from vsink_interp import probes
+from vsink_interp.engine.cached_prefix import CACHE_ARGUMENT
 
 N_NEW = 18
 PROMPTS = {
@@ -75,7 +76,7 @@ def cache_sizes(lmm, encoding, graph, steps=4):
 
     def note(module, args, kwargs, output):
         del args, output
-        sizes[module.layer_idx] = kwargs["past_key_values"].layers[module.layer_idx].keys.shape[2]
+        sizes[module.layer_idx] = kwargs[CACHE_ARGUMENT].layers[module.layer_idx].keys.shape[2]
 
     for layer in lmm.hooked.layers:
         handles.append(layer.self_attn.register_forward_hook(note, with_kwargs=True))

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 import vsink_interp as vi
 from tests.families import plain
+from vsink_interp.engine.cached_prefix import CACHE_ARGUMENT
 from vsink_interp.families import FAMILIES
 from vsink_interp.families.tiny import build
 
@@ -362,7 +363,7 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
     with torch.no_grad():
         cache = reference(**encoding.inputs, use_cache=True).past_key_values
         theirs = reference.generate(
-            **context.encode(question).inputs, past_key_values=cache, max_new_tokens=6,
+            **context.encode(question).inputs, **{CACHE_ARGUMENT: cache}, max_new_tokens=6,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
     assert torch.equal(run.generated[0], theirs.sequences[0, -6:])

@@ -11,6 +11,7 @@ import vsink_interp as vi
 from tests import restated, test_state, tiny
 from tests.nodes import apart
 from vsink_interp import edits, probes
+from vsink_interp.engine.cached_prefix import CACHE_ARGUMENT
 from vsink_interp.model.compression import SCORES
 
 QUESTION = "is there a red disc ?"
@@ -95,7 +96,7 @@ def continued(name, ids, chosen, n_new=N_NEW):
             held += new.shape[1]
             logits = model(
                 input_ids=new,
-                past_key_values=cache,
+                **{CACHE_ARGUMENT: cache},
                 attention_mask=torch.ones(1, held, dtype=torch.long),
                 position_ids=torch.arange(position, position + new.shape[1])[None],
             ).logits[:, -1]
@@ -132,8 +133,8 @@ def test_all_kept_is_the_full_context(name, attention):
         cache = model(**inputs, use_cache=True).past_key_values
         assert cache.get_seq_length() == length
         plain = model.generate(
-            input_ids=ids, past_key_values=cache, max_new_tokens=N_NEW,
-            return_dict_in_generate=True, output_logits=True,
+            input_ids=ids, max_new_tokens=N_NEW, return_dict_in_generate=True,
+            output_logits=True, **{CACHE_ARGUMENT: cache},
         )  # fmt: skip
     context = compress(name, vi.CompressedContext(1.0), attention)
     run = context.ask(QUESTION, max_new_tokens=N_NEW)

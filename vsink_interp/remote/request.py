@@ -61,7 +61,7 @@ class Hosted:
         names = self.nnsight.get(path).source.names
         wanted = {
             "rotary": r"apply\w*_rotary\w*_\d+",
-            "cache": r"past_key_values?_update_\d+",
+            "cache": r"(past_key_values?|cache)_update_\d+",
             "call": r"attention_interface_\d+",
         }
         # Assigning the function comes before calling it, and counts as well.
