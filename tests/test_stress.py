@@ -1,8 +1,8 @@
 """Stops at random moments, two processes at once, full disks: nothing finished is lost or wrong.
 
-Once each in continuous integration, for about fifteen seconds of CPU, processes included, and a minute at
-most; `pytest tests/test_stress.py --rounds 50` does it fifty times.
-Processes are forked, for importing torch takes longer than what they do. Threads: `test_turns.py`.
+Once each in continuous integration, for about fifteen seconds of CPU, processes included, and a
+minute at most; `pytest tests/test_stress.py --rounds 50` does it fifty times. Processes are
+forked, for importing torch takes longer than what they do. Threads: `test_turns.py`.
 """
 
 import json
