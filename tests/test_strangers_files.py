@@ -157,6 +157,17 @@ def test_a_number_of_images_takes_no_memory(saved, tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
+def test_a_file_does_not_say_how_much_its_server_may_send(saved, tmp_path):
+    path = tmp_path / "job.json"
+    data = json.loads((saved / "job.json").read_text())
+    path.write_text(json.dumps(data | {"expected": 10**15}))
+    with pytest.raises(
+        vi.ResultError, match=r"job\.json.*1,000,000,000,000,000 bytes.*allow_large"
+    ):
+        Job.load(path)
+    assert Job.load(path, allow_large=True).expected == 10**15
+
+
 @pytest.mark.parametrize("part", ["ids", "logits", "segments", "image_index", "roles", "record.0"])
 def test_tensors_of_another_shape_or_none_are_refused(saved, tmp_path, part):
     shutil.copytree(saved / "run", tmp_path / "run")

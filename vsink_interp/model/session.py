@@ -11,7 +11,7 @@ from PIL import Image
 from ..engine import Outcome
 from ..errors import CapabilityError, ResultError
 from ..graph import EditGraph, Graphlike, as_graph
-from ..remote import Hosted, Request, Server, check_number, compile_run, read_back
+from ..remote import LARGE, Hosted, Request, Server, check_number, compile_run, read_back
 from ..results import Run, layout_from, layout_parts
 from ..sinks import SinkDims
 from ..storage import entry, read_json, reading, refuse_format, told, write_text
@@ -98,7 +98,12 @@ class Job:
 
     @classmethod
     def load(
-        cls, path: str | Path, server: Server | None = None, *, trusted: Iterable[str] = ()
+        cls,
+        path: str | Path,
+        server: Server | None = None,
+        *,
+        trusted: Iterable[str] = (),
+        allow_large: bool = False,
     ) -> "Job":
         """Read a job that `save` wrote, in this process or another.
 
@@ -109,6 +114,7 @@ class Job:
 
         - `server`: the server to ask instead.
         - `trusted`: as `EditGraph.load` takes it.
+        - `allow_large`: take a file that lets its server send more than 64 MB.
 
         **Raises:** `ResultError` naming the file and what is wrong with it, also if there is none.
         """
@@ -124,6 +130,11 @@ class Job:
             there = server or Server(host)
             known = None if sinks is None else SinkDims(tuple(sinks[0]), sinks[1])
             expected = entry(found, "expected", int, path)
+            if expected > LARGE and not allow_large:
+                raise ResultError(
+                    f"its server may send {expected:,} bytes; if you asked for that much, load it "
+                    "with allow_large=True"
+                )
             return cls(there, check_number(number), requests, known, expected)
 
 

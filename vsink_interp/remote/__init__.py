@@ -1,6 +1,6 @@
 """Plans on an NDIF server: compile and send requests, fetch and read results."""
 
-from .client import Later as Later, Server as Server
+from .client import LARGE as LARGE, Later as Later, Server as Server
 from .request import (
     Hosted as Hosted,
     Request as Request,
