@@ -8,7 +8,6 @@ adds the figures of that form to `benchmarks/small_figures.json` and writes
 
 import argparse
 import json
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,8 +22,8 @@ TEXT = ROOT / "benchmarks" / "small_card.md"
 TRAINED = ("anchored", "control")
 
 
-def measure(lmm, form, scenes):
-    """Every figure of one form; what asks the model to answer, of trained forms alone."""
+def measure(lmm, form, scenes, keep):
+    """Every figure of a form, kept one by one; what asks it to answer, of trained forms."""
     from small_figures import (
         Held,
         answers,
@@ -35,32 +34,33 @@ def measure(lmm, form, scenes):
         perplexity,
         phi,
         sinks,
-    )  # fmt: skip
+    )
 
-    began = time.process_time()
-    held = Held.of(lmm, scenes)
+    held, blind = Held.of(lmm, scenes), vi.Knockout("image -> generated")
     values = phi(held)
-    report = lmm.sink_report
-    found = {
-        "scenes": scenes,
-        "report": str(report),
-        "nearest word": nearest_words(held),
-        "sinks": sinks(held, values),
-        "perplexity": perplexity(held),
+    steps = {
+        "scenes": lambda: scenes,
+        "report": lambda: str(lmm.sink_report),
+        "sinks": lambda: sinks(held, values),
+        "nearest word": lambda: nearest_words(held),
+        "perplexity": lambda: perplexity(held),
     }
     if form in TRAINED:
-        plain, some = Held.of(lmm, scenes // 2, plain=True), scenes // 6
-        blind = vi.Knockout("image -> generated")
-        found |= {
-            "answers": answers(held),
-            "answers, plain scenes": answers(plain),
-            "captions": captions(held.part(scenes // 2)),
-            "captions, plain scenes": captions(plain.part(scenes // 4)),
-            "captions, image hidden from generated rows": captions(held.part(scenes // 4), blind),
-            "hiding": hiding(held.part(2 * scenes // 3), values[:, : 2 * scenes // 3]),
-            "knockouts": knockouts(held.part(some)),
+        half, third, plain = scenes // 2, scenes // 3, Held.of(lmm, scenes // 2, plain=True)
+        steps |= {
+            "answers": lambda: answers(held),
+            "captions": lambda: captions(held.part(half)),
+            "hiding": lambda: hiding(held.part(2 * third), values[:, : 2 * third]),
+            "answers, plain scenes": lambda: answers(plain),
+            "captions, plain scenes": lambda: captions(plain.part(third)),
+            "captions, query-only": lambda: captions(held.part(third), blind),
+            "knockouts": lambda: knockouts(held.part(scenes // 6)),
         }
-    return found | {"CPU minutes": round((time.process_time() - began) / 60, 1)}
+    found = {}
+    for name, figure in steps.items():
+        found[name] = figure()
+        keep(found)
+        print(name, found[name], flush=True)
 
 
 def table(head, rows):
@@ -108,45 +108,51 @@ def section(form, found):
         f"Perplexity of a paragraph of English: {ours:.2f}; SmolLM2 as it comes {frozen:.2f}.\n\n"
     )
     if "answers" in found:
-        made.append(answered(found))
+        made.append(answered(found) + hidden(found) + staged(found))
     return "".join(made)
 
 
 def answered(found):
-    """The tables of a form that answers."""
-    photo, plain = found["answers"], found["answers, plain scenes"]
-    rows = [(kind, number(photo[kind]), number(plain[kind])) for kind in photo]
-    rows.append(
-        ("caption, object F1", number(found["captions"]), number(found["captions, plain scenes"]))
-    )
-    made = [table(("answers", "on photographs", "plain scenes"), rows)]
-    made.append(
-        "Captions with the image hidden from generated rows (query-only): F1 "
-        f"{found['captions, image hidden from generated rows']:.3f}.\n\n"
-    )
-    hidden = found["hiding"]
+    """The table of answers of a form that answers."""
+    plain = found.get("answers, plain scenes", {})
     rows = [
-        (name, *(number(cell.get(key, "")) if key in cell else "" for key in HIDING))
-        for name, cell in hidden.items()
-        if isinstance(cell, dict)
+        (kind, number(share), cell(plain.get(kind))) for kind, share in found["answers"].items()
     ]
-    head = (
-        "hidden from all text rows",
-        "caption words",
-        "nll",
-        "accuracy less sinks'",
-        "nll less sinks'",
-    )
-    made.append(
-        f"Fig. 3b of Kang et al. ({hidden['hidden a scene']:.1f} image tokens a scene):\n\n"
-    )
-    made.append(table(head, rows))
+    captions = [cell(found.get(name)) for name in ("captions", "captions, plain scenes")]
+    rows.append(("caption, object F1", *captions))
+    blind = cell(found.get("captions, query-only"))
+    rows.append(("caption, image hidden from generated rows (query-only)", blind, ""))
+    note = "Captions of a half of the scenes, of a third on plain scenes and query-only.\n\n"
+    return table(("answers", "on photographs", "plain scenes"), rows) + note
+
+
+def hidden(found):
+    """The table of fig. 3b."""
+    if "hiding" not in found:
+        return ""
+    arms = {name: arm for name, arm in found["hiding"].items() if isinstance(arm, dict)}
+    rows = [(name, *(cell(arm.get(key)) for key in HIDING)) for name, arm in arms.items()]
+    count = found["hiding"]["hidden a scene"]
+    said = f"Fig. 3b of Kang et al., {count:.1f} image tokens a scene hidden from all text rows; "
+    said += "differences from hiding the sinks with paired 95 % bootstrap intervals:\n\n"
+    head = ("hidden", "caption words", "nll", "accuracy less sinks'", "nll less sinks'")
+    return said + table(head, rows)
+
+
+def staged(found):
+    """The table of knockouts."""
+    if "knockouts" not in found:
+        return ""
     stages = found["knockouts"]
     kinds = list(next(iter(stages.values())))
-    rows = [(at, *(number(cell[kind], 2) for kind in kinds)) for at, cell in stages.items()]
-    made.append("The image cut off from text rows from a layer on; words right:\n\n")
-    made.append(table(("from layer", *kinds), rows))
-    return "".join(made)
+    rows = [(at, *(number(one[kind], 2) for kind in kinds)) for at, one in stages.items()]
+    said = "The image cut off from text rows from a layer on, share of answer words right, "
+    return said + f"{found['scenes'] // 6} scenes:\n\n" + table(("from layer", *kinds), rows)
+
+
+def cell(value):
+    """A number, or nothing where it was not measured."""
+    return "" if value is None else number(value)
 
 
 HIDING = ("accuracy", "nll", "accuracy less sinks", "nll less sinks")
@@ -189,7 +195,12 @@ def main():
             lmm = vi.LMM.from_pretrained(built(asked.form, source=asked.adapter))
         else:
             lmm = vi.LMM.small(asked.form)
-        known[asked.form] = measure(lmm, asked.form, asked.scenes)
+
+        def keep(found):
+            FIGURES.write_text(json.dumps({**known, asked.form: found}, indent=1) + "\n")
+
+        measure(lmm, asked.form, asked.scenes, keep)
+        known = json.loads(FIGURES.read_text())
     FIGURES.write_text(json.dumps(known, indent=1) + "\n")
     CARD.write_text(card(json.loads(FIGURES.read_text())))
 

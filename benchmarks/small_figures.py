@@ -228,7 +228,7 @@ def knockouts(held, *, answers_only=False):
     caption = [Question("caption", DESCRIBE, one.caption) for one in held.scenes]
     asked = [[c, *one.questions] for c, one in zip(caption, held.scenes, strict=True)]
     found = {}
-    for first in (0, 6, 12, 16, 18, 20, 22, 24, 26, layers):
+    for first in (0, 8, 12, 16, 18, 20, 22, 24, 26, layers):
 
         def mask(packed, _, first=first):
             rows = packed.turn > 0
