@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import vsink_interp as vi
+from vsink_interp.small.model import adapters
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "benchmarks" / "small_figures.json"
@@ -22,7 +23,7 @@ TEXT = ROOT / "benchmarks" / "small_card.md"
 TRAINED = ("anchored", "control")
 
 
-def measure(lmm, form, scenes, keep):
+def measure(lmm, form, scenes, found, keep):
     """Every figure of a form, kept one by one; what asks it to answer, of trained forms."""
     from small_figures import (
         Held,
@@ -56,8 +57,9 @@ def measure(lmm, form, scenes, keep):
             "captions, query-only": lambda: captions(held.part(third), blind),
             "knockouts": lambda: knockouts(held.part(scenes // 6)),
         }
-    found = {}
     for name, figure in steps.items():
+        if name in found:
+            continue
         found[name] = figure()
         keep(found)
         print(name, found[name], flush=True)
@@ -80,7 +82,8 @@ def section(form, found):
     """The tables of one form."""
     sunk = found["sinks"]
     layers = [0, 1, 2, 3, 6, 9, 10, 11, 12, 15, 18, 22, 25, 28, 29]
-    made = [f'## `small("{form}")`: figures on {found["scenes"]} held-out scenes\n\n']
+    title = f'`small("{form}")`' if form in adapters() else f"{form} (does not ship)"
+    made = [f"## {title}: figures on {found['scenes']} held-out scenes\n\n"]
     made.append(f"`lmm.sink_report`: {found['report']}.\n\n")
     made.append(f"Sinks: dimensions {sunk['dims']}, tau {sunk['tau']}; ")
     made.append(f"{sunk['background']:.3f} of the patches are background.\n\n")
@@ -120,9 +123,9 @@ def answered(found):
     ]
     captions = [cell(found.get(name)) for name in ("captions", "captions, plain scenes")]
     rows.append(("caption, object F1", *captions))
-    blind = cell(found.get("captions, query-only"))
-    rows.append(("caption, image hidden from generated rows (query-only)", blind, ""))
-    note = "Captions of a half of the scenes, of a third on plain scenes and query-only.\n\n"
+    if (blind := found.get("captions, query-only")) is not None:
+        rows.append(("caption, image hidden from generated rows (query-only)", number(blind), ""))
+    note = "Captions: a half of the scenes, a third on plain scenes and query-only.\n\n"
     return table(("answers", "on photographs", "plain scenes"), rows) + note
 
 
@@ -179,6 +182,8 @@ def main():
     parser.add_argument("--adapter", type=Path, help="another adapter's file, such as a control's")
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--projections", type=Path, help="count sinks by projection, of this run")
+    parser.add_argument("--name", help="what to call it in the card; the form by default")
+    parser.add_argument("--resume", action="store_true", help="measure what is not kept yet")
     parser.add_argument("--write", action="store_true", help="write the card of earlier figures")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -188,6 +193,7 @@ def main():
 
         held = Held.of(vi.LMM.small("aligned"), min(asked.scenes, 32))
         known["projections"] = projections(held, asked.projections)
+    name = asked.name or asked.form
     if asked.form:
         if asked.adapter:
             from vsink_interp.small.model import built
@@ -197,9 +203,10 @@ def main():
             lmm = vi.LMM.small(asked.form)
 
         def keep(found):
-            FIGURES.write_text(json.dumps({**known, asked.form: found}, indent=1) + "\n")
+            FIGURES.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
 
-        measure(lmm, asked.form, asked.scenes, keep)
+        before = known.get(name, {}) if asked.resume else {}
+        measure(lmm, asked.form, asked.scenes, before, keep)
         known = json.loads(FIGURES.read_text())
     FIGURES.write_text(json.dumps(known, indent=1) + "\n")
     CARD.write_text(card(json.loads(FIGURES.read_text())))

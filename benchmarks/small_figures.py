@@ -124,7 +124,7 @@ def captions(held, graph=None, *, batch=8):
         run = held.lmm.generate(
             [one.image for one in scenes], [DESCRIBE] * len(scenes), graph, max_new_tokens=40
         )
-        for text, one in zip(run.texts, scenes, strict=True):
+        for text, one in zip(run.text, scenes, strict=True):
             scores.append(object_f1(parse_objects(text), parse_objects(one.caption)))
     return float(np.mean(scores))
 
