@@ -195,7 +195,7 @@ def resident():
 def test_ten_thousand_questions_at_constant_memory(lmm, tmp_path, monkeypatch):
     """Of everything but the model: questions from files, images, batches, the log, the answers."""
     image = tmp_path / "one.png"
-    SHOWN[0].image.resize((256, 256)).save(image)
+    SHOWN[0].image.save(image)
     labels = ("yes", "no")
     questions = [
         Question(str(n), image, "is it?", labels[n % 2], "random", str(n // 6))
