@@ -250,6 +250,7 @@ def test_bad_shares_and_modes_are_refused():
         one(ROW, p=1.2, rho=0.5)
     with pytest.raises(ValueError, match="released-code"):
         one(ROW, p=0.5, rho=0.5, mode="code")
+    assert one(ROW, p=0.5, rho=0.5, min_image_mass=1.0) == ROW, "the whole row is a share too"
 
 
 HALF = [0.05, 0.05, 0.1, 0.05, 0.0]
