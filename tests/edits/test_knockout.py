@@ -154,6 +154,7 @@ def left_padded(encoding, n):
         roles=torch.cat([tokens.roles.new_zeros(wide), tokens.roles], 1),
         prompt_length=tokens.prompt_length + n,
         separators=None,
+        turns=None,
     )
     return replace(encoding, inputs=inputs, layout=layout)
 
