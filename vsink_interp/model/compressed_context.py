@@ -208,15 +208,21 @@ class Context:
         before = known.segments.masked_fill(gone, PAD).expand(batch, -1)
         index = known.image_index.masked_fill(gone, -1).expand(batch, -1)
         apart = (known.mask("separator") & ~gone).expand(batch, -1)
+        new = torch.full_like(segments, -1)
+        turns = None
+        if known.turns is not None:
+            turns = torch.cat([known.turns.masked_fill(gone, -1).expand(batch, -1), new], 1)
         return replace(
             known,
             segments=torch.cat([before, segments], 1),
-            image_index=torch.cat([index, torch.full_like(segments, -1)], 1),
+            image_index=torch.cat([index, new], 1),
             roles=torch.cat([(known.roles & ~gone).expand(batch, -1), roles], 1),
             images=known.images * batch,
             prompt_length=known.length + segments.shape[1],
             separators=torch.cat([apart, torch.zeros_like(roles)], 1),
             digests=known.digests * batch,
+            turns=turns,
+            frames=known.frames * batch,
         )
 
     def _after(
