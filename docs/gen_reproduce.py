@@ -35,15 +35,16 @@ vsink reproduce all --quick --out reproduced
 ```
 
 ```python
-found = vi.reproduce("A.fig3b", lmm, data="coco/", limit=50, log="reproduced")
+import vsink_interp as vi
+
+found = vi.reproduce("A.fig8b", vi.LMM.toy(), limit=2)  # data="coco/", log="reproduced"
 print(found.table())
-print(vi.reproduction.find("A.fig3b").outcome(found))
+print(vi.reproduction.find("A.fig8b").outcome(found))
 found.plot()
 found.to_pandas()  # one line a measurement
-found.save("reproduced")
 ```
 
-Rows are written as they come. A run that was stopped, or killed, goes on from the folder, and is
+`found.save(folder)` writes a CSV, and `log=` the rows as they come. A run that was stopped, or killed, goes on from the folder, and is
 refused if the model's weights, code, versions or settings have changed. `all` also writes
 `index.html`, one page with every figure and verdict.
 
