@@ -96,6 +96,23 @@ def test_where_rows_see_what_comes_after_them_means_are_over_rows_from_a_key_on(
     assert (found[0, :, 3] > pattern[0, :, 3]).all(), "no sink: it receives"
 
 
+def test_a_mean_exactly_at_the_threshold_makes_no_sink():
+    """Their program asks for more than the threshold."""
+    pattern = np.array([[[1.0, 0, 0], [0.5, 0.5, 0], [0.5, 0.25, 0.25]]])
+    assert (kernel(pattern, 0.375, 0.4) == pattern).all()
+    assert (kernel(pattern, 0.374, 0.4) != pattern).any()
+
+
+def test_a_row_of_nothing_but_sinks_is_left():
+    """Also where the others have so little that dividing by it would leave the range of fp32."""
+    bounds = torch.tensor([[[torch.inf, 0.1, 0.1]]])
+    row = torch.tensor([[[[0.0, 0.5, 0.5]]]])
+    for little, acts in ((0.0, False), (1e-38, False), (1e-36, True)):
+        row[..., 0] = little
+        got = kernels.calibrate(row, bounds, 0.4)
+        assert got.flatten().tolist() == pytest.approx([0.6, 0.2, 0.2] if acts else row.flatten())
+
+
 def test_random_cases_do_move_mass():
     """The cases above are about something."""
     pattern = np.tril(np.ones((1, 8, 8)))

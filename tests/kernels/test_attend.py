@@ -60,8 +60,20 @@ def test_a_mask_wider_than_the_keys_is_cut_to_them():
     assert add_mask(scores, wide, torch.tensor([2])).isinf().tolist() == [[[[False, True, False]]]]
 
 
-def test_a_row_that_padding_blinds_is_zero_and_only_that_one():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_additive_mask_forbids_wholly_and_else_is_added(dtype):
+    """transformers forbids with the most negative number, to which a position bias may be added."""
+    least = torch.finfo(dtype).min
+    mask = torch.tensor([[[[0.0, -3.0, least, least * 0.75]]]], dtype=dtype)
+    scores = add_mask(torch.full((1, 1, 1, 4), 2.0, dtype=dtype), mask, torch.tensor([3]))
+    assert scores.tolist() == [[[[2.0, -1.0, -torch.inf, -torch.inf]]]]
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_row_that_padding_blinds_is_zero_and_only_that_one(additive):
     mask = torch.tensor([[[[False, False], [True, False]]]])
+    if additive:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float).min)
     scores = add_mask(torch.zeros(1, 1, 2, 2), mask, torch.arange(2))
     assert softmax(scores, mask).tolist() == [[[[0.0, 0.0], [1.0, 0.0]]]]
 
@@ -80,3 +92,15 @@ def test_the_softmax_is_taken_in_fp32_and_stays_there(dtype):
     got = softmax(scores)
     assert got.dtype == torch.float32
     assert (got.double() - want).abs().max() <= 4 * torch.finfo(torch.float32).eps * want.max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_learned_sink_is_one_more_column_that_is_not_shown(dtype):
+    scores = torch.randn(B, 2, Q, K, generator=torch.Generator().manual_seed(0)).to(dtype)
+    sinks = torch.tensor([2.0, -1.0])
+    powers = scores.double().exp()
+    want = powers / (powers.sum(-1, keepdim=True) + sinks.double().exp()[:, None, None])
+    got = softmax(scores, learned_sinks=sinks)
+    assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(got, want.to(got.dtype))
+    assert softmax(scores).dtype == got.dtype

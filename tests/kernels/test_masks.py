@@ -31,6 +31,17 @@ def test_exactly_the_named_edges_go(kernel, seed):
     assert removed > 5
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("by_head", [False, True])
+def test_edges_are_where_column_row_and_head_are_named(by_row, by_head):
+    _, rows, columns = case(0)
+    heads = torch.tensor([True, False, True])
+    found = edges_between(columns, rows if by_row else None, heads if by_head else None)
+    for b, h, q, k in np.ndindex(B, H, Q, K):
+        wanted = columns[b, k] and (rows[b, q] or not by_row) and (heads[h] or not by_head)
+        assert found.expand(B, H, Q, K)[b, h, q, k] == bool(wanted)
+
+
 def test_cut_tokens_leaves_a_row_its_last_resort():
     scores = torch.zeros(1, 1, 2, 3).masked_fill(
         ~torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(), -torch.inf

@@ -76,6 +76,17 @@ def test_contribution_in_half_precision_is_that_of_the_rounded_numbers():
     torch.testing.assert_close(got.double(), added.norm(dim=-1).mean(1), rtol=1e-5, atol=1e-6)
 
 
+def test_values_that_a_head_writes_nothing_of_have_a_norm_of_about_zero():
+    """The square of it comes out a little below zero for some of them."""
+    torch.manual_seed(0)
+    weight = torch.randn(300, 2, 16)
+    weight[:, 1] = 3 * weight[:, 0]
+    value = torch.tensor([3.0, -1.0]).expand(1, 1, 1, 2)
+    norms = value_norms(value, output_gram(weight))
+    assert norms.isfinite().all()
+    assert norms.max() < 0.1
+
+
 def test_contribution_makes_nothing_as_wide_as_the_model_per_key():
     """As wide as a model: 40 keys of 2 heads that write 512 numbers each."""
     gram = output_gram(torch.randn(2, 4, 512))

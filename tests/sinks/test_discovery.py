@@ -9,7 +9,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp.probes import Pattern
-from vsink_interp.sinks.causal import CausalCheck, FirstTokenMass
+from vsink_interp.sinks.causal import CausalCheck, FirstTokenMass, _random_dims
 from vsink_interp.sinks.discovery import PROMPTS, SinkReport, _plain_image
 from vsink_interp.sinks.threshold import valley
 
@@ -162,11 +162,21 @@ def test_controls_stand_beside_the_causal_check():
     layers = lmm.hf_model.model.language_model.layers
     model = lmm.hf_model
     kept = model.config._attn_implementation
-    for name, rescale in (("ordinary", False), ("rescaled", True)):
+    # Which dimensions, what they become if not the median of the others, whether the norm does too.
+    interventions = {
+        "before": ((), None, False),
+        "zeroed": (DIMS, 0.0, False),
+        "ordinary": (DIMS, None, False),
+        "rescaled": (DIMS, None, True),
+        "random": (_random_dims(report.spectrum, DIMS), None, False),
+        "norm_only": ((), None, True),
+    }
+    for name, (dims, fixed, rescale) in interventions.items():
 
-        def change(_module, args, kwargs, *, rescale=rescale):
+        def change(_module, args, kwargs, *, dims=dims, fixed=fixed, rescale=rescale):
             x = (args[0] if args else kwargs["hidden_states"]).clone()
-            x[:, 0, list(DIMS)] = x[:, 1:][..., list(DIMS)].median(1).values
+            medians = x[:, 1:][..., list(dims)].median(1).values
+            x[:, 0, list(dims)] = medians if fixed is None else torch.full_like(medians, fixed)
             if rescale:
                 x[:, 0] *= x[:, 1:].norm(dim=-1).median() / x[:, 0].norm()
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
@@ -184,7 +194,17 @@ def test_controls_stand_beside_the_causal_check():
                 handle.remove()
         rows = lmm.run(encoding, graph=(probe := FirstTokenMass(layers=(1,))))[probe].values.shape
         mass = torch.stack([out.attentions[layer][0, :, -rows[-1] :, 0] for layer in (1, 2, 3)])
-        assert getattr(found, name) == pytest.approx(float(mass.mean()), abs=1e-5)
+        assert getattr(found, name) == pytest.approx(float(mass.mean()), abs=1e-5), name
+
+
+def test_the_random_dimensions_are_large_others():
+    spectrum = torch.rand(64, generator=torch.Generator().manual_seed(0)) + 1
+    large = set(spectrum.index_fill(0, torch.tensor(DIMS), 0).topk(32).indices.tolist())
+    drawn = _random_dims(spectrum, DIMS)
+    assert len(set(drawn)) == 2
+    assert set(drawn) <= large
+    narrow = _random_dims(spectrum[:9], (7, 3, 1, 5, 8))
+    assert set(narrow) == {0, 2, 4, 6}, "no more than there are"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +214,8 @@ def test_controls_stand_beside_the_causal_check():
         ((0.41, 0.61, 0.6, 0.03, 0.4, 0.4), ("rescaled",)),
         ((0.5, 0.1, 0.1, 0.1, 0.1, 0.1), ()),
         ((0.5, 0.4, 0.4, 0.4, 0.5, 0.5), ()),
+        ((0.5, 0.25, 0.25, 0.26, 0.4, 0.5), ("zeroed", "ordinary")),
+        ((0.5, 0.26, 0.1, 0.25, 0.39, 0.4), ("rescaled",)),
     ],
 )
 def test_a_check_passes_if_its_control_does_nothing(values, passes):

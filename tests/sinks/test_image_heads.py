@@ -40,6 +40,9 @@ def test_image_centric_needs_both():
     shape = (1, 1, 4)
     got = image_centric(ratio.view(shape), mass.view(shape), rho=0.5)
     assert got.flatten().tolist() == [True, False, False, False]
+    bounds = torch.tensor([0.5, 0.5, 0.49]), torch.tensor([0.25, 0.24, 0.25])
+    got = image_centric(*(x.view(1, 1, 3) for x in bounds), rho=0.5, min_image_mass=0.25)
+    assert got.flatten().tolist() == [True, False, False], "a share at its bound reaches it"
 
 
 def test_a_run_without_the_probes_is_refused():
