@@ -94,7 +94,8 @@ lmms-eval: ## our models in lmms-eval itself, edits off and on, in .venv-lmms-ev
 	@$(MAKE) --no-print-directory VENV=.venv-lmms-eval .venv-lmms-eval/.lmms-eval
 	$(call say,"Running toy tasks in lmms-eval (offline).")
 	PIP_NO_INDEX=1 HF_HUB_OFFLINE=1 .venv-lmms-eval/bin/pytest -rA --no-header -q \
-		tests/integrations/test_lmms_eval.py tests/metrics/test_other_harness.py $(PYTEST_ARGS)
+		tests/integrations/test_lmms_eval.py tests/metrics/test_other_harness.py \
+		tests/evaluation/test_parquet.py $(PYTEST_ARGS)
 
 # At the lower end of every range that pyproject.toml states.
 OLDEST := tests/model/test_lmm.py tests/model/test_generation.py tests/model/test_capabilities.py \

@@ -228,6 +228,21 @@ def test_options_of_a_task_act_or_are_told(model, lmm):
     assert len(drawn) > 1
 
 
+def test_the_model_is_named_as_from_pretrained_names_it(monkeypatch):
+    pytest.importorskip("lmms_eval")
+    from vsink_interp.integrations.lmms_eval_model import ChatVsink
+
+    assert ChatVsink("toy", dtype="bfloat16").lmm.hf_model.dtype == torch.bfloat16
+    asked = []
+    monkeypatch.setattr(
+        "vsink_interp.small.model.built", lambda form: asked.append(form) or vi.toy.weights_dir
+    )
+    assert ChatVsink("small/aligned").lmm.name == "small (aligned)"
+    assert asked == ["aligned"]
+    with pytest.raises(vi.InputError, match="no folder"):
+        ChatVsink("./small")
+
+
 def test_messages_of_several_turns_are_a_conversation():
     pytest.importorskip("lmms_eval")
     from vsink_interp.integrations.lmms_eval_model import as_prompt
@@ -251,7 +266,7 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
     with pytest.raises(vi.InputError, match="auto"):
         ChatVsink(batch_size="auto")
     with pytest.raises(vi.InputError, match="dtype"):
-        ChatVsink(dtype="bfloat16")
+        ChatVsink(dtype="bfloat61")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(vi.CapabilityError, match="one process"):
         ChatVsink()

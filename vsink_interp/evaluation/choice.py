@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, final
@@ -15,6 +15,7 @@ from typing_extensions import override
 from ..errors import InputError
 from ..metrics import read_choice
 from .folders import find_file, find_image
+from .parquet import ParquetImage, parquet_rows
 from .task import Metric, Question, Task, ratio
 
 SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
@@ -120,20 +121,22 @@ class CvBench(ChoiceTask):
 
     @classmethod
     def read_folder(cls, folder: Path) -> "CvBench":
-        """`cv-bench/test_2d.jsonl` and `test_3d.jsonl`, and the images that they name in `img/`.
+        """`cv-bench/test_2d` and `test_3d`, as parquet or as JSON lines with images in `img/`.
 
-        Its own `build_img.py` writes `img/` from the parquet files.
+        The parquet files hold their images, and take the package pyarrow; from them the data set's
+        own `build_img.py` writes `img/`, beside which the `.jsonl` are read.
 
-        **Raises:** `InputError` if there is no such file, or a line of it cannot be read.
+        **Raises:** `InputError` if there is no such file, or a row of it cannot be read;
+        `CapabilityError` for parquet files without pyarrow.
         """
-        files = ("test_2d.jsonl", "test_3d.jsonl", "test.jsonl")
         roots = [folder / part for part in ("cv-bench", "CV-Bench", "")]
-        paths = [root / name for root in roots for name in files if (root / name).is_file()]
-        if not paths:
+        stems = [root / stem for root in roots for stem in ("test_2d", "test_3d", "test")]
+        found = [one for stem in stems for one in _questions(stem)]
+        if not found:
             raise InputError(
-                f"{folder} holds no CV-Bench questions: expected cv-bench/test_2d.jsonl"
+                f"{folder} holds no CV-Bench questions: expected cv-bench/test_2d.parquet or "
+                "cv-bench/test_2d.jsonl"
             )
-        found = [one for path in paths for one in _lines(path)]
         return cls(tuple(found), str(folder), 16)
 
     @property
@@ -156,24 +159,32 @@ class CvBench(ChoiceTask):
         return np.array([right, len(asked)], dtype=float)
 
 
-def _lines(path: Path) -> list[Question]:
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            options = tuple(str(one) for one in row["choices"])
-            letter, source = str(row["answer"]).strip().strip("()").lower(), str(row["source"])
-            prompt, name = str(row["prompt"]), str(row["filename"])
-            key = f"{row['type']}/{row['idx']}"
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"line {number} of {path} is no question of CV-Bench: it needs idx, type, source, "
-                "filename, prompt, choices and answer"
-            ) from error
-        if letter not in tuple("abcdefgh"[: len(options)]):
-            raise InputError(f"line {number} of {path}: {row['answer']!r} is none of {options}")
-        image = find_image(path.parent, name, ("img",))
-        found.append(Question(key, image, prompt + SUFFIX, (letter, *options), source, name))
-    return found
+def _questions(stem: Path) -> Iterator[Question]:
+    """Of a file in either form; without `img/` the JSON lines have no images."""
+    lines, packed = (stem.with_name(f"{stem.name}.{end}") for end in ("jsonl", "parquet"))
+    if packed.is_file() and not (lines.is_file() and (stem.parent / "img").is_dir()):
+        for number, (row, image) in enumerate(parquet_rows(packed)):
+            yield _source_question(row, image, f"row {number} of {packed}")
+    elif lines.is_file():
+        for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                yield _source_question(line, stem.parent, f"line {number} of {lines}")
+
+
+def _source_question(given: Any, image: Path | ParquetImage, where: str) -> Question:
+    """A question from its row, or the line that holds it; an image, or the folder of its `img/`."""
+    try:
+        row = json.loads(given) if isinstance(given, str) else given
+        options = tuple(str(one) for one in row["choices"])
+        letter, source = str(row["answer"]).strip().strip("()").lower(), str(row["source"])
+        prompt, name = str(row["prompt"]), str(row["filename"])
+        key = f"{row['type']}/{row['idx']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{where} is no question of CV-Bench: it needs idx, type, source, filename, prompt, "
+            "choices and answer"
+        ) from error
+    if letter not in tuple("abcdefgh"[: len(options)]):
+        raise InputError(f"{where}: {row['answer']!r} is none of {options}")
+    shown = find_image(image, name, ("img",)) if isinstance(image, Path) else image
+    return Question(key, shown, prompt + SUFFIX, (letter, *options), source, name)

@@ -5,12 +5,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from PIL import Image
-
 from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph, Graphlike, as_graph
 from ..metrics import Judge
-from ..model import LMM, as_image, fingerprint, graph_key
+from ..model import LMM, fingerprint, graph_key
 from ..storage import RowLog
 from . import toy_benchmark
 from .chair import Chair
@@ -152,8 +150,7 @@ def _ask(
     lmm: LMM, task: Task, batch: Sequence[Question], arms: Mapping[str, EditGraph], remote: Any
 ) -> dict[str, list[str]]:
     """The answers of every arm to a batch, from one encoding."""
-    images = [_opened(one.image) for one in batch]
-    encoding = lmm.encode(images, [one.prompt for one in batch])
+    encoding = lmm.encode([one.shown() for one in batch], [one.prompt for one in batch])
     return {
         name: list(
             lmm.generate(
@@ -162,10 +159,6 @@ def _ask(
         )
         for name, graph in arms.items()
     }
-
-
-def _opened(image: Image.Image | Path) -> Image.Image:
-    return as_image(image)
 
 
 def _collected(

@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import read_answer
+from ..model import as_image
+from .parquet import ParquetImage
 
 Sums: TypeAlias = Float[np.ndarray, "... feature"]
 """Features of answers, added up over the questions of a split; one row a bootstrap draw."""
@@ -27,7 +29,8 @@ class Question:
     **Attributes:**
 
     - `id`: tells it from all others of its task.
-    - `image`: an image, or the path of one, which is read when it is asked.
+    - `image`: an image, or the path of one or its place in a parquet file, which is read when it is
+        asked.
     - `prompt`: as the model is asked.
     - `truth`: what is right: "yes", "no", the names of the objects that are there, or what its
         task says.
@@ -36,11 +39,18 @@ class Question:
     """
 
     id: str
-    image: Image | Path
+    image: Image | Path | ParquetImage
     prompt: str
     truth: str | tuple[str, ...]
     split: str
     about: str
+
+    def shown(self) -> Image:
+        """The image, read if it lies in a file.
+
+        **Raises:** `InputError` if it cannot be.
+        """
+        return as_image(self.image.read() if isinstance(self.image, ParquetImage) else self.image)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,8 @@ class Vsink(lmms):
 
     **Arguments:**
 
-    - `pretrained`: a Hub id or a folder; `toy` is the toy LMM of the package.
+    - `pretrained`: what `LMM.from_pretrained` opens: a Hub id, a folder, or `toy`, `small`,
+        `small/aligned`, which come with the package.
     - `graph`: a JSON file that `EditGraph.save` wrote, or the name of a recipe (`var`, `pai`,
         `vcd` ...); without one the model answers as it is.
     - `batch_size`: how many questions are asked at once.
@@ -85,11 +86,7 @@ class Vsink(lmms):
             raise InputError(f"batch_size is a number of questions; got {batch_size!r}")
         self.batch_size = int(batch_size)
         self.graph = EditGraph() if graph is None else named_graph(str(graph))[1]
-        toy = pretrained == "toy"
-        options = hf_kwargs if device is None else {**hf_kwargs, "device": device}
-        if toy and hf_kwargs:
-            raise InputError(f"the toy LMM takes no options; got {', '.join(hf_kwargs)}")
-        self.lmm = LMM.toy() if toy else LMM.from_pretrained(pretrained, **options)
+        self.lmm = LMM.from_pretrained(pretrained, device=device, **hf_kwargs)
         self.device = self.lmm.hf_model.device
         self._ignored: set[str] = set()
         logger.warning(f"vsink: {pretrained} under {self.graph!r}")

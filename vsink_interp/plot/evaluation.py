@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from ..evaluation import Evaluation, Row, TaskAnswers
-from ..model import as_image
 from .page import Section, note, photo, render, setting, table, text
 
 MOST: Final = 40
@@ -94,5 +93,5 @@ def _cards(answers: TaskAnswers, flips: list) -> Iterator[str]:
             ("read as", f"{answers.task.read(question, off)} → {answers.task.read(question, on)}"),
             ("", verdict),
         )
-        image = photo(as_image(question.image), f"image {question.about}")
+        image = photo(question.shown(), f"image {question.about}")
         yield f'<div class="pair">{image}<div>{table(("", ""), rows)}</div></div>'
