@@ -69,6 +69,11 @@ around FLAN-T5), one around OPT (most of BLIP-2), one whose rows see more than i
 **BLIP-2 and InstructBLIP** put the query tokens of one image before the prompt; they are the group
 `image`, and belong to no place in it. InstructBLIP's have read the question.
 
+**Videos** (`vi.Video`, frames that you sampled) are read by {films}. Their video processors need
+torchvision; here the image processor cuts the frames as those do. The other families refuse a
+video by name: give frames as images. Qwen3-VL and Qwen3.5 write the time in front of every step;
+these tokens are in `query & separator`.
+
 **Out of scope**: checkpoints whose code comes with their weights. Of InternVL take the converted
 ones, whose names end in `-hf`, such as `OpenGVLab/InternVL3-1B-hf`; of Ovis2
 `thisisiron/Ovis2-2B-hf`, of Emu3 `Emu3-community/Emu3-Chat-hf`, of LLaVA those of `llava-hf`. VILA
@@ -80,7 +85,7 @@ has none.
 
 **Processors.** Most processors of these families also hold a video processor, which needs
 torchvision. Where it is not installed, `LMM.from_pretrained` uses the official class with its image
-processor and tokenizer alone: prompts and images go through its own code, videos are not supported.
+processor and tokenizer alone: prompts and images go through its own code, videos through ours.
 
 `make tl` compares such a processor with the official one under torchvision, family by family, on
 three images of different shapes. Token ids, masks and grids are equal. So are pixels where an image
@@ -117,7 +122,9 @@ def page(checks: list[Capabilities]) -> str:
         lines.append(f"| `{row[0].hook}` | {' | '.join(cells)} |")
     refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())
     why = "; ".join(f"`({number})`: {reason}" for number, reason in enumerate(reasons, 1))
-    return HEAD + "\n".join(lines) + "\n" + TAIL.format(refused=refused, why=why)
+    films = ", ".join(check.family for check in checks if forms[check.family].video)
+    tail = TAIL.format(refused=refused, why=why, films=films)
+    return HEAD + "\n".join(lines) + "\n" + tail
 
 
 if __name__ == "__main__":

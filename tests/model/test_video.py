@@ -1,9 +1,13 @@
 """Videos: against plain transformers, given pixels that numpy cuts from the frames."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 import vsink_interp as vi
 from tests import nodes
@@ -12,7 +16,7 @@ from vsink_interp.families import FAMILIES
 from vsink_interp.families.tiny import build
 
 KNOWN = [form for form in FAMILIES if form.video]
-SIDE = {"LLaVA-OneVision": 42}
+SIDE = {"LLaVA-OneVision": 42, "Qwen3-VL": 64, "Qwen3.5": 64}
 """Pixels along a frame that is two image tokens by two; 56 elsewhere."""
 
 
@@ -42,10 +46,10 @@ def clip(model, shown):
 
 
 def patches(shown, processor):
-    """`[steps * patches, 3 * 2 * 14 * 14]`, with the axes of the official video processor."""
-    pixels = normed(shown, processor)
-    t, side = len(shown) // 2, shown.shape[1] // 28
-    cut_up = pixels.transpose(0, 3, 1, 2).reshape(t, 2, 3, side, 2, 14, side, 2, 14)
+    """`[steps * patches, 3 * 2 * p * p]`, with the axes of the official video processor."""
+    pixels, p = normed(shown, processor), processor.image_processor.patch_size
+    t, side = len(shown) // 2, shown.shape[1] // (2 * p)
+    cut_up = pixels.transpose(0, 3, 1, 2).reshape(t, 2, 3, side, 2, p, side, 2, p)
     rows = cut_up.transpose(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * (2 * side) ** 2, -1)
     return torch.tensor(rows, dtype=torch.float32)
 
@@ -60,7 +64,7 @@ def pixels(model, ids, shown):
     if merged(model) == 1:
         whole = normed(shown, model.processor).transpose(0, 3, 1, 2)
         return {"pixel_values_videos": torch.tensor(whole, dtype=torch.float32)[None]}
-    side = shown.shape[1] // 14
+    side = shown.shape[1] // model.processor.image_processor.patch_size
     more = {"second_per_grid_ts": [2 / 2.0]} if "2.5" in model.hooked.family.name else {}
     return more | {
         "mm_token_type_ids": (ids == model.hf_model.config.video_token_id).int() * 2,
@@ -100,12 +104,13 @@ def test_frames_are_groups(model):
     shared = torch.equal(layout.mask("frame[0]"), layout.mask("frame[1]"))
     assert shared == (merged(model) == 2)
     assert int(layout.mask("frame[2] & ~separator").sum()) == 4
+    layers = model.layers_with("attn.hook_pattern")
     with pytest.raises(vi.LayoutError, match=r"no frame\[4\] token"):
-        model.run(encoding, graph=vi.Knockout("frame[4] -> query"))
+        model.run(encoding, graph=vi.Knockout("frame[4] -> query", layers))
     phi = vi.probes.SinkValue(dims=(1, 5))
-    edited = model.run(encoding, graph=vi.Knockout("frame[3] -> query") | phi)
+    edited = model.run(encoding, graph=vi.Knockout("frame[3] -> query", layers) | phi)
     eager = opened(model.hooked.family, "eager")
-    with cut(eager.hf_model, layout.mask("query"), layout.mask(f"image[{step}]"), range(4)):
+    with cut(eager.hf_model, layout.mask("query"), layout.mask(f"image[{step}]"), layers):
         want = plainly(eager, encoding, shown)
     assert nodes.apart(edited.logits, want) < 1e-4
     assert nodes.apart(edited.logits, model.run(encoding).logits) > 1e-3
@@ -113,10 +118,11 @@ def test_frames_are_groups(model):
     half = shown.shape[1] / 2
     assert len(boxed) == 4 * (step + 1)
     assert boxed[4].box == (0, 0, half, half)
-    maps = vi.probes.AttentionMaps("generated")
+    maps = vi.probes.AttentionMaps("generated", layers)
     looked = model.generate(encoding, graph=maps, max_new_tokens=3)
     assert vi.plot.overlay(looked, Image.fromarray(shown[3]), number=step).axes
-    run = model.generate(encoding, graph=vi.Knockout("frame[0] -> generated"), max_new_tokens=3)
+    unseen = vi.Knockout("frame[0] -> generated", layers)
+    run = model.generate(encoding, graph=unseen, max_new_tokens=3)
     assert run.text is not None
 
 
@@ -129,6 +135,34 @@ def test_videos_in_batches_and_messages(model):
         assert nodes.apart(together.logits[i, -1], alone.logits[0, -1]) < 1e-4
     wanted = tuple(tuple(i // merged(model) for i in range(n)) for n in lengths)
     assert together.layout.frames == wanted
+
+
+@pytest.mark.parametrize("name", ["Qwen3-VL", "Qwen3.5"])
+def test_times_are_written_as_transformers_writes_them(name):
+    """By the official processor's own code, whose video processor needs torchvision."""
+    model = opened(next(form for form in KNOWN if form.name == name))
+    shown, processor = frames(model, 5), model.processor
+    films = [vi.Video(shown, fps=fps, size=(64**2, 64**2)) for fps in (2, 0.7)]
+    encoding = model.encode(films, "<video> and <video>")
+    own = SimpleNamespace(
+        **{f"{mark}_token": f"<|{mark}|>" for mark in ("vision_start", "vision_end")},
+        video_token="<|video_pad|>",
+        video_processor=SimpleNamespace(merge_size=2, temporal_patch_size=2),
+        _calculate_timestamps=partial(Qwen3VLProcessor._calculate_timestamps, None),
+    )
+    about = [SimpleNamespace(fps=fps, frames_indices=[*range(5)]) for fps in (2, 0.7)]
+    given = {"video_grid_thw": encoding.inputs["video_grid_thw"], "video_metadata": about}
+    texts = [Qwen3VLProcessor.replace_video_token(own, given, number) for number in (0, 1)]
+    assert [text.split("<|")[0] for text in texts] == ["<0.2 seconds>", "<0.7 seconds>"]
+    want = Qwen3VLProcessor.get_text_with_replacements(
+        processor, [*encoding.prompts], videos_replacements=texts
+    )[0]
+    assert encoding.inputs["input_ids"].tolist() == processor.tokenizer(want).input_ids
+    layout = encoding.layout
+    assert layout.frames == ((0, 0, 1, 1, 2, 3, 3, 4, 4, 5),)
+    stamps = layout.mask("query & separator").sum() - 2 * 2  # what stands around both videos
+    between = [text.replace("<|video_pad|>", "") for text in texts]
+    assert stamps == sum(len(ids) for ids in processor.tokenizer(between).input_ids)
 
 
 def test_what_cannot_be_shown_is_refused_by_name(model):

@@ -156,12 +156,14 @@ class VideoForm:
     - `film`: a function of `(processor, videos)` that returns `Filmed`; a video has `frames`,
         `fps` and `size`, the least and the most pixels of a frame.
     - `typed`: whether the model is told which tokens are a video's, as `mm_token_type_ids`.
+    - `suffix`: as in `Family`, behind the last frame of a video.
     """
 
     marker: str
     placeholder: str
     film: Callable[[Any, Sequence[Any]], Filmed]
     typed: bool = False
+    suffix: str = ""
 
 
 Spans: TypeAlias = Callable[[Any, Any, list[Any], Mapping[str, Any]], tuple[ImageSpan, ...]]
@@ -270,7 +272,13 @@ class Family:
         """The form for prompts that show videos."""
         video = self.video
         assert video is not None  # noqa: S101 (the caller looks)
-        return replace(self, shows="video", marker=video.marker, placeholder=video.placeholder)
+        return replace(
+            self,
+            shows="video",
+            marker=video.marker,
+            placeholder=video.placeholder,
+            suffix=video.suffix,
+        )
 
     @property
     def layers(self) -> str:

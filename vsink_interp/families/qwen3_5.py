@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .qwen2_vl import MROPE, QWEN2_VL, TOWER, tiny_kind
+from .qwen3_vl import STAMPED
 
 ANSWERS = tuple(
     f"<|im_start|>assistant\n{thought}" for thought in ("<think>\n\n</think>\n\n", "<think>\n")
@@ -33,7 +34,7 @@ def tiny(kind: str = "Qwen3_5", **text: Any) -> tuple[Any, Any]:
 QWEN3_5 = replace(
     QWEN2_VL,
     name="Qwen3.5",
-    video=None,
+    video=STAMPED,
     model_types=("qwen3_5", "qwen3_5_moe"),
     role_markers=(*ANSWERS, *QWEN2_VL.role_markers),
     tiny=tiny,

@@ -29,7 +29,8 @@ class Video:
     **Arguments:**
 
     - `frames`: a list of images, or an array or tensor with the frames first; all of one size.
-    - `fps`: how many of these frames make a second; Qwen2.5-VL counts positions in time by it.
+    - `fps`: how many of these frames make a second; Qwen2.5-VL counts positions in time by it,
+        Qwen3-VL and Qwen3.5 write each step's time into the prompt.
     - `size`: the least and the most pixels that a frame is resized to, as in `(100352, 602112)`;
         by default what the family's own processor resizes to.
 
