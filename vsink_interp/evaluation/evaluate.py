@@ -44,6 +44,11 @@ def load_tasks(
 ) -> tuple[Task, ...]:
     """Benchmarks by name: from a folder of their own files, or the toy benchmark.
 
+    ```python
+    (pope,) = vi.evaluation.load_tasks(["pope"], limit=6)              # of the toy benchmark
+    pope.questions[0].prompt, pope.questions[0].truth
+    ```
+
     **Arguments:**
 
     - `names`: of `"pope"`, `"mme"`, `"chair"`, `"mmvp"`, `"cv-bench"`, `"mmhal"`, `"vqa"`.

@@ -27,6 +27,11 @@ RECIPES: Final[Mapping[str, Callable[[], Graphlike]]] = {
 def named_graph(name: str) -> tuple[str, EditGraph]:
     """A graph by the name of a recipe, or from a JSON file that `EditGraph.save` wrote.
 
+    ```python
+    name, graph = vi.evaluation.named_graph("var-released")
+    lmm.generate(image, prompt, graph, max_new_tokens=2).text
+    ```
+
     **Returns:** what the tables call it, and the graph.
 
     **Raises:** `NotationError` listing the recipes; `ResultError` if the file holds no graph.

@@ -21,7 +21,12 @@ def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
 
 
 def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
-    """The answer to each case under a graph."""
+    """The answer to each case under a graph.
+
+    ```python
+    ex.answers(lmm, cases, vi.Knockout("image -> generated"))     # one text a case
+    ```
+    """
     return [text for run in runs(lmm, cases, graph) for text in run.text]
 
 
@@ -39,6 +44,10 @@ def answer_words(lmm: LMM, run: Run, sample: int = 0) -> tuple[AnswerWord, ...]:
 
     What a script writes without spaces (Chinese, Japanese, Thai) is one word up to the next
     punctuation.
+
+    ```python
+    [word.text for word in ex.answer_words(lmm, run)], ex.answer_words(lmm, run)[0].rows
+    ```
     """
     return _joined(*_spans(lmm, run, sample))
 
@@ -49,6 +58,10 @@ def spoken_words(run: Run) -> tuple[AnswerWord, ...]:
     Each token is looked for in the answer's text behind the one before it; tokens that hold but
     parts of letters have the letters between their neighbours. Where the run did not generate
     the answer but was given it, its text is not known, and each token is a word.
+
+    ```python
+    ex.spoken_words(run)[0].text                                  # a run that was loaded, say
+    ```
     """
     rows = run.answer_rows
     pieces = [run.words[0][row + 1] for row in rows]
@@ -110,6 +123,11 @@ def naming_rows(lmm: LMM, run: Run, words: str, sample: int = 0) -> tuple[int, .
     """The answer rows (0 is the first) that predict the tokens of some words of an answer.
 
     A letter that several tokens write, byte by byte, is predicted by the rows of all of them.
+
+    ```python
+    word = ex.answer_words(lmm, run)[-1].text
+    ex.naming_rows(lmm, run, word)                      # rows of run[probe] that predict it
+    ```
 
     **Arguments:**
 

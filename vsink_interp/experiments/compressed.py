@@ -28,6 +28,11 @@ QUERY_ONLY: Final = CompressedContext(strategy="q")
 class Quizzes(Result):
     """Images with yes/no questions about each.
 
+    ```python
+    drawn = ex.Quizzes.scenes(2)
+    yours = ex.Quizzes((image,), (("is there a circle?",),), (("yes",),), max_new_tokens=2)
+    ```
+
     **Attributes:**
 
     - `images`: one per quiz.
@@ -178,6 +183,12 @@ def compressed_context(
     tick: Tick | None = None,
 ) -> CompressedAnswers:
     """Answer all questions from contexts of several sizes, and from the whole prompt.
+
+    ```python
+    quizzes = ex.Quizzes((image,), (("is there a circle?",),), (("yes",),), described=4)
+    found = ex.compressed_context(lmm, quizzes, keeps=(0.1, 0.5), scores=["attention"])
+    [(score.accuracy, score.tokens) for score in found.scores]
+    ```
 
     **Arguments:**
 

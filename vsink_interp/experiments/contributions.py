@@ -49,6 +49,11 @@ def contributions(
 ) -> Contributions:
     """Compare attention and contribution of visual sinks with those of other image tokens.
 
+    ```python
+    found = ex.contributions(lmm, cases)
+    found.attention, found.norm                     # of sinks, and of other image tokens
+    ```
+
     **Arguments:**
 
     - `layers`: the layers; the middle ones that have a pattern by default.

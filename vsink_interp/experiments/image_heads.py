@@ -18,6 +18,10 @@ def image_heads(
 
     Layers without a pattern have no heads to rank.
 
+    ```python
+    ex.image_heads(lmm, cases, rho=0.3).top(3)                    # layer, head, ratio
+    ```
+
     **Raises:** `CapabilityError` if the model has no sink dimensions.
     """
     found = runs(lmm, cases, head_probes(pattern_layers(lmm)))

@@ -167,6 +167,11 @@ def localisation(
     object's mask or at most `tolerance` away. Objects that the answer does not name are left out,
     and their number is reported.
 
+    ```python
+    found = ex.localisation(lmm, ex.ObjectMasks.scenes(1), layers=[3, 5], max_new_tokens=16)
+    found.rate                                                    # by keys and layer
+    ```
+
     **Arguments:**
 
     - `located`: the objects; those with the same image and prompt share an answer.

@@ -18,6 +18,11 @@ from .result import Result
 class ObjectMasks(Result):
     """An object in an image: the words by which an answer may name it, and its mask.
 
+    ```python
+    thing = ex.ObjectMasks(image, prompt, "red circle", mask)     # boolean [height width]
+    thing.words, ex.ObjectMasks.scenes(2)[0].words
+    ```
+
     **Arguments:**
 
     - `image`: one image: a PIL image, a path or an array; kept as a PIL image.

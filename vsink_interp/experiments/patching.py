@@ -99,7 +99,7 @@ def patching(
     ```python
     clean, corrupted = ((one, "what color is the circle?") for one in (image, other))
     heads = ex.patching(lmm, clean, corrupted, by="head", layers=[3, 4])     # layer x head
-    stream = ex.patching(lmm, clean, corrupted, by="position", rows="last")  # layer x position
+    stream = ex.patching(lmm, clean, corrupted, by="position", rows="last", layers=[5])
     heads.plot()
     ```
 

@@ -47,6 +47,11 @@ def query_only(
 
     It is cut off in every layer that has a pattern; other layers still carry the image.
 
+    ```python
+    found = ex.query_only(lmm, cases)
+    found.f1_normal.mean(), found.f1_query_only.mean()
+    ```
+
     **Arguments:**
 
     - `first_token`: cut the row that predicts the first token too; it is a query row, which Kaduri

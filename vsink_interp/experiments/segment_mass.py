@@ -86,7 +86,13 @@ def segment_mass(
 
 
 def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
-    """`segment_mass` in the split of the paper, in which BOS and system count as query tokens."""
+    """`segment_mass` in the split of the paper, in which BOS and system count as query tokens.
+
+    ```python
+    found = ex.three_way(lmm, cases)
+    dict(zip(found.groups, found.mean.mean(0)))                   # image, prompt, generated
+    ```
+    """
     return segment_mass(lmm, cases, groups=THREE_WAY)
 
 

@@ -78,6 +78,11 @@ def sink_ablation(
     layers of a case: a token that is hidden in one layer alone can be read in the next. Layers
     without a pattern hide none.
 
+    ```python
+    found = ex.sink_ablation(lmm, cases, draws=1)
+    dict(zip(found.arms, found.f1.mean(1)))
+    ```
+
     **Arguments:**
 
     - `seed`: of the first draw; the others have the seeds after it.

@@ -44,6 +44,11 @@ def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = No
 
     The ordinary one is the image token with median phi.
 
+    ```python
+    found = ex.spectrum(lmm, image, prompt)
+    found.tokens, found.values.shape                              # found.plot() draws it
+    ```
+
     **Arguments:**
 
     - `layer`: the layer whose input is shown; the middle one by default.

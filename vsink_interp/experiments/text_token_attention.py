@@ -45,6 +45,11 @@ def token_strengths(
 ) -> TokenStrengths:
     """The attention of an answer to the text of its prompt.
 
+    ```python
+    found = ex.token_strengths(lmm, image, prompt, max_new_tokens=3)
+    list(zip(found.words, found.attention))
+    ```
+
     **Arguments:**
 
     - `layers`: the layers; the middle ones that have a pattern by default.

@@ -125,6 +125,11 @@ def vision_sinks(
     language model, by the mean of the other image tokens. L-sinks that then disappear come from the
     encoder.
 
+    ```python
+    found = ex.vision_sinks(lmm, image, prompt)
+    found.v_sink.sum(), found.l_sink.sum(), found.from_vision.sum()
+    ```
+
     **Arguments:**
 
     - `ratio`: a V-sink's norm is at least this many times the median norm of the image's

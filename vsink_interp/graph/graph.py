@@ -178,7 +178,16 @@ class Node(ABC):
 
 
 class Edit(Node):
-    """A node that changes the value at its hook point."""
+    """A node that changes the value at its hook point.
+
+    ```python
+    class Halve(vi.Edit):                           # with fields and JSON: own-edits.md
+        layers, hook = ":", "hook_attn_out"
+        def apply(self, value, site):
+            return value / 2
+    lmm.generate(image, prompt, Halve(), max_new_tokens=2).text
+    ```
+    """
 
     @abstractmethod
     def apply(self, value: Tensor, site: Site) -> Tensor:

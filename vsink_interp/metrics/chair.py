@@ -47,6 +47,14 @@ def singular(word: str) -> str:
 class ObjectWords:
     """A vocabulary of objects: for each object the words that mean it.
 
+    ```python
+    >>> from vsink_interp.metrics import ObjectWords
+    >>> words = ObjectWords({"dog": ("dog", "puppy"), "hot dog": ("hot dog",)})
+    >>> words.mentions("Two puppies and a hot dog.")
+    [('puppy', 'dog'), ('hot dog', 'hot dog')]
+
+    ```
+
     **Attributes:**
 
     - `words`: by object, its other words; several words in one term are fine ("cell phone").

@@ -47,6 +47,13 @@ class Judge(Protocol):
 class Rated:
     """A question about an image, and what is known of it.
 
+    ```python
+    >>> from vsink_interp.metrics import LexicalJudge, Rated
+    >>> LexicalJudge().rate(Rated("What is on the bed?", "A cat sleeps.", ("cat", "bed")), "A cat.")
+    4
+
+    ```
+
     **Attributes:**
 
     - `question`: as it was asked.
@@ -63,6 +70,13 @@ class Rated:
 @dataclass(frozen=True)
 class LexicalJudge:
     """Objects are words: those of a vocabulary, or without one all that are no function words.
+
+    ```python
+    >>> from vsink_interp.metrics import LexicalJudge, ObjectWords
+    >>> LexicalJudge(ObjectWords.coco()).compare("A dog beside a cat.", reference="A cat on a bed.")
+    ObjectScore(matched=1, invented=1, missed=1)
+
+    ```
 
     **Arguments:**
 
@@ -168,6 +182,11 @@ class ChatJudge(LanguageJudge):
 
     Temperature 0; rate limits, server errors and time-outs are tried again by the SDK.
 
+    ```py
+    judge = ChatJudge("my-model", "http://localhost:8000/v1", api_key="none", cache="judged.jsonl")
+    tasks = vi.evaluation.load_tasks(["mmhal"], "MMHal-Bench", judge=judge)
+    ```
+
     **Arguments:**
 
     - `model`: as the server names it.
@@ -222,6 +241,12 @@ class LocalJudge(LanguageJudge):
     """A causal language model of transformers, at hand.
 
     Greedy, so an answer that cannot be read is not asked for again.
+
+    ```py
+    model = AutoModelForCausalLM.from_pretrained(name)
+    judge = LocalJudge(model, AutoTokenizer.from_pretrained(name), cache="judged.jsonl")
+    judge.compare("A dog beside a cat.", reference="A cat on a bed.").f1
+    ```
 
     **Arguments:**
 
@@ -280,6 +305,14 @@ def judge_agreement(
     judge: Judge, pairs: Sequence[tuple[str, str]], truths: Sequence[ObjectScore]
 ) -> Agreement:
     """How often a judge is right where the truth is known, and by how much its F1 is off.
+
+    ```python
+    >>> from vsink_interp.metrics import LexicalJudge, ObjectScore, judge_agreement
+    >>> pairs, truths = [("a dog and a cat", "a cat")], [ObjectScore(1, 1, 0)]
+    >>> judge_agreement(LexicalJudge(), pairs, truths).exact
+    1.0
+
+    ```
 
     **Arguments:**
 

@@ -33,6 +33,13 @@ def axis_weights(
 ) -> Float[np.ndarray, "pixel cell"]:
     """The weight of each cell of a row of cells in each pixel along one side of the image.
 
+    ```python
+    >>> from vsink_interp.metrics import axis_weights
+    >>> axis_weights(4, 0, 4, 2, "nearest").tolist()
+    [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+
+    ```
+
     **Arguments:**
 
     - `start`, `stop`: the pixels that the cells cover; for pixels whose centre is outside, the
@@ -55,6 +62,15 @@ def axis_weights(
 @dataclass(frozen=True, eq=False)
 class Canvas:
     """An image onto which values of its image tokens are laid.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import Canvas
+    >>> canvas = Canvas(vi.ImageSpan((2, 2), (0, 0, 56, 56)), size=(56, 56), upsample="nearest")
+    >>> canvas.peak(np.array([0.1, 0.6, 0.2, 0.1]))                     # column and row of a pixel
+    (41, 13)
+
+    ```
 
     **Arguments:**
 
@@ -170,7 +186,16 @@ def _weights(
 
 
 def distance_to(mask: Bool[np.ndarray, "height width"], point: Point | None) -> float:
-    """The distance from a pixel to the nearest pixel of a mask: 0 on it, infinite for no pixel."""
+    """The distance from a pixel to the nearest pixel of a mask: 0 on it, infinite for no pixel.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import distance_to
+    >>> distance_to(np.eye(8, dtype=bool), point=(7, 7)), distance_to(np.eye(8, dtype=bool), (7, 0))
+    (0.0, 5.0)
+
+    ```
+    """
     if point is None or not mask.any():
         return math.inf
     y, x = np.nonzero(mask)
@@ -180,7 +205,16 @@ def distance_to(mask: Bool[np.ndarray, "height width"], point: Point | None) -> 
 def dilated(
     mask: Bool[np.ndarray, "height width"], tolerance: float | int
 ) -> Bool[np.ndarray, "height width"]:
-    """The pixels at most `tolerance` pixels away from a mask."""
+    """The pixels at most `tolerance` pixels away from a mask.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import dilated
+    >>> dilated(np.arange(6)[None] == 2, tolerance=1).tolist()
+    [[False, True, True, True, False, False]]
+
+    ```
+    """
     height, width = mask.shape
     found = np.zeros_like(mask)
     count = np.zeros((height, width + 1), int)
@@ -199,7 +233,16 @@ def chance(
     seen: Bool[np.ndarray, "height width"],
     tolerance: float | int,
 ) -> float:
-    """The probability that a random pixel seen by the model is a hit: the dilated mask's share."""
+    """The probability that a random pixel seen by the model is a hit: the dilated mask's share.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import chance
+    >>> chance(np.arange(6)[None] == 2, seen=np.ones((1, 6), bool), tolerance=1)
+    0.5
+
+    ```
+    """
     return float(dilated(mask, tolerance)[seen].mean()) if seen.any() else 0.0
 
 
@@ -207,6 +250,15 @@ def wilson(
     hits: Float[np.ndarray, "*rates"], n: int
 ) -> tuple[Float[np.ndarray, "*rates"], Float[np.ndarray, "*rates"]]:
     """The 95% Wilson interval (1927) of a share: lower and upper bound.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import wilson
+    >>> low, high = wilson(np.array([45.0]), n=50)
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.786], [0.957])
+
+    ```
 
     **Arguments:**
 

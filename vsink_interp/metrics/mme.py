@@ -90,6 +90,14 @@ class MmeScore:
 def score_mme(answers: Iterable[MmeAnswer], rule: str = "mme") -> MmeScore:
     """Score MME's answers; "other" counts as wrong.
 
+    ```python
+    >>> from vsink_interp.metrics import MmeAnswer, score_mme
+    >>> asked = [("Yes.", "yes"), ("Yes.", "no")]
+    >>> score_mme(MmeAnswer("count", "a.jpg", text, label) for text, label in asked).perception
+    50.0
+
+    ```
+
     **Arguments:**
 
     - `answers`: two for each image of a subtask.

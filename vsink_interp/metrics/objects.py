@@ -61,6 +61,13 @@ class ObjectScore:
 def score_objects(candidate: Iterable[Hashable], reference: Iterable[Hashable]) -> ObjectScore:
     """Compare two lists of objects, counted with multiplicity.
 
+    ```python
+    >>> from vsink_interp.metrics import score_objects
+    >>> score_objects(["dog", "dog", "cat"], ["dog", "mat"])
+    ObjectScore(matched=1, invented=2, missed=1)
+
+    ```
+
     **Arguments:**
 
     - `candidate`: the objects of the answer under test; any hashable values.
@@ -77,6 +84,13 @@ def content_words(text: str) -> tuple[str, ...]:
     """The distinct words of a text that are not function words, in order, in lower case.
 
     A deterministic substitute for a judge: an answer's "objects" if no vocabulary is known.
+
+    ```python
+    >>> from vsink_interp.metrics import content_words
+    >>> content_words("There is a dog on the mat, and the dog sleeps.")
+    ('dog', 'mat', 'sleeps')
+
+    ```
     """
     words = _WORD.findall(text.lower())
     return tuple(dict.fromkeys(word for word in words if word not in FUNCTION_WORDS))

@@ -56,6 +56,14 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two arms case by case.
 
+    ```python
+    >>> from vsink_interp.metrics import paired_difference
+    >>> found = paired_difference(off=[1.0, 0.0, 0.0, 1.0], on=[1.0] * 4)
+    >>> found.difference, found.won, found.lost
+    (0.5, 2, 0)
+
+    ```
+
     **Arguments:**
 
     - `off`, `on`: one number for each case, higher is better: right or wrong as 1 or 0, an F1.
@@ -89,7 +97,15 @@ def paired_difference(
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The exact two-sided McNemar test: a binomial test of `won` of `won + lost` with 1/2."""
+    """The exact two-sided McNemar test: a binomial test of `won` of `won + lost` with 1/2.
+
+    ```python
+    >>> from vsink_interp.metrics import mcnemar
+    >>> mcnemar(won=5, lost=1)
+    0.21875
+
+    ```
+    """
     from scipy.stats import binomtest
 
     return float(binomtest(won, won + lost).pvalue) if won or lost else 1.0

@@ -32,6 +32,13 @@ def normalise_answer(text: str) -> str:
     The rule of the VQA evaluation script (Antol et al. 2015, arXiv 1505.00468): a mark of
     punctuation goes, and leaves a space where it stood between letters; full stops go except
     inside numbers; apostrophes that common contractions lost come back (fewer than theirs).
+
+    ```python
+    >>> from vsink_interp.metrics import normalise_answer
+    >>> normalise_answer("The two cats, and a dog.")
+    '2 cats and dog'
+
+    ```
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
     whole, commas = text, re.search(r"\d,\d", text) is not None
@@ -49,6 +56,13 @@ def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
     The mean over people, each left out in turn, of min(1, matches among the others / 3); with ten
     people an answer that four gave scores 1.
 
+    ```python
+    >>> from vsink_interp.metrics import vqa_accuracy
+    >>> vqa_accuracy("two", ["2", "two", "three", "2", *["four"] * 6])
+    0.9
+
+    ```
+
     **Raises:** `InputError` without answers of people.
     """
     if not truths:
@@ -65,6 +79,13 @@ def group_accuracy(right: Sequence[bool], groups: Sequence[Hashable]) -> float:
     """The share of groups all of whose questions were answered rightly, 0 to 1.
 
     The score over pairs of MMVP, and ACC+ of MME.
+
+    ```python
+    >>> from vsink_interp.metrics import group_accuracy
+    >>> group_accuracy([True, True, True, False], groups=[1, 1, 2, 2])
+    0.5
+
+    ```
 
     **Arguments:**
 

@@ -28,7 +28,13 @@ LOG = "rows.jsonl"
 
 @final
 class RunStore:
-    """The runs of a data set on disk, in the order of the samples."""
+    """The runs of a data set on disk, in the order of the samples.
+
+    ```python
+    vi.run_dataset(lmm, [(image, prompt)], folder="answers", max_new_tokens=2)
+    [run.text for run in vi.RunStore("answers")]              # in another process, later
+    ```
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

@@ -32,6 +32,12 @@ REFUSED = {
 class Job:
     """Runs that were sent to a server.
 
+    ```py
+    job = lmm.generate(image, "What is this?", vi.VAR(), remote=vi.Server().job)
+    job.status
+    (run,) = job.collect(lmm)
+    ```
+
     **Attributes:**
 
     - `server`: the server.

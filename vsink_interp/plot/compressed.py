@@ -22,6 +22,10 @@ def compressed_context(found: CompressedAnswers) -> "matplotlib.figure.Figure":
     """Accuracy against the share of image tokens kept; lines: the whole prompt, and no image.
 
     Dotted curves are of image tokens without the query (strategy `"s"`).
+
+    ```py
+    vi.plot.compressed_context(ex.compressed_context(lmm, ex.Quizzes.scenes(20)))
+    ```
     """
     figure = new_figure(6.4, 3.5)
     axes = figure.subplots()

@@ -17,6 +17,10 @@ def heads(found: HeadRanking) -> "matplotlib.figure.Figure":
     """Every head by its visual non-sink ratio: sorted, and as a map of layers and heads.
 
     The dashed line is the ratio that the ranking was made with.
+
+    ```python
+    vi.plot.heads(vi.rank_heads(lmm.generate(image, prompt, vi.HEAD_PROBES, max_new_tokens=3)))
+    ```
     """
     from matplotlib import colormaps
 

@@ -26,6 +26,10 @@ def image_lens(
 
     A word that leads in more than half of the patches is given in the title, and they are blank.
 
+    ```python
+    vi.plot.image_lens(ex.image_lens(lmm, image, prompt, layers=[2, 5]), layers=[5], least=0.1)
+    ```
+
     **Arguments:**
 
     - `layers`: the layers to show; at most four evenly spread ones by default.
@@ -57,6 +61,10 @@ def image_lens(
 def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplotlib.figure.Figure":
     """The probability of each word over patches: a row per word, a column per layer.
 
+    ```python
+    vi.plot.word_lens(ex.word_lens(lmm, image, prompt, ["red", "blue"], layers=[3, 5]))
+    ```
+
     **Raises:** `ResultError` for a layer that was not recorded.
     """
     shown = _shown(lens.layers, layers, 6)
@@ -75,7 +83,13 @@ def word_lens(lens: WordLens, *, layers: Sequence[int] | None = None) -> "matplo
 
 
 def logit_attribution(parts: LogitParts) -> "matplotlib.figure.Figure":
-    """The parts of a logit: by layer and segment on the left, by head on the right."""
+    """The parts of a logit: by layer and segment on the left, by head on the right.
+
+    ```python
+    parts = ex.logit_attribution(lmm, image, "what color is the circle?", "white")
+    vi.plot.logit_attribution(parts)
+    ```
+    """
     figure = new_figure(10.5, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     _bars(left, parts)

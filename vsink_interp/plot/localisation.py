@@ -27,6 +27,11 @@ def localisation(
 
     In an image, the solid line is the object's mask; peaks inside the dashed line are hits.
 
+    ```py
+    found = ex.localisation(lmm, ex.ObjectMasks.scenes(4))
+    vi.plot.localisation(found, objects=(0, 1), layer=5)
+    ```
+
     **Arguments:**
 
     - `objects`: the objects to show, by their index in `found.located`; by default the first of

@@ -17,6 +17,11 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     """The image; where the first word looks; the word that the edit changes most, before and
     after. Sinks are boxed. Of an image cut into tiles, the view of all of it is drawn, while shares
     and the word that changes most are of all its tokens.
+
+    ```python
+    maps = ex.word_maps(lmm, image, prompt, max_new_tokens=4)
+    vi.plot.overview(maps)
+    ```
     """
     words, heat = telling(maps.words), heat_of(maps)
     changed = np.abs(maps.after - maps.before).sum(1)

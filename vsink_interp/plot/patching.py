@@ -18,7 +18,13 @@ NAMED: Final = 40
 
 
 def patching(found: PatchSweep) -> "matplotlib.figure.Figure":
-    """The share of the logit difference that is recovered, by layer and place."""
+    """The share of the logit difference that is recovered, by layer and place.
+
+    ```py
+    clean, corrupted = ((one, "what color is the circle?") for one in (image, other))
+    vi.plot.patching(ex.patching(lmm, clean, corrupted, layers=[3, 4]))
+    ```
+    """
     share = found.recovered
     n_layers, n_places = share.shape
     height = 1.5 + (0.5 * n_places if n_places <= MOST else min(0.16 * n_places + 3, 10))

@@ -87,6 +87,11 @@ def report(study: Study, *, watch: Watch | None = None) -> str:
 
     Where a figure cannot be made for this model or image, the section says why.
 
+    ```py
+    study = vi.plot.Study.of_image(lmm, "dog.jpg", "Describe the image.")
+    Path("report.html").write_text(vi.plot.report(study), encoding="utf-8")
+    ```
+
     **Arguments:**
 
     - `watch`: called with progress.

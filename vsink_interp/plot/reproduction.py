@@ -34,7 +34,12 @@ MOST_PANELS: Final = 6
 
 
 def reproduction(found: Measurements) -> "matplotlib.figure.Figure":
-    """The figure of a reproduction, as its entry says; bands and whiskers are named in it."""
+    """The figure of a reproduction, as its entry says; bands and whiskers are named in it.
+
+    ```py
+    vi.plot.reproduction(vi.reproduce("A.fig3b", lmm, quick=True)).savefig("fig3b.png")
+    ```
+    """
     entry = find(found.name)
     return _KINDS[entry.figure](entry, found)
 

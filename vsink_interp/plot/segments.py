@@ -16,6 +16,10 @@ def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
     """The share of attention to each group of tokens over layers, one panel per split.
 
     Lines are means over pairs of image and answer token, bands one standard deviation.
+
+    ```py
+    vi.plot.segment_mass(ex.segment_mass(lmm, cases), ex.three_way(lmm, cases))
+    ```
     """
     figure = new_figure(4.9 * len(found), 3.2)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]

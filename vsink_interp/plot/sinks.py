@@ -18,7 +18,12 @@ _TOKEN_COLOURS = {
 
 
 def spectrum(found: Spectrum) -> "matplotlib.figure.Figure":
-    """The absolute RMS-normalised residual by dimension, sink dimensions marked (fig. 2)."""
+    """The absolute RMS-normalised residual by dimension, sink dimensions marked (fig. 2).
+
+    ```python
+    vi.plot.spectrum(ex.spectrum(lmm, image, prompt, layer=3))
+    ```
+    """
     count = len(found.tokens)
     figure = new_figure(3.1 * count, 2.6)
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
@@ -44,7 +49,13 @@ def spectrum(found: Spectrum) -> "matplotlib.figure.Figure":
 
 
 def phi_histogram(found: SinkValues) -> "matplotlib.figure.Figure":
-    """How phi is distributed, by kind of token, with the threshold (fig. 3a, x axis)."""
+    """How phi is distributed, by kind of token, with the threshold (fig. 3a, x axis).
+
+    ```python
+    found = ex.sink_values(lmm, cases, layers=[3])
+    vi.plot.phi_histogram(found), vi.plot.phi_scatter(found)
+    ```
+    """
     figure = new_figure(7.2, 2.9)
     axes = figure.subplots()
     groups = ("image", "query", "generated", "system", "bos")
@@ -70,7 +81,12 @@ def phi_histogram(found: SinkValues) -> "matplotlib.figure.Figure":
 
 
 def phi_scatter(found: SinkValues) -> "matplotlib.figure.Figure":
-    """phi of image tokens against the attention that they get (fig. 3a)."""
+    """phi of image tokens against the attention that they get (fig. 3a).
+
+    ```py
+    vi.plot.phi_scatter(ex.sink_values(lmm, cases, layers=[3]))
+    ```
+    """
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     phi, attention = found.image_phi.ravel(), found.attention.ravel()
@@ -98,7 +114,12 @@ def phi_scatter(found: SinkValues) -> "matplotlib.figure.Figure":
 
 
 def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
-    """Object F1 with nothing, sinks, or as many random image tokens hidden (fig. 3b)."""
+    """Object F1 with nothing, sinks, or as many random image tokens hidden (fig. 3b).
+
+    ```py
+    vi.plot.sink_ablation(ex.sink_ablation(lmm, cases))
+    ```
+    """
     figure = new_figure(6.4, 2.5)
     axes = figure.subplots()
     mean, error = found.mean, found.error
@@ -119,7 +140,12 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
 
 
 def contributions(found: Contributions) -> "matplotlib.figure.Figure":
-    """Attention to, and contribution of, visual sinks and other image tokens (fig. 3c)."""
+    """Attention to, and contribution of, visual sinks and other image tokens (fig. 3c).
+
+    ```py
+    vi.plot.contributions(ex.contributions(lmm, cases))
+    ```
+    """
     figure = new_figure(6.4, 2.3)
     panels = figure.subplots(1, 2)
     titles = ("attention per token (share)", "contribution per token (norm)")

@@ -18,6 +18,11 @@ from ..toy.language import DESCRIBE
 class Study:
     """A model, one image and prompt to look at closely, and cases to average over.
 
+    ```python
+    shown = vi.plot.Study.of_image(lmm, image, prompt, max_new_tokens=3)
+    shown.run.text                                            # vi.plot.report(shown) makes the page
+    ```
+
     **Attributes:**
 
     - `lmm`: the model.

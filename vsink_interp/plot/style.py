@@ -71,5 +71,11 @@ def layer_ticks(axes: "matplotlib.axes.Axes", n_layers: int) -> None:
 
 
 def png(figure: "matplotlib.figure.Figure") -> bytes:
-    """A figure as a PNG file."""
+    """A figure as a PNG file.
+
+    ```python
+    shown = vi.plot.spectrum(ex.spectrum(lmm, image, prompt))
+    vi.plot.png(shown)[:4]                                    # bytes, for a file or a web page
+    ```
+    """
     return figure._repr_png_()  # ty: ignore[missing-attribute]

@@ -23,6 +23,11 @@ def knockout_sweep(found: KnockoutSweep) -> "matplotlib.figure.Figure":
 
     Band: the 95 % interval of the change over the same cases (paired bootstrap), laid at the uncut
     mean; where it holds the dashed line, the cut is not shown to change anything.
+
+    ```py
+    sweep = ex.knockout_sweep(lmm, cases, flows=["image -> generated"])
+    vi.plot.knockout_sweep(sweep).savefig("sweep.png")
+    ```
     """
     figure = new_figure(7.2, 3.5)
     axes, uncut = figure.subplots(), float(found.baseline.mean())

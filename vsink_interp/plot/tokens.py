@@ -28,6 +28,10 @@ def token_strengths(
 ) -> TokenView:
     """Text tokens, bluer for higher values; hover over one to see its number.
 
+    ```python
+    vi.plot.token_strengths(["a", "red", "circle"], [0.1, 0.6, 0.3])
+    ```
+
     **Arguments:**
 
     - `tokens`: the result of `experiments.token_strengths`, or the tokens of any text.

@@ -19,7 +19,12 @@ KINDS: Final = {
 
 
 def vision_sinks(found: VisionSinks) -> "matplotlib.figure.Figure":
-    """The image with its sinks boxed, and norm in the encoder against attention."""
+    """The image with its sinks boxed, and norm in the encoder against attention.
+
+    ```python
+    vi.plot.vision_sinks(ex.vision_sinks(lmm, image, prompt))
+    ```
+    """
     figure = new_figure(8.6, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     kinds = {

@@ -88,6 +88,12 @@ class Submitting(RemoteBackend):
 class Server:
     """An NDIF server: its address, and how long to retry.
 
+    ```py
+    server = vi.Server("http://ndif.example.org:5001", timeout=600)
+    lmm.generate(image, "What is this?", vi.VAR(), remote=server).text
+    job = lmm.generate(image, "What is this?", vi.VAR(), remote=server.job)    # not waited for
+    ```
+
     **Attributes:**
 
     - `host`: its address, `http://...`; by default, the one in nnsight's configuration.

@@ -76,6 +76,11 @@ NOT_ESTABLISHED: Final = (
 def find(name: str) -> Entry:
     """The reproduction of that name.
 
+    ```python
+    entry = vi.reproduction.find("A.fig3b")
+    entry.claim, entry.published               # entry.outcome(vi.reproduce(...)) judges it
+    ```
+
     **Raises:** `NotationError` listing all of them.
     """
     known = {entry.name: entry for entry in ENTRIES}

@@ -26,6 +26,11 @@ PACKAGED: Final = Path(__file__).with_name("catalogue.json")
 class CatalogueEntry:
     """The reported sink dimensions of one model.
 
+    ```python
+    entry = vi.catalogue.find_entry("llava-hf/llava-1.5-7b-hf")
+    entry.dims, entry.source, entry.sinks().tau               # lmm.sinks = entry.sinks() uses them
+    ```
+
     **Attributes:**
 
     - `model`: its name.

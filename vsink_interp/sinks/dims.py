@@ -12,6 +12,10 @@ from ..errors import NotationError
 class SinkDims:
     """The sink dimensions and threshold of a model: D_sink and tau.
 
+    ```py
+    lmm.sinks = vi.SinkDims((1415, 2533), tau=20.0)           # LLaVA-1.5-7B (Kang et al. 2025)
+    ```
+
     **Attributes:**
 
     - `dims`: the coordinates of the residual stream in which sink tokens have very large values.

@@ -166,6 +166,11 @@ class Verdict:
 def verify(lmm: Runs, entry: CatalogueEntry) -> Verdict:
     """Find a model's sink dimensions and compare them with an entry of the catalogue.
 
+    ```py
+    verdict = vi.verify(lmm, vi.catalogue.find_entry("llava-hf/llava-1.5-7b-hf"))
+    verdict.agrees, verdict.missing, verdict.extra
+    ```
+
     **Raises:** `CapabilityError` if the model has none, or has another width than the entry.
     """
     report = find_sink_dims(lmm)

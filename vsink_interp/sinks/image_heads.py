@@ -16,6 +16,11 @@ from ..results import Run
 def head_probes(layers: Layers = ":") -> EditGraph:
     """The probes that `rank_heads` needs: run this graph, then pass the run to `rank_heads`.
 
+    ```python
+    run = lmm.generate(image, prompt, vi.head_probes("2:6"), max_new_tokens=3)
+    vi.rank_heads(run, rho=0.3).top(3)
+    ```
+
     **Arguments:**
 
     - `layers`: the layers; `lmm.layers_with("attn.hook_pattern")` in a model that mixes kinds of

@@ -18,6 +18,11 @@ GridPlace: TypeAlias = tuple[int, int, int]
 class View:
     """One view of an image: a rectangle of image tokens in raster order.
 
+    ```python
+    tile = vi.View((12, 12), box=(0, 0, 336, 336), newline=True)
+    tile.size                                                 # 12 x 12 patches, and 12 newlines
+    ```
+
     **Attributes:**
 
     - `grid`: rows and columns of image tokens.
@@ -56,6 +61,11 @@ class View:
 @dataclass(frozen=True)
 class ImageSpan:
     """One image of a prompt: its image tokens in order, and the pixels that they cover.
+
+    ```python
+    span = lmm.encode(image, prompt).layout.images[0][0]
+    span.grid, span.size, span.places[9]                      # token 9: view, row and column
+    ```
 
     **Attributes:**
 

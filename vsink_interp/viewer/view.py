@@ -108,10 +108,9 @@ def view(
 ) -> Viewer:
     """Look at where each word of a run looks.
 
-    ```py
-    run = lmm.generate(image, "what is on the table?", viewer.probes())
-    vi.view(run, image)
-    vi.view(run, image).save("attention.html")
+    ```python
+    run = lmm.generate(image, prompt, vi.viewer.view_probes(), max_new_tokens=3)
+    vi.view(run, image).save("attention.html")          # or in a notebook: vi.view(run, image)
     ```
 
     Shows what the run recorded: `AttentionMaps` (needed), `SinkValue` for phi and sinks,
@@ -143,6 +142,11 @@ def view(
 def view_probes(heads: Layers | None = None, *, sinks: bool = True) -> EditGraph:
     """The probes that a full view wants.
 
+    ```python
+    run = lmm.generate(image, prompt, vi.viewer.view_probes(heads=[2, 5]), max_new_tokens=3)
+    vi.view(run, image)
+    ```
+
     **Arguments:**
 
     - `heads`: layers of which every head can be looked at; none by default, for patterns are large.
@@ -164,9 +168,8 @@ def look(
 ) -> Viewer:
     """Answer a prompt and view it; with an edit, the same answer before and after.
 
-    ```py
-    from vsink_interp import viewer
-    viewer.look(lmm, image, "what is on the table?", vi.VAR(rho=0.5))
+    ```python
+    vi.viewer.look(lmm, image, "what color is the circle?", vi.VAR(rho=0.5), max_new_tokens=2)
     ```
 
     **Arguments:**
