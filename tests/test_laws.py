@@ -258,9 +258,9 @@ def of_sample(record, sample, pad, alone):
     value = record.values.select(record.axes.index("batch"), sample)
     axes = [axis for axis in record.axes if axis != "batch"]
     want = alone.values.squeeze(alone.axes.index("batch"))
-    if "query" in axes:
-        rows = [record.coords["query"].index(row + pad) for row in alone.coords["query"]]
-        value = value.index_select(axes.index("query"), torch.tensor(rows))
+    for along in {"query", "token"} & {*axes} & {*alone.coords}:
+        rows = [record.coords[along].index(row + pad) for row in alone.coords[along]]
+        value = value.index_select(axes.index(along), torch.tensor(rows))
     if "key" in axes:
         value = value.narrow(axes.index("key"), pad, want.shape[axes.index("key")])
     if "patch" in axes:

@@ -91,7 +91,9 @@ def llava_spans(
         head, odd = divmod(made - grid[0] * grid[1] * len(images), len(images))
         if head < 0 or odd:
             return counted_spans(config, processor, images, inputs)
-    if head:
+    registers = getattr(config.vision_config, "num_register_tokens", 0)
+    # Any other number is a processor's that disagrees with the tower: without it the layout says so.
+    if head in (registers, registers + 1) and head:
         return tuple(ImageSpan.of((View(grid, box, head=head),)) for box in boxes)
     return tuple(ImageSpan(grid, box) for box in boxes)
 
