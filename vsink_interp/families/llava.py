@@ -92,7 +92,7 @@ def llava_spans(
         if head < 0 or odd:
             return counted_spans(config, processor, images, inputs)
     registers = getattr(config.vision_config, "num_register_tokens", 0)
-    # Any other number is a processor's that disagrees with the tower: without it the layout says so.
+    # Any other number is of a processor that disagrees with its tower: the layout will say so.
     if head in (registers, registers + 1) and head:
         return tuple(ImageSpan.of((View(grid, box, head=head),)) for box in boxes)
     return tuple(ImageSpan(grid, box) for box in boxes)
