@@ -53,8 +53,8 @@ def belongs(place: int, group, sinks: set[int]) -> bool:
             "first": place == words.index("b"),
             "last": place == words.rindex("q"),
         }.get(term.word, letter == term.word[0])
-        if term.image is not None:
-            found = images[place] == str(term.image)
+        if term.number is not None:
+            found = images[place] == str(term.number)
         return found != term.negated
 
     return letter != "p" and any(all(map(true, terms)) for terms in group.unions)
