@@ -54,7 +54,7 @@ def belongs(place: int, group, sinks: set[int]) -> bool:
             "last": place == words.rindex("q"),
         }.get(term.word, letter == term.word[0])
         if term.number is not None:
-            found = images[place] == str(term.number)
+            found = term.word == "image" and images[place] == str(term.number)  # no video, no turns
         return found != term.negated
 
     return letter != "p" and any(all(map(true, terms)) for terms in group.unions)
