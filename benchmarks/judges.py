@@ -35,10 +35,6 @@ OTHERS = {
     "diamond": "rhombus",
     "cross": "plus sign",
 }
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}<|im_start|>assistant\n"
-)
 
 
 def caption(things: list[SceneObject], *, reworded: bool) -> str:
@@ -75,7 +71,7 @@ def small() -> tuple[Any, Any]:
     model = LlamaForCausalLM(parts.language_config(file))
     model.model.load_state_dict(parts.language_weights(file))
     tokenizer = parts.build_tokenizer(file)
-    tokenizer.chat_template = CHATML
+    tokenizer.chat_template = file.metadata["tokenizer.chat_template"]
     model.config.name_or_path = "SmolLM2-135M-Instruct (Q4_1)"
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = model.generation_config.eos_token_id
@@ -101,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=24, help="of each kind")
     parser.add_argument("--local", help="'small', or a causal LM of transformers: a folder, an id")
+    parser.add_argument("--local-pairs", type=int, default=6, help="of each kind, for --local")
     parser.add_argument("--write", action="store_true", help="into docs/evaluation.md")
     args = parser.parse_args()
     lines = [
@@ -110,7 +107,8 @@ def main() -> None:
     start = time.process_time()
     for name, judge in judges(args.local).items():
         for reworded in (False, True):
-            texts, truths = zip(*pairs(args.pairs, reworded=reworded), strict=True)
+            count = args.local_pairs if isinstance(judge, LocalJudge) else args.pairs
+            texts, truths = zip(*pairs(count, reworded=reworded), strict=True)
             found = judge_agreement(judge, texts, truths)
             kind = "one reworded" if reworded else "in the same words"
             lines.append(

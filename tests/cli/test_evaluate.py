@@ -39,6 +39,7 @@ def test_one_json_object_and_the_files(tmp_path):
         (["--tasks", "mmvp"], "the toy benchmark has pope, mme, chair"),
         (["--judge-url", "http://127.0.0.1:1"], "name the model too"),
         (["--remote", "http://127.0.0.1:1"], "name it with --model"),
+        (["--remote", "http://127.0.0.1:1", "--model", "small/aligned"], "name it with --model"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )

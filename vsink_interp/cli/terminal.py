@@ -69,9 +69,10 @@ def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
 
     - `remote`: the server on which everything runs, as `LMM.from_pretrained` takes it.
 
-    **Raises:** `CapabilityError` if it does not open; `InputError` for the toy on a server.
+    **Raises:** `CapabilityError` if it does not open; `InputError` for a model of the package on a
+    server.
     """
-    if remote and model in (None, "toy", "small"):
+    if remote and (model in (None, "toy") or model.split("/")[0] == "small"):
         raise InputError("--remote runs a model that the server hosts: name it with --model")
     try:
         return vi.LMM.from_pretrained(model or "toy", remote=remote)
