@@ -30,9 +30,15 @@ def moved(row, share, least):
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "near"),
-    [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 5e-4)],
+    [
+        (torch.float64, 1e-14),
+        (torch.float32, 5e-7),
+        (torch.bfloat16, 2**-8),
+        (torch.float16, 2**-11),
+    ],
 )
 def test_a_share_of_the_source_goes_to_the_target_in_proportion(dtype, near, by_row):
+    """In half precision, what it comes to in fp32 is rounded once."""
     pattern, terms = case(dtype)
     rows = torch.tensor([[True, False, True, True], [False, True, True, False]])
     bounds = torch.tensor([[0.3], [torch.inf], [0.0]])
@@ -43,7 +49,7 @@ def test_a_share_of_the_source_goes_to_the_target_in_proportion(dtype, near, by_
         row = pattern[b, h, q].double().numpy()
         least = np.inf if by_row and not rows[b, q] else float(bounds[h, 0])
         wanted = moved(row, 0.4, least)
-        np.testing.assert_allclose(got[b, h, q].double(), wanted, atol=near)
+        np.testing.assert_allclose(got[b, h, q].double(), wanted, rtol=near * 1.01, atol=1e-16)
         acts += bool((wanted != row).any())
     assert 3 < acts < B * H * Q - 3
 
