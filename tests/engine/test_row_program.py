@@ -53,12 +53,17 @@ def reference(name, layers, group, keep):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
     ("name", "rows", "keep"),
-    [("one image", "query", "bos"), ("two images", "image[1]", "image[1]")],
+    [
+        ("one image", "query", "bos"),
+        ("two images", "image[1]", "image[1]"),
+        ("one image", "query & role", "bos last"),  # two rows, of which the first sees BOS alone
+    ],
 )
 def test_rows_that_keep_few_keys_gather_them(gathered, attention, name, rows, keep):
     """Under a mask and without one; of the keys that are left some lie behind a row."""
     lmm, encoding = tiny.lmm(attention=attention), tiny.encode(name)
-    run = lmm.run(encoding, graph=vi.Knockout(f"~{keep} -> {rows}", "1:3"))
+    cut = " & ".join(f"~{word}" for word in keep.split())
+    run = lmm.run(encoding, graph=vi.Knockout(f"{cut} -> {rows}", "1:3"))
     assert len(gathered) == 2
     theirs = reference(name, (1, 2), rows, keep)
     assert apart(run.logits, tiny.plain(lmm, encoding)) > 0.1
@@ -97,3 +102,13 @@ def test_a_window_that_holds_none_of_the_few_keys_is_refused():
     """Rows far from BOS would keep it in a full layer; their window holds nothing that is left."""
     with pytest.raises(vi.LayoutError, match=r"layers \[1\] nothing to attend to"):
         sliding().run(tiny.encode(), graph=vi.Knockout("~bos -> query", "1"))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_that_padding_blinds_are_not_laid_at_an_edits_door(attention):
+    same = vi.Fn("attn.hook_attn_scores", lambda scores, hook: scores)  # noqa: ARG005
+    lmm, batch = tiny.lmm(attention=attention), tiny.batch("one image", "short")
+    real = batch.inputs["attention_mask"].bool()
+    assert not real.all()
+    run = lmm.run(batch, graph=same)
+    assert apart(run.logits[real], tiny.plain(lmm, batch)[real]) < NEAR
