@@ -16,7 +16,7 @@ def resid(dtype=torch.float32):
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 0.5])
 @pytest.mark.parametrize(
-    "dims", [(3,), (0,), (15,), (11, 3), (0, 15), [0, 5, 15], torch.tensor([11, 0])]
+    "dims", [(3,), (0,), (15,), (11, 3), (0, 15), (5, 4), [0, 5, 15], torch.tensor([11, 0])]
 )
 def test_phi_is_the_largest_normalised_sink_dimension(dims, eps):
     x = resid().double().numpy()
