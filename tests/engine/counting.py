@@ -1,4 +1,4 @@
-"""What a run asks of the machine: tensor operations, host synchronisations, the largest tensor."""
+"""What a run asks of the machine: tensor operations, host synchronisations, sizes of tensors."""
 
 from collections import Counter
 
@@ -20,16 +20,14 @@ class Counting(TorchDispatchMode):
         super().__init__()
         self.ops: Counter[str] = Counter()
         self.syncs: Counter[str] = Counter()
-        self.largest = 0
+        self.sizes: Counter[int] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func.__name__
         if not func.is_view and name not in FREE:
             self.ops[name] += 1
-            self.largest = max(
-                [self.largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))]
-            )
+            self.sizes.update(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))
         if name.startswith(SYNCS) or _by_mask(name, args):
             self.syncs[name] += 1
         return out

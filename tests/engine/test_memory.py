@@ -26,8 +26,8 @@ def encoding():
     return tiny.lmm().encode([tiny.image(i) for i in range(20)], "count the red disc on the left")
 
 
-def largest(encoding, graph):
-    return counted(lambda: tiny.lmm().run(encoding, graph=graph)).largest
+def sizes(encoding, graph):
+    return counted(lambda: tiny.lmm().run(encoding, graph=graph)).sizes
 
 
 @pytest.mark.parametrize("name", STREAMED)
@@ -35,9 +35,13 @@ def test_rows_are_computed_in_tiles(name, encoding, monkeypatch):
     monkeypatch.setattr(row_program, "TILE_ELEMENTS", TILE)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     length = encoding.layout.length
-    pattern, plain = tiny.HEADS * length**2, largest(encoding, None)
-    assert max(plain, TILE) < pattern / 4, "too small to tell"
-    assert largest(encoding, STREAMED[name]) <= max(plain, TILE)
+    pattern, plain = tiny.HEADS * length**2, sizes(encoding, None)
+    # torch 2.6 has no fused attention of grouped keys on the CPU: there, plain attention itself
+    # holds whole patterns and masks, and a node may hold no more of them.
+    limit = max(TILE, *(size for size in plain if size < pattern / 4))
+    assert limit < pattern / 4, "too small to tell"
+    more = sizes(encoding, STREAMED[name]) - plain
+    assert [size for size in more if size > limit] == []
 
 
 def test_a_record_grows_with_rows_and_segments_not_with_keys(encoding):
@@ -51,4 +55,4 @@ def test_a_pattern_is_as_large_as_it_is(encoding, monkeypatch):
     monkeypatch.setattr(row_program, "TILE_ELEMENTS", TILE)
     monkeypatch.setattr(row_program, "LEAST_ROWS", 1)
     pattern = tiny.HEADS * encoding.layout.length**2
-    assert largest(encoding, probes.Pattern("all")) >= pattern
+    assert max(sizes(encoding, probes.Pattern("all"))) >= pattern

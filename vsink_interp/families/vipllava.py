@@ -12,6 +12,9 @@ def tiny() -> tuple[Any, Any]:
 
     from .tiny import fill
 
+    # transformers 5.18 knows it by the plural alone.
+    names = ("vision_feature_layer", "vision_feature_layers")
+    option = next(name for name in names if hasattr(VipLlavaConfig, name))
     plain, processor = tiny_llava()
     config = fill(
         VipLlavaConfig,
@@ -19,7 +22,7 @@ def tiny() -> tuple[Any, Any]:
         vision_config=plain.vision_config,
         image_token_index=plain.image_token_id,
         image_seq_length=plain.image_seq_length,
-        vision_feature_layer=[-1, -2],
+        **{option: [-1, -2]},
         tie_word_embeddings=False,
     )
     return config, processor
