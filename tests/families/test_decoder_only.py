@@ -260,9 +260,21 @@ def test_a_decoder_of_other_names_opens_and_what_needs_its_final_norm_is_refused
             ask()
 
 
+def _rows_of_the_last_layer(model):
+    """How many rows its attention computes in the prefill of plain generation."""
+    seen, encoding = [], model.encode(*PROMPTS["one"])
+    attention = model.hooked.layers[-1].self_attn
+    handle = attention.register_forward_hook(lambda *seen_by: seen.append(seen_by[-1][0].shape[1]))
+    model.hf_model.generate(**encoding.inputs, max_new_tokens=1)
+    handle.remove()
+    return seen[0]
+
+
 def test_a_record_of_layers_that_compute_other_rows_is_refused():
     """Where layers share keys, generation computes the last row of the prompt alone in them."""
     model, probe = lmm("Gemma 4, keys shared"), vi.probes.Activation("attn.hook_pattern")
+    if _rows_of_the_last_layer(model) > 1:
+        pytest.skip("this release of transformers computes every row in every layer")
     with pytest.raises(vi.CapabilityError, match=r"layers \[2, 3\] computed other rows"):
         model.generate(*PROMPTS["one"], graph=probe, max_new_tokens=2)
     late = replace(probe, layers="2:")
