@@ -57,7 +57,8 @@ def test_a_misspelt_segment_is_guessed():
 
 @pytest.mark.parametrize(
     "text", ["", " ", "&", "image &", "& image", "image && sink", "image[]", "image[x]",
-             "image,query", "image[-1]", "~ image", "~~image", "query[0]", "image -> query"]
+             "image,query", "image[-1]", "~ image", "~~image", "query[0]", "image -> query",
+             "frame", "query ~turn"]
 )  # fmt: skip
 def test_what_is_no_group_is_refused(text):
     with pytest.raises(vi.NotationError):
