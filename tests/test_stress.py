@@ -137,10 +137,12 @@ def interrupt_runs(times):
     try:
         for _ in range(times):
             try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.05))
+                # Once more each second: Python ignores what is raised within a finaliser.
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.05), 1.0)
                 while True:
                     lmm.generate(encoding, graph=GRAPH, max_new_tokens=3)
             except KeyboardInterrupt:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 stopped += 1
             assert torch.equal(lmm.run(encoding).logits, want)
             assert torch.equal(tiny.plain(lmm, encoding), want)
@@ -154,6 +156,8 @@ def test_a_model_after_interrupts_at_random_moments(rounds):
     process = FORK.Process(target=interrupt_runs, args=(15 * rounds,))
     process.start()
     process.join(50 * rounds)
+    process.kill()  # one that hangs would keep the whole run from its end
+    process.join()
     assert process.exitcode == 0
 
 

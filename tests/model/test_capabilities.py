@@ -107,7 +107,7 @@ def test_at_load_the_language_model_is_of_the_same_class_too(monkeypatch):
     vi.LMM(model, processor)
     assert type(seen[0].hf_model.model.language_model) is type(model.model.language_model)
     assert type(seen[0].hf_model.model.language_model).__name__ == "Qwen2Model"
-    config = CLIPVisionConfig()
+    config = CLIPVisionConfig(**model.config.vision_config.to_dict())
     model.config.vision_config = replace_class(config)
     vi.LMM(model, processor)
     assert len(seen) == 1, "no tiny model of this vision side is known"

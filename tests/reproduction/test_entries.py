@@ -45,7 +45,7 @@ def killed(measure, name, lmm, setup):
     process = FORK.Process(target=measure, args=(name, lmm, replace(setup, tick=tick)))
     process.start()
     process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL, process.kill()
 
 
 def steps_of(path):
