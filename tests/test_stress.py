@@ -13,11 +13,13 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
 import pytest
 import torch
+from tqdm import tqdm
 from typer.testing import CliRunner
 
 import vsink_interp as vi
@@ -49,6 +51,8 @@ def start(work, *given):
 
     def quiet():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Bars share a lock with the process that forked this one; killed, it would never be free.
+        tqdm.set_lock(threading.RLock())
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(null, stream)
@@ -101,7 +105,7 @@ def sweep(rows):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill -9"])
 def test_a_sweep_of_the_command_line_stopped_at_random_moments(tmp_path, rounds, how, monkeypatch):
     """Of the tiny LMM: its random words are as good as any for this."""
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: tiny.lmm()))
+    monkeypatch.setattr(vi.LMM, "from_pretrained", classmethod(lambda *_, **__: tiny.lmm()))
     want = json.loads(CliRunner().invoke(app, SWEEP).stdout)
     for turn in range(rounds):
         rows = tmp_path / f"{turn}.jsonl"
