@@ -12,16 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, Entry
+from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, PAPERS, VERDICTS, Entry
 
 HERE = Path(__file__).parent
 PAGE, KEPT, PICTURES = HERE / "reproduce.md", HERE / "reproduce.json", HERE / "assets/reproduce"
-VERDICTS = {True: "holds", False: "does not hold", None: "cannot be told"}
-PAPERS = {
-    "A": "Kang et al., *See What You Are Told* (ICLR 2025, arXiv 2503.03321)",
-    "B": "Kaduri et al., *What's in the Image?* (CVPR 2025, arXiv 2411.17491)",
-    "AB": "Where the two meet: measured in neither",
-}
 HEAD = """# Reproduce the papers
 
 <!-- Written by docs/gen_reproduce.py; edit vsink_interp/reproduction/. -->

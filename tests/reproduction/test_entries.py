@@ -12,6 +12,7 @@ import pytest
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp import plot
+from vsink_interp.model.progress import silent
 from vsink_interp.reproduction import ENTRIES, Measurements, Setup
 from vsink_interp.reproduction.over_cases import OverCases
 from vsink_interp.reproduction.over_tasks import OverTasks
@@ -22,7 +23,6 @@ PINNED = (
     "A.table3 A.table4 A.table5 A.table6 A.sweeps A.vcd A.latency A.last-layer B.fig1 B.fig2e "
     "B.fig2f B.fig3 B.fig4 B.fig5 B.fig6 B.fig7 B.table1"
 ).split()
-TIMED = ("ms", "seconds")
 
 
 def small(entry):
@@ -30,10 +30,6 @@ def small(entry):
     if isinstance(entry.measure, OverCases):
         return replace(entry.measure, at_once=1), 2
     return entry.measure, 20
-
-
-def silent(_done, _total):
-    """In the place of a bar."""
 
 
 def killed(measure, name, lmm, setup):
@@ -52,11 +48,6 @@ def steps_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
-def plain(rows):
-    """Rows without what no two runs share: how long they took."""
-    return [row for row in rows if row.get("of") != "seconds" and "latency" not in row]
-
-
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
     measure, limit = small(entry)
@@ -64,13 +55,15 @@ def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
     killed(measure, entry.name, lmm, setup)
     (log,) = tmp_path.glob("*.jsonl")
     before = steps_of(log)
-    rows, images = measure(entry.name, lmm, setup)
+    found = measure(entry.name, lmm, setup)
+    rows, images = found.rows, found.images
     after = steps_of(log)
     assert len(before) == 1
     assert after[: len(before)] == before, "what was finished is not measured again"
     assert len({step["step"] for step in after}) == len(after)
-    again, _ = measure(entry.name, lmm, setup)
-    assert repr(list(again)) == repr(list(rows))
+    again = measure(entry.name, lmm, setup)
+    assert repr(again.rows) == repr(rows)
+    assert again.data == found.data
 
     found = Measurements(entry.name, tuple(rows), {"model": "toy"}, images)
     assert all(np.isfinite(row["value"]) for row in found.rows)
@@ -82,7 +75,7 @@ def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
 def test_rows_do_not_depend_on_how_many_are_measured_at_once(lmm):
     (entry,) = (one for one in ENTRIES if one.name == "B.fig2e")
     one, both = (
-        replace(entry.measure, at_once=size)("B.fig2e", lmm, Setup(limit=2, tick=silent))[0]
+        replace(entry.measure, at_once=size)("B.fig2e", lmm, Setup(limit=2, tick=silent)).rows
         for size in (1, 2)
     )
 
@@ -110,3 +103,16 @@ def test_a_log_of_another_model_is_refused(lmm, tmp_path):
     vi.reproduce("A.fig8a", lmm, limit=1, log=tmp_path, tick=silent)
     with pytest.raises(vi.ResultError, match="another"):
         vi.reproduce("A.fig8a", tiny.lmm(), limit=1, log=tmp_path, tick=silent)
+
+
+def test_a_quick_log_is_not_taken_for_a_full_one(lmm, tmp_path):
+    """Quick runs measure fewer draws and layers of the same cases."""
+    vi.reproduce("A.fig8a", lmm, limit=1, quick=True, log=tmp_path, tick=silent)
+    with pytest.raises(vi.ResultError, match="another"):
+        vi.reproduce("A.fig8a", lmm, limit=1, log=tmp_path, tick=silent)
+
+
+@pytest.mark.parametrize("name", ["A.fig8a", "A.table1"])
+def test_no_case_is_refused(lmm, name):
+    with pytest.raises(vi.InputError, match="at least one"):
+        vi.reproduce(name, lmm, limit=0, tick=silent)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vsink_interp as vi
+from vsink_interp.model.progress import silent
 from vsink_interp.reproduction import Setup, find
 from vsink_interp.toy.language import DESCRIBE
 
@@ -39,7 +40,7 @@ def told(lmm, eager):
 
 def rows(name, lmm):
     entry = find(name)
-    return entry.measure(name, lmm, Setup(limit=LIMIT, quick=True, tick=lambda *_: None))[0]
+    return entry.measure(name, lmm, Setup(limit=LIMIT, quick=True, tick=silent)).rows
 
 
 def picked(found, **labels):

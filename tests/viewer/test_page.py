@@ -96,6 +96,11 @@ def test_heads_are_offered_where_they_were_recorded(page):
     page.press("]")
     assert "of" in label(page)
     assert pixels(page) != before
+    page.run(
+        "(p => { p.value = 'phi'; p.dispatchEvent(new Event('change')); })"
+        "(document.querySelector('[aria-label=\"what is shown\"]'))"
+    )
+    assert page.run("document.querySelector('[aria-label=head]').disabled"), "phi is of no head"
     page.press("ArrowUp")
     assert page.run(options) == "mean"
 

@@ -76,6 +76,8 @@ def test_what_cannot_be_shown_says_so(lmm):
     other = lmm.generate(image, "is there a red circle?", maps, max_new_tokens=4)
     with pytest.raises(vi.ResultError, match="other tokens"):
         vi.view(one, after=other)
+    with pytest.raises(vi.InputError, match="names are of two runs"):
+        vi.view(one, names=("a", "b"))
     with pytest.raises(vi.InputError, match="1 images; got 2"):
         vi.view(one, [image, image])
 

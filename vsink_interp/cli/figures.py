@@ -10,7 +10,7 @@ import typer
 
 import vsink_interp as vi
 
-from ..errors import CapabilityError, InputError
+from ..errors import InputError
 from ..storage import reserved
 from .terminal import (
     JsonOption,
@@ -18,6 +18,7 @@ from .terminal import (
     SeedOption,
     TokensOption,
     check_folder,
+    has_sinks,
     open_model,
     progress,
     read_input,
@@ -93,7 +94,7 @@ def attend(
             graph=vi.EditGraph(),
             layers=_numbers(lmm, layers),
             max_new_tokens=max_new_tokens,
-            sinks=_has_sinks(lmm),
+            sinks=has_sinks(lmm),
         )
         drawn = io.BytesIO()
         vi.plot.overlay(maps, words=word).savefig(drawn, format=out.suffix[1:])
@@ -106,14 +107,6 @@ def _numbers(lmm: "vi.LMM", layers: str | None) -> tuple[int, ...] | None:
     from ..graph import resolve_layers
 
     return None if layers is None else resolve_layers(layers, lmm.n_layers)
-
-
-def _has_sinks(lmm: "vi.LMM") -> bool:
-    try:
-        return bool(lmm.sinks)
-    except CapabilityError as error:
-        typer.echo(f"vsink: no sinks are boxed: {error}", err=True)
-        return False
 
 
 def _write_report(study: Any, out: Path, write: Callable[[str], None]) -> None:

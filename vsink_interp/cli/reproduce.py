@@ -130,6 +130,8 @@ def _write(out: Path, found: Sequence[dict[str, Any]], *, whole: bool) -> None:
 
 
 def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:
+    from ..reproduction import VERDICTS
+
     if as_json:
         typer.echo(json.dumps({"out": str(out), "reproductions": found}, ensure_ascii=False))
         return
@@ -137,8 +139,7 @@ def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:
         if "error" in one:
             typer.echo(f"{one['name']}  not measured: {one['error']}")
             continue
-        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[one["holds"]]
         if len(found) == 1:
             typer.echo(one["table"])
-        typer.echo(f"{one['name']}  {verdict}: {one['because']}")
+        typer.echo(f"{one['name']}  {VERDICTS[one['holds']]}: {one['because']}")
     typer.echo(f"rows and figures: {out}")

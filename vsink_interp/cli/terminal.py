@@ -83,6 +83,15 @@ def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
         ) from error
 
 
+def has_sinks(lmm: "vi.LMM") -> bool:
+    """Whether the sink dimensions of a model are known; says on stderr why not."""
+    try:
+        return bool(lmm.sinks)
+    except CapabilityError as error:
+        typer.echo(f"vsink: no sinks are boxed: {error}", err=True)
+        return False
+
+
 def read_input(
     image: Path | None, prompt: str | None, seed: int | None, *, default: int = 0
 ) -> tuple[Any, str]:

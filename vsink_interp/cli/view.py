@@ -14,6 +14,7 @@ from .terminal import (
     SeedOption,
     TokensOption,
     check_folder,
+    has_sinks,
     open_model,
     read_input,
     show,
@@ -50,7 +51,10 @@ def view(
 
         edit = None if graph is None else named_graph(graph)[1]
         lmm = open_model(model)
-        found = look(lmm, shown, asked, edit, heads=heads, max_new_tokens=max_new_tokens)
+        boxed = has_sinks(lmm)
+        found = look(
+            lmm, shown, asked, edit, heads=heads, sinks=boxed, max_new_tokens=max_new_tokens
+        )
         write(found.html)
     words = [row["text"] for row in found.data["rows"] if row["kind"] == "answer"]
     told = {"model": lmm.name, "prompt": asked, "answer": " ".join(words)}

@@ -36,10 +36,12 @@ from .objects import (
     ObjectScore as ObjectScore,
     content_words as content_words,
     score_objects as score_objects,
+    telling as telling,
 )
 from .paired import (
     PairedDifference as PairedDifference,
     mcnemar as mcnemar,
+    mean_interval as mean_interval,
     paired_difference as paired_difference,
 )
 from .pope import PopeScore as PopeScore, score_pope as score_pope

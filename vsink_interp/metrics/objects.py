@@ -6,7 +6,7 @@ given, so the score is exact. `content_words` replaces the lists if no object vo
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -17,6 +17,12 @@ FUNCTION_WORDS: Final = frozenset(
 """English function words."""
 
 _WORD: Final = re.compile(r"\w+(?:['-]\w+)*")
+
+
+def telling(words: Sequence[str]) -> list[int]:
+    """The places of the words that are no function words; of all words if there are no others."""
+    kept = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
+    return kept or list(range(len(words)))
 
 
 @final

@@ -109,3 +109,20 @@ def mcnemar(won: int, lost: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(won, won + lost).pvalue) if won or lost else 1.0
+
+
+def mean_interval(values: Float[np.ndarray, " case"], draws: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of a mean: percentile bootstrap over cases; NaN for less than two.
+
+    For tables and figures of many means; intervals of equally many cases draw the same ones.
+
+    **Arguments:**
+
+    - `values`: one number for each case, in any unit; the interval has the same.
+    - `draws`: how many bootstrap samples the interval stands on.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+    return float(low), float(high)

@@ -10,6 +10,10 @@ Tick: TypeAlias = Callable[[int, int], None]
 """Called with the steps done and their number."""
 
 
+def silent(done: int, total: int) -> None:
+    """A `tick` that shows nothing: for work within work that has a bar of its own."""
+
+
 def shown(tick: Tick | None, what: str) -> Tick:
     """The function to tell how far work has come: the one given, or one that draws tqdm's bar.
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from ..errors import InputError, ResultError
 from ..experiments import WordMaps, spoken_words
-from ..metrics import FUNCTION_WORDS
+from ..metrics import telling
 from ..model import ImageInput, as_image
 from ..probes import AttentionMaps, SinkValue
 from ..results import Recorded, Run
@@ -226,12 +226,6 @@ def _sinks(
     phi = run.of(probe, f"image[{number}]")
     shown = [layer for layer in layers if layer in phi.labels("layer")]
     return (phi.taken("layer", shown).values[:, 0] >= tau).any(0).numpy()
-
-
-def telling(words: tuple[str, ...]) -> list[int]:
-    """The words that are not function words; all words if there are no others."""
-    found = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
-    return found or list(range(len(words)))
 
 
 def _chosen(words: tuple[str, ...], wanted: Sequence[str | int] | None, most: int) -> list[int]:

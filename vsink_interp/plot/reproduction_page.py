@@ -5,15 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..reproduction import NOT_ESTABLISHED, find
+from ..reproduction import NOT_ESTABLISHED, PAPERS, VERDICTS, find
 from .page import Section, data_uri, note, render, setting, table, text
-
-PAPERS = {
-    "A": "Kang et al., ICLR 2025, arXiv 2503.03321",
-    "B": "Kaduri et al., CVPR 2025, arXiv 2411.17491",
-    "AB": "where both papers meet; measured by neither",
-}
-VERDICTS = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
 def page(folder: Path, found: Sequence[Mapping[str, Any]]) -> str:
@@ -36,7 +29,7 @@ def _section(folder: Path, one: Mapping[str, Any]) -> Section:
     entry = find(one["name"])
     title = f"{entry.name}: {entry.title}"
     if "error" in one:
-        return Section(entry.name, title, PAPERS[entry.paper], note(one["error"]))
+        return Section(entry.name, title, PAPERS[entry.paper].replace("*", ""), note(one["error"]))
     picture = data_uri((folder / f"{entry.name}.png").read_bytes())
     alt = escape(entry.title)
     parts = [
@@ -52,4 +45,4 @@ def _section(folder: Path, one: Mapping[str, Any]) -> Section:
     parts.append(
         f"<details><summary>all means</summary><pre>{escape(one['table'])}</pre></details>"
     )
-    return Section(entry.name, title, PAPERS[entry.paper], "\n".join(parts))
+    return Section(entry.name, title, PAPERS[entry.paper].replace("*", ""), "\n".join(parts))

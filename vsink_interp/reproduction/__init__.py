@@ -1,6 +1,13 @@
 """Every figure, table and ablation of both papers as one call: measured rows, figure, verdict."""
 
-from .entry import Entry as Entry, Outcome as Outcome, Published as Published, Setup as Setup
+from .entry import (
+    PAPERS as PAPERS,
+    VERDICTS as VERDICTS,
+    Entry as Entry,
+    Outcome as Outcome,
+    Published as Published,
+    Setup as Setup,
+)
 from .listing import (
     ENTRIES as ENTRIES,
     NOT_ESTABLISHED as NOT_ESTABLISHED,

@@ -1,9 +1,9 @@
 """What a reproduction is: a figure or table of a paper, how it is measured, what was published."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, final, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias, final, runtime_checkable
 
 from PIL import Image
 
@@ -12,6 +12,15 @@ from .measurements import Measurements, Row
 
 Figure: TypeAlias = Literal["bars", "curves", "grid", "maps", "scatter", "spectrum", "sorted"]
 """How the measurements are drawn."""
+
+
+VERDICTS: Final = {True: "holds", False: "does not hold", None: "cannot be told"}
+PAPERS: Final = {
+    "A": "Kang et al., *See What You Are Told* (ICLR 2025, arXiv 2503.03321)",
+    "B": "Kaduri et al., *What's in the Image?* (CVPR 2025, arXiv 2411.17491)",
+    "AB": "Where the two meet: measured in neither",
+}
+"""By the letter in an entry's name; titles between asterisks."""
 
 
 @final
@@ -56,17 +65,32 @@ class Setup:
 
     def count(self, quick: int, full: int) -> int:
         """The number of cases: the limit, or the reproduction's own for a quick or a full run."""
-        return self.limit or (quick if self.quick else full)
+        return (quick if self.quick else full) if self.limit is None else self.limit
+
+
+@final
+@dataclass(frozen=True)
+class Measured:
+    """What measuring an entry gives.
+
+    **Attributes:**
+
+    - `rows`: one mapping a measurement.
+    - `images`: the images of some cases, for figures.
+    - `data`: a digest of the cases: images, prompts, truths.
+    """
+
+    rows: tuple[Row, ...]
+    images: Mapping[int, Image.Image]
+    data: str
 
 
 @runtime_checkable
 class Measure(Protocol):
     """Measures an entry; `OverCases` and `OverTasks` are the two ways there are."""
 
-    def __call__(
-        self, name: str, lmm: LMM, setup: Setup
-    ) -> tuple[Iterable[Row], Mapping[int, Image.Image]]:
-        """The rows, and the images of some cases."""
+    def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
+        """The rows of an entry of that name, on a model and the cases of a setup."""
         ...
 
 
@@ -85,8 +109,7 @@ class Outcome:
     because: str
 
     def __str__(self) -> str:
-        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
-        return f"{verdict}: {self.because}"
+        return f"{VERDICTS[self.holds]}: {self.because}"
 
 
 @final

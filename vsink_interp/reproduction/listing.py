@@ -10,7 +10,7 @@ from ..model import LMM, Tick
 from .both import chosen_tokens, crossings
 from .entry import Entry, Setup
 from .measurements import Measurements
-from .over_cases import about
+from .over_cases import about as dependence
 from .paper_a import (
     ablations,
     benchmarks,
@@ -126,11 +126,12 @@ def reproduce(
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
     setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=place, tick=tick)
-    rows, images = entry.measure(name, lmm, setup)
-    return Measurements(name, tuple(rows), _provenance(entry, lmm, setup), images)
+    found = entry.measure(name, lmm, setup)
+    about = {**_provenance(entry, lmm, setup), "data digest": found.data}
+    return Measurements(name, found.rows, about, found.images)
 
 
 def _provenance(entry: Entry, lmm: LMM, setup: Setup) -> Mapping[str, Any]:
-    settings = {"data": str(setup.data or "toy scenes"), "limit": setup.limit, "quick": setup.quick}
+    settings = {"data": str(setup.data or "toy scenes"), "limit": setup.limit}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**about(entry.name, lmm, setup), **settings, "title": entry.title, "measured": now}
+    return {**dependence(entry.name, lmm, setup), **settings, "title": entry.title, "measured": now}

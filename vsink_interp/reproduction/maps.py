@@ -1,13 +1,12 @@
 """Maps as rows: one row a patch, with its place in the image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from ..metrics import FUNCTION_WORDS
 from ..tokens import ImageSpan
 from .measurements import Row
 
@@ -36,9 +35,3 @@ def map_rows(
 
 def _short(edge: float) -> float:
     return round(float(edge), 4)
-
-
-def telling(words: Sequence[str]) -> list[int]:
-    """The first words that are not function words; the first words if there are no others."""
-    kept = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
-    return (kept or list(range(len(words))))[:MOST_WORDS]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import ResultError
 from ..experiments.result import Result
+from ..metrics import mean_interval
 from ..results.recorded import optional_package
 from ..storage import read_json, write_bytes, write_text
 
@@ -26,8 +27,6 @@ Row: TypeAlias = dict[str, Any]
 CASE: Final = "case"
 VALUE: Final = "value"
 ENDS: Final = ("low", "high")
-DRAWS: Final = 2000
-"""How many bootstrap samples an interval stands on."""
 
 
 @final
@@ -182,7 +181,7 @@ def _summed(group: Mapping[str, Any], rows: Sequence[Row]) -> Summary:
     means = np.array([np.nanmean(values) for values in _cases(rows).values()])
     if not len(means):
         return Summary(group, np.nan, np.nan, np.nan, 0)
-    return Summary(group, float(means.mean()), *interval(means), len(means))
+    return Summary(group, float(means.mean()), *mean_interval(means), len(means))
 
 
 def _cases(rows: Sequence[Row]) -> dict[Any, list[float]]:
@@ -192,18 +191,6 @@ def _cases(rows: Sequence[Row]) -> dict[Any, list[float]]:
         if CASE in row and not np.isnan(row[VALUE]):
             found.setdefault(row[CASE], []).append(float(row[VALUE]))
     return found
-
-
-def interval(values: Float[np.ndarray, " case"]) -> tuple[float, float]:
-    """The 95 % interval of a mean: percentile bootstrap over cases; NaN for one case.
-
-    Intervals of several groups draw the same cases, so their differences are paired.
-    """
-    if len(values) < 2:
-        return np.nan, np.nan
-    drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _png(image: Image.Image) -> bytes:

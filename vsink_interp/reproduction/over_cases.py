@@ -1,17 +1,18 @@
 """Measure a reproduction a few cases at a time, written as they come, gone on with later."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias, final
 
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import CapabilityError, InputError
 from ..experiments import Cases, ObjectMasks, Quizzes
 from ..model import LMM, digest, fingerprint
 from ..model.progress import shown
 from ..storage import RowLog
-from .entry import Setup
+from .entry import Measured, Setup
 from .measurements import CASE, Row
 from .sources import by_image, captions
 
@@ -43,15 +44,14 @@ class OverCases:
     at_once: int = 4
     source: Callable[[Setup, int, int], Iterator[Any]] = captions
 
-    def __call__(
-        self, name: str, lmm: LMM, setup: Setup
-    ) -> tuple[list[Row], Mapping[int, Image.Image]]:
+    def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
         """The rows of all cases, and the first images."""
         count = setup.count(self.quick, self.full)
         if count < 1:
             raise InputError(f"limit={count}: measure at least one case")
         tell, first = shown(setup.tick, name), 0
         rows: list[Row] = []
+        data = sha256()
         images: dict[int, Image.Image] = {}
         log = None if setup.log is None else setup.log / f"{name}.rows.jsonl"
         with RowLog[list[Row]](log, about(name, lmm, setup)) as kept:
@@ -61,25 +61,25 @@ class OverCases:
                     first + i: _small(one) for i, one in enumerate(found) if first + i < KEPT
                 }
                 step = f"{first}: {_key(some)}"
+                data.update(step.encode())
                 if step not in kept.known:
                     kept.add(step, list(self.measure(lmm, some, setup)))
                 rows += [_placed(row, first) for row in kept.known[step]]
                 first += len(found)
                 tell(min(first, count), count)
-        return rows, images
+        return Measured(tuple(rows), images, data.hexdigest()[:16])
 
 
 def about(name: str, lmm: LMM, setup: Setup) -> dict[str, Any]:
     """What the rows of a reproduction depend on."""
-    return {"name": name, "seed": setup.seed, "sinks": _sinks(lmm), **fingerprint(lmm)}
+    settings = {"name": name, "seed": setup.seed, "quick": setup.quick}
+    return {**settings, "sinks": _sinks(lmm), **fingerprint(lmm)}
 
 
 def _sinks(lmm: LMM) -> str:
-    from ..errors import VsinkError
-
     try:
         return repr(lmm.sinks)
-    except VsinkError:
+    except CapabilityError:
         return "none"
 
 

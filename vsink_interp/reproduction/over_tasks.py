@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, final
 
-from PIL import Image
-
 from ..errors import InputError
 from ..evaluation import Evaluation, Task, evaluate, load_tasks
 from ..graph import Graphlike
 from ..model import LMM
 from ..model.progress import shown
-from .entry import Setup
+from .entry import Measured, Setup
 from .measurements import Row
 
 
@@ -44,9 +42,7 @@ class OverTasks:
     quick: int = 24
     full: int = 3000
 
-    def __call__(
-        self, name: str, lmm: LMM, setup: Setup
-    ) -> tuple[list[Row], Mapping[int, Image.Image]]:
+    def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
         """One row for each score of each arm, and for each difference from off."""
         tasks = self._tasks(setup)
         arms = self.arms(lmm, setup)
@@ -58,7 +54,8 @@ class OverTasks:
             log=log,
             tick=shown(setup.tick, name),
         )
-        return list(_rows(found, arms)), {}
+        data = ", ".join(f"{name} {one['digest']}" for name, one in found.about["tasks"].items())
+        return Measured(tuple(_rows(found, arms)), {}, data)
 
     def _tasks(self, setup: Setup) -> tuple[Task, ...]:
         count = setup.count(self.quick, self.full)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from ..errors import ResultError
-from ..metrics import content_words
+from ..metrics import telling
 from ..probes import AttentionMaps, Contribution, LogitLens, Pattern, SegmentMass, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
@@ -62,7 +62,7 @@ def payload(
         probes["contribution"] = "contribution (norm)"
     return {
         "title": title,
-        "layers": list(first[_maps(first)].labels("layer")),
+        "layers": list(first[_node(first, AttentionMaps)].labels("layer")),
         "rows": rows,
         "start": _start(rows),
         "panels": panels,
@@ -92,16 +92,12 @@ def _node(run: Run, kind: type) -> Any:
     return next((node for node in run.graph if isinstance(node, kind)), None)
 
 
-def _maps(run: Run) -> Any:
-    return _node(run, AttentionMaps)
-
-
 def _rows(run: Run) -> list[dict[str, Any]]:
     """The rows of the maps: tokens of the prompt that see the image, and those of the answer.
 
     A row of the answer is named by the token that it predicts.
     """
-    record, answer = run[_maps(run)], set(run.answer_rows)
+    record, answer = run[_node(run, AttentionMaps)], set(run.answer_rows)
     found = []
     for row in record.labels("query"):
         if row in answer:
@@ -114,8 +110,8 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 def _start(rows: Sequence[dict[str, Any]]) -> int:
     """The first word of the answer that is no function word."""
     answer = [i for i, row in enumerate(rows) if row["kind"] == "answer"]
-    telling = [i for i in answer if content_words(rows[i]["text"])]
-    return (telling or answer or [0])[0]
+    told = telling([rows[i]["text"] for i in answer])
+    return answer[told[0]] if told else 0
 
 
 def _panel(
@@ -203,7 +199,7 @@ def _lens(run: Run, spans: Sequence[ImageSpan]) -> list[dict[str, Any]] | None:
     if probe is None or len(spans) != 1 or len(spans[0].parts) != 1:
         return None
     words = run[probe, "word"]
-    if words.labels("layer") != run[_maps(run)].labels("layer"):
+    if words.labels("layer") != run[_node(run, AttentionMaps)].labels("layer"):
         return None
     top = np.asarray(words.values, dtype=object)[:, 0, :, 0]
     vocabulary = sorted({str(word) for word in top.ravel()})

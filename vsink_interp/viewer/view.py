@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, final
 
-from ..errors import CapabilityError, InputError, VsinkError
+from ..errors import CapabilityError, InputError
 from ..graph import EditGraph, Graphlike, Layers, as_graph
 from ..model import LMM, Encoding
 from ..model.images import as_images
@@ -103,7 +103,7 @@ def view(
     image: Any = None,
     *,
     after: Run | None = None,
-    names: Sequence[str] = ("before", "after"),
+    names: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Viewer:
     """Look at where each word of a run looks.
@@ -122,7 +122,7 @@ def view(
     - `run`: of one prompt.
     - `image`: the image or images of the prompt, which a run does not hold.
     - `after`: the same answer under an edit, fed back by `lmm.run(encoding.with_answer(run), ...)`.
-    - `names`: of the two.
+    - `names`: of the two; `("before", "after")` by default.
     - `title`: by default the model and the answer.
 
     **Raises:** `ResultError` for a batch, a run without maps, or an `after` of other tokens;
@@ -132,9 +132,10 @@ def view(
     count = len(run.layout.images[0])
     if images is not None and len(images) != count:
         raise InputError(f"the prompt has {count} images; got {len(images)}")
-    runs = [(names[0] if after is not None else "run", run)]
-    if after is not None:
-        runs.append((names[1], after))
+    if names is not None and (after is None or len(names) != 2):
+        raise InputError(f"names are of two runs, run and after; got {names!r}")
+    first, second = names or ("before", "after")
+    runs = [("run", run)] if after is None else [(first, run), (second, after)]
     text = run.text if isinstance(run.text, str) else run.text[0]
     return Viewer(payload(runs, images, title or f"{run.model}: {text}"))
 
@@ -164,6 +165,7 @@ def look(
     graph: Graphlike = None,
     *,
     heads: Layers | None = None,
+    sinks: bool | None = None,
     max_new_tokens: int = 64,
 ) -> Viewer:
     """Answer a prompt and view it; with an edit, the same answer before and after.
@@ -177,18 +179,25 @@ def look(
     - `image`, `prompt`: as `lmm.generate` takes them, or an `Encoding`.
     - `graph`: the edit; none by default.
     - `heads`: layers of which every head can be looked at.
+    - `sinks`: box visual sinks; by default where the model's sink dimensions are known.
+    - `max_new_tokens`: the longest answer.
 
-    **Raises:** as `lmm.generate`; `ResultError` for a batch.
+    **Raises:** as `lmm.generate`; `ResultError` for a batch; `CapabilityError` for `sinks=True`
+    without sink dimensions.
     """
     encoding = image if isinstance(image, Encoding) else lmm.encode(image, prompt)
-    try:
-        sinks = bool(lmm.sinks.dims)
-    except VsinkError:
-        sinks = False
-    probes, edit = view_probes(heads, sinks=sinks), as_graph(graph)
+    boxed = _has_sinks(lmm) if sinks is None else sinks
+    probes, edit = view_probes(heads, sinks=boxed), as_graph(graph)
     run = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
     after = None
     if edit:
         after = lmm.run(encoding.with_answer(run), graph=edit | probes)
     names = ("before", "after " + " | ".join(type(node).__name__ for node in edit))
-    return view(run, list(encoding.images[0]), after=after, names=names)
+    return view(run, list(encoding.images[0]), after=after, names=names if edit else None)
+
+
+def _has_sinks(lmm: LMM) -> bool:
+    try:
+        return bool(lmm.sinks.dims)
+    except CapabilityError:
+        return False

@@ -349,6 +349,7 @@ export function mount(el, data) {
     }
     if (!names.includes(state.head)) state.head = "mean";
     headIn.value = state.head;
+    headIn.disabled = state.probe !== "attention"; // what else is shown is of no single head
   }
 
   // --- acting ---------------------------------------------------------------------------------
@@ -372,7 +373,7 @@ export function mount(el, data) {
     const target = /** @type {HTMLElement} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || target.tagName === "SELECT") return;
     const heads = [...headIn.options].map((o) => o.value);
-    const head = (by) => ({ head: heads[step(heads.indexOf(state.head), by, heads.length)] });
+    const head = (by) => headIn.disabled ? {} : ({ head: heads[step(heads.indexOf(state.head), by, heads.length)] });
     const acts = {
       ArrowRight: () => ({ row: step(state.row, 1, words.length) }),
       ArrowLeft: () => ({ row: step(state.row, -1, words.length) }),

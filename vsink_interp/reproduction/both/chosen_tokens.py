@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ...experiments import Quizzes, compressed_context
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import higher
@@ -16,17 +17,13 @@ SCORES = ("attention", "attention-without-sinks", "contribution", "random")
 def accuracies(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     """The share of questions answered right from a tenth of the image tokens, by who chose them."""
     del setup
-    found = compressed_context(lmm, some, keeps=(0.1,), scores=SCORES, tick=_silent)
+    found = compressed_context(lmm, some, keeps=(0.1,), scores=SCORES, tick=silent)
     for score in found.scores:
         chosen = "whole prompt" if score.spec is None else score.name
         if score.spec is not None and score.spec.strategy == "qs":
             chosen = f"by {score.spec.score}"
         for question, right in enumerate(score.right.tolist()):
             yield {"case": found.image[question], "chosen": chosen, "value": float(right)}
-
-
-def _silent(done: int, total: int) -> None:
-    """No bar of its own within a larger one."""
 
 
 def _without_sinks(found: Measurements) -> Outcome:

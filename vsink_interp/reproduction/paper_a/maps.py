@@ -6,9 +6,10 @@ import numpy as np
 
 from ...experiments import Cases, word_maps
 from ...graph import EditGraph
+from ...metrics import telling
 from ...model import LMM
 from ..entry import Entry, Outcome, Setup
-from ..maps import map_rows, telling
+from ..maps import MOST_WORDS, map_rows
 from ..measurements import Measurements, Row
 from ..outcomes import higher
 from ..over_cases import OverCases
@@ -20,7 +21,7 @@ def before_and_after(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         maps = word_maps(lmm, image, prompt, max_new_tokens=cases.max_new_tokens)
         for arm, values in (("before", maps.before), ("after VAR", maps.after)):
-            for number in telling(maps.words):
+            for number in telling(maps.words)[:MOST_WORDS]:
                 labels = {"case": case, "arm": arm, "word": f"{number}: {maps.words[number]}"}
                 yield from map_rows(values[number], maps.span, image, maps.sinks, labels)
 
@@ -32,7 +33,7 @@ def without_sinks(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
         longest = cases.max_new_tokens
         maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest)
         for arm, kept in (("all image tokens", 1), ("without sinks", ~maps.sinks)):
-            for number in telling(maps.words):
+            for number in telling(maps.words)[:MOST_WORDS]:
                 values = maps.before[number] * kept
                 labels = {"case": case, "arm": arm, "word": f"{number}: {maps.words[number]}"}
                 share = values / max(float(values.sum()), 1e-9)

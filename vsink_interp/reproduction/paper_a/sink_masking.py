@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from ...edits import HideKeys
-from ...experiments import Cases, answers
+from ...errors import ResultError
+from ...experiments import Cases, sink_ablation
 from ...experiments.depth import pattern_layers
-from ...graph import Graphlike
 from ...model import LMM
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
@@ -15,35 +17,36 @@ from ..over_cases import OverCases
 from ..over_tasks import Arm, OverTasks
 
 SINKS, RANDOM = "visual sinks", "random image tokens"
-
-
-def _arms(lmm: LMM, setup: Setup, draws: int) -> Iterator[tuple[str, int, Graphlike]]:
-    """What is hidden, the number of the draw, and the edit."""
-    hidden = HideKeys("sink & image", layers=pattern_layers(lmm))
-    yield SINKS, 0, hidden
-    for draw in range(draws):
-        yield RANDOM, draw, replace(hidden, control=setup.seed + draw)
-        still = replace(hidden, control=setup.seed + draw, redraw=False)
-        yield f"{RANDOM}, the same in all layers", draw, still
+STILL = f"{RANDOM}, the same in all layers"
 
 
 def captions(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """Object F1 of captions, with nothing, visual sinks or random tokens hidden."""
-    plain = answers(lmm, cases)
-    for case, f1 in enumerate(cases.f1(plain, plain)):
-        yield {"case": case, "hidden": "nothing", "draw": 0, "value": f1}
-    for name, draw, graph in _arms(lmm, setup, 1 if setup.quick else 3):
-        for case, f1 in enumerate(cases.f1(answers(lmm, cases, graph), plain)):
-            yield {"case": case, "hidden": name, "draw": draw, "value": f1}
+    """Object F1 of captions, with nothing, visual sinks or random tokens hidden.
+
+    Cases without a visual sink are left out: nothing could be hidden there.
+    """
+    draws = 1 if setup.quick else 3
+    try:
+        found = sink_ablation(lmm, cases, seed=setup.seed, draws=draws)
+    except ResultError:  # none of these has a sink
+        return
+    parts = [("nothing", 0, found.f1[0]), (SINKS, 0, found.f1[1])]
+    for name, by_draw in zip((RANDOM, STILL), found.by_draw, strict=True):
+        parts += [(name, draw, f1) for draw, f1 in enumerate(by_draw)]
+    for name, draw, f1 in parts:
+        for case in np.flatnonzero(found.n_sinks).tolist():
+            yield {"case": case, "hidden": name, "draw": draw, "value": float(f1[case])}
 
 
 def benchmark(lmm: LMM, setup: Setup) -> Mapping[str, Arm]:
-    """The same three arms, for yes/no questions."""
-    found = {name: Arm(graph) for name, draw, graph in _arms(lmm, setup, 1) if draw == 0}
-    return {name: arm for name, arm in found.items() if name in (SINKS, RANDOM)}
+    """The same for yes/no questions: sinks, and as many random tokens redrawn per layer."""
+    hidden = HideKeys("sink & image", layers=pattern_layers(lmm))
+    return {SINKS: Arm(hidden), RANDOM: Arm(replace(hidden, control=setup.seed))}
 
 
 def _sinks_are_idle(found: Measurements) -> Outcome:
+    if not found.rows:
+        return Outcome(None, "no image has a visual sink")
     return higher(found, {"hidden": SINKS}, {"hidden": RANDOM})
 
 

@@ -6,6 +6,7 @@ from time import perf_counter
 from ...experiments import Quizzes, compressed_context
 from ...metrics import read_answer
 from ...model import LMM, CompressedContext
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import higher
@@ -19,7 +20,7 @@ def by_share(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     """The share of questions answered right, by how many image tokens stay and who chooses them."""
     keeps = (0.05, 0.2, 1.0) if setup.quick else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     scores = ("attention", "attention-without-sinks", "random")
-    found = compressed_context(lmm, some, keeps=keeps, scores=scores, tick=_silent)
+    found = compressed_context(lmm, some, keeps=keeps, scores=scores, tick=silent)
     for score in found.scores:
         chosen, keep = "whole prompt", 1.0
         if score.spec is not None:
@@ -30,10 +31,6 @@ def by_share(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
                 "case": found.image[question], "chosen": chosen, "keep": keep,
                 "value": float(right),
             }  # fmt: skip
-
-
-def _silent(done: int, total: int) -> None:
-    """No bar of its own within a larger one."""
 
 
 def contexts() -> dict[str, CompressedContext]:

@@ -4,10 +4,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...edits import Knockout
-from ...experiments import FLOWS, Cases, answers, sweep_layers
+from ...experiments import (
+    FLOWS,
+    Cases,
+    KnockoutSweep,
+    answers,
+    knockout_sweep,
+    sweep_layers,
+)
 from ...experiments.depth import pattern_layers
 from ...graph import Layers, resolve_layers
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import both, higher
@@ -35,11 +43,6 @@ def _starts(lmm: LMM, setup: Setup) -> tuple[int, ...]:
     return tuple(found[place] for place in sweep_layers(len(found), most))
 
 
-def _within(lmm: LMM, first: int, last: int) -> Layers:
-    """The layers of a range, both ends included, that have a pattern."""
-    return pattern_layers(lmm, f"{first}:{last + 1}")
-
-
 def three_flows(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """In all layers, and in all except the middle ones: 20 to 40 of 80, scaled to the depth."""
     del setup
@@ -57,25 +60,29 @@ def three_flows(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
 
 def from_layer(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """From layer l on."""
-    last = lmm.n_layers - 1
-    places = {start: _within(lmm, start, last) for start in _starts(lmm, setup)}
-    return _cut(lmm, cases, places, "layer")
+    return _swept(knockout_sweep(lmm, cases, layers=_starts(lmm, setup), tick=silent))
 
 
 def up_to_layer(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Up to layer l, which is cut too."""
-    places = {stop: _within(lmm, 0, stop) for stop in _starts(lmm, setup)}
+    places = {stop: pattern_layers(lmm, f":{stop + 1}") for stop in _starts(lmm, setup)}
     return _cut(lmm, cases, places, "layer")
 
 
 def window(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """In a window of a fifth of the layers that slides along the depth (Geva et al. 2023)."""
-    half = max(1, round(lmm.n_layers / 10))
-    places = {
-        at: _within(lmm, max(at - half, 0), min(at + half, lmm.n_layers - 1))
-        for at in _starts(lmm, setup)
-    }
-    return _cut(lmm, cases, places, "layer")
+    """In a fifth of the layers, from layer l on (Geva et al. 2023)."""
+    size = max(1, round(lmm.n_layers / 5))
+    starts = sorted({min(start, lmm.n_layers - size) for start in _starts(lmm, setup)})
+    return _swept(knockout_sweep(lmm, cases, layers=starts, window=size, tick=silent))
+
+
+def _swept(found: KnockoutSweep) -> Iterator[Row]:
+    for case, f1 in enumerate(found.baseline.tolist()):
+        yield {"case": case, "flow": "uncut", "value": f1}
+    for flow, by_layer in zip(found.flows, found.f1.tolist(), strict=True):
+        for layer, values in zip(found.layers, by_layer, strict=True):
+            for case, f1 in enumerate(values):
+                yield {"case": case, "flow": flow, "layer": layer, "value": f1}
 
 
 def _query_suffices(found: Measurements) -> Outcome:

@@ -8,9 +8,11 @@ from ...errors import LayoutError
 from ...experiments import ObjectMasks, localisation, word_maps
 from ...experiments.depth import with_pattern
 from ...graph import EditGraph
+from ...metrics import telling
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
-from ..maps import map_rows, telling
+from ..maps import MOST_WORDS, map_rows
 from ..measurements import Measurements, Row
 from ..outcomes import higher, shown_only
 from ..over_cases import OverCases
@@ -24,7 +26,7 @@ def hits(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator[Row
     del setup
     for case, here in enumerate(by_image(found)):
         try:
-            place = localisation(lmm, here, tick=_silent)
+            place = localisation(lmm, here, tick=silent)
         except LayoutError:  # the answer names none of them
             continue
         for number in range(len(place.located)):
@@ -41,10 +43,6 @@ def hits(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator[Row
                 yield {**labels, "value": chance}
 
 
-def _silent(done: int, total: int) -> None:
-    """No bar of its own within a larger one."""
-
-
 def examples(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator[Row]:
     """Maps of the words of an answer, in an early, a middle and a late layer."""
     del setup
@@ -52,7 +50,7 @@ def examples(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator
         maps = word_maps(lmm, one.image, one.prompt, graph=EditGraph(), sinks=False)
         for depth in (0.15, 0.5, 0.85):
             (layer,) = with_pattern(lmm, (round(depth * (lmm.n_layers - 1)),))
-            for number in telling(maps.words):
+            for number in telling(maps.words)[:MOST_WORDS]:
                 labels = {"case": case, "layer": layer, "word": f"{number}: {maps.words[number]}"}
                 values = maps.by_layer[layer, number]
                 yield from map_rows(values, maps.span, maps.image, None, labels)
