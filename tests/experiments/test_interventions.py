@@ -51,6 +51,12 @@ def test_a_window_slides_and_ends_at_the_last_layer(sunk, cases):
         ex.knockout_sweep(sunk, cases, window=9)
 
 
+def test_a_window_that_fits_no_layer_with_a_pattern_is_refused(sunk, cases, monkeypatch):
+    monkeypatch.setattr(type(sunk), "layers_with", lambda *_: [3, 7])
+    with pytest.raises(vi.InputError, match=r"fits up to layer 1.*have one: 3, 7"):
+        ex.knockout_sweep(sunk, cases, window=7)
+
+
 def test_the_interval_is_that_of_the_paired_change():
     """Against a plain bootstrap: draws of cases, cut minus uncut of the same cases."""
     source = np.random.default_rng(3)

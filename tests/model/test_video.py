@@ -123,7 +123,8 @@ def test_frames_are_groups(model):
     assert vi.plot.overlay(looked, Image.fromarray(shown[3]), number=step).axes
     unseen = vi.Knockout("frame[0] -> generated", layers)
     run = model.generate(encoding, graph=unseen, max_new_tokens=3)
-    assert run.text is not None
+    assert nodes.apart(run.logits[:, 1], looked.logits[:, 1]) > 1e-3
+    assert torch.equal(run.logits[:, 0], looked.logits[:, 0])
 
 
 def test_videos_in_batches_and_messages(model):
@@ -179,6 +180,40 @@ def test_what_cannot_be_shown_is_refused_by_name(model):
         vi.Video(frames(model, 1)[0])
     with pytest.raises(vi.CapabilityError, match="not of videos"):
         model.generate(video, "what is this", vi.Contrast("noise"), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("size", [(200, 100), (0, 10)])
+def test_sizes_are_two_numbers_of_pixels(size):
+    with pytest.raises(vi.InputError, match="the least and the most pixels"):
+        vi.Video(np.zeros((2, 8, 8, 3), np.uint8), size=size)
+
+
+def test_frames_are_those_of_their_own_prompt(tmp_path):
+    """In a batch that is run in parts, of which one shows no video; on disk; placed in a prompt."""
+    model = vi.LMM.tiny("Qwen2-VL")
+    shown, other = (clip(model, frames(model, 4, seed)) for seed in (0, 1))
+    prompts = ["what is this", "describe the disc"]
+    whole = model.run([None, shown], prompts)
+    parts = model.run([None, shown], prompts, batch_size=1)
+    assert parts.layout.frames == whole.layout.frames == ((), (0, 0, 1, 1))
+    for group in ("frame[0]", "frame[3]"):
+        assert torch.equal(parts.layout.mask(group), whole.layout.mask(group))
+        assert whole.layout.mask(group).sum(1).tolist() == [0, 4]
+    both = model.run([shown, other], "<video> and <video>").layout
+    assert both.frames == ((0, 0, 1, 1, 2, 2, 3, 3),)
+    with pytest.raises(vi.InputError, match=r"places a <video>, and no video"):
+        model.encode(Image.fromarray(frames(model, 1)[0]), "<video> what is this")
+    with pytest.raises(vi.InputError, match="one part for each image"):
+        part = {"type": "image", "image": [*shown.frames]}
+        model.encode(None, [{"role": "user", "content": [part, {"type": "text", "text": "hi"}]}])
+
+    def stored(video):
+        asked = [(video, "what is this")]
+        return vi.run_dataset(model, asked, folder=tmp_path, max_new_tokens=1)
+
+    assert next(iter(stored(shown))).layout.frames == ((0, 0, 1, 1),)
+    with pytest.raises(vi.ResultError, match="differ in: digest"):
+        stored(vi.Video(shown.frames, fps=1.0, size=shown.size))
 
 
 def test_families_without_videos_say_so(lmm):

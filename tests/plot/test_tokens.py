@@ -36,6 +36,8 @@ def test_patterns_of_text_tokens(lmm):
     drawn = json.loads(re.search(r'"attention": (\[\[\[.*?\]\]\])', view.html)[1])
     want = run[pattern].values[0, 0][:, places][:, :, places]
     torch.testing.assert_close(torch.tensor(drawn), want)
+    with pytest.raises(vi.LayoutError, match="no history token"):
+        plot.attention_patterns(run, layer=3, tokens="history")
     with pytest.raises(vi.ResultError, match="not every row"):
         last = lmm.run(vi.toy.scene(0).image, "what is it", vi.probes.Pattern("last", layers=3))
         plot.attention_patterns(last, layer=3)

@@ -174,8 +174,14 @@ def _starts(lmm: LMM, layers: Layers | None, window: int | None) -> tuple[int, .
     if window is not None and not 1 <= window <= lmm.n_layers:
         raise InputError(f"window={window}: a model of {lmm.n_layers} layers takes 1 to that many")
     if layers is None:
-        offered = lmm.layers_with(Pattern.hook)
-        return tuple(one for i in sweep_layers(len(offered)) if (one := offered[i]) <= last)
+        every = lmm.layers_with(Pattern.hook)
+        offered = [layer for layer in every if layer <= last]
+        if not offered:
+            raise InputError(
+                f"window={window} fits up to layer {last}, and no layer up to there has a pattern; "
+                f"those that have one: {', '.join(map(str, every))}"
+            )
+        return tuple(offered[i] for i in sweep_layers(len(offered)))
     chosen = resolve_layers(layers, lmm.n_layers)
     if beyond := [layer for layer in chosen if layer > last]:
         raise InputError(

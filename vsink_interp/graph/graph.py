@@ -14,6 +14,7 @@ from typing_extensions import override
 from ..errors import NotationError
 from ..storage import entry, read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
+from . import drawing
 from .address import settle
 from .hook_points import CACHE, ORDER, HookPoint, find_hook
 from .index_notation import Layers, resolve, resolve_layers
@@ -307,36 +308,15 @@ class EditGraph:
 
     def __str__(self) -> str:
         """One line per node: kind, hook point, layers, the node itself."""
-        if not self.nodes:
-            return "empty edit graph"
-        rows = [_row(node) for node in self.nodes]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(
-            " ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]])
-            for row in rows
-        )
+        return drawing.as_text([_row(node) for node in self.nodes])
 
     def mermaid(self) -> str:
         """The graph as a mermaid flowchart, in forward order."""
-        lines = ["flowchart LR", "  prompt([prompt])"]
-        previous = "prompt"
-        for i, node in enumerate(sorted(self.nodes, key=lambda node: ORDER[node.point.template])):
-            kind, hook, layers, text = _row(node)
-            text, hook, layers = (_label(word) for word in (text, hook, layers))
-            shape = ("[", "]") if kind == "edit" else ("[/", "/]")
-            lines.append(f'  n{i}{shape[0]}"{text}<br/>{hook}<br/>{layers}"{shape[1]}')
-            lines.append(f"  {previous} --> n{i}")
-            previous = f"n{i}"
-        return "\n".join([*lines, "  answer([answer])", f"  {previous} --> answer"])
+        ordered = sorted(self.nodes, key=lambda node: ORDER[node.point.template])
+        return drawing.as_mermaid([_row(node) for node in ordered])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><td>{'✎' if kind == 'edit' else '👁'} {kind}</td>"
-            f"<td><code>{_escape(hook)}</code></td><td>{_escape(layers)}</td><td><code>{_escape(text)}</code></td></tr>"
-            for kind, hook, layers, text in map(_row, self.nodes)
-        )
-        head = "<tr><th></th><th>hook point</th><th>layers</th><th>node</th></tr>"
-        return f"<table>{head}{cells}</table>" if self.nodes else "<em>empty edit graph</em>"
+        return drawing.as_html([_row(node) for node in self.nodes])
 
     def to_json(self) -> str:
         """The graph as JSON text.
@@ -396,17 +376,7 @@ def as_graph(graph: Graphlike) -> EditGraph:
     return EditGraph(*graph) if isinstance(graph, Iterable) else EditGraph(graph)
 
 
-def _label(text: str) -> str:
-    """A text inside quotes of a mermaid chart, where HTML and entity codes count."""
-    shown = " ".join(text.replace('"', "'").split())
-    return shown.replace("#", "#35;").replace("<", "#lt;").replace(">", "#gt;")
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _row(node: Node) -> tuple[str, str, str, str]:
+def _row(node: Node) -> drawing.Row:
     kind = "probe" if isinstance(node, Probe) else "edit"
     layers = "" if node.point.stack is None else f"layers {node.layers}"
-    return kind, node.hook, layers, repr(node)
+    return drawing.Row(kind, node.hook, layers, repr(node))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, final
 from uuid import uuid4
 
+from PIL import Image
 from safetensors import SafetensorError
 
 from ..errors import InputError, ResultError, UnreachableError
@@ -15,11 +16,11 @@ from ..results import Run
 from ..storage import RowLog, checksum, logged, sync, unwritable
 from .fingerprint import fingerprint
 from .graph_key import graph_key
-from .images import as_images, digest
+from .images import digest
 from .lmm import LMM, Where
-from .progress import Tick, shown
+from .progress import Tick, shown as ticking
+from .video import Video, as_shown
 
-"""Called with the steps done and their number."""
 Sample = tuple[Any, str]
 Sums: TypeAlias = Mapping[str, Mapping[str, str]]
 """The files of each row of a chunk, and their checksums."""
@@ -85,7 +86,7 @@ def run_dataset(
 
     **Arguments:**
 
-    - `samples`: pairs of an image and a prompt.
+    - `samples`: pairs of an image, as `LMM.encode` takes it, and a prompt.
     - `folder`: where the runs are written.
     - `remote`, `allow_large`: as `LMM.run` takes them.
     - `chunk`: the number of samples per request.
@@ -100,7 +101,7 @@ def run_dataset(
         raise InputError("run_dataset needs samples, and a chunk and attempts of at least 1")
     asked, place = as_graph(graph), Path(folder)
     about = _about(lmm, samples, asked, max_new_tokens, chunk)
-    tell = shown(tick, "answers")
+    tell = ticking(tick, "answers")
     with _opened(place, about) as log:
         for number, first in enumerate(range(0, len(samples), chunk)):
             done, part = place / f"chunk-{number:05d}", list(samples[first : first + chunk])
@@ -206,6 +207,15 @@ def _write(done: Path, runs: list[Run], first: int) -> Sums:
     return sums
 
 
+def _asked(sample: Sample) -> tuple[list[Image.Image], str]:
+    """What a sample shows, and what is asked about it: the prompt, and what videos are besides."""
+    entry, prompt = sample
+    shown = as_shown(entry)
+    videos = [(len(one), one.fps, one.size) for one in shown if isinstance(one, Video)]
+    frames = [image for one in shown for image in (one.frames if isinstance(one, Video) else [one])]
+    return frames, repr((prompt, videos) if videos else prompt)
+
+
 def _about(
     lmm: LMM, samples: Sequence[Sample], graph: EditGraph, max_new_tokens: int, chunk: int
 ) -> dict[str, Any]:
@@ -216,6 +226,6 @@ def _about(
         "max_new_tokens": max_new_tokens,
         "chunk": chunk,
         "samples": len(samples),
-        "digest": digest((as_images(image), repr(prompt)) for image, prompt in samples),
+        "digest": digest(map(_asked, samples)),
         **fingerprint(lmm),
     }

@@ -143,7 +143,9 @@ def _layout(
         images=tuple(images for x in layouts for images in x.images),
         prompt_length=prompt,
         digests=tuple(digest for x in layouts for digest in x.digests),
-        frames=tuple(frames for x in layouts for frames in x.frames),
+        frames=tuple(frames for x in layouts for frames in x.frames or ((),) * x.batch)
+        if any(x.frames for x in layouts)
+        else (),
     )
 
 

@@ -221,6 +221,7 @@ class Context:
             prompt_length=known.length + segments.shape[1],
             separators=torch.cat([apart, torch.zeros_like(roles)], 1),
             digests=known.digests * batch,
+            n_given=0,
             turns=turns,
             frames=known.frames * batch,
         )

@@ -17,7 +17,7 @@ from ..results import Run
 from ..tokens import TokenLayout
 from .messages import conversation, is_conversation
 from .prompt_layout import OFFSETS, Placed, lay_out, place_images, place_videos
-from .rendering import IMAGE, Prompt, render
+from .rendering import IMAGE, VIDEO, Prompt, render
 from .video import Shown, as_shown, filming
 
 
@@ -151,7 +151,11 @@ def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
     **Raises:** `InputError` showing both ways to write it.
     """
     several = isinstance(image, list | tuple) and len(image) > 1
-    if several and isinstance(prompt, str) and IMAGE not in prompt and marker not in prompt:
+    if (
+        several
+        and isinstance(prompt, str)
+        and not any(one in prompt for one in (IMAGE, VIDEO, marker))
+    ):
         placed = f"{' '.join([IMAGE] * len(image))} {prompt}"
         raise InputError(
             f"{len(image)} images beside a prompt that does not place them, which may mean two "

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, final
 
 from ..errors import CapabilityError, InputError
 from ..families import Family
+from .images import as_image
 from .video import Shown, Video, as_shown
 
 Chars: TypeAlias = tuple[int, int]
@@ -107,8 +108,12 @@ def _part(part: Any) -> tuple[str | None, Shown | str]:
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"], ""
     if kind in ("image_url", "video_url"):
-        what = "an image at a URL is not fetched: download it first and give its path"
-        raise InputError(what if kind == "image_url" else "a video at a URL is not fetched")
+        raise InputError(
+            "an image at a URL is not fetched: download it first and give its path"
+            if kind == "image_url"
+            else "a video at a URL is not fetched: download it, sample frames, and give them as "
+            "{'type': 'video', 'video': vi.Video([image, image, ...])}"
+        )
     if kind == "video":
         own = part.get("video", part.get("path"))
         return None, "video" if own is None else own if isinstance(own, Video) else Video(own)
@@ -117,7 +122,12 @@ def _part(part: Any) -> tuple[str | None, Shown | str]:
             f"a part of a message is a text, an image or a video, as in {_EXAMPLE}; got {part!r}"
         )
     own = part.get("image", part.get("path"))
-    return None, "image" if own is None else as_shown(own)[0]
+    if isinstance(own, list | tuple | Video):
+        raise InputError(
+            f"a part of type 'image' holds one image; got {type(own).__name__}. Write one part for "
+            "each image, and {'type': 'video', 'video': vi.Video(frames)} for frames of a video"
+        )
+    return None, "image" if own is None else as_image(own)
 
 
 @final

@@ -61,13 +61,20 @@ def render(
 ) -> Rendered:
     """Put a prompt into the model's chat format; images come first unless it says where they go.
 
-    **Raises:** `InputError` if the number of placeholders differs from the number of images.
+    **Raises:** `InputError` if the number of placeholders differs from the number of images, or a
+    video is placed where none is shown.
     """
     if isinstance(prompt, Conversation):
         return _converse(processor, family, prompt, chat=chat)
     placeholder = family.word
     own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
-    own = own.replace(VIDEO, placeholder) if family.shows == "video" else own
+    if family.shows == "video":
+        own = own.replace(VIDEO, placeholder)
+    elif VIDEO in own:
+        raise InputError(
+            f"the prompt places a {VIDEO}, and no video is shown with it; give frames, "
+            f"vi.Video([image, image, ...]), or write {IMAGE} for an image"
+        )
     found = own.count(family.marker)
     if not chat and not own.startswith(family.opening):
         raise InputError(f"with chat=False the prompt must begin with {family.opening!r}")

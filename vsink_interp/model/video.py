@@ -30,11 +30,13 @@ class Video:
 
     - `frames`: a list of images, or an array or tensor with the frames first; all of one size.
     - `fps`: how many of these frames make a second; Qwen2.5-VL counts positions in time by it,
-        Qwen3-VL and Qwen3.5 write each step's time into the prompt.
+        Qwen3-VL and Qwen3.5 write each step's time into the prompt. LLaVA-OneVision and Qwen2-VL
+        are told the order of frames and no times.
     - `size`: the least and the most pixels that a frame is resized to, as in `(100352, 602112)`;
         by default what the family's own processor resizes to.
 
-    **Raises:** `InputError` for a file, no frames, or frames of different sizes.
+    **Raises:** `InputError` for a file, no frames, frames of different sizes, an `fps` that is not
+    above 0, or a `size` that is not two numbers of pixels, the least first.
     """
 
     frames: Any
@@ -59,6 +61,11 @@ class Video:
             )
         if not self.fps > 0:
             raise InputError(f"fps={self.fps!r}: frames per second, above 0")
+        if self.size is not None and not (len(self.size) == 2 and 0 < self.size[0] <= self.size[1]):
+            raise InputError(
+                f"size={self.size!r}: the least and the most pixels of a frame, as in "
+                "(100352, 602112)"
+            )
         object.__setattr__(self, "frames", frames)
 
     def __len__(self) -> int:

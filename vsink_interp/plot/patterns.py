@@ -5,7 +5,8 @@ from html import escape
 from ..errors import ResultError
 from ..probes import Pattern
 from ..results import Run
-from .tokens import TokenView, few_tokens
+from ..tokens import parse_fixed_group
+from .tokens import TokenView, few_tokens, view_of
 
 
 def attention_patterns(
@@ -24,13 +25,16 @@ def attention_patterns(
     **Arguments:**
 
     - `run`: recorded one `probes.Pattern("all")`, at this layer.
+    - `sample`: which of its prompts.
     - `tokens`: the group of rows and keys.
 
-    **Raises:** `ResultError` if that was not recorded; `InputError` for more tokens than
+    **Raises:** `ResultError` if that was not recorded; `LayoutError` for a group that the prompt
+    lacks, `NotationError` for one that depends on sinks; `InputError` for more tokens than
     circuitsvis draws.
     """
     from circuitsvis.attention import attention_patterns as draw
 
+    run.layout.check_group(parse_fixed_group(tokens, "the tokens of a view"), generates=False)
     record = run[Pattern].at(layer=layer, batch=sample)
     places = run.layout.mask(tokens)[sample].nonzero().flatten().tolist()
     known = [place for place in places if place in record.labels("query")]
@@ -39,6 +43,4 @@ def attention_patterns(
     few_tokens(len(places))
     values = record.taken("query", places).values[:, :, places]
     words = [f" {escape(run.words[sample][place].strip())} " for place in places]
-    # `local_src` alone carries its script; its <div/> is not closed, as HTML reads it.
-    source = draw(tokens=words, attention=values.float()).local_src
-    return TokenView(source.replace('margin: 15px 0;"/>', 'margin: 15px 0;"></div>', 1))
+    return view_of(draw(tokens=words, attention=values.float()))

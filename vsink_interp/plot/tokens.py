@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import final
+from typing import Any, final
 
 from ..errors import InputError
 from ..experiments import TokenStrengths
@@ -48,10 +48,17 @@ def token_strengths(
     few_tokens(len(tokens))
     from circuitsvis.tokens import colored_tokens
 
-    # local_src alone carries its script; every other view of the object links a CDN. Its <div/>
-    # is not closed, as HTML reads it, and would swallow what follows on the page.
     labels = [f" {escape(token.strip())} " for token in tokens]
-    source = colored_tokens(labels, [float(v) for v in values]).local_src
+    return view_of(colored_tokens(labels, [float(v) for v in values]))
+
+
+def view_of(drawn: Any) -> TokenView:
+    """What circuitsvis drew, without a link to a CDN.
+
+    `local_src` alone carries its script. Its `<div/>` is not closed, as HTML reads it, and would
+    swallow what follows on the page.
+    """
+    source = drawn.local_src
     return TokenView(source.replace('margin: 15px 0;"/>', 'margin: 15px 0;"></div>', 1))
 
 

@@ -5,7 +5,8 @@ from typing import get_args
 import torch
 
 from ..errors import LayoutError
-from .layout import NAMES, Sight, TokenLayout
+from .layout import NAMES, TokenLayout
+from .sight import Sight
 
 LARGEST = 2**24
 """More patches than an image of any model has."""

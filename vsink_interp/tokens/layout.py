@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import LayoutError
 from .groups import HISTORY, SEGMENTS, Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
+from .sight import Sight, seen_from
 
 PAD = 0
 PAST = -2
@@ -19,12 +20,6 @@ NAMES = ("pad", *SEGMENTS, HISTORY)
 """What the codes in `TokenLayout.segments` stand for."""
 CODE = {name: code for code, name in enumerate(NAMES) if code}
 """The code of each segment in `TokenLayout.segments`; padding is 0."""
-
-
-Sight: TypeAlias = Literal["causal", "image blocks", "prefix", "cross-attention"]
-"""What a row may attend to besides the tokens before it: nothing, the rest of its own image, the
-whole prompt, or images that have no tokens in the prompt."""
-
 
 UNSEEN = (
     ". This model reads images through cross-attention: they have no tokens in "
@@ -225,8 +220,7 @@ class TokenLayout:
         **Raises:** `LayoutError` showing the prompt's segments.
         """
         parsed = parse_group(group) if isinstance(group, str) else group
-        grows = generates and self.length == self.prompt_length
-        layout = self.extend(1) if grows else self
+        layout = self._ahead(generates=generates)
         for term in parsed.terms:
             if not self.has(term):
                 raise LayoutError(
@@ -256,6 +250,10 @@ class TokenLayout:
             found = found | both
         return found
 
+    def _ahead(self, *, generates: bool) -> "TokenLayout":
+        """The layout with one generated token, if the run is to make the first."""
+        return self.extend(1) if generates and self.length == self.prompt_length else self
+
     def _occurs(self, terms: tuple[Term, ...]) -> bool:
         return bool(self.may_be(Group((terms,))).any())
 
@@ -270,8 +268,7 @@ class TokenLayout:
         self.check_reach(parsed.source, parsed.target, first_token=first_token, generates=generates)
         if "sink" in parsed.words:
             return
-        grows = generates and self.length == self.prompt_length
-        layout = self.extend(1) if grows else self
+        layout = self._ahead(generates=generates)
         rows = layout.mask(parsed.target)
         if first_token and "generated" in parsed.target.words:
             rows[:, self.prompt_length - 1] = True
@@ -289,7 +286,7 @@ class TokenLayout:
 
         **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
         """
-        layout = self.extend(1) if generates and self.length == self.prompt_length else self
+        layout = self._ahead(generates=generates)
         group = parse_group(target) if isinstance(target, str) else target
         keys = parse_group(source) if isinstance(source, str) else source
         rows = layout.may_be(group)
@@ -324,17 +321,8 @@ class TokenLayout:
 
         - `window`: that of the layer, one of `windows`; by default all that some layer lets see.
         """
-        device = self.segments.device
-        at = torch.tensor(list(rows), dtype=torch.long, device=device)
-        places = torch.arange(self.length, device=device)
-        seen = (places <= at[:, None])[None]
-        if self.sight == "image blocks":
-            same = self.image_index[:, at, None] == self.image_index[:, None]
-            seen = seen | (same & (self.image_index >= 0)[:, None])
-        if window is not None:
-            seen = seen & (places > at[:, None] - window)
-        if self.sight == "prefix":  # whose prompt no window cuts
-            seen = seen | ((at[:, None] < self.prompt_length) & (places < self.prompt_length))
+        at = torch.tensor(list(rows), dtype=torch.long, device=self.segments.device)
+        seen = seen_from(at, self.image_index, self.prompt_length, self.sight, window)
         real = self.segments != PAD
         return seen & real[:, None] & real[:, at, None]
 
