@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from marked import write_table
+
 import vsink_interp as vi
 from vsink_interp.evaluation import evaluate, load_tasks, toy_benchmark as toy
 
 LIMIT = 30.0
 SCENES = 100
-PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
-BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
 
 
 def megabytes() -> tuple[float, float]:
@@ -79,9 +79,7 @@ def main() -> int:
     text = "\n".join(lines)
     print(text)
     if args.write:
-        page = PAGE.read_text()
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+        write_table("memory", text)
     return int(megabytes()[0] - seen[0][0] > LIMIT)
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from marked import write_table
+
 import vsink_interp as vi
 from vsink_interp.edits import recipes
 from vsink_interp.evaluation import TaskAnswers, evaluate, toy_benchmark as toy
@@ -18,8 +20,6 @@ from vsink_interp.graph import Graphlike
 from vsink_interp.toy.hard_scenes import hard_scene
 from vsink_interp.toy.language import DESCRIBE
 
-PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
-BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
 SHOWN = (("pope", "accuracy"), ("mme", "score"), ("chair", "CHAIR_i"), ("chair", "recall"))
 KEEP = (0.2, 0.05)
 HELD_OUT = range(1000, 1016)
@@ -131,7 +131,7 @@ def table(answers: Mapping[str, TaskAnswers]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--scenes", type=int, default=toy.SCENES)
     parser.add_argument("--log", type=Path, help="goes on from it if it was stopped")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="into docs/evaluation.md")
@@ -150,9 +150,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(found.to_json()))
     if args.write:
-        page = PAGE.read_text()
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+        write_table("compare", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How often judges agree with what is known, on captions of toy scenes: into docs/evaluation.md.
 
-    python benchmarks/judges.py --write
+    python benchmarks/judges.py --local small --write
 
 Two captions of scenes that share some objects are compared; which, the scenes say. Reworded ones
 name a shape by another word ("disc"), which takes a judge that knows what words mean.
@@ -9,10 +9,10 @@ name a shape by another word ("disc"), which takes a judge that knows what words
 import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marked import write_table
 
 from vsink_interp.evaluation import toy_benchmark as toy
 from vsink_interp.metrics import (
@@ -26,8 +26,6 @@ from vsink_interp.metrics import (
 from vsink_interp.toy.hard_scenes import hard_scene
 from vsink_interp.toy.language import SceneObject
 
-PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
-BEGIN, END = "<!-- judges: begin -->", "<!-- judges: end -->"
 OTHERS = {
     "square": "box",
     "circle": "disc",
@@ -117,9 +115,7 @@ def main() -> None:
             )
             print(lines[-1], f"{time.process_time() - start:.0f} s", flush=True)
     if args.write:
-        page, text = PAGE.read_text(), "\n".join(lines)
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+        write_table("judges", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -130,6 +130,21 @@ def lmm():
     return vi.LMM.toy()
 
 
+@pytest.fixture
+def opened(lmm, monkeypatch):
+    """Whatever opens the toy LMM by its name gets the one of all tests; the names asked for."""
+    import vsink_interp as vi
+
+    names, load = [], vi.LMM.from_pretrained
+
+    def open_one(source, **given):
+        names.append(source)
+        return lmm if source == "toy" else load(source, **given)
+
+    monkeypatch.setattr(vi.LMM, "from_pretrained", staticmethod(open_one))
+    return names
+
+
 @pytest.fixture(scope="session")
 def scene():
     """One procedurally drawn scene with its ground truth."""

@@ -49,6 +49,13 @@ def test_what_is_refused(words, told):
     assert told in asked.stderr
 
 
+def test_a_judge_acts_or_is_refused(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    asked = ask("--judge", "m", "--judge-url", "http://127.0.0.1:1/v1")
+    assert asked.exit_code == 1
+    assert "the tasks are pope, mme, chair; ask mmhal as well" in asked.stderr
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     """Tables could not tell them apart."""
     for folder in ("a", "b"):

@@ -13,15 +13,15 @@ from tests import plain_process
 from vsink_interp.cli.main import app
 
 
-@pytest.fixture(scope="module")
-def toy():
+@pytest.fixture
+def toy(lmm):
     """One toy LMM for all commands."""
-    return vi.LMM.toy()
+    return lmm
 
 
 @pytest.fixture
-def vsink(toy, monkeypatch):
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: toy))
+def vsink(opened):
+    del opened
 
     def call(*words, status=0):
         done = CliRunner().invoke(app, list(words))
@@ -31,11 +31,12 @@ def vsink(toy, monkeypatch):
     return call
 
 
-def test_generate(vsink, toy):
+def test_generate(vsink, toy, opened):
     found = json.loads(vsink("generate", "--seed", "3", "--max-new-tokens", "7", "--json").stdout)
     scene = vi.toy.scene(3)
     run = toy.generate(scene.image, "describe the image", max_new_tokens=7)
     assert (found["answer"], found["tokens"]) == (run.text, str(run.layout))
+    assert opened == ["toy"]
 
 
 def test_generate_reads_an_image_and_a_prompt(vsink, toy, tmp_path):

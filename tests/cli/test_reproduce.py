@@ -20,20 +20,20 @@ def test_the_list():
     assert "A.fig3b" in invoke("list").stdout
 
 
-def test_one_of_them(tmp_path, lmm, monkeypatch):
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
+def test_one_of_them(tmp_path, opened):
     out = invoke("A.fig8b", "--quick", "--limit", "1", "--out", str(tmp_path), "--json")
     found = json.loads(out.stdout)["reproductions"]
     assert [one["name"] for one in found] == ["A.fig8b"]
+    assert opened == ["toy"]
     assert (tmp_path / "A.fig8b.csv").read_text().startswith("case,")
     assert (tmp_path / "A.fig8b.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_all_of_them_go_on_where_one_cannot(tmp_path, lmm, monkeypatch):
+@pytest.mark.usefixtures("opened")
+def test_all_of_them_go_on_where_one_cannot(tmp_path, monkeypatch):
     from vsink_interp import reproduction
     from vsink_interp.reproduction import find
 
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
     monkeypatch.setattr(reproduction, "ENTRIES", (find("A.fig8a"), find("B.fig6")))
     data = tmp_path / "data"
     data.mkdir()
@@ -49,6 +49,12 @@ def test_all_of_them_go_on_where_one_cannot(tmp_path, lmm, monkeypatch):
         "A.fig8a",
         "B.fig6",
     ]
+
+
+def test_options_of_measuring_do_nothing_to_the_list():
+    found = invoke("list", "--limit", "3", "--quick", "--json")
+    assert found.exit_code == 1
+    assert "leave out --limit, --quick" in found.stderr
 
 
 def test_an_unknown_one_is_one_line():

@@ -31,11 +31,6 @@ SHOWN = toy.scenes(8)
 
 
 @pytest.fixture(scope="module")
-def lmm():
-    return vi.LMM.toy()
-
-
-@pytest.fixture(scope="module")
 def tasks():
     return [toy.pope(SHOWN[:4]), toy.mme(SHOWN[:4]), toy.chair(SHOWN)]
 

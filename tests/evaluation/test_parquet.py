@@ -71,7 +71,7 @@ def test_questions_and_images_are_those_of_the_file(tmp_path):
     assert [one.image.name for one in task.questions] == ["000000.png"]
 
 
-def test_it_is_asked_as_a_file_of_images_is(tmp_path):
+def test_it_is_asked_as_a_file_of_images_is(lmm, tmp_path):
     """The toy's answers to scenes out of a parquet file are those to the scenes."""
     scenes = [vi.toy.scene(seed=number).image for number in range(3)]
     files = []
@@ -80,7 +80,7 @@ def test_it_is_asked_as_a_file_of_images_is(tmp_path):
         scene.save(file, "PNG")
         files.append({"bytes": file.getvalue(), "path": None})
     written(tmp_path / "cv-bench/test_3d.parquet", [row(n) for n in range(3)], files)
-    (task,), lmm = load_tasks(["cv-bench"], tmp_path), vi.LMM.toy()
+    (task,) = load_tasks(["cv-bench"], tmp_path)
     found = vi.evaluate(lmm, [task], {"same": vi.EditGraph()}, batch_size=3)
     said = lmm.generate(scenes, [one.prompt for one in task.questions], max_new_tokens=16).text
     assert found.tasks["cv-bench"].answers["off"] == tuple(said)

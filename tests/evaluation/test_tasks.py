@@ -172,6 +172,17 @@ def test_mmhal_is_rated_by_the_judge(mmhal):
     assert isinstance(load_tasks(["mmhal"], mmhal)[0].judge, LexicalJudge)
 
 
+def test_a_judge_wants_answers_to_rate(mmhal):
+    for data in (None, mmhal):
+        with pytest.raises(vi.InputError, match="answers of mmhal alone, and the tasks are pope"):
+            load_tasks(["pope"], data, judge=Ruler())
+    path = mmhal / "mmhal" / "response_template.json"
+    for content, said in (("[", "cannot be read"), ('["no entry"]', "is not MMHal-Bench's")):
+        path.write_text(content)
+        with pytest.raises(vi.InputError, match=said):
+            load_tasks(["mmhal"], mmhal)
+
+
 def test_mmhal_s_images_may_be_named_by_their_id(mmhal):
     folder = mmhal / "mmhal" / "images"
     (folder / "3_o.jpg").rename(folder / "f00d.jpg")
@@ -195,6 +206,10 @@ def test_vqa_s_files(tmp_path):
     rows = scored(task, ["Two."], ["four"])
     assert rows["number", "accuracy"].off == pytest.approx(0.9)
     assert rows["number", "accuracy"].on == 0
+    assert TaskAnswers(task, {OFF: ("other",)}).unread(OFF) == 0  # a word as good as any
+    path.write_text("{")
+    with pytest.raises(vi.InputError, match=r"annotations\.json cannot be read"):
+        load_tasks(["vqa"], tmp_path)
 
 
 def test_the_toy_has_three_of_them():
@@ -202,10 +217,10 @@ def test_the_toy_has_three_of_them():
         load_tasks(["pope", "mmvp"])
 
 
-def test_pairs_are_asked_of_a_model(mmvp):
+def test_pairs_are_asked_of_a_model(lmm, mmvp):
     """End to end; what the toy says to such a question is no letter."""
-    found = vi.evaluate(
-        vi.LMM.toy(), load_tasks(["mmvp"], mmvp), {"blind": vi.Knockout("image -> query generated")}
-    )
+    blind = {"blind": vi.Knockout("image -> query generated")}
+    found = vi.evaluate(lmm, load_tasks(["mmvp"], mmvp), blind)
     assert found.to_json()["tasks"]["mmvp"]["rules"]["answers are read by"] == "cambrian-mmvp"
     assert found.tasks["mmvp"].unread("off") == 4
+    assert "mmvp: 4 answers of off name none of the options" in found.table()

@@ -85,7 +85,7 @@ def test_lines_that_are_no_questions(tmp_path):
     (tmp_path / "pope" / "coco_pope_random.json").write_text('{"image": "x.png"}\n')
     with pytest.raises(InputError, match=r"line 1 of .*needs image, text and label"):
         Pope.read_folder(tmp_path)
-    row = '{"image": "000000.png", "text": "is it so?", "label": "perhaps"}'
+    row = '{"image": "000000.png", "text": "is it\u2028so?", "label": "perhaps"}'
     (tmp_path / "pope" / "coco_pope_random.json").write_text(row + "\n")
     with pytest.raises(InputError, match="a label is yes or no; got 'perhaps'"):
         Pope.read_folder(tmp_path)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from vsink_interp import InputError, ResultError
+from vsink_interp import InputError, RemoteError, ResultError
 from vsink_interp.metrics import (
     Agreement,
     ChatJudge,
@@ -170,6 +170,20 @@ def test_what_cannot_be_read_is_an_error_that_shows_it():
     said = "3 times; the last one was 'I cannot'"
     with ChatServer(["I cannot"] * 3) as server, pytest.raises(ResultError, match=said):
         server.judge().compare(FIRST, SECOND)
+
+
+def test_a_server_that_refuses_or_is_gone_is_named():
+    with ChatServer([401]) as server, pytest.raises(RemoteError, match=r"'m' at .*gave no answer"):
+        server.judge().compare(FIRST, SECOND)
+    with pytest.raises(RemoteError, match="gave no answer"):
+        server.judge(attempts=1).rate(ASKED, "two")
+
+
+def test_without_a_key_it_is_said_before_the_answers_are_there(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="set OPENAI_API_KEY"):
+        ChatJudge("m", "http://127.0.0.1:1/v1")
 
 
 def test_garbage_instead_of_an_answer_raises():

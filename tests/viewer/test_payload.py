@@ -92,15 +92,15 @@ def test_in_a_notebook(lmm):
     assert widget.payload.startswith("{")
 
 
-def test_the_command(tmp_path, lmm, monkeypatch):
+def test_the_command(tmp_path, opened):
     from typer.testing import CliRunner
 
     from vsink_interp.cli.main import app
 
-    monkeypatch.setattr(vi.LMM, "toy", classmethod(lambda _: lmm))
     vi.toy.scene(1).image.save(tmp_path / "a.png")
     out = tmp_path / "F.html"
     words = ["--image", str(tmp_path / "a.png"), "--prompt", "describe the image", "--graph", "var"]
     found = CliRunner().invoke(app, ["view", *words, "--out", str(out)])
     assert found.exit_code == 0, found.output
+    assert opened == ["toy"]
     assert "mount(document" in out.read_text()

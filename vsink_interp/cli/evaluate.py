@@ -14,68 +14,75 @@ from .terminal import JsonOption, ModelOption, open_model, progress
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
+    from ..graph import EditGraph
     from ..metrics import Judge
+
+
+TasksOption = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        help="With commas between: pope, mme, chair; with --data also mmvp, cv-bench, mmhal, vqa.",
+    ),
+]
+GraphOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graph", help="A recipe (var, pai, vcd ...) or a graph's JSON file; again for more."
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="A folder with the benchmarks' files; the toy benchmark by default."
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="So many questions of each task.", min=1)
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch-size", help="How many questions are asked at once.", min=1)
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option("--judge", help="A chat model that rates for mmhal; words alone by default."),
+]
+JudgeUrlOption = Annotated[
+    str | None,
+    typer.Option("--judge-url", help="Its OpenAI-compatible address; OpenAI's by default."),
+]
+RemoteOption = Annotated[
+    str | None,
+    typer.Option("--remote", help="The address of an NDIF server that hosts the model."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="A folder for answers, scores and the page of what changed; "
+        "a stopped evaluation goes on from it.",
+    ),
+]
 
 
 def evaluate(
     model: ModelOption = None,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            "--tasks",
-            help="With commas between: pope, mme, chair; with --data also mmvp, cv-bench, mmhal, "
-            "vqa.",
-        ),
-    ] = "pope,mme,chair",
-    graph: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--graph", help="A recipe (var, pai, vcd ...) or a graph's JSON file; again for more."
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="A folder with the benchmarks' files; the toy benchmark by default."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="So many questions of each task.", min=1)
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", help="How many questions are asked at once.", min=1)
-    ] = 16,
-    judge: Annotated[
-        str | None,
-        typer.Option("--judge", help="A chat model that rates for mmhal; words alone by default."),
-    ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option("--judge-url", help="Its OpenAI-compatible address; OpenAI's by default."),
-    ] = None,
-    remote: Annotated[
-        str | None,
-        typer.Option("--remote", help="The address of an NDIF server that hosts the model."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="A folder for answers, scores and the page of what changed; "
-            "a stopped evaluation goes on from it.",
-        ),
-    ] = None,
+    tasks: TasksOption = "pope,mme,chair",
+    graph: GraphOption = None,
+    data: DataOption = None,
+    limit: LimitOption = None,
+    batch_size: BatchOption = 16,
+    judge: JudgeOption = None,
+    judge_url: JudgeUrlOption = None,
+    remote: RemoteOption = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask benchmarks with interventions off and on, and compare over the same questions."""
-    from ..evaluation import evaluate as measure, load_tasks, named_graph
+    from ..evaluation import evaluate as measure, load_tasks
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    named = [named_graph(name) for name in graph or ["var"]]
-    graphs = dict(named)
-    if len(graphs) < len(named):
-        told = ", ".join(name for name, _ in named)
-        raise InputError(f"two graphs of one name ({told}): rename a file, so that tables differ")
+    graphs = _graphs(graph or ["var"])
     if out is not None:
         _make(out)
     chosen = load_tasks(names, data, limit, judge=_judge(judge, judge_url, out))
@@ -92,6 +99,18 @@ def evaluate(
     if out is not None:
         _write(out, found)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else found.table())
+
+
+def _graphs(names: Sequence[str]) -> "dict[str, EditGraph]":
+    """The graphs by the names that tables give them."""
+    from ..evaluation import named_graph
+
+    named = [named_graph(name) for name in names]
+    graphs = dict(named)
+    if len(graphs) < len(named):
+        told = ", ".join(name for name, _ in named)
+        raise InputError(f"two graphs of one name ({told}): rename a file, so that tables differ")
+    return graphs
 
 
 def _judge(model: str | None, url: str | None, out: Path | None) -> "Judge | None":

@@ -1,14 +1,14 @@
 """`vsink reproduce`: figures, tables and ablations of both papers, measured anew."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import VsinkError
+from ..errors import InputError, VsinkError
 from .terminal import Command, JsonOption, ModelOption, open_model, progress
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def reproduce(
     from ..reproduction import ENTRIES, find
 
     if name == "list":
-        _list(ENTRIES, as_json)
+        asked = {"model": model, "data": data, "limit": limit, "remote": remote}
+        _list(ENTRIES, as_json, {**asked, "seed": seed or None, "quick": quick or None})
         return
     entries = ENTRIES if name == "all" else (find(name),)
     server: Any = True if remote == "configured" else remote
@@ -77,7 +78,9 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _list(entries: Sequence["Entry"], as_json: bool) -> None:
+def _list(entries: Sequence["Entry"], as_json: bool, of_measuring: Mapping[str, Any]) -> None:
+    if given := [f"--{name}" for name, value in of_measuring.items() if value is not None]:
+        raise InputError(f"`list` measures nothing; leave out {', '.join(given)}")
     if as_json:
         shown = [{"name": e.name, "title": e.title, "claim": e.claim} for e in entries]
         typer.echo(json.dumps(shown, ensure_ascii=False))

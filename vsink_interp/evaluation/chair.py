@@ -1,6 +1,5 @@
 """CHAIR as a task: captions of COCO images against what is in them (Rohrbach et al. 2018)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import ObjectWords, score_chair
-from .folders import find_image
+from .folders import find_image, read_json
 from .task import Metric, Question, Task, ratio
 
 PROMPT: Final = "Please describe this image in detail."
@@ -129,7 +128,4 @@ def _load(folder: Path, kind: str) -> Any:
         raise InputError(
             f"{folder} holds no COCO {kind}: expected annotations/{kind}_val2014.json or like"
         )
-    try:
-        return json.loads(paths[0].read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{paths[0]} cannot be read: {error}") from error
+    return read_json(paths[0])

@@ -14,19 +14,19 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import read_choice
-from .folders import find_file, find_image
+from .folders import find_file, find_image, read_lines
 from .parquet import ParquetImage, parquet_rows
-from .task import Metric, Question, Task, ratio
+from .task import Metric, Question, RuledTask, ratio
 
 SUFFIX: Final = "\nAnswer with the option's letter from the given choices directly."
 """What Cambrian-1's scripts and lmms-eval put behind MMVP's questions."""
 
 
 @dataclass(frozen=True, eq=False)
-class ChoiceTask(Task):
+class ChoiceTask(RuledTask):
     """A benchmark of multiple choice; a question's truth is its letter, then the options."""
 
-    rule: ClassVar[str]
+    lacking: ClassVar[str] = "name none of the options"
 
     @override
     def right(self, question: Question, text: str) -> float:
@@ -35,11 +35,6 @@ class ChoiceTask(Task):
     @override
     def read(self, question: Question, text: str) -> str:
         return read_choice(text, question.truth[1:], self.rule)
-
-    @property
-    @override
-    def rules(self) -> Mapping[str, Any]:
-        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
 
 
 @final
@@ -166,9 +161,8 @@ def _questions(stem: Path) -> Iterator[Question]:
         for number, (row, image) in enumerate(parquet_rows(packed)):
             yield _source_question(row, image, f"row {number} of {packed}")
     elif lines.is_file():
-        for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                yield _source_question(line, stem.parent, f"line {number} of {lines}")
+        for number, line in read_lines(lines):
+            yield _source_question(line, stem.parent, f"line {number} of {lines}")
 
 
 def _source_question(given: Any, image: Path | ParquetImage, where: str) -> Question:

@@ -1,5 +1,6 @@
 """Benchmarks with an intervention off and on, over the same questions."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,8 @@ TASKS: Final[Mapping[str, Callable[..., Task]]] = {
     "vqa": Vqa.read_folder,
 }
 """The benchmarks by name, read from a folder."""
+JUDGED: Final = "mmhal"
+"""The one whose answers a judge rates."""
 
 
 def load_tasks(
@@ -57,15 +60,20 @@ def load_tasks(
     - `judge`: who rates the answers of MMHal-Bench; words alone by default, which is rough.
 
     **Raises:** `NotationError` for an unknown name; `InputError` if the folder lacks the files, or
-    the toy benchmark the task.
+    the toy benchmark the task, or for a judge without a task that it rates.
     """
     for name in names:
         if name not in TASKS:
             raise NotationError(unknown("task", name, TASKS))
+    if judge is not None and JUDGED not in names:
+        raise InputError(
+            f"a judge rates the answers of {JUDGED} alone, and the tasks are {', '.join(names)}; "
+            f"ask {JUDGED} as well, or leave the judge out"
+        )
     if data is not None and not Path(data).is_dir():
         raise InputError(f"there is no folder {str(data)!r} with benchmarks")
     if data is not None:
-        given = {"mmhal": {"judge": judge}}
+        given = {JUDGED: {"judge": judge}}
         found = [TASKS[name](Path(data), **given.get(name, {})) for name in names]
     elif other := [name for name in names if name not in TOY]:
         raise InputError(
@@ -179,8 +187,6 @@ def _collected(
 def _about(
     lmm: LMM, tasks: Sequence[Task], arms: Mapping[str, EditGraph], batch_size: int
 ) -> dict[str, Any]:
-    import hashlib
-
     def digest(task: Task) -> str:
         found = hashlib.sha256()
         for one in task.questions:

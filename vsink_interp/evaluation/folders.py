@@ -1,7 +1,9 @@
-"""Where a benchmark's files lie in a folder of the user's."""
+"""A benchmark's files in a folder of the user's: where they lie, and what they hold."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 
@@ -28,3 +30,26 @@ def find_image(folder: Path, name: str, inside: Sequence[str]) -> Path:
             return path
     looked = ", ".join(str(path.parent) for path in places)
     raise InputError(f"there is no image {name!r} in any of {looked}")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    **Raises:** `InputError` if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers from 1.
+
+    **Raises:** `InputError` if it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())

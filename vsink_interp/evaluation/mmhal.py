@@ -1,6 +1,5 @@
 """MMHal-Bench as a task: open questions, rated by a judge (Sun et al. 2023, arXiv 2309.14525)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import Judge, LexicalJudge, Rated
-from .folders import find_file, find_image
+from .folders import find_file, find_image, read_json
 from .task import Metric, Question, Task, ratio
 
 
@@ -45,10 +44,10 @@ class MmHal(Task):
         """
         names = ("mmhal/response_template.json", "response_template.json")
         path = find_file(folder, "MMHal-Bench", names)
+        rows = read_json(path)
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
             found = [_question(row, number, path) for number, row in enumerate(rows)]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is not MMHal-Bench's: a list of entries with question_type, image_src, "
                 f"image_content, question and gt_answer ({type(error).__name__} {error})"

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import score_pope
-from .folders import find_image
+from .folders import find_image, read_lines
 from .task import Metric, Question, Sums, YesNoTask, ratio
 
 SPLITS: Final = ("random", "popular", "adversarial")
@@ -76,9 +76,7 @@ def _file(folder: Path, split: str) -> Path | None:
 
 def _questions(path: Path, split: str, folder: Path) -> list[Question]:
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
             row = json.loads(line)
             name, text, label = str(row["image"]), str(row["text"]), str(row["label"])

@@ -141,7 +141,9 @@ class TaskAnswers:
         return found
 
     def unread(self, arm: str) -> int:
-        """How many answers of an arm say neither yes nor no."""
+        """How many answers of an arm the scorer reads nothing in: no yes or no, no option."""
+        if not self.task.lacking:
+            return 0
         texts = zip(self.task.questions, self.answers[arm], strict=True)
         return sum(self.task.read(one, text) == "other" for one, text in texts)
 
@@ -216,7 +218,7 @@ class Evaluation:
                 f"{p:>8} {counts}".rstrip()
             )
         unread = [
-            f"{name}: {answers.unread(arm)} answers of {arm} say neither yes nor no"
+            f"{name}: {answers.unread(arm)} answers of {arm} {answers.task.lacking}"
             for name, answers in self.tasks.items()
             for arm in answers.answers
             if answers.unread(arm)

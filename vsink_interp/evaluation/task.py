@@ -65,6 +65,8 @@ class Task(ABC):
     - `questions`: in the order in which they are asked.
     - `source`: where they are from, for the table.
     - `max_new_tokens`: of an answer.
+    - `lacking`: what answers do of which the scorer reads nothing, as in "say neither yes nor no";
+        empty where it takes every answer as it stands.
     """
 
     questions: tuple[Question, ...]
@@ -73,6 +75,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
+    lacking: ClassVar[str] = ""
     overall: ClassVar[Literal["pooled", "sum"]] = "pooled"
     whole_images: ClassVar[bool] = False
 
@@ -119,10 +122,22 @@ class Task(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class YesNoTask(Task):
-    """A benchmark whose answers are yes or no, read by its own rule."""
+class RuledTask(Task):
+    """A benchmark of closed questions, whose answers are read by a rule with a name."""
 
     rule: ClassVar[str]
+
+    @property
+    @override
+    def rules(self) -> Mapping[str, Any]:
+        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
+
+
+@dataclass(frozen=True, eq=False)
+class YesNoTask(RuledTask):
+    """A benchmark whose answers are yes or no, read by its own rule."""
+
+    lacking: ClassVar[str] = "say neither yes nor no"
 
     @override
     def right(self, question: Question, text: str) -> float:
@@ -131,11 +146,6 @@ class YesNoTask(Task):
     @override
     def read(self, question: Question, text: str) -> str:
         return read_answer(text, self.rule)
-
-    @property
-    @override
-    def rules(self) -> Mapping[str, Any]:
-        return {"answers are read by": self.rule, "max_new_tokens": self.max_new_tokens}
 
 
 def _spread(

@@ -1,6 +1,5 @@
 """VQA as a task: short answers, compared with those of ten people (Antol et al. 2015)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing_extensions import override
 
 from ..errors import InputError
 from ..metrics import normalise_answer, vqa_accuracy
-from .folders import find_image
+from .folders import find_image, read_json
 from .task import Metric, Question, Task, ratio
 
 SUFFIX: Final = "\nAnswer the question using a single word or phrase."
@@ -77,7 +76,4 @@ def _load(folder: Path, kind: str) -> Any:
     paths = sorted({*folder.glob(f"vqa/*_{kind}.json"), *folder.glob(f"v2_*_{kind}.json")})
     if not paths:
         raise InputError(f"{folder} holds no VQA {kind}: expected vqa/*_{kind}.json")
-    try:
-        return json.loads(paths[0].read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{paths[0]} cannot be read: {error}") from error
+    return read_json(paths[0])

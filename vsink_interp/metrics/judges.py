@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
-from ..errors import CapabilityError, InputError, ResultError
+from ..errors import CapabilityError, InputError, RemoteError, ResultError
 from ..storage import RowLog
 from .chair import ObjectWords
 from .judge_prompts import COMPARE, LISTS, RATE, fill, read_lists, read_rating
@@ -191,14 +191,15 @@ class ChatJudge(LanguageJudge):
 
     - `model`: as the server names it.
     - `base_url`: the address; OpenAI's own by default, with the key that its SDK finds.
-    - `api_key`: for that address.
+    - `api_key`: for that address; any word does for a server that asks for none.
     - `cache`: a JSONL file that keeps every judgement.
     - `seed`: for servers that draw.
     - `timeout`: seconds for one answer.
     - `attempts`: how often an answer that cannot be read is asked for anew.
 
-    **Raises:** `CapabilityError` without the package openai. When comparing: `ResultError` for
-    answers that cannot be read, and openai's own errors for a server that does not answer.
+    **Raises:** `CapabilityError` without the package openai, `InputError` without a key. When
+    comparing: `ResultError` for answers that cannot be read, `RemoteError` for a server that does
+    not answer or refuses.
     """
 
     def __init__(
@@ -213,21 +214,37 @@ class ChatJudge(LanguageJudge):
         attempts: int = 3,
     ) -> None:
         try:
-            from openai import OpenAI
+            from openai import OpenAI, OpenAIError
         except ImportError as error:
             raise CapabilityError(
                 "a ChatJudge needs the package openai: pip install 'vsink_interp[judge]'"
             ) from error
-        given: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "timeout": timeout}
+        given: dict[str, Any] = {
+            "base_url": base_url, "api_key": api_key, "timeout": timeout, "max_retries": attempts,
+        }  # fmt: skip
+        try:  # now, and not when all answers are there to be judged
+            OpenAI(**given).close()
+        except OpenAIError as error:
+            raise InputError(
+                "a ChatJudge needs a key: give api_key=, or set OPENAI_API_KEY; any word does for "
+                "a server that asks for none"
+            ) from error
 
         def say(prompt: str, attempt: int) -> str:
-            with OpenAI(**given, max_retries=attempts) as client:
-                answer = client.chat.completions.create(
-                    model=model,
-                    messages=[{"role": "user", "content": prompt}],
-                    temperature=0.0,
-                    seed=seed + attempt,
-                )
+            try:
+                with OpenAI(**given) as client:
+                    answer = client.chat.completions.create(
+                        model=model,
+                        messages=[{"role": "user", "content": prompt}],
+                        temperature=0.0,
+                        seed=seed + attempt,
+                    )
+            except OpenAIError as error:
+                raise RemoteError(
+                    f"the judge {model!r} at {base_url or 'the address of OpenAI'} gave no answer: "
+                    f"{error}; see that it runs and knows this model and key, and call again; a "
+                    "cache keeps what was judged"
+                ) from error
             # What is no JSON at all comes back as text.
             choices = getattr(answer, "choices", None)
             return (choices[0].message.content or "") if choices else str(answer)

@@ -35,20 +35,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
     **Raises:** `ResultError` if it cannot be written.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.name[:100]}.{uuid4().hex[:12]}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-        sync(target.parent)
-    except (OSError, ValueError) as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError, ValueError):
-            part.unlink(missing_ok=True)
+    with reserved(path, 0) as write:
+        write(content)
 
 
 @contextmanager
