@@ -265,6 +265,8 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
         ChatVsink(graph="vra")
     with pytest.raises(vi.InputError, match="auto"):
         ChatVsink(batch_size="auto")
+    with pytest.raises(vi.InputError, match="max_batch_size=64"):
+        ChatVsink(max_batch_size=64)
     with pytest.raises(vi.InputError, match="dtype"):
         ChatVsink(dtype="bfloat61")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -63,7 +63,7 @@ class Vsink(lmms):
         `device_map=auto`, `revision=...`
 
     **Raises:** `NotationError` for an unknown recipe, `InputError` for a batch size that is no
-    number, `CapabilityError` where several processes run.
+    number or has a maximum, `CapabilityError` where several processes run.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Vsink(lmms):
         **hf_kwargs: Any,
     ) -> None:
         super().__init__()
-        del max_batch_size  # of an automatic batch size, which is refused
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise CapabilityError(
                 "vsink answers in one process; give parts of a task to several with --limit and "
@@ -84,6 +83,11 @@ class Vsink(lmms):
             )
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise InputError(f"batch_size is a number of questions; got {batch_size!r}")
+        if max_batch_size is not None:
+            raise InputError(
+                f"max_batch_size={max_batch_size} bounds an automatic batch size, which is refused "
+                "here; give batch_size= alone"
+            )
         self.batch_size = int(batch_size)
         self.graph = EditGraph() if graph is None else named_graph(str(graph))[1]
         self.lmm = LMM.from_pretrained(pretrained, device=device, **hf_kwargs)
