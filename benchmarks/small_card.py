@@ -21,6 +21,8 @@ FIGURES = ROOT / "benchmarks" / "small_figures.json"
 CARD = ROOT / "docs" / "small-model-card.md"
 TEXT = ROOT / "benchmarks" / "small_card.md"
 TRAINED = ("anchored", "control")
+PROJECTED = 32
+"""The scenes on which sinks are counted by projection."""
 
 
 def measure(lmm, form, scenes, found, keep):
@@ -169,8 +171,9 @@ def card(figures):
         rows = [(seed, *(number(value, 1) for value in found)) for seed, found in seeds.items()]
         head = ("projection", "layer 6", "layer 15", "layer 22")
         parts.append(
-            "## How counts vary with the projection\n\nSinks a scene, LM frozen, 32 scenes, "
-            "background patches exactly at their anchors:\n\n" + table(head, rows)
+            "## How counts vary with the projection\n\n"
+            f"Sinks a scene, LM frozen, {PROJECTED} scenes, background patches exactly at their "
+            "anchors:\n\n" + table(head, rows)
         )
     return TEXT.read_text().rstrip() + "\n\n" + "".join(parts).rstrip() + "\n"
 
@@ -186,12 +189,16 @@ def main():
     parser.add_argument("--resume", action="store_true", help="measure what is not kept yet")
     parser.add_argument("--write", action="store_true", help="write the card of earlier figures")
     asked = parser.parse_args()
+    if not (asked.form or asked.projections or asked.write):
+        parser.error("what to do? --form FORM, --projections FOLDER or --write")
+    if not asked.form and (asked.adapter or asked.name or asked.resume):
+        parser.error("--adapter, --name and --resume want --form FORM")
     torch.set_num_threads(1)
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     if asked.projections:
         from small_figures import Held, projections
 
-        held = Held.of(vi.LMM.small("aligned"), min(asked.scenes, 32))
+        held = Held.of(vi.LMM.small("aligned"), PROJECTED)
         known["projections"] = projections(held, asked.projections)
     name = asked.name or asked.form
     if asked.form:
@@ -206,6 +213,8 @@ def main():
             FIGURES.write_text(json.dumps({**known, name: found}, indent=1) + "\n")
 
         before = known.get(name, {}) if asked.resume else {}
+        if before.get("scenes", asked.scenes) != asked.scenes:
+            parser.error(f"what is kept of {name} is of --scenes {before['scenes']}")
         measure(lmm, asked.form, asked.scenes, before, keep)
         known = json.loads(FIGURES.read_text())
     FIGURES.write_text(json.dumps(known, indent=1) + "\n")

@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 
 import vsink_interp as vi
+from vsink_interp.kernels import sink_value
 from vsink_interp.metrics.paired import paired_difference
-from vsink_interp.small.align import ANCHOR_STD
+from vsink_interp.small.align import ANCHOR_STD, WORDS
 from vsink_interp.small.decoder import Decoder
 from vsink_interp.small.features import Statistics, patch_features, pixel_values
 from vsink_interp.small.packing import PATCHES, PREFIX, Packed, Writer, by_kind
 from vsink_interp.small.parts import language_config, language_file, language_weights
 from vsink_interp.small.scenes import photo_scene, photographs
+from vsink_interp.small.train import embedded
 from vsink_interp.toy.data import free_patches, patch_words
 from vsink_interp.toy.language import (
-    BACKGROUNDS,
     COLORS,
     COLUMNS,
     DESCRIBE,
@@ -92,13 +93,11 @@ class Held:
         for number, questions in enumerate(asked):
             turns = [self.writer.turn(question, closed=False) for question in questions]
             packed = self.writer.pack([turns])
-            table = self.decoder.model.embed_tokens.weight
-            tokens = table[packed.ids]
-            image = self.image[number : number + 1]
-            rows = torch.cat([tokens[:, :1], image, tokens[:, PREFIX:]], 1)
+            rows = embedded(self.decoder.model, packed, self.image[number : number + 1])
             seen = packed.visible() if mask is None else mask(packed, number)
             final = self.decoder(rows, packed.position, seen)
             at = packed.labels >= 0
+            table = self.decoder.model.embed_tokens.weight
             scores = F.linear(final[at], table).log_softmax(-1)
             wanted = packed.labels[at]
             words = scores.gather(1, wanted[:, None])[:, 0], scores.argmax(-1) == wanted
@@ -132,14 +131,12 @@ def captions(held, graph=None, *, batch=8):
 @torch.no_grad()
 def phi(held):
     """phi of `<|im_start|>` and the image tokens entering each layer: `[layer scene token]`."""
-    start = held.decoder.model.embed_tokens.weight[held.writer.start]
-    dims, found = list(held.lmm.sinks.dims), []
+    found = []
     for image in held.image.split(8):
-        rows = torch.cat([start.expand(len(image), 1, -1), image], 1)
-        mask = torch.ones(len(image), PREFIX, PREFIX, dtype=torch.bool).tril()
-        position = torch.arange(PREFIX).expand(len(image), -1)
-        states = torch.stack(held.decoder.states(rows, position, mask)[:-1])
-        found.append(states[..., dims].abs().amax(-1) * states.square().mean(-1).rsqrt())
+        packed = held.writer.pack([()] * len(image))
+        rows = embedded(held.decoder.model, packed, image)
+        states = held.decoder.states(rows, packed.position, packed.visible())[:-1]
+        found.append(torch.stack([sink_value(resid, held.lmm.sinks.dims) for resid in states]))
     return torch.cat(found, 1)
 
 
@@ -217,13 +214,8 @@ def hiding(held, values, *, layer=15, draws=0):
     return found | {"hidden a scene": float(is_sink.float().sum(-1).mean())}
 
 
-def knockouts(held, *, answers_only=False):
-    """Accuracy by kind with the image cut off from text rows from layer l on, for each l.
-
-    **Arguments:**
-
-    - `answers_only`: cut it off from the rows of answers alone.
-    """
+def knockouts(held):
+    """Accuracy by kind with the image cut off from text rows from layer l on, for each l."""
     layers = len(held.decoder.model.layers)
     caption = [Question("caption", DESCRIBE, one.caption) for one in held.scenes]
     asked = [[c, *one.questions] for c, one in zip(caption, held.scenes, strict=True)]
@@ -232,8 +224,6 @@ def knockouts(held, *, answers_only=False):
 
         def mask(packed, _, first=first):
             rows = packed.turn > 0
-            if answers_only:
-                rows = rows & _answer_rows(packed)
             image = torch.zeros(packed.ids.shape[1], dtype=torch.bool)
             image[1:PREFIX] = True
             seen = packed.visible()
@@ -250,25 +240,17 @@ def knockouts(held, *, answers_only=False):
     return found
 
 
-def _answer_rows(packed):
-    """Rows of answer tokens: those after the first label of their turn."""
-    told = packed.labels >= 0
-    before = F.pad(told, (1, 0))[:, :-1]
-    return told & before
-
-
 @torch.no_grad()
 def nearest_words(held):
     """Which word embedding of its kind an object's centre patch lies nearest to: share right."""
-    names = (*COLORS, *SHAPES, *BACKGROUNDS, *ROWS, *COLUMNS)
     table = held.decoder.model.embed_tokens.weight
-    vectors = torch.stack([table[held.writer.ids(f" {name}")[0]] for name in names])
-    words = patch_words(held.scenes, {name: i for i, name in enumerate(names)})
+    vectors = torch.stack([table[held.writer.ids(f" {name}")[0]] for name in WORDS])
+    words = patch_words(held.scenes, {name: i for i, name in enumerate(WORDS)})
     centred = words[..., 3] >= 0
     parts = {"row": (0, ROWS), "column": (1, COLUMNS), "color": (2, COLORS), "shape": (3, SHAPES)}
     found = {}
     for kind, (at, choices) in parts.items():
-        places = torch.tensor([names.index(choice) for choice in choices])
+        places = torch.tensor([WORDS.index(choice) for choice in choices])
         options = vectors[places] - vectors[places].mean(0)
         near = (held.image[centred] @ options.T - options.square().sum(-1) / 2).argmax(-1)
         found[kind] = float((places[near] == words[..., at][centred]).float().mean())

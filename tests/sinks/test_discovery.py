@@ -121,6 +121,15 @@ def test_a_token_whose_phi_is_tau_is_a_sink(phi, gap):
     assert report.gap == gap
 
 
+@pytest.mark.parametrize("rest", [[], [0.0], [0.0] * 9])
+@pytest.mark.parametrize("first", [40.0, 8.0])
+def test_tau_is_a_number_where_other_tokens_hold_nothing_or_are_none(first, rest):
+    found = valley(torch.tensor([first]), torch.tensor(rest))
+    assert 0.1 < found.tau < first
+    assert (found.shape, found.ordinary, found.first) == ("none", 0.0, first)
+    assert (found.tau == pytest.approx(20.0)) == (first > 20)
+
+
 def test_a_model_that_erases_its_sinks_and_writes_them_again():
     """Layer 2 takes dimension 7 away from the first token, layer 3 brings it back."""
     model = tiny.hf_model(seed=2)

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+
+import pytest
 
 import vsink_interp
 from vsink_interp.small import adapters_dir, packages, scenes
@@ -25,6 +28,26 @@ def test_the_card_holds_the_kept_figures():
     assert set(adapters()) <= figures.keys(), "a form that ships was measured"
     figures["aligned"]["sinks"]["a scene"][15] += 1
     assert card.card(figures) != card.CARD.read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([], "--form FORM, --projections FOLDER or --write"),
+        (["--write", "--adapter", "a"], "want --form"),
+        (["--write", "--resume"], "want --form"),
+        (["--form", "aligned", "--resume", "--scenes", "7"], "is of --scenes 100"),
+    ],
+)
+def test_the_card_refuses_what_would_do_nothing_or_mix_figures(asked, said, monkeypatch, capsys):
+    card = script()
+    before = card.FIGURES.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["small_card.py", *asked])
+    monkeypatch.setattr(card.vi.LMM, "small", lambda _: None)
+    with pytest.raises(SystemExit):
+        card.main()
+    assert said in capsys.readouterr().err
+    assert card.FIGURES.read_bytes() == before
 
 
 def test_what_ships_is_small_and_says_its_licences():

@@ -8,11 +8,12 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+import vsink_interp as vi
 from vsink_interp.small import align, train
 from vsink_interp.small.align import Projector
 from vsink_interp.small.decoder import Decoder
 from vsink_interp.small.features import Statistics
-from vsink_interp.small.lora import Lora, merge
+from vsink_interp.small.lora import Lora, merge, saved
 from vsink_interp.small.model import part, save_adapter
 from vsink_interp.small.packing import PATCHES, PREFIX, Writer
 from vsink_interp.small.parts import END, IMAGE, START
@@ -67,7 +68,7 @@ def updates(parts):
 
 def merged(parts, lora):
     model = language()
-    model.load_state_dict(merge(parts.model.state_dict(), lora.saved()))
+    model.load_state_dict(merge(parts.model.state_dict(), saved(lora.state_dict())))
     return model
 
 
@@ -232,6 +233,39 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
         for name, value in whole[kind].items():
             assert torch.equal(value, resumed[kind][name]), name
     assert any(value.abs().max() > 0 for name, value in whole["lora"].items() if "/up" in name)
+
+
+def test_a_folder_is_of_one_recipe(tmp_path):
+    """Of more or fewer steps, but not of another projection in part, with the old alignment."""
+    path = tmp_path / "recipe.json"
+    train.Recipe().keep(path)
+    train.Recipe(steps=7).keep(path)
+    with pytest.raises(vi.errors.InputError, match=r"run with projection 0, seed 0: .*folder"):
+        train.train(tmp_path, train.Recipe(projection=1, seed=2))
+    assert list(tmp_path.iterdir()) == [path], "nothing was begun"
+
+
+def test_sinks_that_training_tells_are_those_of_its_definition(monkeypatch):
+    """In numpy, on a model of which dimension 507 of the first image token is large."""
+    parts, image = tiny_parts(), torch.randn(2, PATCHES, 600)
+    image[0, :3, 507], image[1, 5, 507] = 90.0, -90.0
+    packs = []
+
+    def states(rows, position, mask, lora):
+        packs.append((position, mask, lora))
+        return [rows] * 30
+
+    monkeypatch.setattr(Decoder, "states", lambda _self, *given: states(*given))
+    with torch.no_grad():
+        parts.model.embed_tokens.weight = torch.nn.Parameter(torch.randn(len(tokenizer()), 600))
+    resid = image.numpy()
+    phi = np.abs(resid[..., 507]) / np.sqrt((resid**2).mean(-1))
+    wanted = f"{(phi >= 20).sum(1).mean():.1f}"
+    assert wanted == "2.0"
+    assert train.sinks_a_scene(parts, image, None) == " ".join([wanted] * 3)
+    position, mask, _ = packs[0]
+    assert position.tolist() == [list(range(PREFIX))] * 2
+    assert torch.equal(mask, torch.ones(2, PREFIX, PREFIX, dtype=torch.bool).tril())
 
 
 def test_the_gradient_reaches_the_projector_through_objects_alone_unless_it_is_the_control():

@@ -4,10 +4,8 @@ import re
 from inspect import getsource
 from typing import Any
 
-MULTIPLIED = re.compile(
-    r"([*/])\s*self\.(?:config\.)?(?:text_config\.)?"
-    r"(logits_scaling|logit_scale|output_multiplier)\b"
-)
+NAMES = ("logits_scaling", "logit_scale", "output_multiplier")
+MULTIPLIED = re.compile(rf"([*/])\s*self\.(?:config\.)?(?:text_config\.)?({'|'.join(NAMES)})\b")
 """As in `logits / self.config.text_config.logits_scaling` (Granite 4 Vision)."""
 
 
@@ -18,8 +16,7 @@ def logits_scale_of(hf_model: Any) -> float:
     leave out what the configuration of its language model names (LLaVA around Granite).
     """
     text = hf_model.config.get_text_config()
-    names = ("logits_scaling", "logit_scale", "output_multiplier")
-    if all(getattr(text, name, None) is None for name in names):
+    if all(getattr(text, name, None) is None for name in NAMES):
         return 1.0
     found = MULTIPLIED.search(getsource(type(hf_model)))
     number = getattr(text, found[2], None) if found else None

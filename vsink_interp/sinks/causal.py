@@ -22,7 +22,6 @@ _CANDIDATES: Final = 32
 """The random dimensions are drawn among as many of the first token's largest."""
 _FALLS: Final = 0.5
 _STAYS: Final = 0.8
-CHECKS: Final = ("zeroed", "ordinary", "rescaled", "random", "norm only")
 
 
 @final

@@ -1,6 +1,7 @@
 """The threshold on phi: the valley of its histogram, near the papers' 20 where that is possible."""
 
 from dataclasses import dataclass
+from math import log
 from typing import Final, Literal, TypeAlias, final
 
 import torch
@@ -57,12 +58,13 @@ def valley(first: Float[Tensor, " first"], rest: Float[Tensor, " token"]) -> Thr
 
     **Arguments:**
 
-    - `first`: phi of first tokens, in layers where they are sinks.
-    - `rest`: phi of all other tokens there.
+    - `first`: phi of first tokens, above 0, in layers where they are sinks.
+    - `rest`: phi of all other tokens there; there may be none.
     """
-    low, high = float(rest.median()) if len(rest) else 0.0, float(first.min())
-    low = min(max(low, 1e-3), high * 0.5 if low >= high else low)
-    places = torch.exp(torch.linspace(_log(low), _log(high), 400)[1:-1])
+    median, high = float(rest.median()) if len(rest) else 0.0, float(first.min())
+    low = median if median < high else high / 2
+    # On a log scale there is no 0, which is the median where most tokens hold nothing, or none is.
+    places = torch.exp(torch.linspace(log(max(low, high * 1e-3)), log(high), 400)[1:-1])
     if low < PAPER_TAU < high:
         places = torch.cat([torch.tensor([PAPER_TAU]), places])
         cost = _crowd(rest, places) / max(len(rest), 1) + _PULL * (places / PAPER_TAU).log().abs()
@@ -96,7 +98,3 @@ def _crowd(values: Float[Tensor, " token"], places: Float[Tensor, " place"]) -> 
     ordered = values.sort().values
     high = torch.searchsorted(ordered, places * _WINDOW, right=True)
     return (high - torch.searchsorted(ordered, places / _WINDOW)).float()
-
-
-def _log(value: float) -> float:
-    return float(torch.tensor(value).log())

@@ -17,6 +17,7 @@ from ..toy.scenes import Scene
 from .features import Statistics
 
 ANCHOR_STD: Final = 0.02
+WORDS: Final = (*COLORS, *SHAPES, *BACKGROUNDS, *ROWS, *COLUMNS)
 
 
 class Projector(nn.Module):
@@ -77,12 +78,10 @@ def word_targets(
 
     **Arguments:**
 
-    - `words`: the embedding of each word.
+    - `words`: the embedding of each of `WORDS`.
     """
-    names = (*COLORS, *SHAPES, *BACKGROUNDS, *ROWS, *COLUMNS)
-    index = {name: number for number, name in enumerate(names)}
-    table = torch.stack([words[name] for name in names])
-    told = patch_words(scenes, index)
+    table = torch.stack([words[word] for word in WORDS])
+    told = patch_words(scenes, {word: number for number, word in enumerate(WORDS)})
     centred = told[..., 3] >= 0
     row, column, color, shape = (table[told[..., i].clamp(min=0)] for i in range(4))
     target = 0.75 * (color + shape) + 0.6 * (row + column)

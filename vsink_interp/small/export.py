@@ -10,6 +10,7 @@ import torch
 
 from . import adapters_dir
 from .align import Projector
+from .lora import saved
 from .model import FORMS, save_adapter
 
 
@@ -20,10 +21,7 @@ def export(folder: Path, form: str, target: Path) -> None:
     if form != "aligned":
         checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
         state = checkpoint["projector"]
-        factors = {
-            name.removeprefix("factors.").replace("/", "."): value
-            for name, value in checkpoint["lora"].items()
-        }
+        factors = saved(checkpoint["lora"])
     width, features = state["linear_1.weight"].shape
     projector = Projector(features, width)
     projector.load_state_dict(state)

@@ -62,13 +62,14 @@ class Lora(nn.Module):
         """The factors of the layers before one."""
         return [p for name, p in self.factors.items() if int(name.split("/")[1]) < layer]
 
-    def saved(self) -> dict[str, Tensor]:
-        """The factors as `layers.N.PLACE.down` and `.up`."""
-        return {name.replace("/", "."): p.detach() for name, p in self.factors.items()}
-
 
 def _key(layer: int, place: str, part: str) -> str:
     return f"layers.{layer}.{place}.{part}".replace(".", "/")
+
+
+def saved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The factors in a state dictionary of `Lora`, as `layers.N.PLACE.down` and `.up`."""
+    return {name.removeprefix("factors.").replace("/", "."): p for name, p in state.items()}
 
 
 def merge(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def merge(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> dict[
     **Arguments:**
 
     - `weights`: by name, as `language_weights` gives them.
-    - `factors`: by name, as `Lora.saved` gives them; none leaves the weights as they are.
+    - `factors`: by name, as `saved` gives them; none leaves the weights as they are.
     """
     made = dict(weights)
     for name, down in factors.items():

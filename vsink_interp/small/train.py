@@ -2,14 +2,14 @@
 
 Three steps, each kept in the folder and found again: statistics of features and the alignment of
 the projector (a minute), prose of the LM itself, and the updates of layers 8 to 29. A run that is
-stopped goes on from its last checkpoint; `train.log` states loss and CPU-hours. No loss speaks of
-sinks or of attention.
+stopped goes on from its last checkpoint, by the same recipe; `train.log` states loss and CPU-hours.
+No loss speaks of sinks or of attention.
 """
 
 import argparse
 import logging
 import time
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,57 +20,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import Dinov2Model, LlamaModel, PreTrainedTokenizerFast
 
+from ..kernels import sink_value
 from ..toy.data import free_patches
 from ..toy.scenes import TRAINING_SEED, Scene
-from .align import ANCHOR_STD, Projector, alignment_loss, anchor_loss, word_targets
+from .align import ANCHOR_STD, WORDS, Projector, alignment_loss, anchor_loss, word_targets
 from .decoder import Decoder
 from .features import Statistics, patch_features, vision_model
 from .lora import Lora
-from .packing import PATCHES, PREFIX, Packed, Turn, Writer, by_kind
+from .packing import PREFIX, Packed, Turn, Writer, by_kind
 from .parts import build_tokenizer, language_config, language_file, language_weights
 from .prose import write_prose
+from .recipe import Recipe
 from .scenes import Photo, photo_scene, photographs
 
 log = logging.getLogger("vsink_interp.small.train")
 _POOL: Final = 768
 _HELD_OUT: Final = 500_000  # seeds of the look into training; those of the evaluation lie below
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the shipped one is `Recipe()`.
-
-    The learning rate of the updates is constant after `warmup` and falls linearly to 0 over the
-    last `decay` of the steps; that of the projector is `projector_rate` times it. After
-    `lower_until` of the steps the projector and the updates of layers 8 to 11 stay as they are.
-    `blind` is the share of captions, after `blind_from` of the steps, whose rows may not see the
-    image; every `prose_every` steps the LM reads its own prose. Without `anchored` no background
-    patch is held, and the LM's gradient reaches all of them: the control.
-    """
-
-    _: KW_ONLY
-    steps: int = 1800
-    scenes: int = 2
-    room: int = 150
-    lr: float = 1e-3
-    warmup: int = 30
-    decay: float = 0.45
-    projector_rate: float = 0.15
-    lower_until: float = 0.45
-    captions: float = 0.7
-    blind: float = 0.25
-    blind_from: float = 0.3
-    prose_every: int = 12
-    anchor: float = 0.25
-    anchored: bool = True
-    align_steps: int = 300
-    projection: int = 0
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        left = (self.steps - step) / max(1, self.decay * self.steps)
-        return self.lr * min(1.0, (step + 1) / self.warmup, left)
 
 
 @dataclass(eq=False)
@@ -97,9 +62,13 @@ class Parts:
         """The frozen LM."""
         return self.decoder.model
 
-    def words(self) -> "_Words":
-        """The LM's embedding of each word, as it stands inside a sentence."""
-        return _Words(self)
+    def words(self) -> dict[str, Tensor]:
+        """The LM's embedding of each of `WORDS`, as it stands inside a sentence."""
+        found = {}
+        for word in WORDS:
+            (token,) = self.writer.ids(f" {word}")
+            found[word] = self.model.embed_tokens.weight[token].detach()
+        return found
 
     def drawn(
         self, first: int, count: int
@@ -107,17 +76,6 @@ class Parts:
         """Scenes from a seed on, the features of their patches, and which hold no object."""
         scenes = [photo_scene(seed, self.photos) for seed in range(first, first + count)]
         return scenes, patch_features(self.vision, scenes), free_patches(scenes)
-
-
-class _Words(dict[str, Tensor]):
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-        self._parts = parts
-
-    def __missing__(self, word: str) -> Tensor:
-        (token,) = self._parts.writer.ids(f" {word}")
-        self[word] = self._parts.model.embed_tokens.weight[token].detach()
-        return self[word]
 
 
 def align(parts: Parts, recipe: Recipe) -> tuple[Projector, Statistics]:
@@ -185,16 +143,19 @@ class Trainee:
         self.step, self.cpu = state["step"], state["cpu"]
 
 
-def embedded(parts: Parts, packed: Packed, image: Float[Tensor, "batch patch d_model"]) -> Tensor:
+def embedded(
+    model: LlamaModel, packed: Packed, image: Float[Tensor, "batch patch d_model"]
+) -> Float[Tensor, "batch token d_model"]:
     """Token embeddings, with the image's in their places."""
-    tokens = parts.model.embed_tokens(packed.ids)
+    tokens = model.embed_tokens(packed.ids)
     return torch.cat([tokens[:, :1], image, tokens[:, PREFIX:]], 1)
 
 
 def logits_at_labels(parts: Parts, packed: Packed, image: Tensor, lora: Lora | None) -> Tensor:
     """Logits of the rows that predict an answer token."""
     rows = packed.labels >= 0
-    final = parts.decoder(embedded(parts, packed, image), packed.position, packed.visible(), lora)
+    inputs = embedded(parts.model, packed, image)
+    final = parts.decoder(inputs, packed.position, packed.visible(), lora)
     return F.linear(final[rows], parts.model.embed_tokens.weight)
 
 
@@ -269,20 +230,19 @@ def look(parts: Parts, trainee: Trainee, *, scenes: int = 12) -> str:
 @torch.no_grad()
 def sinks_a_scene(parts: Parts, image: Tensor, lora: Lora | None) -> str:
     """Image tokens with phi of at least 20 in dimension 507, at layers 6, 15 and 22."""
-    start = parts.model.embed_tokens.weight[parts.writer.start].expand(len(image), 1, -1)
-    mask = torch.ones(len(image), PREFIX, PREFIX, dtype=torch.bool).tril()
-    position = torch.arange(PREFIX).expand(len(image), -1)
-    states = parts.decoder.states(torch.cat([start, image], 1), position, mask, lora)
-    found = []
-    for layer in (6, 15, 22):
-        resid = states[layer][:, 1 : PATCHES + 1]
-        phi = resid[..., 507].abs() * resid.square().mean(-1).rsqrt()
-        found.append(f"{(phi >= 20).float().sum(1).mean():.1f}")
-    return " ".join(found)
+    packed = parts.writer.pack([()] * len(image))
+    inputs = embedded(parts.model, packed, image)
+    states = parts.decoder.states(inputs, packed.position, packed.visible(), lora)
+    phi = [sink_value(states[layer][:, 1:], (507,)) for layer in (6, 15, 22)]
+    return " ".join(f"{(values >= 20).float().sum(1).mean():.1f}" for values in phi)
 
 
 def train(out: Path, recipe: Recipe, *, save_every: int = 100, look_every: int = 200) -> None:
-    """Train, or go on training, in a folder."""
+    """Train, or go on training, in a folder.
+
+    **Raises:** `InputError` if it holds a run of another recipe.
+    """
+    recipe.keep(out / "recipe.json")
     torch.set_num_threads(1)
     parts = Parts.load()
     projector, statistics = _aligned(parts, recipe, out)
