@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 import vsink_interp as vi
 from vsink_interp.evaluation import OFF, TaskAnswers, load_tasks
-from vsink_interp.metrics import LexicalJudge
+from vsink_interp.metrics import LexicalJudge, ObjectWords
 
 PIXELS = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
 
@@ -181,6 +182,20 @@ def test_a_judge_wants_answers_to_rate(mmhal):
         path.write_text(content)
         with pytest.raises(vi.InputError, match=said):
             load_tasks(["mmhal"], mmhal)
+
+
+def test_another_judge_rates_the_answers_that_are_there(lmm, mmhal, tmp_path, monkeypatch):
+    graphs, log = {"same": vi.EditGraph()}, tmp_path / "answers.jsonl"
+    by_words = vi.evaluate(lmm, load_tasks(["mmhal"], mmhal), graphs, log=log)
+    monkeypatch.setattr(vi.LMM, "generate", None)
+    rated = LexicalJudge(ObjectWords({"blue circle": ()}))
+    again = vi.evaluate(lmm, load_tasks(["mmhal"], mmhal, judge=rated), graphs, log=log)
+    assert again.tasks["mmhal"].answers == by_words.tasks["mmhal"].answers
+    objects = [one.to_json()["tasks"]["mmhal"]["rules"]["objects"] for one in (by_words, again)]
+    assert objects == [None, 1]
+    (task,) = load_tasks(["mmhal"], mmhal)
+    with pytest.raises(vi.ResultError, match="differ in: tasks"):
+        vi.evaluate(lmm, [replace(task, max_new_tokens=3)], graphs, log=log)
 
 
 def test_mmhal_s_images_may_be_named_by_their_id(mmhal):

@@ -109,7 +109,8 @@ def evaluate(
 
     - `tasks`: benchmarks from `load_tasks`, or names of the toy benchmark's.
     - `graphs`: by the name that tables give them; `"off"` is taken.
-    - `log`: a JSONL file that takes the answers as they come; a stopped evaluation goes on from it.
+    - `log`: a JSONL file that takes the answers as they come; a stopped evaluation goes on from it,
+        and another judge rates the answers that are there.
     - `batch_size`: how many questions are asked at once.
     - `remote`: as `LMM.generate` takes it.
     - `tick`: told how many questions are done, and how many there are.
@@ -131,7 +132,7 @@ def evaluate(
     about = {**_about(lmm, chosen, arms, batch_size), "server": server and server.host}
     total, done = sum(len(task.questions) for task in chosen), 0
     found: dict[str, TaskAnswers] = {}
-    with RowLog(log, about) as rows:
+    with RowLog(log, _of_answers(about)) as rows:
         for task in chosen:
             for batch in _batches(task, batch_size):
                 key = f"{task.name}: {batch[0].id}"
@@ -184,6 +185,13 @@ def _collected(
     return {name: tuple(texts) for name, texts in answers.items()}
 
 
+def _of_answers(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What answers depend on, of how a result came about: not on who rates them, and by what."""
+    kept = ("source", "questions", "digest", "max_new_tokens")
+    tasks = {name: {key: one[key] for key in kept} for name, one in about["tasks"].items()}
+    return {**about, "tasks": tasks}
+
+
 def _about(
     lmm: LMM, tasks: Sequence[Task], arms: Mapping[str, EditGraph], batch_size: int
 ) -> dict[str, Any]:
@@ -201,6 +209,7 @@ def _about(
                 "source": task.source,
                 "questions": len(task.questions),
                 "digest": digest(task),
+                "max_new_tokens": task.max_new_tokens,
                 **task.rules,
             }
             for task in tasks
