@@ -356,6 +356,8 @@ def test_what_cannot_be_compressed_is_refused():
         lmm.compress(tiny.encode(), None, max_new_tokens=2)
     with pytest.raises(vi.InputError, match="one prompt at a time"):
         lmm.compress(tiny.batch(), None)
+    with pytest.raises(vi.InputError, match="leave with_answer out"):
+        lmm.compress(tiny.encode().with_answer("red disc"), None)
     with pytest.raises(vi.LayoutError, match="no image"):
         lmm.compress(tiny.encode("text"), None)
     with pytest.raises(vi.CapabilityError, match="take DropKeys out"):

@@ -138,6 +138,24 @@ def test_videos_in_batches_and_messages(model):
     assert together.layout.frames == wanted
 
 
+def test_a_video_is_a_compressed_context(model):
+    """With all of it kept, the plain model reads prompt and question at once."""
+    shown, asked, all_kept = frames(model, 4), "describe the disc", vi.CompressedContext(1.0)
+    if model.hooked.family.name == "Qwen3.5":
+        with pytest.raises(vi.CapabilityError, match="LinearAttentionLayer"):
+            model.compress(clip(model, shown), asked, all_kept, max_new_tokens=1)
+        return
+    context = model.compress(clip(model, shown), asked, all_kept, max_new_tokens=1)
+    run = context.ask("is it red", max_new_tokens=1)
+    assert torch.equal(run.layout.mask("frame[3]"), run.layout.mask(f"image[{3 // merged(model)}]"))
+    prompt = model.encode(clip(model, shown), asked).inputs["input_ids"]
+    ids = torch.cat([prompt, run.ids[:, prompt.shape[1] : -1]], 1)
+    with torch.no_grad():
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        want = model.hf_model(**given, **pixels(model, ids, shown)).logits[:, -1]
+    assert nodes.apart(run.logits[:, 0], want) < 1e-4
+
+
 @pytest.mark.parametrize("name", ["Qwen3-VL", "Qwen3.5"])
 def test_times_are_written_as_transformers_writes_them(name):
     """By the official processor's own code, whose video processor needs torchvision."""

@@ -221,7 +221,6 @@ class Context:
             prompt_length=known.length + segments.shape[1],
             separators=torch.cat([apart, torch.zeros_like(roles)], 1),
             digests=known.digests * batch,
-            n_given=0,
             turns=turns,
             frames=known.frames * batch,
         )
@@ -285,6 +284,11 @@ def _refuse(hooked: HookedModel, encoding: Encoding, graph: EditGraph) -> None:
     if encoding.layout.batch > 1:
         raise InputError("compress one prompt at a time; a context takes several questions")
     encoding.layout.check_group("image")
+    if encoding.layout.n_given:
+        raise InputError(
+            "this prompt already has an answer, and a context is made while one is generated: "
+            "leave with_answer out"
+        )
     refuse_prefix(hooked, encoding.inputs)
     if any(isinstance(node, CacheEdit) for node in graph):
         raise CapabilityError(

@@ -345,8 +345,8 @@ class LMM(LensStyle):
 
         **Returns:** a `Context` to ask questions of.
 
-        **Raises:** as `generate`; `InputError` for a batch; `CapabilityError` for a model that runs
-        on a server, or whose cache or positions cannot be continued.
+        **Raises:** as `generate`; `InputError` for a batch or a given answer; `CapabilityError` for
+        a model that runs on a server, or whose cache or positions cannot be continued.
         """
         encoding = self._whole(image, prompt)
         several = isinstance(spec, Sequence)

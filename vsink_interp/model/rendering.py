@@ -66,16 +66,33 @@ def render(
     """
     if isinstance(prompt, Conversation):
         return _converse(processor, family, prompt, chat=chat)
-    placeholder = family.word
-    own = prompt if placeholder == IMAGE else prompt.replace(IMAGE, placeholder)
+    own = _with_placeholders(family, prompt)
+    found = own.count(family.marker)
+    _refuse_misplaced(family, own, found, n_images, chat=chat)
+    if not chat:
+        return _locate(family, own, (_raw_content(family, own),))
+    frame = _chat(processor, family, 0 if found else n_images)
+    begin = frame.find(_SENTINEL)
+    if frame.count(_SENTINEL) != 1:
+        raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
+    own = own.strip()
+    return _locate(family, frame.replace(_SENTINEL, own), ((begin, begin + len(own)),))
+
+
+def _with_placeholders(family: Family, prompt: str) -> str:
+    """The prompt with the family's own placeholders for images, or for videos."""
+    own = prompt.replace(IMAGE, family.word)
     if family.shows == "video":
-        own = own.replace(VIDEO, placeholder)
-    elif VIDEO in own:
+        return own.replace(VIDEO, family.word)
+    if VIDEO in own:
         raise InputError(
             f"the prompt places a {VIDEO}, and no video is shown with it; give frames, "
             f"vi.Video([image, image, ...]), or write {IMAGE} for an image"
         )
-    found = own.count(family.marker)
+    return own
+
+
+def _refuse_misplaced(family: Family, own: str, found: int, n_images: int, *, chat: bool) -> None:
     if not chat and not own.startswith(family.opening):
         raise InputError(f"with chat=False the prompt must begin with {family.opening!r}")
     if not chat and found != n_images:
@@ -88,14 +105,6 @@ def render(
             f"the prompt has {found} {IMAGE} for {n_images} images; write one for each, or "
             "none to put the images first"
         )
-    if not chat:
-        return _locate(family, own, (_raw_content(family, own),))
-    frame = _chat(processor, family, 0 if found else n_images)
-    begin = frame.find(_SENTINEL)
-    if frame.count(_SENTINEL) != 1:
-        raise InputError(f"the chat template does not hold the prompt once: {frame!r}")
-    own = own.strip()
-    return _locate(family, frame.replace(_SENTINEL, own), ((begin, begin + len(own)),))
 
 
 def _converse(processor: Any, family: Family, talk: Conversation, *, chat: bool) -> Rendered:
