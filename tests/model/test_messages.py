@@ -1,5 +1,7 @@
 """Conversations in the place of a prompt: tokens, groups and images, over the families."""
 
+import re
+
 import pytest
 import torch
 
@@ -73,6 +75,9 @@ def test_turns_are_cut_and_refused_and_kept(tmp_path):
     assert nodes.apart(run.logits, tiny.plain(lmm, encoding)) > 1e-4
     with pytest.raises(vi.LayoutError, match=r"no turn\[3\] token"):
         lmm.run(encoding, graph=vi.Knockout("turn[3] -> query"))
+    for absent in ("turn[3]", "frame[0]", "image[1]"):
+        with pytest.raises(vi.LayoutError, match=rf"no {re.escape(absent)} token"):
+            lmm.run(encoding, graph=vi.Knockout(f"image & ~{absent} -> query"))
     with pytest.raises(vi.NotationError, match=r"as in 'turn\[0\]'"):
         vi.Knockout("turn -> query")
     answered = lmm.generate(encoding, graph=vi.Knockout("turn[1] -> generated"), max_new_tokens=3)

@@ -209,10 +209,13 @@ class TokenLayout:
         return torch.zeros_like(self.roles) if self.separators is None else self.separators
 
     def has(self, term: Term) -> bool:
-        """Whether some sample has such a token; sinks and generated tokens may still appear."""
-        if term.word in {"sink", "generated"} or term.negated:
+        """Whether some sample has such a token; sinks and generated tokens may still appear.
+
+        `~separator` needs no separator, but `~image[1]` a second image: it is that which is meant.
+        """
+        if term.word in {"sink", "generated"} or (term.negated and term.number is None):
             return True
-        return bool(self._term(term, None).any())
+        return bool(self._term(replace(term, negated=False), None).any())
 
     def check_group(self, group: str | Group, *, generates: bool = True) -> None:
         """Refuse a group with a term that the prompt lacks, or with an empty intersection.
@@ -223,8 +226,9 @@ class TokenLayout:
         layout = self._ahead(generates=generates)
         for term in parsed.terms:
             if not self.has(term):
+                lacking = str(term).removeprefix("~")
                 raise LayoutError(
-                    f"{str(parsed)!r}: this prompt has no {term} token; it is: {self._line(0)}"
+                    f"{str(parsed)!r}: this prompt has no {lacking} token; it is: {self._line(0)}"
                     + UNSEEN * (self.sight == "cross-attention" and term.word == "image")
                 )
         may_come = set() if layout.length > self.prompt_length else {"generated"}
