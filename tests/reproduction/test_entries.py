@@ -116,3 +116,11 @@ def test_a_quick_log_is_not_taken_for_a_full_one(lmm, tmp_path):
 def test_no_case_is_refused(lmm, name):
     with pytest.raises(vi.InputError, match="at least one"):
         vi.reproduce(name, lmm, limit=0, tick=silent)
+
+
+def test_shares_of_less_than_one_image_token_are_left_out(lmm):
+    """1 % of the toy's 64 image tokens is none; of a 7B's 576 it is five."""
+    (entry,) = (one for one in ENTRIES if one.name == "B.fig5")
+    rows = entry.measure("B.fig5", lmm, Setup(limit=1, tick=silent)).rows
+    kept = {row["keep"] for row in rows if row["chosen"] == "by attention"}
+    assert kept == {0.02, 0.05, 0.1, 0.2, 0.5, 1.0}

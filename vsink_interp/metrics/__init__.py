@@ -34,9 +34,9 @@ from .mme import (
 from .objects import (
     FUNCTION_WORDS as FUNCTION_WORDS,
     ObjectScore as ObjectScore,
+    content_places as content_places,
     content_words as content_words,
     score_objects as score_objects,
-    telling as telling,
 )
 from .paired import (
     PairedDifference as PairedDifference,

@@ -19,8 +19,16 @@ FUNCTION_WORDS: Final = frozenset(
 _WORD: Final = re.compile(r"\w+(?:['-]\w+)*")
 
 
-def telling(words: Sequence[str]) -> list[int]:
-    """The places of the words that are no function words; of all words if there are no others."""
+def content_places(words: Sequence[str]) -> list[int]:
+    """The places of the words that are no function words; of all words if there are no others.
+
+    ```python
+    >>> from vsink_interp.metrics import content_places
+    >>> content_places(["There", "is", "a", "dog", "."])
+    [3]
+
+    ```
+    """
     kept = [i for i, w in enumerate(words) if w.lower() not in FUNCTION_WORDS and w.isalnum()]
     return kept or list(range(len(words)))
 
@@ -92,7 +100,7 @@ def content_words(text: str) -> tuple[str, ...]:
     A deterministic substitute for a judge: an answer's "objects" if no vocabulary is known.
 
     ```python
-    >>> from vsink_interp.metrics import content_words
+    >>> from vsink_interp.metrics import content_places
     >>> content_words("There is a dog on the mat, and the dog sleeps.")
     ('dog', 'mat', 'sleeps')
 

@@ -116,6 +116,14 @@ def mean_interval(values: Float[np.ndarray, " case"], draws: int = 2000) -> tupl
 
     For tables and figures of many means; intervals of equally many cases draw the same ones.
 
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import mean_interval
+    >>> mean_interval(np.array([1.0, 1.0, 1.0]))
+    (1.0, 1.0)
+
+    ```
+
     **Arguments:**
 
     - `values`: one number for each case, in any unit; the interval has the same.

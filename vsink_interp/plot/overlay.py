@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from ..errors import InputError, ResultError
 from ..experiments import WordMaps, spoken_words
-from ..metrics import telling
+from ..metrics import content_places
 from ..model import ImageInput, as_image
 from ..probes import AttentionMaps, SinkValue
 from ..results import Recorded, Run
@@ -234,7 +234,7 @@ def _chosen(words: tuple[str, ...], wanted: Sequence[str | int] | None, most: in
             raise ResultError(f"{lacking} of words= is not in the answer: {' '.join(words)}")
         found = [i for i, word in enumerate(words) if word in wanted or i in wanted]
     else:
-        found = telling(words)[:most]
+        found = content_places(words)[:most]
     if not found:
         raise ResultError(f"none of {list(wanted or ())} is in the answer: {' '.join(words)}")
     return found

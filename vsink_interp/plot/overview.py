@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..experiments import WordMaps
-from .overlay import draw_map, heat_of, telling
+from .overlay import content_places, draw_map, heat_of
 from .style import new_figure
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def overview(maps: WordMaps) -> "matplotlib.figure.Figure":
     vi.plot.overview(maps)
     ```
     """
-    words, heat = telling(maps.words), heat_of(maps)
+    words, heat = content_places(maps.words), heat_of(maps)
     changed = np.abs(maps.after - maps.before).sum(1)
     most = max(words, key=lambda i: changed[i])
     name = maps.words[most]

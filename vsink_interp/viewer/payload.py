@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from ..errors import ResultError
-from ..metrics import telling
+from ..metrics import content_places
 from ..probes import AttentionMaps, Contribution, LogitLens, Pattern, SegmentMass, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
@@ -110,7 +110,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 def _start(rows: Sequence[dict[str, Any]]) -> int:
     """The first word of the answer that is no function word."""
     answer = [i for i, row in enumerate(rows) if row["kind"] == "answer"]
-    told = telling([rows[i]["text"] for i in answer])
+    told = content_places([rows[i]["text"] for i in answer])
     return answer[told[0]] if told else 0
 
 

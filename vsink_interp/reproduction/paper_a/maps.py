@@ -6,7 +6,7 @@ import numpy as np
 
 from ...experiments import Cases, word_maps
 from ...graph import EditGraph
-from ...metrics import telling
+from ...metrics import content_places
 from ...model import LMM
 from ..entry import Entry, Outcome, Setup
 from ..maps import MOST_WORDS, map_rows
@@ -16,24 +16,24 @@ from ..over_cases import OverCases
 
 
 def before_and_after(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """Attention of every telling word, before and after VAR (rho .5)."""
+    """Attention of every content word, before and after VAR (rho .5)."""
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         maps = word_maps(lmm, image, prompt, max_new_tokens=cases.max_new_tokens)
         for arm, values in (("before", maps.before), ("after VAR", maps.after)):
-            for number in telling(maps.words)[:MOST_WORDS]:
+            for number in content_places(maps.words)[:MOST_WORDS]:
                 labels = {"case": case, "arm": arm, "word": f"{number}: {maps.words[number]}"}
                 yield from map_rows(values[number], maps.span, image, maps.sinks, labels)
 
 
 def without_sinks(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """Attention of every telling word, as it is and with its sinks taken out of the map."""
+    """Attention of every content word, as it is and with its sinks taken out of the map."""
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         longest = cases.max_new_tokens
         maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest)
         for arm, kept in (("all image tokens", 1), ("without sinks", ~maps.sinks)):
-            for number in telling(maps.words)[:MOST_WORDS]:
+            for number in content_places(maps.words)[:MOST_WORDS]:
                 values = maps.before[number] * kept
                 labels = {"case": case, "arm": arm, "word": f"{number}: {maps.words[number]}"}
                 share = values / max(float(values.sum()), 1e-9)

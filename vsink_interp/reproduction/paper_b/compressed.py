@@ -19,6 +19,8 @@ _MME = "InternVL2-76B, MME perception, ACC / ACC+ in %; read in the paper"
 def by_share(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     """The share of questions answered right, by how many image tokens stay and who chooses them."""
     keeps = (0.05, 0.2, 1.0) if setup.quick else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    shown = lmm.encode(some.images[0], some.questions[0][0]).layout
+    keeps = tuple(keep for keep in keeps if keep * int(shown.mask("image").sum()) >= 1)
     scores = ("attention", "attention-without-sinks", "random")
     found = compressed_context(lmm, some, keeps=keeps, scores=scores, tick=silent)
     for score in found.scores:

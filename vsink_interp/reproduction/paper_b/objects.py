@@ -8,7 +8,7 @@ from ...errors import LayoutError
 from ...experiments import ObjectMasks, localisation, word_maps
 from ...experiments.depth import with_pattern
 from ...graph import EditGraph
-from ...metrics import telling
+from ...metrics import content_places
 from ...model import LMM
 from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
@@ -50,7 +50,7 @@ def examples(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator
         maps = word_maps(lmm, one.image, one.prompt, graph=EditGraph(), sinks=False)
         for depth in (0.15, 0.5, 0.85):
             (layer,) = with_pattern(lmm, (round(depth * (lmm.n_layers - 1)),))
-            for number in telling(maps.words)[:MOST_WORDS]:
+            for number in content_places(maps.words)[:MOST_WORDS]:
                 labels = {"case": case, "layer": layer, "word": f"{number}: {maps.words[number]}"}
                 values = maps.by_layer[layer, number]
                 yield from map_rows(values, maps.span, maps.image, None, labels)
