@@ -100,7 +100,7 @@ def content_words(text: str) -> tuple[str, ...]:
     A deterministic substitute for a judge: an answer's "objects" if no vocabulary is known.
 
     ```python
-    >>> from vsink_interp.metrics import content_places
+    >>> from vsink_interp.metrics import content_words
     >>> content_words("There is a dog on the mat, and the dog sleeps.")
     ('dog', 'mat', 'sleeps')
 
