@@ -102,6 +102,17 @@ def test_sinks_see_the_edits_before_them():
     assert torch.equal(both, lmm.run(encoding, graph=var | grow).logits)
 
 
+def test_sinks_see_the_edits_of_earlier_layers():
+    """Whether the residual stream is edited as it leaves a layer, or as it enters the next."""
+    leaves = vi.Fn("hook_resid_post", lift_sink_dimension, layers=0)
+    enters = vi.Fn("hook_resid_pre", lift_sink_dimension, layers=1)
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    var = vi.VAR(**LOOSE, layers=1)
+    by_hook, by_stop = (lmm.run(encoding, graph=edit | var).logits for edit in (leaves, enters))
+    assert nodes.apart(by_hook, lmm.run(encoding, graph=leaves).logits) > 1e-3
+    assert torch.equal(by_hook, by_stop)
+
+
 def test_generated_tokens_are_sinks_online_only():
     """Each form equals full eager attention (`test_laws.py`); here, that they differ, and when."""
     lmm, encoding = tiny.lmm(), tiny.encode()

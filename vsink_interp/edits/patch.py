@@ -21,7 +21,6 @@ from ..graph import (
     Layers,
     Site,
     Sizes,
-    parsed_group,
     resolve,
     resolve_layers,
     settle,
@@ -134,7 +133,7 @@ class Patch(Edit):
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
         span = slice(site.first_row, site.first_row + site.n_rows)
-        rows = site.masks.host(parsed_group(self.rows))[:, span]
+        rows = site.masks.host(parse_group(self.rows))[:, span]
         if self.positions is not None:
             rows = rows & _at(site.layout, self.positions)[:, span]
         if not rows.any():

@@ -8,7 +8,7 @@ ask for are computed explicitly: scores, mask, score edits, softmax, pattern edi
 
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from threading import get_ident
@@ -82,11 +82,35 @@ class AttentionBinding:
             mask = ALL_MASK_ATTENTION_FUNCTIONS[self.base_name]
             ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
             self.config._attn_implementation = name
-            yield
+            with self._watched(name):
+                yield
         finally:
             self.config._attn_implementation = before
             ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
             ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
+
+    @contextmanager
+    def _watched(self, name: str) -> Generator[None]:
+        """Compute sink values of what enters a layer, where no node waits there in the trace.
+
+        A hook of torch costs a tenth of a stop of the trace, of which decoding would make one in
+        every layer and step. It sees what the layer sees, edits of earlier layers included.
+        """
+
+        def see(layer: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
+            del module
+            # Neither another thread's call of the model nor the other pass of contrastive decoding.
+            if get_ident() == self.thread and self.config._attn_implementation == name:
+                assert state is not None  # noqa: S101 (else no layer is watched)
+                state.enter(layer, args[0] if args else kwargs["hidden_states"])
+
+        state = self.run_state
+        with ExitStack() as stack:
+            for layer in state.plan.watched_layers if state else ():
+                module = self.hooked.layers[layer]
+                hook = module.register_forward_pre_hook(partial(see, layer), with_kwargs=True)
+                stack.callback(hook.remove)
+            yield
 
     def _refuse_other_masks(self) -> None:
         names = [*ALL_MASK_ATTENTION_FUNCTIONS]

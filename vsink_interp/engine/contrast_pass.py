@@ -18,7 +18,6 @@ generate      hf_model (first pass)         SecondPass                   node of
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from threading import get_ident
 from typing import Any, final
 
@@ -114,31 +113,10 @@ class SecondPass:
                     config._attn_implementation = self.binding.base_name
                 else:
                     stack.enter_context(self.binding.armed())
-                    stack.enter_context(_watched(self.hooked, self.run_state))
                 yield
         finally:
             config._attn_implementation = armed
             interleaver.interleaving = interleaving
-
-
-@contextmanager
-def _watched(hooked: HookedModel, run_state: RunState) -> Generator[None]:
-    """Record the residual streams from which the edits of a pass without a trace need sinks."""
-
-    thread = get_ident()
-
-    def see(layer: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        del module
-        if get_ident() != thread:
-            return
-        run_state.see_resid(layer, args[0] if args else kwargs["hidden_states"])
-
-    with ExitStack() as stack:
-        for layer in run_state.plan.phi_layers:
-            module = hooked.layers[layer]
-            hook = module.register_forward_pre_hook(partial(see, layer), with_kwargs=True)
-            stack.callback(hook.remove)
-        yield
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..graph import CacheEdit, Edges, Edit, Node, TokenMasks, find_hook, parsed_group
+from ..graph import CacheEdit, Edges, Edit, Node, TokenMasks, find_hook
 from ..graph.plan import Plan
-from ..tokens import TokenLayout
+from ..tokens import TokenLayout, parse_group
 
 MOST_SPANS = 4
 """Remaining keys in more pieces than this are not gathered."""
@@ -140,10 +140,10 @@ def _left(masks: TokenMasks, edges: Edges, cuts: list[Edges], sink: bool) -> boo
 
     Membership in a group depends on no other token, so these two cases suffice.
     """
-    rows, columns = masks.host(parsed_group(edges.rows)), _columns(masks, edges.columns, sink)
+    rows, columns = masks.host(parse_group(edges.rows)), _columns(masks, edges.columns, sink)
     if not cuts:
         return bool((rows & masks.layout.reached(columns)).any())
-    met = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
+    met = torch.stack([masks.host(parse_group(cut.rows), cut.first_token) for cut in cuts])
     lost = torch.stack([_columns(masks, cut.columns, sink) for cut in cuts])
     # Rows that the same cuts meet lose the same keys, so they are looked at together.
     for kind in torch.unique(met.flatten(1).T, dim=0):
@@ -154,7 +154,7 @@ def _left(masks: TokenMasks, edges: Edges, cuts: list[Edges], sink: bool) -> boo
 
 
 def _columns(masks: TokenMasks, group: str, sink: bool) -> Bool[Tensor, "batch token"]:
-    parsed = parsed_group(group)
+    parsed = parse_group(group)
     if "sink" not in parsed.words:
         return masks.host(parsed)
     return masks.layout.mask(parsed, sink=torch.full_like(masks.layout.roles, sink))
@@ -173,8 +173,8 @@ def _blinds(masks: TokenMasks, cuts: tuple[Edges, ...]) -> bool:
     """Whether some row keeps no key if one head makes all these cuts."""
     if not cuts:
         return False
-    rows = torch.stack([masks.host(parsed_group(cut.rows), cut.first_token) for cut in cuts])
-    columns = torch.stack([masks.host(parsed_group(cut.columns)) for cut in cuts])
+    rows = torch.stack([masks.host(parse_group(cut.rows), cut.first_token) for cut in cuts])
+    columns = torch.stack([masks.host(parse_group(cut.columns)) for cut in cuts])
     # Rows that the same cuts meet lose the same keys, so they are looked at together.
     kinds = torch.unique(rows.flatten(1).T, dim=0)
     return any(_kind_blinds(kind, rows, columns, masks.layout) for kind in kinds if kind.any())
@@ -198,7 +198,7 @@ def keys_left(masks: TokenMasks, removed: tuple[Edges, ...]) -> tuple[range, ...
     """
     lost = [False] * masks.layout.length
     for edges in removed:
-        some, every = masks.held(parsed_group(edges.columns))
+        some, every = masks.held(parse_group(edges.columns))
         if edges.heads is not None or some != every:
             return None
         lost = [a or b for a, b in zip(lost, some, strict=True)]
@@ -213,6 +213,6 @@ def keys_left(masks: TokenMasks, removed: tuple[Edges, ...]) -> tuple[range, ...
 def all_lose(masks: TokenMasks, removed: tuple[Edges, ...], rows: range) -> bool:
     """Whether each of these rows loses all these edges, in every sample."""
     return all(
-        all(masks.held(parsed_group(edges.rows), edges.first_token)[1][rows.start : rows.stop])
+        all(masks.held(parse_group(edges.rows), edges.first_token)[1][rows.start : rows.stop])
         for edges in removed
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import HookPoint, Node, TokenMasks, find_hook
-from ..graph.plan import Plan
+from ..graph.plan import RESID_PRE, Plan
 from ..results import Recorded
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
@@ -23,7 +23,6 @@ from .module_hooks import read, sum_beside, write
 from .run_state import RunState
 
 Driver = Callable[..., None]
-RESID_PRE = "blocks.{layer}.hook_resid_pre"
 
 
 @final
@@ -45,13 +44,11 @@ class _Stop:
     tap: Tap
     nodes: tuple[tuple[int, Node], ...]
     phi: bool
-    new_phi: bool
     decodes: bool
 
 
 def _stops(hooked: HookedModel, plan: Plan, *, generates: bool) -> list[_Stop]:
     places = {(hook, at) for hook, at in plan.places if not hooked.computes(find_hook(hook), at)}
-    places |= {(RESID_PRE, layer) for layer in plan.phi_layers}
     early = hooked.encodes_first(generates=generates)
 
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
@@ -61,17 +58,14 @@ def _stops(hooked: HookedModel, plan: Plan, *, generates: bool) -> list[_Stop]:
 
 
 def _stop(hooked: HookedModel, plan: Plan, template: str, layer: int | None) -> _Stop:
-    point, nodes, enters = find_hook(template), plan.at(template, layer), template == RESID_PRE
-    new_phi = enters and layer in plan.new_phi_layers
+    point = find_hook(template)
     return _Stop(
         point,
         layer,
         hooked.family.tap(template, layer),
-        nodes,
-        phi=enters and layer in plan.phi_layers,
-        new_phi=new_phi,
-        # Where the prompt's sink values are all that is wanted, decode steps need not stop.
-        decodes=(bool(nodes) or new_phi) and "decode" in point.phases,
+        plan.at(template, layer),
+        phi=template == RESID_PRE and layer in plan.phi_layers,
+        decodes="decode" in point.phases,
     )
 
 
@@ -201,6 +195,5 @@ def _act(
         value = run_state.visit(number, node, value, stop.point, stop.layer, rows, rows, extras)
     if value is not old or value._version != before:
         write(stop.tap, envoy, old, value, beside)
-    prefill = rows.start < run_state.masks.layout.prompt_length
-    if stop.layer is not None and stop.phi and (prefill or stop.new_phi):
-        run_state.see_resid(stop.layer, value)
+    if stop.layer is not None and stop.phi:
+        run_state.enter(stop.layer, value)

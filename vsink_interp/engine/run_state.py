@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError
-from ..graph import Edges, Edit, HookPoint, Node, Probe, Site, TokenMasks, parsed_group
+from ..graph import Edges, Edit, HookPoint, Node, Probe, Site, TokenMasks
 from ..graph.plan import Plan
 from ..kernels import sink_value
 from ..results import Recorded, join
 from ..sinks import SinkDims
+from ..tokens import parse_group
 from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_joint
 from .gradients import Watched, backward, watched
 from .kept_tokens import KeptTokens
@@ -49,6 +50,7 @@ class RunState:
         self._masks = {masks.device: masks}
         self._dims: dict[torch.device, tuple[int, ...] | Tensor] = {}
         self._phis: dict[int | None, list[Tensor]] = {}
+        self._new_phi = frozenset(plan.new_phi_layers)
         self._constants: dict[tuple[int | None, torch.device], dict[Any, Tensor]] = {}
         self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
         self._blind: list[tuple[int, Tensor]] = []
@@ -99,6 +101,11 @@ class RunState:
         """Compute and store the sink values of the tokens that enter a layer."""
         self._phis.setdefault(layer, []).append(sink_value(resid, self._dims_on(resid.device)))
 
+    def enter(self, layer: int, resid: Tensor) -> None:
+        """Take in what enters a layer in one pass: sink values, as far as some node wants them."""
+        if layer in self._new_phi or not self._phis.get(layer):
+            self.see_resid(layer, resid)
+
     def _dims_on(self, device: torch.device) -> tuple[int, ...] | Tensor:
         assert self.sinks is not None  # noqa: S101 (the caller plans for it)
         if device not in self._dims:
@@ -111,7 +118,7 @@ class RunState:
         if node.targets is None:
             return rows
         group, first_token = node.targets
-        some = self.masks.held(parsed_group(group), first_token)[0]
+        some = self.masks.held(parse_group(group), first_token)[0]
         places = [row for row in rows if some[row]]
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
 
@@ -134,7 +141,7 @@ class RunState:
 
     def pads(self, rows: range) -> bool:
         """Whether padding of some sample is among these rows."""
-        return not all(self.masks.held(parsed_group("all"))[1][rows.start : rows.stop])
+        return not all(self.masks.held(parse_group("all"))[1][rows.start : rows.stop])
 
     def visit(
         self,

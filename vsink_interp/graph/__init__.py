@@ -44,7 +44,6 @@ from .site import (
     Site as Site,
     TokenMasks as TokenMasks,
     parsed_flow as parsed_flow,
-    parsed_group as parsed_group,
 )
 from .stand_ins import (
     SavedEdit as SavedEdit,

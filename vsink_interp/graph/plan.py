@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 from ..errors import CapabilityError, NotationError
 from .graph import CacheEdit, EditGraph, Node, Probe
 from .hook_points import ORDER, HookPoint, find_hook, forward_order
+
+RESID_PRE: Final = "blocks.{layer}.hook_resid_pre"
 
 
 @final
@@ -46,6 +48,11 @@ class Plan:
         """Layers in which some node needs the sink values of the tokens."""
         cut = {layer for layer, nodes in self.cuts.items() if any(n.needs_phi for n in nodes)}
         return tuple(sorted(self._decoder_layers(lambda node: node.needs_phi) | cut))
+
+    @property
+    def watched_layers(self) -> tuple[int, ...]:
+        """Those of `phi_layers` where no node acts on the residual stream that enters them."""
+        return tuple(layer for layer in self.phi_layers if not self.at(RESID_PRE, layer))
 
     @property
     def new_phi_layers(self) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from ..errors import LayoutError
 from ..tokens import Group, TokenLayout, parse_flow, parse_group
 from .hook_points import HookPoint
 
-parsed_group = lru_cache(maxsize=256)(parse_group)
 parsed_flow = lru_cache(maxsize=256)(parse_flow)
 
 
@@ -185,7 +184,7 @@ class Site:
         """
         threshold, phi = self._threshold(tau), self.phi
         assert phi is not None  # noqa: S101 (else there is no threshold)
-        real = self.masks.device_mask(parsed_group("all"))[:, : phi.shape[1]]
+        real = self.masks.device_mask(parse_group("all"))[:, : phi.shape[1]]
         found = (phi >= threshold) & real
         return torch.nn.functional.pad(found, (0, self.n_keys - phi.shape[1]))
 
@@ -207,7 +206,7 @@ class Site:
 
     def keys(self, group: str) -> Bool[Tensor, "batch key"]:
         """Which keys belong to a group."""
-        parsed = parsed_group(group)
+        parsed = parse_group(group)
         if "sink" not in parsed.words:
             return self.masks.device_mask(parsed)[:, : self.n_keys]
         if not parsed.grows_by_sinks:
@@ -238,7 +237,7 @@ class Site:
         - `first_token`: if the group contains `generated`, include the last prompt row, which
             predicts the first generated token.
         """
-        parsed = parsed_group(group)
+        parsed = parse_group(group)
         if "sink" in parsed.words:
             found = self.keys(group)
         else:
@@ -247,7 +246,7 @@ class Site:
 
     def rows(self, group: str, *, first_token: bool = False) -> Bool[Tensor, "batch query"] | None:
         """As `queries`, or None if all rows belong to the group in every sample."""
-        parsed = parsed_group(group)
+        parsed = parse_group(group)
         if "sink" not in parsed.words:
             every = self.masks.held(parsed, first_token)[1]
             if all(every[self.first_row : self.first_row + self.n_rows]):

@@ -6,7 +6,6 @@ from typing import Any, final
 
 from torch import Tensor
 
-from ..engine.execute import RESID_PRE
 from ..engine.hooked_model import HookedModel
 from ..engine.masks import prompt_mask
 from ..engine.row_program import PATTERN, ROT_K, ROT_Q, SCORES, Z, row_tiles
@@ -14,6 +13,7 @@ from ..engine.run_state import Numbered, RunState, overlap
 from ..errors import CapabilityError
 from ..families import Tap
 from ..graph import Edit, HookPoint, find_hook
+from ..graph.plan import RESID_PRE
 from .node_program import Pass, Programs
 
 FIRST_NORM = "input_layernorm"

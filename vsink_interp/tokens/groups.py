@@ -11,7 +11,7 @@ rows that attend to them.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, final
 
 from ..errors import NotationError, unknown
@@ -91,7 +91,7 @@ class Group:
         """Whether generated tokens can belong to it."""
         return self.takes_generated(sink=True) or self.takes_generated(sink=False)
 
-    @property
+    @cached_property
     def grows_by_sinks(self) -> bool:
         """Whether a generated token's membership depends on whether it is a sink."""
         return self.takes_generated(sink=True) != self.takes_generated(sink=False)
@@ -142,6 +142,7 @@ def _term(text: str, whole: str) -> Term:
     return Term(word, None if number is None else int(number), bool(negated))
 
 
+@lru_cache(maxsize=256)
 def parse_group(text: str) -> Group:
     """Read a group of tokens such as `"query generated"` or `"sink & image"`.
 
