@@ -26,7 +26,7 @@ HOMES = {
 }
 UPWARD: frozenset[tuple[str, str]] = frozenset(
     {
-        ("experiments/result.py", "plot"),
+        ("results/result.py", "plot"),
         ("model/encoding.py", "plot"),
         ("model/lmm_base.py", "plot"),
         ("results/recorded.py", "plot"),

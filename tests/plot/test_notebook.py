@@ -10,10 +10,10 @@ import torch
 
 import vsink_interp as vi
 from vsink_interp import experiments as ex
-from vsink_interp.experiments.result import Result
 from vsink_interp.model.progress import shown
+from vsink_interp.results.result import OneLine
 
-RESULTS = [c for _, c in inspect.getmembers(ex, inspect.isclass) if issubclass(c, Result)]
+RESULTS = [c for _, c in inspect.getmembers(ex, inspect.isclass) if issubclass(c, OneLine)]
 
 
 class Tags(HTMLParser):
@@ -104,12 +104,12 @@ def test_long_vectors_are_not_spelt_out():
 
 @pytest.mark.parametrize("cls", RESULTS, ids=lambda cls: cls.__name__)
 def test_every_result_names_its_figure(cls):
-    assert cls.__repr__ is Result.__repr__
+    assert cls.__repr__ is OneLine.__repr__
     assert not cls.figure or callable(getattr(vi.plot, cls.figure))
 
 
 def test_all_results_are_such():
-    plain = {n for n, c in inspect.getmembers(ex, inspect.isclass) if not issubclass(c, Result)}
+    plain = {n for n, c in inspect.getmembers(ex, inspect.isclass) if not issubclass(c, OneLine)}
     assert plain == {"AnswerWord"}, "a value of two fields, that prints as it is"
 
 

@@ -46,7 +46,7 @@ def test_a_missing_label_lists_the_labels():
 def test_the_table_tells_factors_apart():
     found = measured(rows([1.0, 1.0], hidden="a"), rows([0.0, 0.0], hidden="b"))
     assert found.table().splitlines() == [
-        "hidden  mean [95 % over 2 cases]",
+        "hidden  mean [95 % bootstrap over 2 cases]",
         "a       1 [1, 1]",
         "b       0 [0, 0]",
     ]

@@ -11,6 +11,7 @@ import typer
 import vsink_interp as vi
 
 from ..errors import InputError
+from ..model.progress import silent
 from ..storage import reserved
 from .terminal import (
     JsonOption,
@@ -95,6 +96,7 @@ def attend(
             layers=_numbers(lmm, layers),
             max_new_tokens=max_new_tokens,
             sinks=has_sinks(lmm),
+            tick=silent,
         )
         drawn = io.BytesIO()
         vi.plot.overlay(maps, words=word).savefig(drawn, format=out.suffix[1:])

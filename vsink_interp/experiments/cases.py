@@ -9,14 +9,14 @@ from PIL.Image import Image
 from ..errors import InputError
 from ..metrics import content_words, score_objects
 from ..model import ImageInput, as_image
+from ..results.result import OneLine
 from ..toy import scene
 from ..toy.language import DESCRIBE, parse_objects
-from .result import Result
 
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class Cases(Result):
+class Cases(OneLine):
     """Images with one prompt each.
 
     ```python

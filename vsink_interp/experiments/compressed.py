@@ -1,23 +1,24 @@
 """Answers from compressed contexts (Kaduri et al. 2025, figure 5 and table 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
 from ..metrics import read_answer
 from ..model import LMM, SCORES, CompressedContext, Context, Tick, digest, fingerprint
-from ..model.progress import shown
-from ..storage import RowLog
+from ..results.result import OneLine, Result
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
-from .result import Result
+from .provenance import with_provenance
+from .steps import taken
 
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
@@ -25,7 +26,7 @@ QUERY_ONLY: Final = CompressedContext(strategy="q")
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class Quizzes(Result):
+class Quizzes(OneLine):
     """Images with yes/no questions about each.
 
     ```python
@@ -78,7 +79,7 @@ class Quizzes(Result):
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class ContextScore(Result):
+class ContextScore(OneLine):
     """Accuracy of the answers from one kind of context.
 
     **Attributes:**
@@ -122,10 +123,33 @@ class CompressedAnswers(Result):
     """
 
     figure: ClassVar[str] = "compressed_context"
+    measured: ClassVar[tuple[str, ...]] = ("right", "tokens")
+    axis_labels: ClassVar[Mapping[str, str]] = {"context": "contexts"}
+    columns: ClassVar[Mapping[str, str]] = {"case": "cases"}
 
     scores: tuple[ContextScore, ...]
     image: tuple[int, ...]
     about: str
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The names of the contexts, as in the paper's table."""
+        return tuple(score.name for score in self.scores)
+
+    @property
+    def right(self) -> Bool[np.ndarray, "context question"]:
+        """Which questions were answered correctly."""
+        return np.array([score.right for score in self.scores])
+
+    @property
+    def tokens(self) -> Float[np.ndarray, " context"]:
+        """The number of tokens in each context."""
+        return np.array([score.tokens for score in self.scores])
+
+    @property
+    def cases(self) -> Int[np.ndarray, " question"]:
+        """The index of each question's image."""
+        return np.array(self.image)
 
     def plus(self, score: ContextScore) -> float:
         """MME's ACC+: the share of images for which all questions were answered correctly."""
@@ -161,8 +185,8 @@ class CompressedAnswers(Result):
         keep, accuracy = np.array(found).T
         return keep, accuracy
 
-    def __str__(self) -> str:
-        """The table: accuracy, ACC+ and tokens of every kind of context."""
+    def table(self) -> str:
+        """Accuracy, ACC+ and tokens of every kind of context, as in the paper's table 1."""
         width = max(len(score.name) for score in self.scores)
         rows = [f"{'':{width}}    ACC   ACC+  tokens"]
         rows += [
@@ -171,7 +195,10 @@ class CompressedAnswers(Result):
         ]
         return "\n".join(rows)
 
+    __str__ = table
 
+
+@with_provenance
 def compressed_context(
     lmm: LMM,
     quizzes: Quizzes,
@@ -202,14 +229,9 @@ def compressed_context(
     """
     grid = product(strategies, scores, keeps)
     specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
-    tell = shown(tick, "images")
-    kept: RowLog[dict[str, Any]]
-    with RowLog(log, _about(lmm, quizzes, specs)) as kept:
-        for i in range(len(quizzes)):
-            if f"image {i}" not in kept.known:
-                kept.add(f"image {i}", _ask(lmm, quizzes, i, specs))
-            tell(i + 1, len(quizzes))
-    found = [kept.known[f"image {i}"] for i in range(len(quizzes))]
+    steps = ((f"image {i}", partial(_ask, lmm, quizzes, i, specs)) for i in range(len(quizzes)))
+    about = _about(lmm, quizzes, specs)
+    found = [*taken(steps, len(quizzes), about, log=log, tick=tick, what="images")]
     kinds = [
         ContextScore(
             spec,

@@ -1,6 +1,7 @@
 """Attention to sinks, and what they contribute (Kang et al. 2025, figure 3c)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -8,14 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..graph import Layers, as_graph
-from ..model import LMM
+from ..graph import Layers
+from ..model import LMM, Tick
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..results import Run
-from .answers import runs
+from ..results.result import Result
 from .cases import Cases
 from .depth import chosen_layers, middle_layers
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import Arrays, by_batch, joined
 
 
 @final
@@ -33,19 +35,23 @@ class Contributions(Result):
     """
 
     figure: ClassVar[str] = "contributions"
+    kinds: ClassVar[tuple[str, ...]] = ("visual sinks", "other image tokens")
 
-    attention: Float[np.ndarray, "2"]
-    norm: Float[np.ndarray, "2"]
+    attention: Float[np.ndarray, "kind=2"]
+    norm: Float[np.ndarray, "kind=2"]
     sinks: int
     layers: tuple[int, ...]
     about: str
 
 
+@with_provenance
 def contributions(
     lmm: LMM,
     cases: Cases,
     *,
     layers: Layers | None = None,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
 ) -> Contributions:
     """Compare attention and contribution of visual sinks with those of other image tokens.
 
@@ -57,13 +63,20 @@ def contributions(
     **Arguments:**
 
     - `layers`: the layers; the middle ones that have a pattern by default.
+    - `log`: a JSONL file to which each batch is written; an interrupted measurement continues.
+    - `tick`: called in the place of a progress bar, after every batch.
 
-    **Raises:** `CapabilityError` if the model has no sink dimensions, or gates its heads.
+    **Raises:** `CapabilityError` if the model has no sink dimensions, or gates its heads;
+    `ResultError` if `log` belongs to another measurement.
     """
     chosen = chosen_layers(lmm, layers, middle_layers(lmm.n_layers))
     probes = Contribution(layers=chosen), AttentionMaps(layers=chosen), SinkValue(layers=chosen)
-    parts = [_measure(run, *probes, lmm.sinks.tau) for run in runs(lmm, cases, as_graph(probes))]
-    attention, norm, sink = (torch.cat(part) for part in zip(*parts, strict=True))
+    tau = lmm.sinks.tau
+    about = dependence("contributions", lmm, needs_sinks=True, cases=cases, layers=chosen)
+    parts = by_batch(
+        lmm, cases, probes, lambda run: _measure(run, *probes, tau), about, log=log, tick=tick
+    )
+    attention, norm, sink = (torch.from_numpy(part) for part in joined(parts))
     return Contributions(
         _split(attention, sink), _split(norm, sink), int(sink.sum()), chosen, cases.about
     )
@@ -71,14 +84,15 @@ def contributions(
 
 def _measure(
     run: Run, norm: Contribution, maps: AttentionMaps, value: SinkValue, tau: float
-) -> tuple[Tensor, ...]:
+) -> Arrays:
     """Of each image token what text rows get of it, two ways, and whether it is a sink."""
     received = (run.of(probe, "image").mean("query") for probe in (maps, norm))
     attention, added = (record.entries("batch", "token").flatten() for record in received)
     phi = run.of(value, "image").entries("batch", "token")
-    return attention, added, (phi >= tau).flatten()
+    found = {"attention": attention, "norm": added, "sink": (phi >= tau).flatten()}
+    return {name: one.numpy() for name, one in found.items()}
 
 
-def _split(values: Tensor, sink: Tensor) -> Float[np.ndarray, "2"]:
+def _split(values: Tensor, sink: Tensor) -> Float[np.ndarray, "kind=2"]:
     # NaN is a token that no text row can see, in a layer with a window.
     return torch.stack([values[sink].nanmean(), values[~sink].nanmean()]).numpy()

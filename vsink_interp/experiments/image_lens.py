@@ -1,20 +1,22 @@
 """The logit lens over the patches of an image, layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL.Image import Image
 
 from ..errors import InputError
 from ..graph import Graphlike, Layers, as_graph
-from ..model import LMM, ImageInput
+from ..model import LMM, ImageInput, Tick
+from ..model.progress import shown
 from ..probes import LogitLens, TokenProbability
 from ..results import Run
+from ..results.result import Result
 from ..tokens import ImageSpan
-from .result import Result
+from .provenance import with_provenance
 
 
 @final
@@ -32,12 +34,18 @@ class ImageLens(Result):
     """
 
     figure: ClassVar[str] = "image_lens"
+    columns: ClassVar[Mapping[str, str]] = {"word": "said"}
 
     image: Image
     span: ImageSpan
     layers: tuple[int, ...]
     words: tuple[tuple[tuple[str, ...], ...], ...]
     probability: Float[np.ndarray, "layer patch rank"]
+
+    @property
+    def said(self) -> Shaped[np.ndarray, "layer patch rank"]:
+        """The words as an array."""
+        return np.array(self.words, object).reshape(self.probability.shape)
 
     def count(self, layer: int) -> list[tuple[str, int]]:
         """The top words at a layer, with the number of patches for each."""
@@ -75,6 +83,7 @@ class WordLens(Result):
         return self.probability.max((1, 2))
 
 
+@with_provenance
 def image_lens(
     lmm: LMM,
     image: ImageInput,
@@ -83,6 +92,7 @@ def image_lens(
     layers: Layers = ":",
     top_k: int = 5,
     graph: Graphlike = None,
+    tick: Tick | None = None,
 ) -> ImageLens:
     """The most likely words of each patch of an image after each layer.
 
@@ -96,9 +106,10 @@ def image_lens(
     - `layers`: the layers.
     - `top_k`: the number of words per patch.
     - `graph`: edits that act during the run.
+    - `tick`: called in the place of a progress bar, after every pass of the model.
     """
     probe = LogitLens("image", layers, top_k=top_k)
-    shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
+    pixels, run = _run(lmm, image, prompt, as_graph(graph) | probe, tick)
     span, whole = run.layout.images[0][0], list(run.layout.images[0][0].tokens_of())
     record, said = run.of(probe, "image[0]"), run.of(run[probe, "word"], "image[0]")
     words = tuple(
@@ -106,9 +117,10 @@ def image_lens(
         for layer in said.words[:, 0, whole].tolist()
     )
     probability = record.values[:, 0, whole].numpy()
-    return ImageLens(shown, span, record.labels("layer"), words, probability)
+    return ImageLens(pixels, span, record.labels("layer"), words, probability)
 
 
+@with_provenance
 def word_lens(
     lmm: LMM,
     image: ImageInput,
@@ -117,6 +129,7 @@ def word_lens(
     *,
     layers: Layers = ":",
     graph: Graphlike = None,
+    tick: Tick | None = None,
 ) -> WordLens:
     """The probability of given words at each patch after each layer.
 
@@ -127,17 +140,18 @@ def word_lens(
     **Arguments:**
 
     - `words`: each one token of the model.
+    - `tick`: called in the place of a progress bar, after every pass of the model.
 
     **Raises:** `InputError` for a word of several tokens, or none that the tokenizer knows.
     """
     if isinstance(words, str):
         raise InputError(f"words is a list: words=[{words!r}]")
     probe = TokenProbability("image", layers, tokens=tuple(words))
-    shown, run = _run(lmm, image, prompt, as_graph(graph) | probe)
+    pixels, run = _run(lmm, image, prompt, as_graph(graph) | probe, tick)
     record = run.of(probe, "image[0]")
     values = record.values[:, 0, list(run.layout.images[0][0].tokens_of())]
     return WordLens(
-        shown,
+        pixels,
         run.layout.images[0][0],
         record.labels("layer"),
         tuple(words),
@@ -145,6 +159,10 @@ def word_lens(
     )
 
 
-def _run(lmm: LMM, image: ImageInput, prompt: str, graph: Graphlike) -> tuple[Image, Run]:
+def _run(
+    lmm: LMM, image: ImageInput, prompt: str, graph: Graphlike, tick: Tick | None
+) -> tuple[Image, Run]:
     encoding = lmm.encode(image, prompt)
-    return encoding.images[0][0], lmm.run(encoding, graph=graph)
+    run = lmm.run(encoding, graph=graph)
+    shown(tick, "passes")(1, 1)
+    return encoding.images[0][0], run

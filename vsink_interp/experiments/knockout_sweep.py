@@ -14,14 +14,14 @@ from ..errors import InputError
 from ..graph import Layers, resolve_layers
 from ..metrics import PairedDifference, paired_difference
 from ..model import LMM, Tick, digest, fingerprint
-from ..model.progress import shown
 from ..probes import Pattern
 from ..results.recorded import optional_package
-from ..storage import RowLog
+from ..results.result import Result
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
-from .result import Result
+from .provenance import with_provenance
+from .steps import Step, taken
 
 if TYPE_CHECKING:
     import pandas
@@ -100,6 +100,7 @@ COLUMNS: Final = ("flow", "layers", "uncut", "f1", "change", "low_95", "high_95"
 """The columns of a sweep's table."""
 
 
+@with_provenance
 def knockout_sweep(
     lmm: LMM,
     cases: Cases,
@@ -134,26 +135,22 @@ def knockout_sweep(
     """
     chosen, flows = _starts(lmm, layers, window), _listed(flows)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
-    told: list[list[str]] = []
-    tell = shown(tick, "knockouts")
-    kept: RowLog[list[str]] = RowLog(log, _about(lmm, cases))
-    with kept:
-        for done, step in enumerate(steps, 1):
-            graph = None if step is None else _knockout(lmm, *step, window)
-            name = "uncut" if graph is None else f"{graph.flow}, {graph.layers}"
-            if graph is not None and graph.needs_sinks:
-                name += f", {lmm.sinks}"
-            if name not in kept.known:
-                made = answers(lmm, cases, graph)
-                kept.add(name, made)
-            told.append(kept.known[name])
-            tell(done, len(steps))
+    cuts = [None if step is None else _knockout(lmm, *step, window) for step in steps]
+    work = (_step(lmm, cases, cut) for cut in cuts)
+    told = [*taken(work, len(cuts), _about(lmm, cases), log=log, tick=tick, what="knockouts")]
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
     f1 = np.array(cut).reshape(len(flows), len(chosen), len(cases))
     reference = "the uncut answer" if cases.truth is None else "the true objects"
     return KnockoutSweep(
         f1, np.array(baseline), flows, chosen, lmm.n_layers, reference, cases.about, window
     )
+
+
+def _step(lmm: LMM, cases: Cases, cut: Knockout | None) -> Step[list[str]]:
+    name = "uncut" if cut is None else f"{cut.flow}, {cut.layers}"
+    if cut is not None and cut.needs_sinks:
+        name += f", {lmm.sinks}"
+    return name, lambda: answers(lmm, cases, cut)
 
 
 def _listed(flows: Sequence[str]) -> tuple[str, ...]:

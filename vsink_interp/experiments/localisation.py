@@ -4,7 +4,7 @@ The code of this experiment was not released, and the paper leaves open how obje
 tokens and images of several views are treated. The arguments say what is chosen here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,11 @@ from ..model import LMM, Tick
 from ..model.progress import shown
 from ..probes import Pattern
 from ..results import Recorded
+from ..results.result import Result
 from ..storage import RowLog
 from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, log_about, measure
 from .object_masks import ObjectMasks
-from .result import Result
+from .provenance import with_provenance
 
 
 @final
@@ -46,6 +47,8 @@ class Localisation(Result):
     """
 
     figure: ClassVar[str] = "localisation"
+    measured: ClassVar[tuple[str, ...]] = ("hits", "distance", "chances")
+    axis_labels: ClassVar[Mapping[str, str]] = {"keys": "keys", "object": "names"}
 
     located: tuple[ObjectMasks, ...]
     canvases: tuple[Canvas, ...]
@@ -57,6 +60,11 @@ class Localisation(Result):
     given: int
     named: int
     direct: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objects, numbered, with their words."""
+        return tuple(f"{i}: {one.words}" for i, one in enumerate(self.located))
 
     def within(self, tolerance: float | int | None) -> "Localisation":
         """The same peaks with another tolerance."""
@@ -115,8 +123,8 @@ class Localisation(Result):
         hits = torch.from_numpy(self.hits.astype(np.float32))
         return Recorded(hits, ("keys", "layer", "object"), coords)
 
-    def __str__(self) -> str:
-        """The rates and their intervals, layer by layer, and the chance level."""
+    def table(self) -> str:
+        """The rates and their 95 % Wilson intervals, layer by layer, and the chance level."""
         low, high = self.interval
         width = max(map(len, self.keys)) + 2
         head = "layer  " + "".join(f"{key:<{max(width, 20)}}" for key in self.keys)
@@ -131,6 +139,8 @@ class Localisation(Result):
         about = f"chance {self.chance:.2f}; {self.about}"
         return "\n".join(line.rstrip() for line in (head, *lines, about))
 
+    __str__ = table
+
     @property
     def about(self) -> str:
         """How many objects were measured, and what counts as a hit."""
@@ -143,6 +153,7 @@ class Localisation(Result):
         return f"{count} ({', '.join(parts)}); within {pixels} pixels"
 
 
+@with_provenance
 def localisation(
     lmm: LMM,
     located: Sequence[ObjectMasks],

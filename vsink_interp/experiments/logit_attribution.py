@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..errors import CapabilityError, InputError
 from ..graph import Graphlike, as_graph
-from ..model import LMM, Encoding, ImageInput, Readout, readout
+from ..model import LMM, Encoding, ImageInput, Readout, Tick, readout
+from ..model.progress import shown
 from ..probes import LogitAttribution, Projection, Resid
+from ..results.result import Result
 from ..tokens import SEGMENTS
-from .result import Result
+from .provenance import with_provenance
 
 
 @final
@@ -66,6 +68,7 @@ class LogitParts(Result):
         return [(layer, head, float(self.head_total[layer, head])) for layer, head in places]
 
 
+@with_provenance
 def logit_attribution(
     lmm: LMM,
     image: ImageInput | None,
@@ -76,6 +79,7 @@ def logit_attribution(
     row: int = -1,
     segments: tuple[str, ...] = SEGMENTS,
     graph: Graphlike = None,
+    tick: Tick | None = None,
 ) -> LogitParts:
     """Split a token's logit into parts of heads by group of keys, MLPs, and the rest.
 
@@ -92,6 +96,7 @@ def logit_attribution(
         that predicts the first generated token.
     - `segments`: groups of keys, such as `("sink & image", "image & ~sink", "prompt & ~image")`.
     - `graph`: edits that act during the run.
+    - `tick`: called in the place of a progress bar, after every pass of the model.
 
     **Raises:** `CapabilityError` if the final norm is not an RMS norm, if attention's output is not
     the sum of its heads (a norm after attention, as in Gemma 3), or if some layers have no heads
@@ -100,8 +105,10 @@ def logit_attribution(
     _refuse_mixed(lmm)
     encoding, read = lmm.encode(image, prompt), readout(lmm)
     edits, place = as_graph(graph), _place(encoding, row)
+    tell, passes = shown(tick, "passes"), 1 if token is not None else 2
     if token is None:
         token = int(lmm.run(encoding, graph=edits).logits[0, place].argmax())
+        tell(1, passes)
     direction = read.direction(token, against)
     heads = LogitAttribution.along(direction, "query", groups=(*segments, "all"))
     streams = {
@@ -111,6 +118,7 @@ def logit_attribution(
     }
     last = Resid("query", lmm.n_layers - 1, at="post")
     run = lmm.run(encoding, graph=edits | heads | as_graph(streams.values()) | last)
+    tell(passes, passes)
     (at,) = run[last].places("query", [place])
     final_resid = run[last].values[0, 0, at]
     scale = float(read.scale(final_resid))

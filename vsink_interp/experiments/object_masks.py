@@ -8,14 +8,14 @@ from PIL.Image import Image
 
 from ..errors import InputError
 from ..model import as_image
+from ..results.result import OneLine
 from ..toy import scene
 from ..toy.language import DESCRIBE
-from .result import Result
 
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class ObjectMasks(Result):
+class ObjectMasks(OneLine):
     """An object in an image: the words by which an answer may name it, and its mask.
 
     ```python

@@ -1,5 +1,6 @@
 """Attention maps of each word of an answer, before and after VAR (Kang et al., figure 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -11,13 +12,15 @@ from PIL.Image import Image
 from ..edits import VAR
 from ..errors import LayoutError
 from ..graph import EditGraph, Graphlike, Layers, as_graph
-from ..model import LMM, ImageInput
+from ..model import LMM, ImageInput, Tick
+from ..model.progress import shown
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
+from ..results.result import Result
 from ..tokens import ImageSpan
 from .answers import AnswerWord, answer_words
 from .depth import chosen_layers, map_layers, pattern_layers
-from .result import Result
+from .provenance import with_provenance
 
 VALUE = SinkValue("image")
 
@@ -42,6 +45,7 @@ class WordMaps(Result):
     """
 
     figure: ClassVar[str] = "overlay"
+    axis_labels: ClassVar[Mapping[str, str]] = {"layer": "", "word": "numbered"}
 
     image: Image
     span: ImageSpan
@@ -53,6 +57,11 @@ class WordMaps(Result):
     answer: str
     edited_answer: str
     graph: EditGraph
+
+    @property
+    def numbered(self) -> tuple[str, ...]:
+        """The words with their places, which tell equal ones apart."""
+        return tuple(f"{i}: {word}" for i, word in enumerate(self.words))
 
     def at(self, *layers: int) -> "WordMaps":
         """The same maps at other layers."""
@@ -79,6 +88,7 @@ class WordMaps(Result):
         return int(np.nansum(np.abs(self.edited_by_layer - self.by_layer), (1, 2)).argmax())
 
 
+@with_provenance
 def word_maps(
     lmm: LMM,
     image: ImageInput,
@@ -88,6 +98,7 @@ def word_maps(
     layers: Layers | None = None,
     max_new_tokens: int = 40,
     sinks: bool = True,
+    tick: Tick | None = None,
 ) -> WordMaps:
     """Attention maps of each word of an answer, before and after an edit; VAR by default.
 
@@ -103,6 +114,7 @@ def word_maps(
     - `layers`: the layers to average over; 10 to 12 of 32, scaled to the model, by default, and
         those of them that have a pattern.
     - `sinks`: False leaves sinks unmarked, for a model that has none.
+    - `tick`: called in the place of a progress bar, after every answer.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, `LayoutError` if the answer
     has no words.
@@ -113,9 +125,13 @@ def word_maps(
     encoding = lmm.encode(image, prompt)
     probes = maps | VALUE if sinks else maps
     run = edited = again = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
+    tell, answers = shown(tick, "answers"), 3 if edit else 1
+    tell(1, answers)
     if edit:
         edited = lmm.generate(encoding, graph=edit, max_new_tokens=max_new_tokens)
+        tell(2, answers)
         again = lmm.run(encoding.with_answer(run), graph=edit | maps)
+        tell(3, answers)
     words = answer_words(lmm, run)
     if not words:
         raise LayoutError(f"the answer {run.text!r} has no words to draw maps of")

@@ -1,7 +1,8 @@
 """Activation patching between two images or two prompts, by layer and segment, head or position."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias, final, get_args
 
 import numpy as np
@@ -11,11 +12,12 @@ from ..edits import Patch
 from ..errors import InputError, NotationError, unknown
 from ..graph import Layers, find_hook, resolve_layers, short_name, split_hook
 from ..model import LMM, Encoding, ImageInput, Tick, token_id
-from ..model.progress import shown
 from ..probes import Activation
 from ..results import Run
+from ..results.result import Result
 from ..tokens import NAMES, SEGMENTS
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import taken
 
 ImagePrompt: TypeAlias = tuple[ImageInput | None, str]
 """An image, or None, and the prompt about it."""
@@ -46,6 +48,7 @@ class PatchSweep(Result):
     """
 
     figure: ClassVar[str] = "patching"
+    measured: ClassVar[tuple[str, ...]] = ("difference", "recovered", "clean", "corrupted")
 
     difference: Float[np.ndarray, "layer place"]
     clean: float
@@ -75,6 +78,7 @@ class PatchSweep(Result):
         return tuple(map(str, self.places))
 
 
+@with_provenance
 def patching(
     lmm: LMM,
     clean: ImagePrompt,
@@ -87,6 +91,7 @@ def patching(
     segments: Sequence[str] | None = None,
     rows: str = "prompt",
     layers: Layers | None = None,
+    log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> PatchSweep:
     """Patch activations of a clean run into a corrupted one: one layer and one place at a time.
@@ -117,13 +122,15 @@ def patching(
     - `rows`: by head, the tokens at which a head is patched; by position, the tokens that are
         patched one at a time.
     - `layers`: the layers; by default all that offer the hook point.
+    - `log`: a JSONL file to which the difference of every run is written; an interrupted sweep
+        continues from it.
     - `tick`: called in the place of a progress bar, after every run.
 
     **Returns:** a `PatchSweep`; its `plot()` is the heat map.
 
     **Raises:** `InputError` if both inputs get the same answer, so that there is no difference to
     recover; `LayoutError` if a segment has different lengths in the two prompts; `NotationError` by
-    head for a hook point without heads.
+    head for a hook point without heads; `ResultError` if `log` belongs to another sweep.
     """
     hook = hook or ("attn.hook_z" if by == "head" else "hook_resid_pre")
     _refuse_odd(by, hook, segments, rows)
@@ -132,12 +139,18 @@ def patching(
     pair = _Pair.of(lmm, clean, corrupted, (token, against), Activation(hook, layers=layers))
     places = _places(pair, by, segments, rows)
     cells = [(layer, place) for layer in layers for place in places]
-    tell, found = shown(tick, "patches"), []
-    for layer, place in cells:
+    given = {"by": by, "hook": hook, "rows": rows, "tokens": pair.ids}
+    about = dependence(
+        "patching", lmm, needs_sinks=False, clean=clean, corrupted=corrupted, **given
+    )
+
+    def step(layer: int, place: str | int) -> Callable[[], float]:
         patch = _patch(by, hook, pair.source, layer, place, rows)
-        found.append(pair.difference(lmm.run(pair.encoding, graph=patch)))
-        tell(len(found), len(cells))
-    grid = np.array(found).reshape(len(layers), len(places))
+        return lambda: pair.difference(lmm.run(pair.encoding, graph=patch))
+
+    steps = ((f"layer {layer}, {place}", step(layer, place)) for layer, place in cells)
+    found = taken(steps, len(cells), about, log=log, tick=tick, what="patches")
+    grid = np.array([*found]).reshape(len(layers), len(places))
     names = tuple(_name(pair, by, place) for place in places)
     sizes = tuple(_size(pair.encoding, by, place, rows) for place in places)
     return PatchSweep(grid, *pair.ends, *pair.words, hook, by, places, names, layers, sizes)

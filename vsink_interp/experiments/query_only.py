@@ -1,17 +1,20 @@
 """Query-token-only generation (Kaduri et al. 2025, KO_{img -> gen} in all layers)."""
 
 from dataclasses import dataclass
-from typing import final
+from pathlib import Path
+from typing import ClassVar, final
 
 import numpy as np
 from jaxtyping import Float
 
 from ..edits import Knockout
-from ..model import LMM
+from ..model import LMM, Tick
+from ..results.result import Result
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import taken
 
 
 @final
@@ -28,6 +31,8 @@ class QueryOnly(Result):
     - `about`: a description of the cases.
     """
 
+    figure: ClassVar[str] = "query_only"
+
     normal: tuple[str, ...]
     query_only: tuple[str, ...]
     f1_normal: Float[np.ndarray, " case"]
@@ -37,11 +42,14 @@ class QueryOnly(Result):
     about: str
 
 
+@with_provenance
 def query_only(
     lmm: LMM,
     cases: Cases,
     *,
     first_token: bool = False,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
 ) -> QueryOnly:
     """Answer every case twice: normally, and with the image cut off from generated tokens.
 
@@ -56,10 +64,18 @@ def query_only(
 
     - `first_token`: cut the row that predicts the first token too; it is a query row, which Kaduri
         et al.'s released code does not cut.
+    - `log`: a JSONL file to which the answers are written; an interrupted measurement continues.
+    - `tick`: called in the place of a progress bar, after each of the two answers to all cases.
+
+    **Raises:** `ResultError` if `log` belongs to another measurement.
     """
     graph = Knockout("image -> generated", pattern_layers(lmm), first_token=first_token)
-    normal = answers(lmm, cases)
-    blind = answers(lmm, cases, graph)
+    steps = (
+        ("normal", lambda: answers(lmm, cases)),
+        ("query only", lambda: answers(lmm, cases, graph)),
+    )
+    about = dependence("query_only", lmm, needs_sinks=False, cases=cases, first_token=first_token)
+    normal, blind = taken(steps, 2, about, log=log, tick=tick, what="answers")
     return QueryOnly(
         tuple(normal),
         tuple(blind),

@@ -1,23 +1,25 @@
 """Attention of generated tokens by segment, layer by layer (Kaduri et al. 2025, figure 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from ..graph import Layers
-from ..model import LMM
+from ..graph import Layers, resolve_layers
+from ..model import LMM, Tick
 from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
 from ..results import Run
+from ..results.result import Result
 from ..tokens import SEGMENTS
-from .answers import runs
 from .cases import Cases
 from .depth import pattern_layers
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import Arrays, by_batch, joined
 
 SINK_AWARE = ("bos", "system", "sink & image", "image & ~sink", "query", "generated")
 """The segments, with the image divided into visual sinks and other image tokens."""
@@ -41,6 +43,7 @@ class SegmentShares(Result):
     """
 
     figure: ClassVar[str] = "segment_mass"
+    axis_labels: ClassVar[Mapping[str, str]] = {"segment": "groups"}
 
     mean: Float[np.ndarray, "layer segment"]
     std: Float[np.ndarray, "layer segment"]
@@ -51,12 +54,15 @@ class SegmentShares(Result):
     about: str
 
 
+@with_provenance
 def segment_mass(
     lmm: LMM,
     cases: Cases,
     *,
     groups: tuple[str, ...] = SEGMENTS,
     layers: Layers | None = None,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
 ) -> SegmentShares:
     """Relative attention of the rows that predict the answer, equation B-5 of docs/papers.md.
 
@@ -69,23 +75,35 @@ def segment_mass(
     - `groups`: a split of all tokens: the five segments, `THREE_WAY` (Kaduri et al.'s: image,
         everything else of the prompt, generated), or `SINK_AWARE`.
     - `layers`: the layers; all that have a pattern by default.
+    - `log`: a JSONL file to which each batch is written; an interrupted measurement continues.
+    - `tick`: called in the place of a progress bar, after every batch.
+
+    **Raises:** `ResultError` if `log` belongs to another measurement.
     """
     probe = SegmentMass(groups=groups, layers=pattern_layers(lmm) if layers is None else layers)
-    found = list(runs(lmm, cases, probe))
-    parts = [_pairs(run, probe) for run in found]
-    shares, counts = torch.cat([s for s, _ in parts], 1), torch.cat([c for _, c in parts])
+    about = dependence(
+        "segment_mass",
+        lmm,
+        needs_sinks=probe.needs_sinks,
+        cases=cases,
+        groups=groups,
+        layers=probe.layers,
+    )
+    parts = by_batch(lmm, cases, probe, lambda run: _pairs(run, probe), about, log=log, tick=tick)
+    shares, counts = joined(parts, axis=1)
     return SegmentShares(
-        shares.mean(1).numpy(),
-        shares.std(1, correction=0).numpy(),
-        counts.mean(0).numpy(),
+        shares.mean(1),
+        shares.std(1),
+        counts[0].mean(0),
         groups,
-        found[0][probe].labels("layer"),
+        resolve_layers(probe.layers, lmm.n_layers),
         shares.shape[1],
         cases.about,
     )
 
 
-def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
+@with_provenance
+def three_way(lmm: LMM, cases: Cases, *, tick: Tick | None = None) -> SegmentShares:
     """`segment_mass` in the split of the paper, in which BOS and system count as query tokens.
 
     ```python
@@ -93,10 +111,10 @@ def three_way(lmm: LMM, cases: Cases) -> SegmentShares:
     dict(zip(found.groups, found.mean.mean(0)))                   # image, prompt, generated
     ```
     """
-    return segment_mass(lmm, cases, groups=THREE_WAY)
+    return segment_mass(lmm, cases, groups=THREE_WAY, tick=tick)
 
 
-def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
+def _pairs(run: Run, probe: SegmentMass) -> Arrays:
     """Per layer and (sample, token): the shares; and the share of visible tokens of each group."""
     keep, layout, record = run.answered, run.layout, run.answering(probe)
     # A row that cannot see a group gives it 0: the shares of each row sum to 1.
@@ -110,4 +128,5 @@ def _pairs(run: Run, probe: SegmentMass) -> tuple[Tensor, Tensor]:
             of_group = layout.mask(group)[:, None].expand(-1, keep.shape[1], -1)[keep]
             found = torch.stack([(seen[window] & of_group).sum(-1) for window in windows])
             counts[number] = found / total
-    return values[:, keep], torch.stack(counts, -1).mean(0)
+    shares, counted = values[:, keep], torch.stack(counts, -1).mean(0)
+    return {"shares": shares.numpy(), "counts": counted[None].numpy()}

@@ -1,7 +1,9 @@
 """Hide visual sinks, compared with as many random image tokens (Kang et al. 2025, figure 3b)."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from pathlib import Path
+from typing import Any, ClassVar, final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,13 +11,16 @@ from jaxtyping import Float, Int
 from ..edits import HideKeys
 from ..errors import InputError, ResultError
 from ..graph import EditGraph
-from ..model import LMM
+from ..metrics import mean_interval
+from ..model import LMM, Tick
 from ..probes import SinkValue
 from ..results import Run
+from ..results.result import Result
 from .answers import answers, runs
 from .cases import Cases
 from .depth import pattern_layers
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import taken
 
 SINKS = "sink & image"
 
@@ -40,6 +45,7 @@ class SinkAblation(Result):
     """
 
     figure: ClassVar[str] = "sink_ablation"
+    axis_labels: ClassVar[Mapping[str, str]] = {"random": "random_arms"}
 
     f1: Float[np.ndarray, "arm case"]
     arms: tuple[str, ...]
@@ -60,17 +66,30 @@ class SinkAblation(Result):
         return self.f1.std(1) / self.f1.shape[1] ** 0.5
 
     @property
+    def interval(self) -> Float[np.ndarray, "arm end"]:
+        """The 95 % interval of `mean`: percentile bootstrap over cases; NaN for a single case."""
+        return np.array([mean_interval(arm) for arm in self.f1])
+
+    @property
+    def random_arms(self) -> tuple[str, ...]:
+        """The arms that hide random tokens."""
+        return self.arms[len(self.arms) - len(self.by_draw) :]
+
+    @property
     def draws(self) -> int:
         """How often the random tokens were drawn."""
         return self.by_draw.shape[1]
 
 
+@with_provenance
 def sink_ablation(
     lmm: LMM,
     cases: Cases,
     *,
     seed: int = 0,
     draws: int = 3,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
 ) -> SinkAblation:
     """Hide the visual sinks from the text, and as many random image tokens as a control.
 
@@ -87,9 +106,12 @@ def sink_ablation(
 
     - `seed`: of the first draw; the others have the seeds after it.
     - `draws`: how often each random arm is measured.
+    - `log`: a JSONL file to which the answers under each graph are written; an interrupted
+        measurement continues from it.
+    - `tick`: called in the place of a progress bar, after each graph.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions; `ResultError` if no case has
-    a visual sink; `InputError` without a draw.
+    a visual sink, or `log` belongs to another measurement; `InputError` without a draw.
     """
     if draws < 1:
         raise InputError(f"draws={draws}: the control needs one draw or more")
@@ -103,28 +125,49 @@ def sink_ablation(
             EditGraph(replace(control, redraw=False)) for control in controls
         ),
     }
-    probe = SinkValue("image", layers=hidden.layers)
-    plain = list(runs(lmm, cases, probe))
-    n_sinks = np.concatenate([_sinks(run, probe, lmm.sinks.tau) for run in plain])
-    if not n_sinks.any():
-        raise ResultError(
-            f"no image token of {cases.about} is a sink (phi >= {lmm.sinks.tau:g}), so there is "
-            "nothing to hide; experiments.sink_values shows phi, lmm.sinks holds the threshold"
-        )
-    told = [text for run in plain for text in run.text]
-    edited = [graphs for arm, graphs in arms.items() if arm != "nothing"]
-    f1 = [[cases.f1(told, told)]]
-    f1 += [[cases.f1(answers(lmm, cases, graph), told) for graph in graphs] for graphs in edited]
+    graphs = [graph for graphs in arms.values() for graph in graphs]
+    about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases)
+    steps = ((repr(graph), _step(lmm, cases, graph, hidden)) for graph in graphs)
+    counted: list[int] = []
+    told: list[list[str]] = []
+    for found in taken(steps, len(graphs), about, log=log, tick=tick, what="graphs"):
+        told.append(found["answers"])
+        counted = counted or found["sinks"]
+        _refuse_none(lmm, cases, counted)
+    scores = iter([cases.f1(texts, told[0]) for texts in told])
+    f1 = [[next(scores) for _ in graphs] for graphs in arms.values()]
     against = "the unablated answer" if cases.truth is None else "the true objects"
     return SinkAblation(
         np.array([np.mean(arm, 0) for arm in f1]),
         tuple(arms),
         tuple(graphs[0] for graphs in arms.values()),
         np.array(f1[2:]),
-        n_sinks,
+        np.array(counted),
         against,
         cases.about,
     )
+
+
+def _step(lmm: LMM, cases: Cases, graph: EditGraph, hidden: HideKeys) -> Callable[[], Any]:
+    """The answers under a graph; unedited also the number of visual sinks of each case."""
+    if graph:
+        return lambda: {"answers": answers(lmm, cases, graph)}
+    probe = SinkValue("image", layers=hidden.layers)
+
+    def take() -> dict[str, Any]:
+        plain = list(runs(lmm, cases, probe))
+        sinks = [n for run in plain for n in _sinks(run, probe, lmm.sinks.tau).tolist()]
+        return {"answers": [text for run in plain for text in run.text], "sinks": sinks}
+
+    return take
+
+
+def _refuse_none(lmm: LMM, cases: Cases, n_sinks: Sequence[int]) -> None:
+    if not any(n_sinks):
+        raise ResultError(
+            f"no image token of {cases.about} is a sink (phi >= {lmm.sinks.tau:g}), so there is "
+            "nothing to hide; experiments.sink_values shows phi, lmm.sinks holds the threshold"
+        )
 
 
 def _sinks(run: Run, probe: SinkValue, tau: float) -> Int[np.ndarray, " case"]:

@@ -1,20 +1,23 @@
 """Sink values of all tokens, and attention to image tokens (Kang et al. 2025, figure 3a)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from ..graph import Layers
-from ..model import LMM
+from ..model import LMM, Tick
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
+from ..results.result import Result
 from ..tokens import SEGMENTS
-from .answers import runs
 from .cases import Cases
 from .depth import chosen_layers, middle_layers
-from .result import Result
+from .provenance import dependence, with_provenance
+from .steps import Arrays, by_batch, joined
 
 
 @final
@@ -35,6 +38,8 @@ class SinkValues(Result):
     """
 
     figure: ClassVar[str] = "phi_histogram"
+    measured: ClassVar[tuple[str, ...]] = ("phi", "image_phi", "attention")
+    columns: ClassVar[Mapping[str, str]] = {"segment": "segment_names"}
 
     phi: Float[np.ndarray, "layer token"]
     segment: Int[np.ndarray, " token"]
@@ -44,6 +49,11 @@ class SinkValues(Result):
     tau: float
     cases: int
     about: str
+
+    @property
+    def segment_names(self) -> Shaped[np.ndarray, " token"]:
+        """The segment of each token by name."""
+        return np.array(SEGMENTS, object)[self.segment]
 
     def of(self, segment: str) -> Float[np.ndarray, "layer some"]:
         """phi of the tokens of one segment."""
@@ -55,11 +65,14 @@ class SinkValues(Result):
         return float((self.image_phi >= self.tau).sum() / len(self.layers) / self.cases)
 
 
+@with_provenance
 def sink_values(
     lmm: LMM,
     cases: Cases,
     *,
     layers: Layers | None = None,
+    log: str | Path | None = None,
+    tick: Tick | None = None,
 ) -> SinkValues:
     """phi of every token of all cases, answers included.
 
@@ -70,27 +83,32 @@ def sink_values(
     **Arguments:**
 
     - `layers`: the layers; the middle ones that have a pattern by default.
+    - `log`: a JSONL file to which each batch is written; an interrupted measurement continues.
+    - `tick`: called in the place of a progress bar, after every batch.
 
-    **Raises:** `CapabilityError` if the model has no sink dimensions.
+    **Raises:** `CapabilityError` if the model has no sink dimensions; `ResultError` if `log`
+    belongs to another measurement.
     """
     chosen = chosen_layers(lmm, layers, middle_layers(lmm.n_layers))
     value, maps = SinkValue(layers=chosen), AttentionMaps(layers=chosen)
-    parts = [_measure(run, value, maps) for run in runs(lmm, cases, value | maps)]
-    joined = [np.concatenate(part, -1) for part in zip(*parts, strict=True)]
+    about = dependence("sink_values", lmm, needs_sinks=True, cases=cases, layers=chosen)
+    parts = by_batch(
+        lmm, cases, value | maps, lambda run: _measure(run, value, maps), about, log=log, tick=tick
+    )
     return SinkValues(
-        *joined, layers=chosen, tau=lmm.sinks.tau, cases=len(cases), about=cases.about
+        *joined(parts), layers=chosen, tau=lmm.sinks.tau, cases=len(cases), about=cases.about
     )
 
 
-def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> tuple[np.ndarray, ...]:
+def _measure(run: Run, value: SinkValue, maps: AttentionMaps) -> Arrays:
     phi = run[value].entries("batch", "token")
     # The last token of an answer, which has no row of its own, is the only one without phi.
     segments = run.layout.segments[run.layout.read] - 1
     image = run.of(value, "image").entries("batch", "token")
     attention = run.of(maps, "image").mean("query").entries("batch", "token")
-    return (
-        phi.float().numpy(),
-        segments.numpy(),
-        image.float().numpy(),
-        attention.numpy(),
-    )
+    return {
+        "phi": phi.float().numpy(),
+        "segment": segments.numpy(),
+        "image_phi": image.float().numpy(),
+        "attention": attention.numpy(),
+    }

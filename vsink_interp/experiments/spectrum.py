@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..kernels import normalised, sink_value
-from ..model import LMM, ImageInput
+from ..model import LMM, ImageInput, Tick
+from ..model.progress import shown
 from ..probes import Resid
-from .result import Result
+from ..results.result import Result
+from .provenance import with_provenance
 
 
 @final
@@ -30,6 +32,7 @@ class Spectrum(Result):
     """
 
     figure: ClassVar[str] = "spectrum"
+    measured: ClassVar[tuple[str, ...]] = ("values",)
 
     values: Float[np.ndarray, "token d_model"]
     tokens: tuple[str, ...]
@@ -39,7 +42,15 @@ class Spectrum(Result):
     tau: float
 
 
-def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = None) -> Spectrum:
+@with_provenance
+def spectrum(
+    lmm: LMM,
+    image: ImageInput,
+    prompt: str,
+    *,
+    layer: int | None = None,
+    tick: Tick | None = None,
+) -> Spectrum:
     """The spectrum of the first token, the strongest visual sink, and an ordinary image token.
 
     The ordinary one is the image token with median phi.
@@ -52,6 +63,7 @@ def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = No
     **Arguments:**
 
     - `layer`: the layer whose input is shown; the middle one by default.
+    - `tick`: called in the place of a progress bar, after every pass of the model.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions; `LayoutError` if the prompt
     has no image token.
@@ -61,6 +73,7 @@ def spectrum(lmm: LMM, image: ImageInput, prompt: str, *, layer: int | None = No
     at = lmm.n_layers // 2 if layer is None else layer
     probe = Resid("all", layers=at, at="pre")
     run = lmm.run(encoding, graph=probe)
+    shown(tick, "passes")(1, 1)
     resid = run[probe].values[0, :1]
     phi = sink_value(resid, lmm.sinks.dims)[0]
     tokens = run.layout.mask("image")[0].nonzero().flatten()

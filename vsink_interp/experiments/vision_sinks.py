@@ -5,6 +5,7 @@ and draw attention in the language model, where they have large values in other 
 own sinks. The terms are from Choi et al. (2026), arXiv 2604.03316.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -18,12 +19,14 @@ from ..edits import Fn
 from ..errors import CapabilityError, InputError, LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
-from ..model import LMM, Encoding, ImageInput
+from ..model import LMM, Encoding, ImageInput, Tick
+from ..model.progress import shown
 from ..probes import Activation, AttentionMaps, Resid, SinkValue
 from ..results import Run
+from ..results.result import Result
 from ..tokens import ImageSpan
 from .depth import middle_layers
-from .result import Result
+from .provenance import with_provenance
 
 FEATURES, PROJECTED = (Activation(f"vision_projector.hook_{side}") for side in ("in", "out"))
 ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
@@ -53,6 +56,10 @@ class VisionSinks(Result):
     """
 
     figure: ClassVar[str] = "vision_sinks"
+    measured: ClassVar[tuple[str, ...]] = (
+        "norm", "v_sink", "l_sink", "from_vision", "phi", "attention", "phi_without",
+    )  # fmt: skip
+    axis_labels: ClassVar[Mapping[str, str]] = {"layer": ""}
 
     image: Image
     span: ImageSpan
@@ -110,6 +117,7 @@ class VisionSinks(Result):
         )
 
 
+@with_provenance
 def vision_sinks(
     lmm: LMM,
     image: ImageInput,
@@ -118,6 +126,7 @@ def vision_sinks(
     ratio: float | None = None,
     norm: float | None = None,
     graph: Graphlike = None,
+    tick: Tick | None = None,
 ) -> VisionSinks:
     """Find the V-sinks and L-sinks of an image, and which L-sinks come from V-sinks.
 
@@ -137,6 +146,7 @@ def vision_sinks(
     - `norm`: the lowest norm of a V-sink, instead of `ratio`; Luo et al. (2025) take 100 for CLIP
         ViT-L/14.
     - `graph`: edits that act in both runs.
+    - `tick`: called in the place of a progress bar, after every pass of the model.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions, or if its projector mixes
     patches so that they cannot be assigned to tokens; `InputError` for both a ratio and a norm.
@@ -147,6 +157,8 @@ def vision_sinks(
     stream = Resid("image", at="pre")
     maps = AttentionMaps(layers=lmm.layers_with(AttentionMaps.hook))
     run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
+    tell = shown(tick, "passes")
+    tell(1, 2)
     tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
     features = _features(lmm, run, run.of(ENTERING, "image[0]").values[:, 0][0])
     norms = features.norm(dim=-1).amax(-1)
@@ -156,6 +168,7 @@ def vision_sinks(
     layers = middle_layers(lmm.n_layers)
     resid = run.of(stream, "image[0]").values[:, 0][list(layers)][:, found]
     without = _without(lmm, encoding, edits, tokens[found], tokens[~found])
+    tell(2, 2)
     sinks = lmm.sinks
     return VisionSinks(
         encoding.images[0][0],

@@ -13,6 +13,7 @@ from ..experiments import (
 from ..experiments.attention_peaks import KEYS
 from ..metrics import PairedDifference
 from ..model import Tick
+from ..model.progress import silent
 from .localisation import localisation
 from .page import drawing, equation, setting, table, text
 from .segments import segment_mass
@@ -24,8 +25,8 @@ SHOWN = 4
 
 def by_segment(study: Study) -> str:
     """Attention by segment over layers, in five segments and in the paper's three."""
-    ours = measure_segments(study.lmm, study.cases)
-    theirs = three_way(study.lmm, study.cases)
+    ours = measure_segments(study.lmm, study.cases, tick=silent)
+    theirs = three_way(study.lmm, study.cases, tick=silent)
     return (
         text(
             "What generated tokens attend to, layer by layer. Left, five segments; right, the "
@@ -86,7 +87,7 @@ def _spelt(mean: float, change: PairedDifference, count: int) -> str:
 
 def query_only(study: Study) -> str:
     """Query-token-only generation, compared with normal generation."""
-    found = measure_query_only(study.lmm, study.cases)
+    found = measure_query_only(study.lmm, study.cases, tick=silent)
     rows = [
         (f"{i}", found.normal[i], found.query_only[i], float(found.f1_query_only[i]))
         for i in range(min(SHOWN, len(study.cases)))

@@ -4,6 +4,7 @@ from html import escape
 
 from ..experiments import token_strengths
 from ..metrics import score_objects
+from ..model.progress import silent
 from ..results import Run
 from ..tokens import NAMES
 from .page import chips, photo, setting, table, text
@@ -63,7 +64,11 @@ def _chips(run: Run) -> list[tuple[str, str]]:
 def strengths(study: Study) -> str:
     """Attention of the answer to the words of the prompt."""
     found = token_strengths(
-        study.lmm, study.image, study.prompt, max_new_tokens=study.max_new_tokens
+        study.lmm,
+        study.image,
+        study.prompt,
+        max_new_tokens=study.max_new_tokens,
+        tick=silent,
     )
     rest = float(found.attention.sum())
     return (

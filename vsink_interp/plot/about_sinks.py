@@ -15,6 +15,7 @@ from ..experiments import (
     sink_values,
     spectrum as measure_spectrum,
 )
+from ..model.progress import silent
 from .heads import heads
 from .overlay import overlay
 from .page import drawing, equation, note, setting, table, text
@@ -28,7 +29,7 @@ NOTHING = 1e-4
 
 def sink_dimensions(study: Study) -> str:
     """The sink dimensions, how they were found, and the spectrum of three tokens."""
-    found = measure_spectrum(study.lmm, study.image, study.prompt)
+    found = measure_spectrum(study.lmm, study.image, study.prompt, tick=silent)
     peaks = [
         (token, f"{position}", float(values[list(found.dims)].max()), _largest_other(found, values))
         for token, position, values in zip(found.tokens, found.positions, found.values, strict=True)
@@ -72,7 +73,7 @@ def _discovery(study: Study) -> str:
 
 def phi_distribution(study: Study) -> str:
     """The histogram of phi with the threshold, and phi against attention."""
-    found = sink_values(study.lmm, study.cases)
+    found = sink_values(study.lmm, study.cases, tick=silent)
     below, above = found.image_phi[found.image_phi < found.tau], found.image_phi >= found.tau
     where = f"layers {found.layers[0]} to {found.layers[-1]}"
     on_sinks = float(np.nansum(found.attention[above]) / np.nansum(found.attention))
@@ -168,7 +169,7 @@ def _most_changed(maps: WordMaps) -> str:
 
 def ranked_heads(study: Study) -> str:
     """Heads ranked by visual non-sink ratio."""
-    found = image_heads(study.lmm, study.cases, rho=RHO)
+    found = image_heads(study.lmm, study.cases, rho=RHO, tick=silent)
     inner = middle_layers(study.lmm.n_layers)
     top = [
         (
@@ -205,10 +206,10 @@ def ranked_heads(study: Study) -> str:
 def ablation(study: Study) -> str:
     """Hiding sinks against hiding random image tokens, and what they contribute."""
     try:
-        hidden = measure_ablation(study.lmm, study.cases)
+        hidden = measure_ablation(study.lmm, study.cases, tick=silent)
     except ResultError as error:
         return text(f"Nothing to compare: {escape(str(error))}.")
-    added = measure_contributions(study.lmm, study.cases)
+    added = measure_contributions(study.lmm, study.cases, tick=silent)
     graphs = "; ".join(escape(repr(graph.nodes[0])) for graph in hidden.graphs if len(graph))
     ratio = float(added.norm[0] / added.norm[1]) if added.sinks else float("nan")
     said = (

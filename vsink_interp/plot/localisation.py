@@ -93,6 +93,10 @@ def _rates(axes: "matplotlib.axes.Axes", found: Localisation) -> None:
     axes.set_ylim(-0.02, 1.04)
     layer_ticks(axes, max(found.layers) + 1)
     tidy(axes, "layer", f"share of {len(found.located)} objects hit")
+    axes.text(
+        0.99, 0.02, f"bands: 95 % Wilson over {len(found.located)} objects",
+        transform=axes.transAxes, ha="right", fontsize=7.5, color=MUTED,
+    )  # fmt: skip
     axes.legend(fontsize=8.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 

@@ -4,17 +4,17 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VsinkError
+from ..results.result import Result
 from ..tokens import NAMES
-from .heads import heads
 from .page import drawing, photo, table
 from .style import COLOURS, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from ..experiments.result import Result
     from ..model import Encoding
     from ..results import Recorded, Run
+    from ..results.result import OneLine
     from ..tokens import TokenLayout
 
 HISTORY = "#56B4E9"
@@ -165,26 +165,32 @@ def sink_tokens_html(found: Any) -> str:
     return f"<code>{escape(repr(found))}</code>" + table(("token", "image", "box", "phi"), rows)
 
 
-def result_html(result: "Result") -> str:
-    """The figure of a result, and its one line."""
+def result_html(result: "OneLine") -> str:
+    """The figure of a result, its one line, and folded away its table and where it came from."""
     line = f"<code>{escape(repr(result))}</code>"
+    more = _folded(result) if isinstance(result, Result) else ""
     if not result.figure:
-        return line
+        return line + more
     try:
         drawn = result.plot()
     except VsinkError as error:
-        return f"{line}<div>{escape(str(error))}</div>"
+        return f"{line}<div>{escape(str(error))}</div>{more}"
     html = getattr(drawn, "html", None)
-    return (html if html is not None else drawing(drawn, type(result).__name__)) + line
+    shown = html if html is not None else drawing(drawn, type(result).__name__)
+    return shown + line + more
+
+
+def _folded(result: Result) -> str:
+    parts = {"table": result.table()}
+    if result.provenance:
+        told = (f"{name}: {value}" for name, value in result.provenance.items())
+        parts["provenance"] = "\n".join(told)
+    return "".join(
+        f"<details><summary>{name}</summary><pre>{escape(text)}</pre></details>"
+        for name, text in parts.items()
+    )
 
 
 def scene_html(scene: Any) -> str:
     """A scene and what is true of it."""
     return photo(scene.image, "scene") + f"<div>{escape(scene.caption)}</div>"
-
-
-def ranking_html(ranking: Any) -> str:
-    """Heads by their non-sink ratio."""
-    return (
-        drawing(heads(ranking), "heads by non-sink ratio") + f"<code>{escape(repr(ranking))}</code>"
-    )

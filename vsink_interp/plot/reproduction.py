@@ -31,6 +31,8 @@ FIXED: Final = {
 }
 """Labels that have one colour in every figure."""
 MOST_PANELS: Final = 6
+ACROSS: Final = 3
+"""The most panels of bars side by side."""
 
 
 def reproduction(found: Measurements) -> "matplotlib.figure.Figure":
@@ -51,13 +53,18 @@ def _bars(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     parts = [found if label is None else found.where(**{str(panel): label}) for label in panels]
     hues = found.labels(hue) if hue and hue != x else ("",)
     bars = max(len(part.labels(x)) for part in parts)
-    height = 0.9 + 0.26 * bars * max(1, len(hues))
-    figure = new_figure(3.0 + 2.9 * len(parts), height)
-    drawn = figure.subplots(1, len(parts), squeeze=False)[0]
-    for axes, label, part in zip(drawn, panels, parts, strict=True):
+    across = min(len(parts), ACROSS)
+    down = -(-len(parts) // across)
+    height = 0.6 + (0.5 + 0.26 * bars * max(1, len(hues))) * down
+    figure = new_figure(3.0 + 2.9 * across, height)
+    drawn = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in drawn[len(parts) :]:
+        axes.set_axis_off()
+    for number, (label, part) in enumerate(zip(panels, parts, strict=True)):
+        axes = drawn[number]
         _bar_panel(axes, part, x, hue if hue != x else None, hues)
         tidy(axes, entry.unit if label is None else str(label), "")
-        if axes is not drawn[0]:
+        if number % across:
             axes.set_yticklabels([])
     if hues != ("",):
         drawn[0].legend(
@@ -286,6 +293,7 @@ def _sorted(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     shown = right.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     step = max(1, -(-len(layers) // 12))
     right.set_yticks(range(0, len(layers), step), [str(at) for at in layers[::step]])
+    right.set_xticks(range(0, len(heads), max(1, -(-len(heads) // 12))))
     tidy(right, str(y), x)
     figure.colorbar(shown, ax=right, label="r (mean)")
     return _cases(figure, found, "mean over text rows and images")
@@ -307,12 +315,15 @@ def _scores(found: Measurements) -> Measurements:
 
 
 def _colour(label: Any, labels: Sequence[Any]) -> str:
-    """Its fixed colour, or one that no other label of the figure has."""
-    if str(label) in FIXED:
+    """Its fixed colour, unless an earlier label has it; else one that no other label has."""
+    fixed: dict[str, Any] = {}
+    for one in [*labels, label]:
+        if str(one) in FIXED:
+            fixed.setdefault(FIXED[str(one)], one)
+    if fixed.get(FIXED.get(str(label), "")) == label:
         return FIXED[str(label)]
-    taken = {FIXED.get(str(one)) for one in labels}
-    free = [colour for colour in CYCLE if colour not in taken] or list(CYCLE)
-    others = [one for one in labels if str(one) not in FIXED]
+    free = [colour for colour in CYCLE if colour not in fixed] or list(CYCLE)
+    others = [one for one in labels if one not in fixed.values()]
     return free[others.index(label) % len(free) if label in others else 0]
 
 

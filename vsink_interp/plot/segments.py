@@ -28,6 +28,8 @@ def segment_mass(*found: SegmentShares) -> "matplotlib.figure.Figure":
         tidy(axes, "layer", "")
         layer_ticks(axes, max(shares.layers) + 1)
     panels[0].set_ylabel("share of attention (mean over heads)")
+    told = f"bands: one standard deviation over {found[0].pairs:,} answer tokens"
+    figure.supxlabel(told, fontsize=7.5, color=MUTED)
     return figure
 
 

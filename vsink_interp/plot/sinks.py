@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..experiments import Contributions, SinkAblation, SinkValues, Spectrum
-from .style import COLOURS, MUTED, NAMES, new_figure, tidy
+from .style import COLOURS, MUTED, NAMES, bootstrap, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -122,19 +122,21 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
     """
     figure = new_figure(6.4, 2.5)
     axes = figure.subplots()
-    mean, error = found.mean, found.error
+    mean, ends = found.mean, found.interval
+    whiskers = np.nan_to_num(np.abs(ends - mean[:, None])).T
     colours = [MUTED, COLOURS["sink"], COLOURS["image"], COLOURS["image"]]
     place = np.arange(len(found.arms))[::-1]
-    axes.barh(place, mean, xerr=error, color=colours[: len(mean)], height=0.62)
-    for y, value, deviation in zip(place, mean, error, strict=True):
+    axes.barh(place, mean, xerr=whiskers, color=colours[: len(mean)], height=0.62)
+    for y, value, above in zip(place, mean, whiskers[1], strict=True):
         axes.annotate(
-            f"{value:.3f}", (value + deviation, y), (5, 0), textcoords="offset points", va="center",
+            f"{value:.3f}", (value + above, y), (5, 0), textcoords="offset points", va="center",
             fontsize=8.5,
         )  # fmt: skip
     axes.set_yticks(place, found.arms)
     axes.set_xlim(0, 1.12)
-    spread = f"± standard error; {found.draws} draws a case"
-    tidy(axes, f"object F1 against {found.reference} ({spread})", "")
+    draws = f"{found.draws} draw{'s' * (found.draws > 1)} a case"
+    spread = f"{bootstrap(found.f1.shape[1])}, {draws}".lstrip(", ")
+    tidy(axes, f"object F1 against {found.reference}\n{spread}", "")
     axes.set_ylabel("hidden from the text", fontsize=9)
     return figure
 

@@ -8,6 +8,7 @@ from PIL.Image import Image
 
 from ..experiments import Cases, ObjectMasks, WordMaps, word_maps
 from ..model import LMM, ImageInput, as_image
+from ..model.progress import silent
 from ..results import Run
 from ..toy import scene
 from ..toy.language import DESCRIBE
@@ -73,4 +74,5 @@ class Study:
 
         **Raises:** `CapabilityError` if the model has no sink dimensions.
         """
-        return word_maps(self.lmm, self.image, self.prompt, max_new_tokens=self.max_new_tokens)
+        longest = self.max_new_tokens
+        return word_maps(self.lmm, self.image, self.prompt, max_new_tokens=longest, tick=silent)

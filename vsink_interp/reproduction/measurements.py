@@ -14,9 +14,9 @@ from jaxtyping import Float
 from PIL import Image
 
 from ..errors import ResultError
-from ..experiments.result import Result
-from ..metrics import mean_interval
 from ..results.recorded import optional_package
+from ..results.result import OneLine
+from ..results.summary import Summary, summary_table
 from ..storage import read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -30,33 +30,8 @@ ENDS: Final = ("low", "high")
 
 
 @final
-@dataclass(frozen=True)
-class Summary:
-    """The mean of one group of measurements.
-
-    **Attributes:**
-
-    - `group`: what the group has in common, as in `{"arm": "visual sinks", "layer": 3}`.
-    - `mean`: over cases, of the mean of each.
-    - `low`, `high`: the 95 % interval of `mean`: percentile bootstrap over cases; NaN for one case.
-    - `cases`: how many cases there are.
-    """
-
-    group: Mapping[str, Any]
-    mean: float
-    low: float
-    high: float
-    cases: int
-
-    def __str__(self) -> str:
-        """As in `0.912 [0.880, 0.941]`."""
-        interval = "" if np.isnan(self.low) else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.mean:.3g}{interval}"
-
-
-@final
 @dataclass(frozen=True, eq=False, repr=False)
-class Measurements(Result):
+class Measurements(OneLine):
     """The rows of a published figure or table, measured anew.
 
     **Attributes:**
@@ -131,15 +106,7 @@ class Measurements(Result):
         - `by`: what the lines tell apart; by default what varied in no more than twelve ways.
         """
         by = tuple(by) or tuple(n for n in self.factors if len(self.labels(n)) <= 12)
-        found = self.summary(by)
-        cells = [[*(str(one.group[name]) for name in by), str(one)] for one in found]
-        head = [*by, f"mean [95 % over {max((s.cases for s in found), default=0)} cases]"]
-        widths = [max(len(line[i]) for line in (head, *cells)) for i in range(len(head))]
-        lines = (
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in (head, *cells)
-        )
-        return "\n".join(lines)
+        return summary_table(self.summary(by), by)
 
     def __str__(self) -> str:
         return f"{self.name}\n{self.table()}"
@@ -179,9 +146,7 @@ def _summed(group: Mapping[str, Any], rows: Sequence[Row]) -> Summary:
         ends = [float(np.mean([row.get(end, np.nan) for row in rows])) for end in ENDS]
         return Summary(group, float(np.mean([r[VALUE] for r in rows])), *ends, len(rows))
     means = np.array([np.nanmean(values) for values in _cases(rows).values()])
-    if not len(means):
-        return Summary(group, np.nan, np.nan, np.nan, 0)
-    return Summary(group, float(means.mean()), *mean_interval(means), len(means))
+    return Summary.of(group, means)
 
 
 def _cases(rows: Sequence[Row]) -> dict[Any, list[float]]:

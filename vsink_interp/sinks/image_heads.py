@@ -1,7 +1,7 @@
 """Image-centric heads: rank heads by their visual non-sink ratio (Kang et al. 2025, figure 4)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +11,7 @@ from ..errors import InputError, ResultError
 from ..graph import EditGraph, Layers
 from ..probes import NonSinkRatio, SegmentMass
 from ..results import Run
+from ..results.result import Result
 
 
 def head_probes(layers: Layers = ":") -> EditGraph:
@@ -35,7 +36,7 @@ HEAD_PROBES = head_probes()
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadRanking:
+class HeadRanking(Result):
     """Mean visual non-sink ratio and image mass of every head, over text rows.
 
     **Attributes:**
@@ -47,6 +48,9 @@ class HeadRanking:
     - `rho`: the least ratio of an image-centric head.
     """
 
+    figure: ClassVar[str] = "heads"
+    measured: ClassVar[tuple[str, ...]] = ("ratio", "mass", "selected")
+
     ratio: Float[Tensor, "layer head"]
     mass: Float[Tensor, "layer head"]
     selected: Float[Tensor, "layer head"]
@@ -57,11 +61,6 @@ class HeadRanking:
         best = ", ".join(f"{layer}.{head}: {ratio:.2f}" for layer, head, ratio in self.top(3))
         sizes = f"layers={len(self.layers)}, heads={self.ratio.shape[1]}"
         return f"HeadRanking({sizes}, highest ratio=[{best}])"
-
-    def _repr_html_(self) -> str:
-        from ..plot.notebook import ranking_html
-
-        return ranking_html(self)
 
     def top(self, n: int) -> list[tuple[int, int, float]]:
         """The `n` heads with the highest ratio, of those that are image-centric in some row.
@@ -108,10 +107,22 @@ def rank_heads(*runs: Run, rho: float = 0.5, min_image_mass: float = 0.2) -> Hea
     if not runs:
         raise InputError("rank_heads needs a run: lmm.generate(image, prompt, HEAD_PROBES)")
     probes = _probes(runs[0])
-    parts = [_rows(run, *probes) for run in runs]
+    parts = [head_rows(run, probes) for run in runs]
     ratio, mass = (torch.cat(part, -1) for part in zip(*parts, strict=True))
-    chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
     layers = runs[0][probes[0]].labels("layer")
+    return ranked(ratio, mass, layers, rho=rho, min_image_mass=min_image_mass)
+
+
+def ranked(
+    ratio: Float[Tensor, "layer head row"],
+    mass: Float[Tensor, "layer head row"],
+    layers: tuple[int, ...],
+    *,
+    rho: float,
+    min_image_mass: float,
+) -> HeadRanking:
+    """The ranking of heads of which ratio and mass are known for every row."""
+    chosen = image_centric(ratio, mass, rho=rho, min_image_mass=min_image_mass)
     selected = chosen.sum(-1) / (~mass.isnan()).sum(-1)
     return HeadRanking(ratio.nanmean(-1), mass.nanmean(-1), selected, layers, rho)
 
@@ -129,10 +140,14 @@ def _probes(run: Run) -> tuple[NonSinkRatio, SegmentMass]:
     )
 
 
-def _rows(
-    run: Run, ratio: NonSinkRatio, mass: SegmentMass
+def head_rows(
+    run: Run, probes: tuple[NonSinkRatio, SegmentMass] | None = None
 ) -> tuple[Float[Tensor, "layer head row"], Float[Tensor, "layer head row"]]:
-    """Ratio and mass of the rows that count, of all samples one after another."""
+    """Ratio and mass of the rows that count, of all samples one after another.
+
+    **Raises:** `ResultError` if the run lacks the probes of `head_probes`.
+    """
+    ratio, mass = probes or _probes(run)
     ratios = run[ratio].entries("batch", "query")
     masses = run[mass].at(segment="image").entries("batch", "query")
     return ratios.float(), masses.float()

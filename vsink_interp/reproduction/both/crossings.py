@@ -8,6 +8,7 @@ from ...edits import Knockout
 from ...experiments import Cases, answers, vision_sinks
 from ...experiments.depth import pattern_layers
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import higher
@@ -32,7 +33,7 @@ def kinds(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Which L-sinks are V-sinks, and how many image tokens are either."""
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
-        found = vision_sinks(lmm, image, prompt)
+        found = vision_sinks(lmm, image, prompt, tick=silent)
         size = found.v_sink.size
         counts = {
             "V-sinks": found.v_sink.sum() / size,

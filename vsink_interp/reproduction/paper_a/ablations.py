@@ -11,6 +11,7 @@ from ...edits import VAR, Redistribute
 from ...experiments import image_heads
 from ...graph import EditGraph, Graphlike, as_graph
 from ...model import LMM
+from ...model.progress import silent
 from ...sinks import HeadRanking
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements
@@ -28,7 +29,7 @@ def ranking(lmm: LMM, setup: Setup) -> HeadRanking:
     count = 4 if setup.quick else 16
     own = Setup(setup.data, seed=setup.seed + 500_000 * (setup.data is None))
     cases = next(islice(captions(own, count, count), 1))
-    return image_heads(lmm, cases, rho=HALLUCINATION)
+    return image_heads(lmm, cases, rho=HALLUCINATION, tick=silent)
 
 
 def chosen(found: HeadRanking, which: str, seed: int) -> Mapping[int, tuple[int, ...]]:

@@ -7,6 +7,7 @@ import numpy as np
 from ...experiments import Cases, word_maps
 from ...graph import EditGraph
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import higher
@@ -22,7 +23,7 @@ def overlaps(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         longest = cases.max_new_tokens
-        maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest)
+        maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest, tick=silent)
         most, size = int(maps.sinks.sum()), maps.sinks.size
         if not 0 < most < size or len(maps.words) < 2:
             continue

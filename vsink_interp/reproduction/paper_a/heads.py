@@ -6,6 +6,7 @@ import numpy as np
 
 from ...experiments import Cases, image_heads
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
 from ..over_cases import OverCases
@@ -16,7 +17,7 @@ def ratios(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Visual non-sink ratio and image mass of every head."""
     del setup
     for case, one in one_by_one(cases):
-        found = image_heads(lmm, one)
+        found = image_heads(lmm, one, tick=silent)
         parts = {"ratio": found.ratio, "image mass": found.mass, "image-centric": found.selected}
         for quantity, values in parts.items():
             for i, layer in enumerate(found.layers):

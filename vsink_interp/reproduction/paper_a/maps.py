@@ -8,6 +8,7 @@ from ...experiments import Cases, word_maps
 from ...graph import EditGraph
 from ...metrics import content_places
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..maps import MOST_WORDS, map_rows
 from ..measurements import Measurements, Row
@@ -19,7 +20,7 @@ def before_and_after(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Attention of every content word, before and after VAR (rho .5)."""
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
-        maps = word_maps(lmm, image, prompt, max_new_tokens=cases.max_new_tokens)
+        maps = word_maps(lmm, image, prompt, max_new_tokens=cases.max_new_tokens, tick=silent)
         for arm, values in (("before", maps.before), ("after VAR", maps.after)):
             for number in content_places(maps.words)[:MOST_WORDS]:
                 labels = {"case": case, "arm": arm, "word": f"{number}: {maps.words[number]}"}
@@ -31,7 +32,7 @@ def without_sinks(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     del setup
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         longest = cases.max_new_tokens
-        maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest)
+        maps = word_maps(lmm, image, prompt, graph=EditGraph(), max_new_tokens=longest, tick=silent)
         for arm, kept in (("all image tokens", 1), ("without sinks", ~maps.sinks)):
             for number in content_places(maps.words)[:MOST_WORDS]:
                 values = maps.before[number] * kept

@@ -8,6 +8,7 @@ import numpy as np
 from ...experiments import Cases, contributions, sink_values
 from ...experiments.depth import map_layers, with_pattern
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import both, higher
@@ -24,7 +25,7 @@ def scatter(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     del setup
     layers = with_pattern(lmm, map_layers(lmm.n_layers))
     for case, one in one_by_one(cases):
-        found = sink_values(lmm, one, layers=layers)
+        found = sink_values(lmm, one, layers=layers, tick=silent)
         for layer, phi, attention in zip(
             found.layers, found.image_phi, found.attention, strict=True
         ):
@@ -40,7 +41,7 @@ def norms(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Attention to an image token, and the norm of what it adds, for sinks and others."""
     del setup
     for case, one in one_by_one(cases):
-        found = contributions(lmm, one)
+        found = contributions(lmm, one, tick=silent)
         for quantity, pair in (("attention", found.attention), ("contribution", found.norm)):
             for tokens, value in zip(("visual sinks", "other image tokens"), pair, strict=True):
                 if not np.isnan(value):

@@ -10,6 +10,7 @@ from ...errors import ResultError
 from ...experiments import Cases, sink_ablation
 from ...experiments.depth import pattern_layers
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import higher
@@ -27,7 +28,7 @@ def captions(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """
     draws = 1 if setup.quick else 3
     try:
-        found = sink_ablation(lmm, cases, seed=setup.seed, draws=draws)
+        found = sink_ablation(lmm, cases, seed=setup.seed, draws=draws, tick=silent)
     except ResultError:  # none of these has a sink
         return
     parts = [("nothing", 0, found.f1[0]), (SINKS, 0, found.f1[1])]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ...experiments import Cases, spectrum
 from ...model import LMM
+from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
 from ..over_cases import OverCases
@@ -12,7 +13,7 @@ from ..over_cases import OverCases
 def _rows(lmm: LMM, cases: Cases, layers: tuple[int, ...]) -> Iterator[Row]:
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
         for layer in layers:
-            found = spectrum(lmm, image, prompt, layer=layer)
+            found = spectrum(lmm, image, prompt, layer=layer, tick=silent)
             for token, values in zip(found.tokens, found.values, strict=True):
                 for dim, value in enumerate(values.tolist()):
                     sink = int(dim in found.dims)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ...experiments import Cases, segment_mass
 from ...experiments.depth import pattern_layers, sweep_layers
 from ...model import LMM
+from ...model.progress import silent
 from ...probes import AttentionMaps
 from ...probes.mass import THREE_WAY
 from ..entry import Entry, Outcome, Published, Setup
@@ -21,7 +22,7 @@ def by_type(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """The share of attention of each of the paper's three groups, and its share of the tokens."""
     del setup
     for case, one in one_by_one(cases):
-        found = segment_mass(lmm, one, groups=THREE_WAY)
+        found = segment_mass(lmm, one, groups=THREE_WAY, tick=silent)
         for place, group in enumerate(found.groups):
             name = NAMES[group]
             share = float(found.count[place])

@@ -47,7 +47,7 @@ def examples(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterator
     """Maps of the words of an answer, in an early, a middle and a late layer."""
     del setup
     for case, (one, *_) in enumerate(by_image(found)):
-        maps = word_maps(lmm, one.image, one.prompt, graph=EditGraph(), sinks=False)
+        maps = word_maps(lmm, one.image, one.prompt, graph=EditGraph(), sinks=False, tick=silent)
         for depth in (0.15, 0.5, 0.85):
             (layer,) = with_pattern(lmm, (round(depth * (lmm.n_layers - 1)),))
             for number in content_places(maps.words)[:MOST_WORDS]:
