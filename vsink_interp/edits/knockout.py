@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, parsed_flow, settle
+from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, settle
 from ..kernels import cut, cut_tokens, edges_between
 from ..tokens import TokenLayout, grows_by_sinks, parse_flow
 from .heads import check_heads, heads_at, heads_of
@@ -100,7 +100,7 @@ class Knockout(Edit):
     def removes(self) -> Edges | None:
         if self.needs_phi:
             return None
-        flow = parsed_flow(self.flow)
+        flow = parse_flow(self.flow)
         return Edges(str(flow.target), str(flow.source), self.first_token, heads_of(self.heads))
 
     @property
@@ -124,7 +124,7 @@ class Knockout(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        flow = parsed_flow(self.flow)
+        flow = parse_flow(self.flow)
         rows = site.rows(str(flow.target), first_token=self.first_token)
         heads = None if self.heads is None else heads_at(site, self.heads, value.shape[1])
         kernel = cut_tokens if self.needs_phi else cut

@@ -43,7 +43,6 @@ from .index_notation import (
 from .site import (
     Site as Site,
     TokenMasks as TokenMasks,
-    parsed_flow as parsed_flow,
 )
 from .stand_ins import (
     SavedEdit as SavedEdit,

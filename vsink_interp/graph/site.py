@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -10,10 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import LayoutError
-from ..tokens import Group, TokenLayout, parse_flow, parse_group
+from ..tokens import Group, TokenLayout, parse_group
 from .hook_points import HookPoint
-
-parsed_flow = lru_cache(maxsize=256)(parse_flow)
 
 
 @final

@@ -62,6 +62,10 @@ class Group:
 
     def __str__(self) -> str:
         """The group as it is written."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return " ".join(" & ".join(map(str, terms)) for terms in self.unions)
 
     def __hash__(self) -> int:
@@ -179,6 +183,7 @@ def grows_by_sinks(text: str) -> bool:
     return parse_group(text).grows_by_sinks
 
 
+@lru_cache(maxsize=256)
 def parse_flow(text: str) -> Flow:
     """Read a flow such as `"image -> query generated"`.
 
