@@ -30,7 +30,7 @@ TORCH_INDEX ?=
 say = @printf '\n==> %s\n' $(1)
 
 .PHONY: help small setup demo test check docs bench compare notebooks tl oldest ndif decoders lmms-eval
-.PHONY: pyright
+.PHONY: pyright ray
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -67,6 +67,10 @@ docs: $(VENV)/.dev ## the site, into site/
 ndif: $(VENV)/.dev ## the tests of tests/remote against a real NDIF server with Ray, on loopback
 	$(call say,"Starting a real NDIF server on loopback (its own environment: .venv-ndif).")
 	tests/remote/ndif/run.sh
+
+ray: $(VENV)/.dev ## 2,000 images on Ray, while replicas and driver are killed; into docs/ray-log.md
+	$(call say,"Answering 2,000 scenes on a Ray cluster of four processes on this machine.")
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ray_job --write
 
 decoders: $(VENV)/.core ## text decoders of transformers inside a tiny LLaVA; into docs/decoders.md
 	$(call say,"Trying text decoders (slow). Table: docs/decoders.md.")

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp.cli.main import app
-from vsink_interp.model.batch_runs import RunStore
+from vsink_interp.model import RunStore
 from vsink_interp.storage import reserved
 
 FORK = multiprocessing.get_context("fork")

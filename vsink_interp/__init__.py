@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         RunStore,
         Session,
         Video,
+        merge_shards,
         readout,
         run_dataset,
     )
@@ -100,6 +101,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "readout",
     "RunStore",
     "run_dataset",
+    "merge_shards",
     "Server",
     "Session",
     "Job",

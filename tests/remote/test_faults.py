@@ -14,7 +14,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.remote.conftest import SCRIPT, Loopback
-from vsink_interp.model.batch_runs import RunStore, run_dataset
+from vsink_interp.model import RunStore, run_dataset
 from vsink_interp.remote.client import Server
 from vsink_interp.toy import weights_dir
 

@@ -16,6 +16,7 @@ from .catalogue import catalogue
 from .compare import knockout, var
 from .evaluate import evaluate
 from .figures import attend, demo, report
+from .merge import merge
 from .remote import remote
 from .reproduce import WithAddress, reproduce
 from .small import small
@@ -154,7 +155,8 @@ def _families(name: str) -> list[str]:
 
 
 COMMANDS: tuple[Any, ...] = (
-    demo, report, attend, view, generate, detect, var, knockout, evaluate, reproduce, check_model
+    demo, report, attend, view, generate, detect, var, knockout, evaluate, reproduce, merge,
+    check_model,
 )  # fmt: skip
 """In the order of the help."""
 

@@ -63,8 +63,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], ParquetImage]]:
     with a column `image`.
     """
     try:
-        from pyarrow import ArrowException  # ty: ignore[import-not-found] (optional)
-        from pyarrow.parquet import ParquetFile  # ty: ignore[import-not-found]
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise CapabilityError(
             f"{path} is a parquet file, which takes the package pyarrow: "

@@ -20,7 +20,8 @@ def fingerprint(lmm: Any) -> dict[str, Any]:
     Rows of every tensor are sampled: training, merging an adapter or another precision changes
     them all, and a change of single rows may be missed.
 
-    **Returns:** digests of `weights`, `config` and `processor`; `attention`, and `versions`.
+    **Returns:** digests of `weights`, `config` and `processor`; `attention`, and `versions`, not
+    for which GPU torch was built: a job that began on a laptop goes on where there is one.
     """
     hf_model = lmm.hf_model
     with lmm.alone(), torch.no_grad():
@@ -37,7 +38,7 @@ def fingerprint(lmm: Any) -> dict[str, Any]:
         "config": _short([one.to_dict() for one in settings if one is not None]),
         "attention": attention,
         "processor": _short(_processing(lmm.processor)),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name).partition("+")[0] for name in PACKAGES},
     }
 
 

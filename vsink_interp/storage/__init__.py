@@ -15,4 +15,9 @@ from .files import (
     write_bytes as write_bytes,
     write_text as write_text,
 )
-from .row_log import RowLog as RowLog, logged as logged
+from .row_log import (
+    RowLog as RowLog,
+    described as described,
+    logged as logged,
+    refuse_about as refuse_about,
+)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, cast, final
 
 from ..errors import ResultError
 from .fields import told
@@ -102,6 +102,23 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
         except OSError as error:
             raise unwritable(self.path, error) from error
 
+    def forget(self, step: str) -> None:
+        """Keep in memory of a step only that it is there, and not what it has found."""
+        self.known[step] = cast("Row", None)
+
+
+def described(path: Path) -> dict[str, Any] | None:
+    """What a log is about; None if there is none, or it stopped in its first line.
+
+    **Raises:** `ResultError` if it is damaged, or being written by another process or thread.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb", buffering=0) as file:
+        _claim(path, file, alone=False)
+        line = file.readline()
+    return next(_rows(path, line))["about"] if line.endswith(b"\n") else None
+
 
 def logged(path: Path) -> dict[str, Any]:
     """The rows of a log, to look at; nothing if there is none.
@@ -116,14 +133,14 @@ def logged(path: Path) -> dict[str, Any]:
     return {row["step"]: row["answers"] for row in found}
 
 
-def _claim(path: Path, file: FileIO) -> None:
-    """Be the one writer, until the file is closed or the process ends."""
+def _claim(path: Path, file: FileIO, *, alone: bool = True) -> None:
+    """Be the one writer, or one of its readers, until the file is closed or the process ends."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ResultError(
             f"{path} is being written by another process or thread; wait for it, or name another"
@@ -174,7 +191,14 @@ def _refuse_other(path: Path, head: Mapping[str, Any], about: Mapping[str, Any])
     if head.get("format") != FORMAT:
         raise _other(path, f"it has format {told(head.get('format'))}, not {FORMAT}")
     there = head.get("about")
-    known = there if isinstance(there, Mapping) else {}
+    refuse_about(path, there if isinstance(there, Mapping) else {}, about)
+
+
+def refuse_about(path: Path, known: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Refuse a log that is about other work than `about`.
+
+    **Raises:** `ResultError` naming what differs.
+    """
     if differ := [name for name in {**about, **known} if known.get(name) != about.get(name)]:
         raise _other(path, f"they differ in: {', '.join(differ)}")
 
