@@ -19,6 +19,8 @@ HOMES = {
     "matplotlib": {"plot"},
     "nnsight": {"engine", "remote"},
     "pandas": {"evaluation", "experiments", "reproduction", "results"},
+    "pyarrow": {"evaluation", "results"},
+    "ray": {"model"},
     "transformer_lens": {"integrations"},
     "transformers": {"engine", "families", "model", "remote", "small", "toy"},
     "typer": {"cli"},

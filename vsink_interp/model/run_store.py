@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias, final
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from ..errors import ResultError
-from ..results import Run
+from ..results import Reduction, Run, Tables
 from ..storage import RowLog, checksum, logged, sync, unwritable
 
 Sample = tuple[Any, str]
@@ -52,6 +53,36 @@ class RunStore:
         for path in self.paths():
             _refuse_changed(path, known.get(path.parent.name, {}).get(path.name, {}))
             yield Run.load(path)
+
+    def to_parquet(self, folder: str | Path, *, reduce: Reduction | None = None) -> Path:
+        """Write what the probes recorded as tidy tables, which pandas, polars and duckdb read.
+
+        One folder per probe (`SegmentMass`), and `answers`; in each a partition per chunk, so no
+        more than one chunk is in memory. A row is a number that counts: its `sample`, the label of
+        each axis, and `value`. `probes.json` says with which arguments each probe ran.
+
+        ```py
+        runs.to_parquet("tables", reduce=lambda record: record.mean("head", "query"))
+        pandas.read_parquet("tables/SegmentMass")
+        ```
+
+        **Arguments:**
+
+        - `folder`: a new or an empty one.
+        - `reduce`: applied to every record of numbers first, and keeps its axis `batch`: without
+            it a table has a row for every number that was recorded.
+
+        **Returns:** the folder.
+
+        **Raises:** `CapabilityError` without `pip install 'vsink-interp[data]'`; `ResultError` for
+        rows that were changed, or a folder that holds something or cannot be written.
+        """
+        tables = Tables(folder, reduce)
+        rows = zip(self.paths(), self, strict=True)
+        for name, part in groupby(rows, lambda row: row[0].parent.name):
+            named = ((int(path.name), run) for path, run in part)
+            tables.write(name.replace("chunk-", "chunk="), named)
+        return tables.folder
 
 
 @final
