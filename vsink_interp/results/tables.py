@@ -71,12 +71,14 @@ class Tables:
         known = {whole: name for name, whole in self.names.items()}
         if probe in known:
             return known[probe]
-        word = WORD if probe.endswith(WORD) else ""
-        kind = probe.partition("(")[0]
-        alike = [name for name in self.names if name.split("-")[0] == kind]
-        number = f"-{len(alike) + 1}" if alike else ""
-        self.names[f"{kind}{number}{word}"] = probe
-        return f"{kind}{number}{word}"
+        if probe.endswith(WORD):
+            name = self._named(probe.removesuffix(WORD)) + WORD
+        else:
+            kind = probe.partition("(")[0]
+            alike = [n for n in self.names if n.partition("-")[0] == kind]
+            name = f"{kind}-{len(alike) + 1}" if alike else kind
+        self.names[name] = probe
+        return name
 
     def _answer(self, sample: int, run: Run) -> Any:
         text = run.text if isinstance(run.text, str) else run.text[0]
