@@ -52,8 +52,8 @@ def test_answers_have_a_row_each(runs, tmp_path):
     assert list(table["new_tokens"]) == [2, 2, 2]
 
 
-def test_a_reduction_comes_first(runs, tmp_path):
-    folder = runs.to_parquet(tmp_path, reduce=lambda record: record.mean("head", "query"))
+def test_axes_are_averaged_first(runs, tmp_path):
+    folder = runs.to_parquet(tmp_path, mean=["head", "query"])
     table = pandas.read_parquet(folder / "SegmentMass")
     assert {*table.columns} == {"sample", "layer", "segment", "value", "chunk"}
     (value,) = table.query("sample == 1 and layer == 2 and segment == 'image'")["value"]
@@ -63,8 +63,9 @@ def test_a_reduction_comes_first(runs, tmp_path):
 
 
 def test_what_cannot_be_read_as_it_should_is_refused(runs, tmp_path):
-    with pytest.raises(vi.ResultError, match="took away the axis 'batch'"):
-        runs.to_parquet(tmp_path / "a", reduce=lambda record: record.mean())
+    for axis, why in (("batch", "tells the samples apart"), ("heads", "did you mean 'head'")):
+        with pytest.raises(vi.ResultError, match=why):
+            runs.to_parquet(tmp_path / axis, mean=[axis])
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "file").touch()
     with pytest.raises(vi.ResultError, match="holds something already"):

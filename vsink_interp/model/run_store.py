@@ -11,7 +11,7 @@ from uuid import uuid4
 from safetensors import SafetensorError
 
 from ..errors import ResultError
-from ..results import Reduction, Run, Tables
+from ..results import Run, Tables
 from ..storage import RowLog, checksum, logged, sync, unwritable
 
 Sample = tuple[Any, str]
@@ -54,7 +54,7 @@ class RunStore:
             _refuse_changed(path, known.get(path.parent.name, {}).get(path.name, {}))
             yield Run.load(path)
 
-    def to_parquet(self, folder: str | Path, *, reduce: Reduction | None = None) -> Path:
+    def to_parquet(self, folder: str | Path, *, mean: Sequence[str] = ()) -> Path:
         """Write what the probes recorded as tidy tables, which pandas, polars and duckdb read.
 
         One folder per probe (`SegmentMass`), and `answers`; in each a partition per chunk, so no
@@ -62,22 +62,23 @@ class RunStore:
         each axis, and `value`. `probes.json` says with which arguments each probe ran.
 
         ```py
-        runs.to_parquet("tables", reduce=lambda record: record.mean("head", "query"))
+        runs.to_parquet("tables", mean=["head", "query"])
         pandas.read_parquet("tables/SegmentMass")
         ```
 
         **Arguments:**
 
         - `folder`: a new or an empty one.
-        - `reduce`: applied to every record of numbers first, and keeps its axis `batch`: without
-            it a table has a row for every number that was recorded.
+        - `mean`: axes over which records of numbers are averaged first, where they have them;
+            without it a table has a row for every number that was recorded.
 
         **Returns:** the folder.
 
         **Raises:** `CapabilityError` without `pip install 'vsink-interp[data]'`; `ResultError` for
-        rows that were changed, or a folder that holds something or cannot be written.
+        rows that were changed, an axis that no record has, or a folder that holds something or
+        cannot be written.
         """
-        tables = Tables(folder, reduce)
+        tables = Tables(folder, mean)
         rows = zip(self.paths(), self, strict=True)
         for name, part in groupby(rows, lambda row: row[0].parent.name):
             named = ((int(path.name), run) for path, run in part)

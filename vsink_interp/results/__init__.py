@@ -6,5 +6,5 @@ from .recorded import Recorded as Recorded
 from .run import Run as Run
 from .saving import layout_from as layout_from, layout_parts as layout_parts
 from .sink_tokens import SinkToken as SinkToken, SinkTokens as SinkTokens
-from .tables import Reduction as Reduction, Tables as Tables
+from .tables import Tables as Tables
 from .words import FIELDS as FIELDS, WORD as WORD, split_words as split_words

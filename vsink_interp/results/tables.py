@@ -1,18 +1,17 @@
 """Records of many runs as tidy tables in Parquet files."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
-from ..errors import CapabilityError, ResultError
+from ..errors import CapabilityError, ResultError, unknown
 from ..storage import write_bytes, write_text
 from .recorded import Recorded, optional_package
 from .run import Run
 from .words import WORD
 
-Reduction: TypeAlias = Callable[[Recorded], Recorded]
 ANSWERS = "answers"
 """The table of the answers themselves."""
 
@@ -23,21 +22,23 @@ class Tables:
 
     **Arguments:**
 
-    - `reduce`: applied to every record before it is written; it keeps the axis `batch`.
+    - `mean`: axes over which records of numbers are averaged first, where they have them.
 
     **Raises:** `CapabilityError` without the packages pandas and pyarrow; `ResultError` for a
-    folder that holds something.
+    folder that holds something, or the mean over `batch`.
     """
 
-    def __init__(self, folder: str | Path, reduce: Reduction | None = None) -> None:
+    def __init__(self, folder: str | Path, mean: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
-        self.reduce = reduce
+        self.mean = tuple(mean)
         self.names: dict[str, str] = {}
         if self.folder.exists() and any(self.folder.iterdir()):
             raise ResultError(
                 f"{self.folder} holds something already, and what is left of other tables would be "
                 "read with these; remove it, or name another folder"
             )
+        if "batch" in self.mean:
+            raise ResultError("the axis 'batch' tells the samples apart; average over others")
         self._pandas = optional_package("pandas")
         try:
             self._arrow = optional_package("pyarrow.parquet"), optional_package("pyarrow")
@@ -49,13 +50,17 @@ class Tables:
     def write(self, part: str, runs: Iterable[tuple[int, Run]]) -> None:
         """Write the tables of some runs, with the number of the sample of each, as one partition.
 
-        **Raises:** `ResultError` if they cannot be written.
+        **Raises:** `ResultError` if they cannot be written, or no record has an axis of `mean`.
         """
         found: dict[str, list[Any]] = {}
+        axes: set[str] = set()
         for sample, run in runs:
+            axes |= {axis for record in run.records.values() for axis in record.axes}
             found.setdefault(ANSWERS, []).append(self._answer(sample, run))
             for name, record in run.records.items():
                 found.setdefault(self._named(name), []).append(self._record(sample, record))
+        if strange := sorted({*self.mean} - axes):
+            raise ResultError(unknown("axis of these records", strange[0], sorted(axes)))
         parquet, arrow = self._arrow
         for name, tables in found.items():
             table = self._pandas.concat(tables, ignore_index=True)
@@ -89,12 +94,8 @@ class Tables:
         return self._pandas.DataFrame({"sample": [sample], "text": [text], **lengths})
 
     def _record(self, sample: int, record: Recorded) -> Any:
-        kept = record if self.reduce is None or record.vocabulary else self.reduce(record)
-        if "batch" in record.axes and "batch" not in kept.axes:
-            raise ResultError(
-                "reduce= took away the axis 'batch', which tells the samples apart; name the axes "
-                "to reduce, as in record.mean('head', 'query')"
-            )
+        over = [axis for axis in self.mean if axis in record.axes and not record.vocabulary]
+        kept = record.mean(*over) if over else record
         table = kept.to_pandas().drop(columns="batch", errors="ignore")
         table.insert(0, "sample", sample)
         return table
