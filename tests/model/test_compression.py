@@ -65,6 +65,10 @@ def best(name, keep, score):
     chosen = []
     for layer in range(tiny.LAYERS):
         value = rows[layer].mean(0)[image].clone()
+        if score == "query-attention":
+            value = rows[layer][0][image].clone()
+        if score == "norm":
+            value = made.hidden_states[0][layer][0, image].norm(dim=-1)
         if score == "attention-without-sinks":
             phi = restated.phi(made.hidden_states[0][layer][0, image], tiny.SINKS.dims)
             value[torch.from_numpy(phi >= tiny.SINKS.tau)] = -1
@@ -142,7 +146,9 @@ def test_all_kept_is_the_full_context(name, attention):
     assert apart(run.logits, torch.stack(plain.logits, 1)) < NEAR
 
 
-RULES = [(s, k) for s in ("attention", "contribution") for k in (0.4, 0.7)]
+RULES = [
+    (s, k) for s in ("attention", "contribution", "query-attention", "norm") for k in (0.4, 0.7)
+]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -269,6 +275,15 @@ def test_several_questions_equal_one_by_one(score, attention):
     assert len(set(together.text)) > 1
 
 
+def test_a_number_of_tokens_in_the_place_of_a_share():
+    context = compress(spec=vi.CompressedContext(count=3))
+    assert context.tokens_kept.image == (3,) * tiny.LAYERS
+    share = compress(spec=vi.CompressedContext(3.5 / 9))
+    assert torch.equal(context.kept, share.kept)
+    with pytest.raises(vi.InputError, match="keeps 10 of 9 image tokens"):
+        compress(spec=vi.CompressedContext(count=10))
+
+
 def test_one_description_serves_several_contexts():
     specs = [vi.CompressedContext(0.4), vi.CompressedContext(0.4, "contribution")]
     together = compress(spec=specs)
@@ -339,6 +354,8 @@ def test_a_description_may_be_edited():
     [
         (lambda: vi.CompressedContext(0.0), "above 0 and up to 1"),
         (lambda: vi.CompressedContext(1.5), "above 0 and up to 1"),
+        (lambda: vi.CompressedContext(0.2, count=3), "from 1 on, in the place of keep"),
+        (lambda: vi.CompressedContext(count=0), "from 1 on"),
         (lambda: vi.CompressedContext(score="best"), "choose from: attention, attention-without"),
         (lambda: vi.CompressedContext(strategy="sq"), "choose from: qs, q, s"),
         (lambda: vi.CompressedContext(0.3, strategy="q"), "keeps no image token"),

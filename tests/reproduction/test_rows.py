@@ -5,8 +5,11 @@ import pytest
 import torch
 
 import vsink_interp as vi
+from vsink_interp.experiments import ObjectMasks, naming_rows
 from vsink_interp.model.progress import silent
-from vsink_interp.reproduction import Setup, find
+from vsink_interp.reproduction import Measurements, Setup, find
+from vsink_interp.reproduction.both.localising_heads import tested
+from vsink_interp.reproduction.paper_b.compressed import yes_f1
 from vsink_interp.toy.language import DESCRIBE
 
 LIMIT = 2
@@ -132,3 +135,65 @@ def test_words_without_sinks(lmm):
         assert sink.any()
         assert (without[sink] == 0).all()
         np.testing.assert_allclose(without[~sink], whole[~sink] / whole[~sink].sum(), rtol=1e-5)
+
+
+def test_heads_that_localise(lmm, told):
+    """The attention to the image of every head, at the rows that name an object."""
+    found = rows("AB.heads", lmm)
+    for case, (run, out) in enumerate(told):
+        objects = ObjectMasks.scenes(1, first_seed=case)
+        first = run.layout.prompt_length
+        image = run.layout.mask("image")[0]
+        for number, thing in enumerate(objects):
+            at = [first - 1 + row for row in naming_rows(lmm, run, thing.words)]
+            label = f"{number}: {thing.words}"
+            for layer, pattern in enumerate(out.attentions):
+                want = pattern[0][:, at][:, :, image[: pattern.shape[-1]]].sum(-1).mean(-1)
+                got = picked(found, case=case, object=label, layer=layer, of="image mass")
+                np.testing.assert_allclose(got, want, **CLOSE)
+    assert {0.0, 1.0} == {*picked(found, of="hit")}
+
+
+def test_heads_are_tested_on_other_cases_than_they_were_found_on():
+    """Head 1 hits on even cases and misses on odd ones; head 0 hits on odd ones alone."""
+    found = [
+        {"case": case, "layer": 0, "head": head, "of": of, "value": value}
+        for case in range(4)
+        for head in range(5)
+        for of, value in (
+            ("hit", float((head and case % 2 == 0 and head < 4) or (not head and case % 2))),
+            ("entropy", 0.1 * head),
+            ("image mass", 0.05 if head == 1 else 0.5),
+        )
+    ]
+    shown = tested(Measurements("AB.heads", tuple(found), {}))
+    assert {row["case"] for row in shown.rows} == {1, 3}
+    assert shown.mean(heads="highest hit rate") == 0
+    assert shown.mean(heads="lowest entropy") == pytest.approx(1 / 3), "heads 0, 2 and 3"
+    assert shown.mean(heads="all heads") == pytest.approx(1 / 5)
+
+
+def test_f1_of_yes():
+    truth, right = ["yes", "yes", "no", "no", "yes"], [True, False, True, False, True]
+    said = np.array([(one == "yes") == ok for one, ok in zip(truth, right, strict=True)])
+    true = np.array(truth) == "yes"
+    precision, recall = (said & true).sum() / said.sum(), (said & true).sum() / true.sum()
+    assert yes_f1(truth, right) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_the_largest_norms_are_sinks_and_a_description_is_counted(lmm):
+    found = rows("B.selection", lmm)
+    norm, drawn = (
+        np.mean(picked(found, of="sinks among these", chosen=name))
+        for name in ("norm, share", "random")
+    )
+    assert norm > drawn
+    found = rows("B.table1", lmm)
+    told = {"context": "describe to an LLM"}
+    for case in range(LIMIT):
+        run = lmm.generate(vi.toy.scene(case).image, DESCRIBE, max_new_tokens=48)
+        words = lmm.tokenizer(run.text)["input_ids"]
+        (count,) = picked(found, case=case, of="tokens", **told)
+        (naive,) = picked(found, case=case, of="tokens", context="naive")
+        assert len(words) <= count < naive
+        assert picked(found, case=case, of="seconds to describe", **told)[0] > 0

@@ -13,13 +13,14 @@ from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
 from ..metrics import read_answer
-from ..model import LMM, SCORES, CompressedContext, Context, Tick, digest, fingerprint
+from ..model import LMM, CompressedContext, Context, Tick, digest, fingerprint
 from ..results.result import OneLine, Result
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
 from .provenance import with_provenance
 from .steps import taken
 
+CHOSEN: Final = ("attention", "attention-without-sinks", "contribution", "random")
 KEEPS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 QUERY_ONLY: Final = CompressedContext(strategy="q")
 
@@ -204,7 +205,7 @@ def compressed_context(
     quizzes: Quizzes,
     *,
     keeps: Sequence[float] = KEEPS,
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str] = CHOSEN,
     strategies: Sequence[str] = ("qs",),
     log: str | Path | None = None,
     tick: Tick | None = None,

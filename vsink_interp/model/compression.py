@@ -15,14 +15,17 @@ from torch import Tensor
 
 from ..errors import InputError, NotationError, unknown
 from ..graph import Probe
-from ..probes import AttentionMaps, Contribution, SinkValue
+from ..probes import AttentionMaps, Contribution, Resid, SinkValue
 from ..results import Run
 from .images import digest
 
-SCORES = ("attention", "attention-without-sinks", "contribution", "random")
+SCORES = (
+    "attention", "attention-without-sinks", "contribution", "query-attention", "norm", "random",
+)  # fmt: skip
 STRATEGIES = ("qs", "q", "s")
 _ROWS = "query generated"
 _MAPS, _ADDED, _PHI = AttentionMaps(_ROWS), Contribution(_ROWS), SinkValue("image")
+_RESID = Resid("image", at="pre")
 
 
 @final
@@ -45,10 +48,12 @@ class CompressedContext:
         and 0.02.
     - `score`: `"attention"`, as in the paper; `"attention-without-sinks"`, where visual sinks (Kang
         et al. 2025) are never kept, so that a layer may keep fewer; `"contribution"`, the norm of
-        A[t, j] x_j W_OV instead of A[t, j]; `"random"`, the control, drawn anew for every image
-        and layer.
+        A[t, j] x_j W_OV instead of A[t, j]; `"query-attention"`, A[t, j] of the prompt's last
+        row alone, and `"norm"`, the norm of the residual stream entering the layer, two choices of
+        the paper's released code; `"random"`, the control, drawn anew for every image and layer.
     - `strategy`: `"qs"` keeps the prompt's other tokens and the best image tokens, `"q"` only the
         other tokens, `"s"` only the best image tokens.
+    - `count`: the number of image tokens that stay, in the place of the share.
     - `seed`: of the random choice, which is the same for the same images.
 
     **Raises:** `NotationError` for an unknown word, a share out of range, or an argument that
@@ -59,6 +64,7 @@ class CompressedContext:
     score: str = "attention"
     _: KW_ONLY
     strategy: str = "qs"
+    count: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,8 +74,15 @@ class CompressedContext:
             raise NotationError(unknown("strategy", self.strategy, STRATEGIES))
         if not 0 < self.keep <= 1:
             raise NotationError(f"keep is a share above 0 and up to 1; got {self.keep}")
-        if self.strategy == "q" and (self.keep, self.score) != (0.05, "attention"):
-            raise NotationError("strategy='q' keeps no image token: leave keep and score alone")
+        if self.count is not None and (self.count < 1 or self.keep != 0.05):
+            raise NotationError(
+                f"count={self.count} is a number of image tokens from 1 on, in the place of keep"
+            )
+        chosen = self.keep, self.score, self.count
+        if self.strategy == "q" and chosen != (0.05, "attention", None):
+            raise NotationError(
+                "strategy='q' keeps no image token: leave keep, count and score alone"
+            )
         if self.seed and (self.score != "random" or self.strategy == "q"):
             raise NotationError("a seed belongs to score='random'")
 
@@ -78,8 +91,8 @@ class CompressedContext:
         """The probes that the description must record."""
         if self.strategy == "q" or self.score == "random":
             return ()
-        if self.score == "contribution":
-            return (_ADDED,)
+        if self.score in ("contribution", "norm"):
+            return (_ADDED if self.score == "contribution" else _RESID,)
         return (_MAPS, _PHI) if self.needs_sinks else (_MAPS,)
 
     @property
@@ -103,6 +116,11 @@ class CompressedContext:
             return torch.rand(n_layers, int(run.layout.mask("image")[0].sum()), generator=draw)
         if self.score == "contribution":
             return _answer_mean(run, _ADDED)
+        if self.score == "norm":
+            return run.of(_last(run, _RESID), "image").values[:, 0].float().norm(dim=-1)
+        if self.score == "query-attention":
+            record = run.answering(_last(run, _MAPS)).taken("query", run.answer_rows[:1])
+            return run.of(record, "image").mean("query").values[:, 0]
         found = _answer_mean(run, _MAPS)
         if self.needs_sinks:
             assert tau is not None  # noqa: S101 (needs_sinks says so)
@@ -122,7 +140,7 @@ class CompressedContext:
         text = run.layout.mask("prompt")[0, :length] & ~image
         kept = (text & torch.tensor("q" in self.strategy)).repeat(n_layers, 1)
         if "s" in self.strategy:
-            count = int(self.keep * int(image.sum()))
+            count = self._count(int(image.sum()))
             if count == 0:
                 raise InputError(
                     f"{self!r} keeps less than one of {int(image.sum())} image tokens; keep more, "
@@ -132,6 +150,15 @@ class CompressedContext:
             rank = found.argsort(stable=True, dim=-1, descending=True).argsort(-1)
             kept[:, image] = (rank < count) & found.isfinite()
         return kept
+
+    def _count(self, n_image: int) -> int:
+        """How many image tokens stay.
+
+        **Raises:** `InputError` if there are fewer.
+        """
+        if self.count is not None and self.count > n_image:
+            raise InputError(f"{self!r} keeps {self.count} of {n_image} image tokens; keep fewer")
+        return int(self.keep * n_image) if self.count is None else self.count
 
 
 def _last(run: Run, probe: Probe) -> str:

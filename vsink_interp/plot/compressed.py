@@ -14,6 +14,8 @@ _STYLES = {
     "attention": (COLOURS["image"], "o"),
     "attention-without-sinks": (COLOURS["sink"], "^"),
     "contribution": (COLOURS["generated"], "s"),
+    "query-attention": (COLOURS["query"], "D"),
+    "norm": (COLOURS["system"], "v"),
     "random": (MUTED, "x"),
 }
 

@@ -43,7 +43,8 @@ def reproduction(found: Measurements) -> "matplotlib.figure.Figure":
     ```
     """
     entry = find(found.name)
-    return _KINDS[entry.figure](entry, found)
+    shown = found if entry.drawn is None else entry.drawn(found)
+    return _KINDS[entry.figure](entry, shown)
 
 
 def _bars(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":

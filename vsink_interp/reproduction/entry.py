@@ -126,6 +126,7 @@ class Entry:
     - `outcome`: what rows say about the claim.
     - `figure`: how it is drawn; `axes` names what lies on x, what tells lines or bars apart, and
         what panels.
+    - `drawn`: what is drawn of the rows, where these are not drawn as they are.
     - `unit`: of the values.
     - `published`: the paper's numbers.
     - `note`: where this departs from the paper, and what was not established.
@@ -138,6 +139,7 @@ class Entry:
     measure: Measure
     outcome: Callable[[Measurements], Outcome]
     figure: Figure
+    drawn: Callable[[Measurements], Measurements] | None = None
     axes: Sequence[str] = ()
     unit: str
     published: tuple[Published, ...] = ()

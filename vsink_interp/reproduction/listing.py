@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ..errors import NotationError, unknown
 from ..model import LMM, Tick
-from .both import chosen_tokens, crossings
+from .both import chosen_tokens, crossings, localising_heads
 from .entry import Entry, Setup
 from .measurements import Measurements
 from .over_cases import about as dependence
@@ -24,7 +24,7 @@ from .paper_a import (
     sink_masking,
     spectra,
 )
-from .paper_b import attention_by_type, compressed, judged, knockouts, objects
+from .paper_b import attention_by_type, compressed, judged, knockouts, objects, selection
 
 ENTRIES: Final = (
     maps.FIG1,
@@ -61,9 +61,12 @@ ENTRIES: Final = (
     objects.FIG6,
     objects.FIG7,
     compressed.TABLE1,
+    selection.SELECTION,
     chosen_tokens.TOP_K,
+    crossings.FIG2F,
     crossings.KNOCKOUT,
     crossings.SINKS,
+    localising_heads.HEADS,
 )
 """Every figure, table and ablation there is, paper by paper."""
 NOT_ESTABLISHED: Final = (

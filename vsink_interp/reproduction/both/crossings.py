@@ -4,29 +4,48 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...edits import Knockout
-from ...experiments import Cases, answers, vision_sinks
+from ...edits import HideKeys, Knockout
+from ...experiments import Cases, answers, knockout_sweep, sweep_layers, vision_sinks
 from ...experiments.depth import pattern_layers
+from ...graph import Graphlike, resolve_layers
 from ...model import LMM
 from ...model.progress import silent
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
-from ..outcomes import higher
+from ..outcomes import both, higher
 from ..over_cases import OverCases
 
 SOURCES = ("sink & image", "image & ~sink", "image")
+RANDOM = "as many random image tokens"
 
 
 def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """Object F1 with the flow to the text cut from sinks, from other image tokens, from all."""
-    del setup
+    """Object F1 with the flow to the text cut from sinks, as many random tokens, others, all."""
     plain = answers(lmm, cases)
     for case, f1 in enumerate(cases.f1(plain, plain)):
         yield {"case": case, "cut": "nothing", "value": f1}
-    for source in SOURCES:
-        graph = Knockout(f"{source} -> query generated", pattern_layers(lmm))
+    layers = pattern_layers(lmm)
+    cuts: dict[str, Graphlike] = {
+        source: Knockout(f"{source} -> query generated", layers) for source in SOURCES
+    }
+    cuts[RANDOM] = HideKeys("sink & image", layers, control=setup.seed)
+    for source, graph in cuts.items():
         for case, f1 in enumerate(cases.f1(answers(lmm, cases, graph), plain)):
             yield {"case": case, "cut": source, "value": f1}
+
+
+def from_layer(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
+    """The sweep of figure 2f with visual sinks, all other image tokens, and the image cut."""
+    found = resolve_layers(pattern_layers(lmm), lmm.n_layers)
+    starts = [found[place] for place in sweep_layers(len(found), 4 if setup.quick else 10)]
+    flows = [f"{source} -> query generated" for source in SOURCES]
+    swept = knockout_sweep(lmm, cases, flows=flows, layers=starts, tick=silent)
+    for case, f1 in enumerate(swept.baseline.tolist()):
+        yield {"case": case, "cut": "nothing", "value": f1}
+    for source, by_layer in zip(SOURCES, swept.f1.tolist(), strict=True):
+        for layer, values in zip(swept.layers, by_layer, strict=True):
+            for case, f1 in enumerate(values):
+                yield {"case": case, "cut": source, "layer": layer, "value": f1}
 
 
 def kinds(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
@@ -47,7 +66,16 @@ def kinds(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
 
 
 def _sinks_carry_little(found: Measurements) -> Outcome:
-    return higher(found, {"cut": "sink & image"}, {"cut": "image & ~sink"})
+    return both(
+        higher(found, {"cut": "sink & image"}, {"cut": "image & ~sink"}),
+        higher(found, {"cut": "sink & image"}, {"cut": RANDOM}),
+    )
+
+
+def _sinks_carry_little_anywhere(found: Measurements) -> Outcome:
+    first, *_ = sorted(found.where(cut="image").labels("layer"))
+    at = {"layer": first}
+    return higher(found, {"cut": "sink & image", **at}, {"cut": "image & ~sink", **at})
 
 
 def _related(found: Measurements) -> Outcome:
@@ -56,13 +84,25 @@ def _related(found: Measurements) -> Outcome:
 
 KNOCKOUT = Entry(
     "AB.knockout-sinks",
-    "knockouts of visual sinks, of all other image tokens, and of the image",
-    "cutting the flow from visual sinks costs less than cutting it from all other image tokens",
+    "knockouts of visual sinks, of as many random image tokens, of all others, and of the image",
+    "cutting the flow from visual sinks costs less than cutting it from all other image tokens, or "
+    "from as many random ones",
     measure=OverCases(by_source, quick=8, full=80, at_once=8),
     outcome=_sinks_carry_little,
     figure="bars",
     axes=("cut",),
     unit="object F1",
+)
+FIG2F = Entry(
+    "AB.fig2f",
+    "knockouts from layer l on of visual sinks, of all other image tokens, and of the image",
+    "what flows from the image to the text does not flow from its visual sinks",
+    measure=OverCases(from_layer, quick=8, full=80, at_once=8),
+    outcome=_sinks_carry_little_anywhere,
+    figure="curves",
+    axes=("layer", "cut"),
+    unit="object F1",
+    note="Figure 2f of B with the sinks of A taken out of what is cut.",
 )
 SINKS = Entry(
     "AB.v-sinks",
