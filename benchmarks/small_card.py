@@ -27,12 +27,11 @@ PROJECTED = 32
 
 def measure(lmm, form, scenes, found, keep):
     """Every figure of a form, kept one by one; what asks it to answer, of trained forms."""
+    from photographs import described
     from small_figures import (
         Held,
         answers,
         captions,
-        hiding,
-        knockouts,
         nearest_words,
         perplexity,
         phi,
@@ -53,11 +52,10 @@ def measure(lmm, form, scenes, found, keep):
         steps |= {
             "answers": lambda: answers(held),
             "captions": lambda: captions(held.part(half)),
-            "hiding": lambda: hiding(held.part(2 * third), values[:, : 2 * third]),
             "answers, plain scenes": lambda: answers(plain),
             "captions, plain scenes": lambda: captions(plain.part(third)),
             "captions, query-only": lambda: captions(held.part(third), blind),
-            "knockouts": lambda: knockouts(held.part(scenes // 6)),
+            "photographs": lambda: described(lmm),
         }
     for name, figure in steps.items():
         if name in found:
@@ -113,8 +111,8 @@ def section(form, found):
         f"Perplexity of a paragraph of English: {ours:.2f}; SmolLM2 as it comes {frozen:.2f}.\n\n"
     )
     if "answers" in found:
-        made.append(answered(found) + hidden(found) + staged(found))
-    return "".join(made)
+        made.append(answered(found))
+    return "".join([*made, photographed(found)])
 
 
 def answered(found):
@@ -131,36 +129,27 @@ def answered(found):
     return table(("answers", "on photographs", "plain scenes"), rows) + note
 
 
-def hidden(found):
-    """The table of fig. 3b."""
-    if "hiding" not in found:
+def photographed(found):
+    """The table of photographs."""
+    rows = []
+    for name, one in found.get("photographs", {}).items():
+        sunk = [f"{one['sinks in a box'][at]} of {count}" for at, count in one["sinks"].items()]
+        seen = "yes" if one["seen behind scenes"] else "no"
+        shown = one["answer"].replace("\n", " ").replace("|", " ")
+        rows.append((name, ", ".join(one["boxes"]), seen, f"{one['in a box']:.2f}", *sunk, shown))
+    if not rows:
         return ""
-    arms = {name: arm for name, arm in found["hiding"].items() if isinstance(arm, dict)}
-    rows = [(name, *(cell(arm.get(key)) for key in HIDING)) for name, arm in arms.items()]
-    count = found["hiding"]["hidden a scene"]
-    said = f"Fig. 3b of Kang et al., {count:.1f} image tokens a scene hidden from all text rows; "
-    said += "differences from hiding the sinks with paired 95 % bootstrap intervals:\n\n"
-    head = ("hidden", "caption words", "nll", "accuracy less sinks'", "nll less sinks'")
-    return said + table(head, rows)
-
-
-def staged(found):
-    """The table of knockouts."""
-    if "knockouts" not in found:
-        return ""
-    stages = found["knockouts"]
-    kinds = list(next(iter(stages.values())))
-    rows = [(at, *(number(one[kind], 2) for kind in kinds)) for at, one in stages.items()]
-    said = "The image cut off from text rows from a layer on, share of answer words right, "
-    return said + f"{found['scenes'] // 6} scenes:\n\n" + table(("from layer", *kinds), rows)
+    head = (
+        "photograph", "boxes", "seen in training", "patches in a box",
+        "sinks in a box, layer 6", "layer 15", "answer to \"Describe the image.\"",
+    )  # fmt: skip
+    said = "Real photographs, boxes drawn by hand (`benchmarks/photographs.py`); *seen*: crops of "
+    return said + "it stood behind training scenes:\n\n" + table(head, rows)
 
 
 def cell(value):
     """A number, or nothing where it was not measured."""
     return "" if value is None else number(value)
-
-
-HIDING = ("accuracy", "nll", "accuracy less sinks", "nll less sinks")
 
 
 def card(figures):

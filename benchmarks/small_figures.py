@@ -13,11 +13,10 @@ import torch.nn.functional as F
 
 import vsink_interp as vi
 from vsink_interp.kernels import sink_value
-from vsink_interp.metrics.paired import paired_difference
 from vsink_interp.small.align import ANCHOR_STD, WORDS
 from vsink_interp.small.decoder import Decoder
 from vsink_interp.small.features import Statistics, patch_features, pixel_values
-from vsink_interp.small.packing import PATCHES, PREFIX, Packed, Writer, by_kind
+from vsink_interp.small.packing import Packed, Writer, by_kind
 from vsink_interp.small.parts import language_config, language_file, language_weights
 from vsink_interp.small.scenes import photo_scene, photographs
 from vsink_interp.small.train import embedded
@@ -29,7 +28,6 @@ from vsink_interp.toy.language import (
     ROWS,
     SHAPES,
     YES_NO_KINDS,
-    Question,
     object_f1,
     parse_objects,
 )  # fmt: skip
@@ -176,68 +174,6 @@ def sinks(held, values):
         "patches used at layer 15": int(is_sink[15].any(0).sum()),
         "histogram at layer 22": [counts.tolist(), edges.tolist()],
     }
-
-
-def hiding(held, values, *, layer=15, draws=0):
-    """Fig. 3b: image tokens hidden from every text row in all layers, over captions.
-
-    Sinks of a layer, as many random image tokens, and as many random background tokens.
-    """
-    is_sink = values[layer, :, 1:] >= held.lmm.sinks.tau
-    rng = np.random.default_rng(draws)
-    chosen = {"nothing": torch.zeros_like(is_sink), "sinks": is_sink}
-    for name, pool in (("random image", ~is_sink), ("random background", ~is_sink & held.free)):
-        order = torch.from_numpy(rng.random(is_sink.shape)).masked_fill(~pool, 2.0).argsort(-1)
-        chosen[name] = order.argsort(-1) < is_sink.sum(-1, keepdim=True)
-    asked = [[Question("caption", DESCRIBE, one.caption)] for one in held.scenes]
-    rows = {}
-    for name, hidden in chosen.items():
-
-        def mask(packed, number, hidden=hidden):
-            keys = F.pad(hidden[number], (1, packed.ids.shape[1] - 1 - PATCHES))
-            return packed.visible() & ~((packed.turn > 0)[:, :, None] & keys)
-
-        told = held.told(asked, mask)
-        content = [torch.tensor([w > 0.3 for w in scene[0][0].weights]) for scene in told]
-        rows[name] = (
-            [float(s[0][2][c].float().mean()) for s, c in zip(told, content, strict=True)],
-            [float(-s[0][1][c].mean()) for s, c in zip(told, content, strict=True)],
-        )
-    found = {
-        name: {"accuracy": float(np.mean(good)), "nll": float(np.mean(cost))}
-        for name, (good, cost) in rows.items()
-    }
-    for name in ("random image", "random background"):
-        for i, what in enumerate(("accuracy", "nll")):
-            paired = paired_difference(rows["sinks"][i], rows[name][i])
-            found[name][f"{what} less sinks"] = [paired.difference, paired.low, paired.high]
-    return found | {"hidden a scene": float(is_sink.float().sum(-1).mean())}
-
-
-def knockouts(held):
-    """Accuracy by kind with the image cut off from text rows from layer l on, for each l."""
-    layers = len(held.decoder.model.layers)
-    caption = [Question("caption", DESCRIBE, one.caption) for one in held.scenes]
-    asked = [[c, *one.questions] for c, one in zip(caption, held.scenes, strict=True)]
-    found = {}
-    for first in (0, 8, 12, 16, 18, 20, 22, 24, 26, layers):
-
-        def mask(packed, _, first=first):
-            rows = packed.turn > 0
-            image = torch.zeros(packed.ids.shape[1], dtype=torch.bool)
-            image[1:PREFIX] = True
-            seen = packed.visible()
-            cut = seen & ~(rows[:, :, None] & image)
-            return torch.stack([seen] * first + [cut] * (layers - first))
-
-        told = held.told(asked, mask)
-        turns = [turn for scene in told for turn, *_ in scene]
-        share = [float(good.float().mean()) for scene in told for *_, good in scene]
-        kinds: dict[str, list[float]] = {}
-        for turn, part in zip(turns, share, strict=True):
-            kinds.setdefault(turn.kind, []).append(part)
-        found[str(first)] = {kind: float(np.mean(parts)) for kind, parts in kinds.items()}
-    return found
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 import vsink_interp as vi
 from tests import plain_process
+from vsink_interp.cli import figures
 from vsink_interp.cli.main import app
+from vsink_interp.small import packages
 
 
 @pytest.fixture
@@ -140,9 +142,10 @@ def test_demo_and_report_write_a_page(vsink, tmp_path, monkeypatch):
 
     monkeypatch.setattr(vi.plot, "report", render)
     out = tmp_path / "demo.html"
-    done = vsink("demo", "--out", str(out), "--scenes", "2", "--seed", "4")
+    done = vsink("demo", "--out", str(out), "--scenes", "2", "--seed", "4", "--no-small")
     assert out.read_text() == f"{vi.toy.scene(4).caption}|describe the image|2|40"
     assert str(out) in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.html"]
     vi.toy.scene(9).image.save(tmp_path / "mine.png")
     words = (
         "--image",
@@ -154,6 +157,21 @@ def test_demo_and_report_write_a_page(vsink, tmp_path, monkeypatch):
     )
     vsink("report", *words, "--out", str(out))
     assert out.read_text() == "|how many?|1|9"
+
+
+def test_the_demo_is_on_the_small_lmm_too_where_it_is_installed(vsink, tmp_path, monkeypatch):
+    """Beside that on the toy, over a few scenes; elsewhere the command that installs it is said."""
+    opened = []
+    monkeypatch.setattr(figures, "open_model", lambda model: opened.append(model) or vi.LMM.toy())
+    monkeypatch.setattr(vi.plot, "report", lambda study, **_: f"{len(study.cases)}")
+    out = tmp_path / "demo.html"
+    for there, said in ((False, "vsink small install"), (True, "demo-small.html")):
+        monkeypatch.setattr(packages, "installed", lambda there=there: there)
+        assert said in vsink("demo", "--out", str(out), "--scenes", "9").stdout
+        assert (tmp_path / "demo-small.html").exists() is there
+    assert opened == ["toy", "toy", "small"]
+    assert out.read_text() == "9"
+    assert int((tmp_path / "demo-small.html").read_text()) < 9, "each takes half a minute"
 
 
 @pytest.mark.parametrize(

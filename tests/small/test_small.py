@@ -13,22 +13,42 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module", params=adapters())
+def lmm(request, cache):
+    del cache
+    return vi.LMM.small(request.param)
+
+
 @pytest.fixture(scope="module")
-def lmm(tmp_path_factory):
+def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("VSINK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield vi.LMM.small(adapters()[0])
+        yield
 
 
 def test_it_is_a_model_of_transformers_and_built_once(lmm):
-    folder = built(adapters()[0])
-    assert lmm.name == f"small ({adapters()[0]})"
+    form = lmm.name.removeprefix("small (").removesuffix(")")
+    folder = built(form)
+    assert lmm.name == f"small ({form})"
     assert {"config.json", "NOTICE.md", "model.safetensors"} <= {p.name for p in folder.iterdir()}
-    assert [path for path in folder.parent.iterdir() if path != folder] == []
+    assert [path for path in folder.parent.iterdir() if path.name[0] == "."] == []
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert built(adapters()[0]) == folder
+    assert built(form) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     assert type(lmm.hf_model).__name__ == "LlavaForConditionalGeneration"
+
+
+@pytest.mark.usefixtures("cache")
+def test_it_opens_in_half_precision_and_answers_nearly_the_same():
+    """bfloat16 keeps three digits: the likeliest words stay likely."""
+    plain, half = (
+        vi.LMM.small(check=False, dtype=dtype).run(vi.toy.scene(seed=0).image, "how many objects?")
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half.logits.dtype == torch.bfloat16
+    rows = plain.logits[0, -1], half.logits[0, -1].float()
+    assert int(rows[0].argmax()) in rows[1].topk(5).indices.tolist()
+    assert 0 < (rows[0] - rows[1]).abs().mean() < 0.02 * (rows[0].max() - rows[0].min())
 
 
 def test_an_image_becomes_64_tokens_behind_the_first(lmm):

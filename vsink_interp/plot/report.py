@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, final
 
 from ..errors import VsinkError
@@ -80,6 +81,12 @@ TOY_LIMITS: Final = (
     "That attention finds objects unasked. Early in training of the toy LMM, a loss taught two "
     "heads of layers 3 and 4 where to attend; it was off at the end.",
 )
+SMALL_LIMITS: Final = (
+    "That the small LMM stands for large models, or sees what photographs show. It was trained on "
+    "drawn scenes, and names colours and shapes in whatever it is shown.",
+    "That its sinks owe nothing to training. They are SmolLM2's own, and no loss speaks of them, "
+    "but what its projector makes of background was chosen by counting them. See its card.",
+)
 
 
 def report(study: Study, *, watch: Watch | None = None) -> str:
@@ -135,6 +142,14 @@ def is_toy(study: Study) -> bool:
     return study.lmm.hf_model.config.name_or_path == str(weights_dir)
 
 
+def is_small(study: Study) -> bool:
+    """Whether the model is a form of the small LMM that ships with the package."""
+    from ..small.model import cache_dir
+
+    folder = Path(study.lmm.hf_model.config.name_or_path)
+    return folder.parent == cache_dir() and folder.name.startswith("small-")
+
+
 def _facts(study: Study) -> str:
     lmm = study.lmm
     parameters = sum(weight.numel() for weight in lmm.hf_model.parameters())
@@ -155,7 +170,8 @@ def _facts(study: Study) -> str:
 
 
 def _limits(study: Study) -> str:
-    claims = [*(TOY_LIMITS if is_toy(study) else ()), *LIMITS]
+    of_model = TOY_LIMITS if is_toy(study) else SMALL_LIMITS if is_small(study) else ()
+    claims = [*of_model, *LIMITS]
     if study.cases.truth is None:
         claims.append(
             "That the answer is right. The contents of this image are unknown, so object F1 "

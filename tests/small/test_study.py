@@ -1,0 +1,80 @@
+"""The study of natural sinks: its page is what was measured, its arms and counts are what they say."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp
+
+BENCHMARKS = Path(vsink_interp.__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import natural_sinks_measures as measures
+    import natural_sinks_page as page
+
+    yield SimpleNamespace(measures=measures, page=page)
+    for name in ("natural_sinks_measures", "natural_sinks_page", "small_figures"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_holds_the_kept_figures(scripts):
+    page = scripts.page
+    figures = json.loads(page.FIGURES.read_text())
+    written = page.page(figures)
+    assert written == page.PAGE.read_text(), "python benchmarks/natural_sinks.py --write"
+    assert "Not measured" not in written
+    figures["anchored"]["hiding"]["caption words"]["sinks"]["is"][0] = 0.123
+    assert "| 0.123 |" in page.page(figures)
+    assert "{{" not in written
+
+
+def drawn(scenes=40):
+    """phi of 30 layers, a first token and 64 image tokens, and which patches hold no object."""
+    rng = np.random.default_rng(1)
+    values = torch.from_numpy(rng.choice([15.0, 23.0], (30, scenes, 65), p=[0.9, 0.1]))
+    free = torch.from_numpy(rng.random((scenes, 64)) < 0.85)
+    return SimpleNamespace(lmm=SimpleNamespace(sinks=SimpleNamespace(tau=20.0)), free=free), values
+
+
+def test_as_many_others_are_hidden_and_the_first_patch_in_no_arm_but_its_own(scripts):
+    held, values = drawn()
+    is_sink = values[scripts.measures.MIDDLE, :, 1:] >= 20
+    arms = scripts.measures.arms_of(held, values)
+    assert list(arms) == ["nothing", "sinks", "random image", "random background", "first patch"]
+    many = arms["sinks"].sum(-1)
+    assert many.sum() > 100
+    for name in ("random image", "random background"):
+        assert torch.equal(arms[name].sum(-1), many)
+        assert not (arms[name] & is_sink).any()
+    assert not (arms["random background"] & ~held.free).any()
+    assert (arms["random image"] & ~held.free).any()
+    assert not any(arms[name][:, 0].any() for name in list(arms)[:-1])
+    assert arms["first patch"].nonzero()[:, 1].tolist() == [0] * 40
+    assert not arms["nothing"].any()
+
+
+def test_counts_of_a_row_written_by_hand(scripts):
+    """Three scenes: a run of two in front, one sink on an object behind, none."""
+    is_sink = torch.zeros(3, 64, dtype=torch.bool)
+    is_sink[0, :2] = is_sink[1, 9] = True
+    free = torch.ones(3, 64, dtype=torch.bool)
+    free[1, 9] = False
+    found = scripts.measures.counted(SimpleNamespace(free=free), is_sink)
+    assert {name: round(value[0], 4) for name, value in found.items()} == {
+        "sinks": 1.0,
+        "scenes with one": 0.6667,
+        "of background": round(2 / 64 / 3, 4),
+        "of objects": 1.0,  # the one scene that has one
+        "in the leading run": 0.5,  # both of the first, none of the second
+    }
+    assert found["sinks"][1] == 0 and found["sinks"][2] == 2, "the least and the most of a draw"
+    above = scripts.measures.above
+    assert above(torch.tensor([2.0, 0.0]), torch.tensor([1.0])) == 0.5
