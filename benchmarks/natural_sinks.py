@@ -21,15 +21,15 @@ from vsink_interp.storage import write_bytes, write_text
 
 PICTURES = FIGURES.parents[1] / "docs" / "assets" / "natural-sinks"
 ENTRIES = {
-    "A.fig3a": 24,
-    "A.fig3b": 32,
-    "A.fig3c": 24,
-    "A.fig4": 24,
-    "AB.knockout-sinks": 32,
-    "AB.v-sinks": 24,
-    "AB.top-k": 16,
-    "B.fig2e": 32,
-    "B.fig7": 32,
+    "A.fig3b": 24,
+    "AB.v-sinks": 16,
+    "B.fig7": 24,
+    "A.fig3c": 16,
+    "A.fig3a": 16,
+    "A.fig4": 16,
+    "B.fig2e": 16,
+    "AB.top-k": 12,
+    "AB.knockout-sinks": 16,
 }
 """Reproductions of both papers, and over how many scenes each is measured."""
 DRAWN = ("A.fig3a", "A.fig4", "B.fig7")

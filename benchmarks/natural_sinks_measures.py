@@ -4,8 +4,6 @@ Scenes are held out from training. Intervals are 95 % percentile bootstrap over 
 differences are paired.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,9 @@ from vsink_interp.toy.language import DESCRIBE, YES_NO_KINDS, Question
 LAYERS = (6, 15, 22)
 """Where sinks are counted: in the first stage, and twice in the second."""
 MIDDLE = 15
-CUTS = (0, 8, 12, 14, 16, 18, 20, 22, 24, 26, 30)
+CUTS = (0, 8, 12, 16, 18, 20, 22, 24, 26, 30)
+COUNTED, ASKED, FEW = 100, 100, 24
+"""Scenes in which sinks are counted by condition, of hidden tokens, of knockouts and of VAR."""
 
 
 def mean(values):
@@ -291,16 +291,16 @@ def _run(lmm, asked, graph):
 def steps(held):
     """The measures of a form by name; those of a frozen LM answer nothing."""
     values = phi(held)
-    part, small = held.part(100), held.part(48)
+    part, few = held.part(COUNTED), held.part(FEW)
     found = {
         "before the image": lambda: before_the_image(part),
         "made of": lambda: made_of(part),
-        "off manifold": lambda: off_manifold(part, values[:, :100]),
+        "off manifold": lambda: off_manifold(part, values[:, :COUNTED]),
         "by layer": lambda: by_layer(held, values),
     }
     answers = {
-        "hiding": lambda: hiding(part, values[:, :100]),
-        "staged": lambda: staged(small),
-        "redistribution": lambda: redistribution(replace(held, scenes=held.scenes[:40])),
+        "hiding": lambda: hiding(held.part(ASKED), values[:, :ASKED]),
+        "staged": lambda: staged(few),
+        "redistribution": lambda: redistribution(few),
     }
     return found, answers

@@ -129,7 +129,7 @@ def verdicts(figures):
     """What holds of both papers."""
     from vsink_interp.reproduction import find
 
-    names = [n for n in figures["anchored"] if "." in n]
+    names = [n for n in figures.get("anchored", {}) if "." in n]
     rows = []
     for name in names:
         said = [figures.get(form, {}).get(name) for form in ("anchored", "toy")]

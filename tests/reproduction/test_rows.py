@@ -9,6 +9,7 @@ from vsink_interp.experiments import ObjectMasks, naming_rows
 from vsink_interp.model.progress import silent
 from vsink_interp.reproduction import Measurements, Setup, find
 from vsink_interp.reproduction.both.localising_heads import tested
+from vsink_interp.reproduction.paper_a import ablations
 from vsink_interp.reproduction.paper_b.compressed import yes_f1
 from vsink_interp.toy.language import DESCRIBE
 
@@ -197,3 +198,32 @@ def test_the_largest_norms_are_sinks_and_a_description_is_counted(lmm):
         (naive,) = picked(found, case=case, of="tokens", context="naive")
         assert len(words) <= count < naive
         assert picked(found, case=case, of="seconds to describe", **told)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("sink", "other", "at", "holds"),
+    [(23.9, 14.1, 507, True), (17.0, 14.1, 507, False), (23.9, 5.0, 8, False)],
+)
+def test_sinks_look_like_the_first_token_where_phi_is_bounded(sink, other, at, holds):
+    """The first is SmolLM2: phi is at most 24, and ordinary tokens have 14 of it."""
+    peaks = {
+        "first token": (23.8, 507),
+        "visual sink": (sink, at),
+        "other image token": (other, 507),
+    }
+    rows = tuple(
+        {"case": 0, "token": token, "dim": dim, "sink": 1, "value": value if dim == place else 0.1}
+        for token, (value, place) in peaks.items()
+        for dim in (8, 507)
+    )
+    outcome = find("A.fig2").outcome(Measurements("A.fig2", rows, {}))
+    assert outcome.holds is holds
+
+
+def test_attention_goes_to_text_where_a_prompt_has_no_system_tokens(lmm):
+    """The small LMM's has none. All text but the first token gets what the sinks lose."""
+    arms = ablations.budget_target(lmm, Setup(quick=True))
+    encoding = lmm.encode(vi.toy.scene(seed=0).image, "<image>describe the image", chat=False)
+    assert "system" not in str(encoding.layout)
+    moved = lmm.run(encoding, graph=arms["text"].graph).logits - lmm.run(encoding).logits
+    assert moved.abs().amax() > 0.01

@@ -1,4 +1,4 @@
-"""The study of natural sinks: its page is what was measured, its arms and counts are what they say."""
+"""The study of natural sinks: its page is what was measured, its arms are what they say."""
 
 import json
 import sys

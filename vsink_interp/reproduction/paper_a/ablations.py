@@ -73,7 +73,7 @@ def head_selection(lmm: LMM, setup: Setup) -> Mapping[str, Arm]:
 def budget_target(lmm: LMM, setup: Setup) -> Mapping[str, Arm]:
     """Where the attention taken from sinks goes, in the image-centric heads."""
     heads = chosen(ranking(lmm, setup), "image-centric", setup.seed)
-    text = "system query generated"
+    text = "~image & ~bos"  # a prompt may have no system tokens
     return {
         "visual non-sinks": Arm(moved(heads)),
         "text": Arm(moved(heads, target=text)),

@@ -37,7 +37,7 @@ def along_the_depth(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
 
 
 def _same_dims(found: Measurements) -> Outcome:
-    """Visual sinks are largest where the first token is, and other image tokens are not."""
+    """Visual sinks are largest where the first token is, and more like it than like the others."""
     peaks = {
         token: max(found.where(token=token, sink=1).summary(["dim"]), key=lambda s: s.mean)
         for token in found.labels("token")
@@ -45,8 +45,11 @@ def _same_dims(found: Measurements) -> Outcome:
     told = "; ".join(f"{t}: {one.mean:.1f} at {one.group['dim']}" for t, one in peaks.items())
     if "visual sink" not in peaks:
         return Outcome(None, f"no visual sink in these images; {told}")
-    sink, other = peaks["visual sink"].mean, peaks["other image token"].mean
-    return Outcome(sink > 2 * other, told)
+    first, sink, other = (
+        peaks[name] for name in ("first token", "visual sink", "other image token")
+    )
+    same = first.group["dim"] == sink.group["dim"]
+    return Outcome(same and abs(first.mean - sink.mean) < sink.mean - other.mean, told)
 
 
 _PEAKS = (
