@@ -125,6 +125,12 @@ def entry(name, figures):
     return table(head, [[label, *(rows.get(label, "") for *_, rows in parts)] for label in labels])
 
 
+def said(name, figures):
+    """What a reproduction says about the claim, on the small model and on the toy."""
+    parts = [(form, figures.get(form, {}).get(name)) for form in FORMS]
+    return "\n".join(f"- {form}: {one['because']}" for form, one in parts if one)
+
+
 def verdicts(figures):
     """What holds of both papers."""
     from vsink_interp.reproduction import find
@@ -179,6 +185,7 @@ def tables(figures):
         for name in own:
             if "." in name:
                 found[name] = entry(name, figures)
+                found[f"{name}: said"] = said(name, figures)
     return {**found, "verdicts": verdicts(figures)}
 
 
