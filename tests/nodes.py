@@ -74,12 +74,24 @@ SIZED = {
     "scaled heads": vi.edits.ScaleHeads(0.2, heads=(0, 1)),
     "scaled keys": vi.edits.ScaleKeys("image", 0.2),
     "steered": vi.edits.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3"),
+    "steered at the old norm": vi.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3", norm="keep"),
     "set dimensions": vi.edits.SetDims((3, 17), 4.0, layers=1),
 }
 CALIBRATIONS = {
     "calibrated": vi.edits.ACT(0.06, 0.1, layers=":"),
     "calibrated answer": vi.edits.ACT(0.06, 0.1, layers="1:", rows="query generated", heads=(0, 2)),
 }
+BY_ROW = {
+    "heads cut by row": vi.Knockout(
+        "image -> query generated", "1:", heads=vi.TopHeads("image", 2)
+    ),
+}
+SHRINKING = {
+    "scaled pattern": vi.ScalePattern("image & ~sink", 0.2, heads=(0, 3)),
+    "register": vi.SoftmaxRegister(1.5, layers="1:"),
+    "heads damped by row": vi.ScaleHeads(0.1, heads=~vi.TopHeads("sink & image", 2)),
+}
+"""Edits after which rows sum to less than one."""
 DROPS = {
     "image dropped": vi.DropKeys("image"),
     "sinks dropped": vi.DropKeys("sink & image", "1:"),
@@ -88,6 +100,9 @@ DROPS = {
 CONTRASTS = {
     "noised image": vi.edits.Contrast("noise", beta=0.0, seed=3),
     "disturbed instruction": vi.edits.Contrast(prefix="you are a big blue friend", beta=0.0),
+    "edited second pass": vi.edits.Contrast(
+        graph=vi.edits.ScaleScores("image", 0.2, heads=vi.TopHeads("sink & image", 2)), beta=0.0
+    ),
 }
 OTHER = tiny.lmm().run(
     tiny.lmm().encode(tiny.image(9), "count"),
@@ -110,7 +125,7 @@ PATCHES = {
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-PORTABLE = KNOCKOUTS | HIDDEN | VARS | SIZED | CALIBRATIONS | REPLACED
+PORTABLE = KNOCKOUTS | HIDDEN | VARS | SIZED | CALIBRATIONS | REPLACED | BY_ROW | SHRINKING
 EDITS: dict[str, vi.Edit] = PORTABLE | CONTRASTS | PATCHES | FNS | IN_PLACE
 VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
 """The edits that JSON can carry: those that change patterns, and all."""

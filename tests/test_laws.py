@@ -147,7 +147,7 @@ def patterns(lmm, encoding, edit, probe=None):
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-@every(nodes.PORTABLE)
+@every([name for name in nodes.PORTABLE if name not in nodes.SHRINKING])
 def test_rows_of_the_pattern_sum_to_one_after_an_edit(name, attention):
     encoding = tiny.batch(prompt_for(name), "image last")
     after = patterns(tiny.lmm(attention=attention), encoding, EDITS[name])
@@ -156,6 +156,14 @@ def test_rows_of_the_pattern_sum_to_one_after_an_edit(name, attention):
     torch.testing.assert_close(sums[keep], torch.ones_like(sums[keep]), atol=2e-6, rtol=0)
     before = patterns(tiny.lmm(attention=attention), encoding, vi.EditGraph())
     assert apart(after, before) > 0.01, "nothing changed"
+
+
+@every(nodes.SHRINKING)
+def test_rows_sum_to_less_where_an_edit_gives_nothing_in_return(name):
+    encoding = tiny.batch(prompt_for(name), "image last")
+    sums = patterns(tiny.lmm(), encoding, EDITS[name]).sum(-1)
+    assert 0 < sums[..., -1].min() < 0.9
+    assert sums.max() < 1 + 2e-6
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -85,7 +85,8 @@ class Eager:
         scores = self.at("attn_scores", layer, scores, extras)
         wide = torch.float64 if query.dtype == torch.float64 else torch.float32
         pattern = torch.softmax(scores, -1, dtype=wide).to(query.dtype)
-        pattern = self.at("pattern", layer, pattern, extras)
+        total = scores.to(wide).exp().sum(-1).log()
+        pattern = self.at("pattern", layer, pattern, extras | {"total": total})
         z = self.at("z", layer, (pattern @ values).transpose(1, 2), extras)
         return z.contiguous(), pattern
 

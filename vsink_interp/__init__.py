@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         AddScores,
         Contrast,
         CopyHead,
+        Directions,
         DropKeys,
         Fn,
         HideKeys,
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
         Redistribute,
         ScaleHeads,
         ScaleKeys,
+        ScalePattern,
         ScaleScores,
         SetDims,
+        SoftmaxRegister,
         Steer,
     )
     from .errors import (
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
         VsinkError,
     )
     from .evaluation import evaluate
-    from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site
+    from .graph import HOOKS, Edit, EditGraph, HookPoint, Probe, Site, TopHeads
     from .model import (
         LMM,
         CompressedContext,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         RunStore,
         Session,
         Video,
+        mark,
         merge_shards,
         readout,
         run_dataset,
@@ -90,6 +94,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "LMM",
     "Encoding",
     "TokenLayout",
+    "TopHeads",
     "ImageSpan",
     "View",
     "Run",
@@ -111,6 +116,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "AddScores",
     "Contrast",
     "CopyHead",
+    "Directions",
     "DropKeys",
     "Fn",
     "HideKeys",
@@ -119,8 +125,10 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "Redistribute",
     "ScaleHeads",
     "ScaleKeys",
+    "ScalePattern",
     "ScaleScores",
     "SetDims",
+    "SoftmaxRegister",
     "Steer",
     "VAR",
     "probe",
@@ -141,6 +149,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "HeadRanking",
     "HEAD_PROBES",
     "head_probes",
+    "mark",
     "rank_heads",
     # rooms with more in them
     "edits",

@@ -152,6 +152,33 @@ def test_it_composes_with_var(edited, lmm, eager):
         assert apart(other.logits[:, 0], run.logits[:, 0]) > 1e-3
 
 
+def test_the_second_pass_has_edits_of_its_own(lmm, eager):
+    """As in ASCD: attention raised in the first pass, cut in the second, nothing else distorted."""
+    encoding = tiny.batch("one image", "short")
+    cut = vi.Knockout("image -> query generated", "1:")
+    first = vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1)
+    shares = {"p": first.p, "rho": first.rho, "least": first.min_image_mass}
+    by_var = restated.redistribution(
+        encoding.layout, "paper", range(3), tiny.SINKS.dims, tiny.SINKS.tau, **shares
+    )
+    by_cut = restated.knockout(encoding.layout, ["image"], ["query", "generated"], range(1, 4))
+    edit = Contrast(graph=cut, alpha=0.7, beta=0.0)
+    wanted, logits = by_hand(eager, encoding.inputs, encoding.inputs, edit, N, by_var, by_cut)
+    run = lmm.generate(encoding, graph=first | edit, max_new_tokens=N)
+    assert torch.equal(run.generated, wanted)
+    close(run.logits, logits)
+    assert vi.EditGraph.from_json((first | edit).to_json()) == first | edit
+    assert eval(repr(edit), {"Contrast": Contrast, "Knockout": vi.Knockout}) == edit
+
+
+def test_sinks_that_only_the_second_pass_needs_are_found(lmm):
+    encoding = tiny.encode()
+    edit = Contrast("noise", beta=0.0, graph=vi.Knockout("sink & image -> query generated"))
+    apart_from = lmm.generate(encoding, graph=Contrast("noise", beta=0.0), max_new_tokens=2)
+    run = lmm.generate(encoding, graph=edit, max_new_tokens=2)
+    assert apart(run.logits[:, 0], apart_from.logits[:, 0]) > 1e-3
+
+
 def test_a_knockout_follows_into_a_prompt_of_another_length(lmm, eager):
     encoding, edit = tiny.encode(), Contrast(prefix=PREFIX, beta=0.0, edited=True)
     other = lmm.encode(tiny.image(0), f"{PREFIX} {encoding.prompts[0]}", chat=False)
@@ -312,6 +339,9 @@ def test_an_error_in_the_second_pass_leaves_nothing_behind():
         (lambda: Contrast("noise", step=1000), "0 to 999"),
         (lambda: Contrast("none", step=100), "belong to the noise"),
         (lambda: Contrast(prefix=PREFIX, seed=1), "belong to the noise"),
+        (lambda: Contrast(graph=vi.probes.SegmentMass()), "is none"),
+        (lambda: Contrast(graph=Contrast("noise")), "is none"),
+        (lambda: Contrast(graph=vi.DropKeys("image"), edited=True), "write them all into graph="),
     ],
 )
 def test_what_cannot_be_read_is_refused_where_it_is_written(make, why):
@@ -332,6 +362,10 @@ def test_what_cannot_be_spoiled_is_refused(lmm):
     with pytest.raises(vi.CapabilityError, match="inside attention"):
         steer = vi.edits.SetDims((3,), 1.0)
         lmm.run(tiny.encode(), graph=steer | Contrast("noise", edited=True))
+    with pytest.raises(vi.CapabilityError, match="inside attention"):
+        lmm.run(tiny.encode(), graph=Contrast(graph=steer))
+    with pytest.raises(vi.LayoutError, match="no image token"):
+        lmm.run(tiny.encode("text"), graph=Contrast(graph=vi.Knockout("image -> query")))
     with pytest.raises(vi.CapabilityError, match="which belongs to which"):
         Contrast("noise").spoiled(torch.zeros(7, 5), [1, 1])
 

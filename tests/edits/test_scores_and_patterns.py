@@ -187,6 +187,17 @@ def test_steering_adds_the_direction_at_its_rows_alone():
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_steering_may_keep_the_norm_that_a_vector_had():
+    resid = probes.Resid(layers=AT)
+    direction = np.linspace(-1, 1, tiny.WIDTH)
+    before = clean(resid)
+    summed = before + 2.0 * direction
+    scaled = summed * np.linalg.norm(before, axis=1, keepdims=True)
+    scaled /= np.linalg.norm(summed, axis=1, keepdims=True)
+    found = edited(Steer(direction, AT, scale=2.0, rows="query", norm="keep"), resid)
+    np.testing.assert_allclose(found, np.where(mask("query")[:, None], scaled, before), atol=1e-5)
+
+
 def test_set_coordinates():
     resid = probes.Resid(layers=AT, at="pre")
     wanted = clean(resid)
@@ -229,6 +240,7 @@ def test_what_the_model_does_not_have_is_refused(edit):
         lambda: Redistribute("bos", "image", 1.5),
         lambda: AddScores("image", 1.0, rows="sink"),
         lambda: SetDims(()),
+        lambda: Steer((0.0, 1.0), norm="half"),
     ],
 )
 def test_what_cannot_be_read_is_refused_where_it_is_written(make):

@@ -8,7 +8,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp import experiments as ex
 from vsink_interp.experiments.depth import chosen_layers
-from vsink_interp.experiments.patching import _refuse_odd as refuse_odd
+from vsink_interp.experiments.patch_pair import refuse_odd
 
 QUESTION = tiny.PROMPTS["one image"][1]
 CLEAN, CORRUPTED = (tiny.image(0), QUESTION), (tiny.image(9), QUESTION)
@@ -100,6 +100,45 @@ def test_by_position_every_token_is_patched_alone():
     first = int(layout.mask("image")[0].nonzero()[0])
     assert found.names[found.places.index(first + 4)] == f"{first + 4} image[0] 4"
     assert [name.split()[1] for name in found.names[-3:]] == ["?", "assistant", ":"]
+
+
+def test_a_window_patches_its_layers_at_once():
+    """Against hooks on plain transformers that put back the output of two MLPs."""
+    blocks, kept = tiny.lmm().hf_model.model.language_model.layers, {}
+    image = tiny.encode().layout.mask("image")[0]
+
+    def by_window(layers):
+        def put(layer):
+            def change(_, __, out):
+                new = out.clone()
+                new[:, image] = kept[layer][:, image]
+                return new
+
+            return change
+
+        hooks = [blocks[at].mlp.register_forward_hook(put(at)) for at in layers]
+        logits = tiny.plain(tiny.lmm(), tiny.lmm().encode(*CORRUPTED))[0, -1]
+        for hook in hooks:
+            hook.remove()
+        return logits
+
+    hooks = [
+        block.mlp.register_forward_hook(lambda _, __, out, i=i: kept.update({i: out.clone()}))
+        for i, block in enumerate(blocks)
+    ]
+    tiny.plain(tiny.lmm(), tiny.lmm().encode(*CLEAN))
+    for hook in hooks:
+        hook.remove()
+    how = {"hook": "hook_mlp_out", "segments": ["image"]}
+    found = ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", window=2, **how)
+    one, other = tiny.tokenizer().convert_tokens_to_ids(["red", "blue"])
+    for layer, window in ((0, (0,)), (2, (1, 2)), (3, (2, 3))):
+        logits = by_window(window)
+        want = float(logits[one] - logits[other])
+        assert found.difference[layer, 0] == pytest.approx(want, abs=1e-4)
+    assert found.window == 2
+    with pytest.raises(vi.InputError, match="window=0"):
+        ex.patching(tiny.lmm(), CLEAN, CORRUPTED, "red", "blue", window=0, **how)
 
 
 def test_what_does_not_go_together_is_refused():

@@ -34,6 +34,9 @@ OVER_CASES = {
     ex.PatchSweep: lambda lmm, **o: ex.patching(
         lmm, *PAIR, layers=[3], segments=["query", "image"], **o
     ),
+    ex.AttributionSweep: lambda lmm, **o: ex.attribution_patching(
+        lmm, *PAIR, by="segment", layers=[3], check=2, **o
+    ),
     ex.KnockoutSweep: lambda lmm, **o: ex.knockout_sweep(
         lmm, BATCHED, flows=["image -> generated"], layers=[0, 4], **o
     ),
@@ -54,6 +57,9 @@ OF_ONE_IMAGE = {
     ex.WordLens: lambda lmm, **o: ex.word_lens(lmm, IMAGE, ASKED, ["red"], layers=[3], **o),
     ex.LogitParts: lambda lmm, **o: ex.logit_attribution(lmm, IMAGE, ASKED, "white", **o),
     ex.WordMaps: lambda lmm, **o: ex.word_maps(lmm, IMAGE, ASKED, max_new_tokens=3, **o),
+    ex.ImageAttribution: lambda lmm, **o: ex.integrated_gradients(
+        lmm, IMAGE, ASKED, "white", steps=2, **o
+    ),
     ex.VisionSinks: lambda lmm, **o: ex.vision_sinks(lmm, IMAGE, ASKED, **o),
 }
 MADE = OVER_CASES | OF_ONE_IMAGE

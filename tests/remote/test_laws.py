@@ -16,6 +16,7 @@ from vsink_interp.remote.client import Submitting
 CANNOT = {
     "noised image": "second pass",
     "disturbed instruction": "second pass",
+    "edited second pass": "second pass",
 }
 OWN = {"an edit of one's own": Shrink(0.5, "1:3")}
 GRAPHS = {**EDITS, **OWN, **{f"probe {name}": probe for name, probe in PROBES.items()}}

@@ -10,10 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Layers, Site
+from ..graph import Layers, Site, TopHeads
 from ..kernels import calibrate
 from ..tokens import parse_group
-from .heads import heads_at
+from .heads import chosen_in, heads_at
 from .row_edit import RowEdit
 
 
@@ -78,6 +78,12 @@ class ACT(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
+        new = self._calibrated(value, site)
+        if not isinstance(self.heads, TopHeads):
+            return new
+        return torch.where(chosen_in(site, self.heads, value)[..., None], new, value)
+
+    def _calibrated(self, value: Tensor, site: Site) -> Tensor:
         bounds = site.once(self, partial(self._bounds, value.shape[1]))[..., : site.n_keys]
         rows = site.rows(self.rows)
         if not site.prefill:
@@ -88,5 +94,6 @@ class ACT(RowEdit):
         """The mean attention above which a key is a sink; infinite for a sample's first token."""
         real = whole.keys("all")
         spared = (real.cumsum(-1) <= 1)[:, None]  # the padding before it has no attention
-        heads = heads_at(whole, self.heads, n_heads)[:, None]
+        named = None if isinstance(self.heads, TopHeads) else self.heads
+        heads = heads_at(whole, named, n_heads)[:, None]
         return torch.where(heads, torch.where(spared, torch.inf, self.threshold), -torch.inf)

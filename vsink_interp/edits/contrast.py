@@ -7,14 +7,14 @@ the instruction (ICD).
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import CapabilityError, NotationError, unknown
-from ..graph import Edit, Layers, Site
+from ..graph import CacheEdit, Edit, Layers, Node, Site, as_graph
 from ..kernels import contrast, diffuse
 from ..tokens import TokenLayout
 
@@ -36,11 +36,13 @@ class Contrast(Edit):
     `Run.logits` holds contrasted logits; `probes.Logits` placed before the contrast records the
     plain ones. In `run`, only the last prompt row is contrasted.
 
-    Other edits act in the first pass only, unless `edited`. If only the image is distorted, samples
-    of a batch without an image keep their logits.
+    Other edits act in the first pass only, unless `edited`; those of `graph` in the second only. If
+    only the image is distorted, samples of a batch without an image keep their logits.
 
     ```python
     lmm.generate(image, "What is this?", vi.Contrast("noise", alpha=1.0)).text     # VCD
+    weaker = vi.Contrast(graph=vi.ScaleScores("image", 0.5))         # the second pass sees less
+    lmm.generate(image, "What is this?", weaker).text
     ```
 
     **Arguments:**
@@ -58,11 +60,13 @@ class Contrast(Edit):
         a batch.
     - `edited`: apply the graph's other edits in the second pass too; they must be edits inside
         attention or of the cache.
+    - `graph`: edits of the second pass alone, inside attention or of the cache; a node, several or
+        a graph, kept as a tuple. With them nothing else has to be distorted.
 
     **Raises:** `NotationError` if nothing is distorted, a number is out of range, or a step or seed
     is given without noise. When run: `LayoutError` if there is no image to distort; `NotationError`
     for `edited` without any other edit; `CapabilityError` if pixels cannot be assigned to images,
-    and for `edited` with an edit outside attention.
+    and for an edit outside attention in the second pass.
     """
 
     hook: ClassVar[str] = "unembed.hook_out"
@@ -77,14 +81,16 @@ class Contrast(Edit):
     step: int = 500
     seed: int = 0
     edited: bool = False
+    graph: Any = ()
 
     def __post_init__(self) -> None:
+        self._take_graph()
         if self.image is not None and self.image not in _IMAGES:
             raise NotationError(unknown("distorted image", self.image, _IMAGES))
-        if self.image is None and not self.prompt and not self.prefix:
+        if self.image is None and not self.prompt and not self.prefix and not self.graph:
             raise NotationError(
                 "Contrast distorts nothing: give image='noise' (VCD), image='none', prefix='...' "
-                "(ICD) or prompt='...'"
+                "(ICD), prompt='...' or graph=..., edits of the second pass"
             )
         if not 0 <= self.alpha < math.inf or not 0 <= self.beta <= 1:
             raise NotationError(
@@ -95,6 +101,27 @@ class Contrast(Edit):
         if self.image != "noise" and (self.step, self.seed) != (Contrast.step, Contrast.seed):
             raise NotationError("step and seed belong to the noise; give image='noise' as well")
 
+    def _take_graph(self) -> None:
+        """Keep the edits of the second pass as a tuple, and refuse what cannot act there."""
+        nodes: tuple[Node, ...] = tuple(as_graph(self.graph))
+        object.__setattr__(self, "graph", nodes)
+        odd = [n for n in nodes if not isinstance(n, Edit | CacheEdit) or isinstance(n, Contrast)]
+        if odd:
+            raise NotationError(
+                f"the graph of a contrast holds edits inside attention or of the cache; {odd[0]!r} "
+                "is none. Probes see the first pass alone"
+            )
+        if nodes and self.edited:
+            raise NotationError(
+                "edited=True lets the first pass's edits act in the second, and graph= gives it "
+                "edits of its own: write them all into graph="
+            )
+
+    @property
+    @override
+    def needs_sinks(self) -> bool:
+        return any(node.needs_sinks for node in self.graph)
+
     @property
     def rewords(self) -> bool:
         """Whether the second pass has other tokens than the first."""
@@ -104,6 +131,8 @@ class Contrast(Edit):
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
         if self.image is not None:
             layout.check_group("image")
+        for node in () if self.rewords else self.graph:
+            node.check(layout, generates=generates)
 
     def reworded(self, text: str, placeholders: Sequence[str], begin: str | None = None) -> str:
         """The rendered prompt of the second pass; `placeholders` stand for an image.
@@ -165,7 +194,7 @@ class Contrast(Edit):
         first_row = max(site.layout.prompt_length - 1 - site.first_row, 0)
         rows = value[:, first_row:]
         new = contrast(rows, second[:, -rows.shape[1] :], self.alpha, self.beta)
-        if not self.rewords:
+        if not self.rewords and not self.graph:
             seen = site.keys("image").any(-1)
             new = torch.where(seen[:, None, None], new, rows)
         return torch.cat([value[:, :first_row], new], 1)

@@ -7,9 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Site, Sizes
+from ..graph import Site, Sizes, TopHeads
 from ..kernels import copy_head
-from .heads import check_heads, heads_at, heads_of
+from .heads import check_heads, heads_at, heads_in, heads_of
 from .row_edit import RowEdit
 
 
@@ -36,7 +36,8 @@ class CopyHead(RowEdit):
     def __post_init__(self) -> None:
         RowEdit.__post_init__(self)
         check_heads(self.source)
-        if not isinstance(self.heads, str) and set(heads_of(self.heads) or ()) == {self.source}:
+        by_number = not isinstance(self.heads, str | TopHeads)
+        if by_number and set(heads_of(self.heads) or ()) == {self.source}:
             raise NotationError(f"CopyHead({self.source}) onto itself changes nothing")
 
     @override
@@ -46,5 +47,7 @@ class CopyHead(RowEdit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = heads_at(site, self.heads, value.shape[1])
+        heads = heads_in(site, self.heads, value)
+        if heads is None:
+            heads = heads_at(site, None, value.shape[1])
         return copy_head(value, self.source, heads, site.queries(self.rows))

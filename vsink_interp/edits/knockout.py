@@ -12,10 +12,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import NotationError
-from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, settle
+from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, TopHeads, settle
 from ..kernels import cut, cut_tokens, edges_between
-from ..tokens import TokenLayout, grows_by_sinks, parse_flow
-from .heads import check_heads, heads_at, heads_of
+from ..tokens import TokenLayout, grows_by_sinks, parse_flow, parse_group
+from .heads import check_heads, heads_in, heads_of, refuse_uneven_sinks
 
 
 @final
@@ -42,7 +42,7 @@ class Knockout(Edit):
         their released code. All layers by default.
     - `first_token`: also cut the last prompt row. It is a *query* row but predicts the first
         generated token. By default it is not cut, as in their code: that token sees the image.
-    - `heads`: the query heads that are cut; all by default.
+    - `heads`: the query heads that are cut; all by default. `TopHeads` chooses them in every row.
 
     **Raises:** `NotationError` if the flow, the layers or the heads cannot be read. When run:
     `LayoutError` if the prompt lacks a segment, no row of the target can see the source, or a row
@@ -77,7 +77,7 @@ class Knockout(Edit):
     def __post_init__(self) -> None:
         settle(self)
         flow = parse_flow(self.flow)
-        check_heads(self.heads)
+        check_heads(self.heads, by_row=True)
         if self.first_token and "generated" not in flow.target.words:
             raise NotationError(
                 f"first_token counts the row that predicts the first generated token as generated, "
@@ -85,32 +85,51 @@ class Knockout(Edit):
             )
 
     @property
+    def _of_sinks(self) -> bool:
+        """Whether the flow itself depends on sinks."""
+        return "sink" in parse_flow(self.flow).words
+
+    @property
+    def _chosen_by(self) -> tuple[str, ...]:
+        """The group by which rows choose their heads, if they do."""
+        return (self.heads.group,) if isinstance(self.heads, TopHeads) else ()
+
+    @property
     @override
     def needs_phi(self) -> bool:
-        return "sink" in parse_flow(self.flow).words
+        by_sinks = any("sink" in parse_group(group).words for group in self._chosen_by)
+        return self._of_sinks or by_sinks
 
     @property
     @override
     def needs_new_phi(self) -> bool:
         flow = parse_flow(self.flow)
-        return any(grows_by_sinks(str(group)) for group in (flow.source, flow.target))
+        groups = (str(flow.source), str(flow.target), *self._chosen_by)
+        return any(map(grows_by_sinks, groups))
 
     @property
     @override
     def removes(self) -> Edges | None:
-        if self.needs_phi:
+        if self.needs_phi or self._chosen_by:
             return None
         flow = parse_flow(self.flow)
         return Edges(str(flow.target), str(flow.source), self.first_token, heads_of(self.heads))
 
     @property
     @override
+    def acts_on(self) -> tuple[Edges, ...]:
+        target = str(parse_flow(self.flow).target)
+        return tuple(Edges(target, group, self.first_token) for group in self._chosen_by)
+
+    @property
+    @override
     def keeps_keys(self) -> bool:
-        return self.needs_phi
+        return self._of_sinks
 
     @override
     def fit(self, sizes: Sizes) -> None:
-        check_heads(self.heads, sizes.n_heads)
+        check_heads(self.heads, sizes.n_heads, by_row=True)
+        refuse_uneven_sinks(self, self.heads, sizes)
 
     @property
     @override
@@ -121,11 +140,15 @@ class Knockout(Edit):
     @override
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
         layout.check_flow(self.flow, first_token=self.first_token, generates=generates)
+        target = parse_flow(self.flow).target
+        for group in self._chosen_by:
+            layout.check_group(group, generates=generates)
+            layout.check_reach(group, target, first_token=self.first_token, generates=generates)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
         flow = parse_flow(self.flow)
         rows = site.rows(str(flow.target), first_token=self.first_token)
-        heads = None if self.heads is None else heads_at(site, self.heads, value.shape[1])
-        kernel = cut_tokens if self.needs_phi else cut
+        heads = heads_in(site, self.heads, value)
+        kernel = cut_tokens if self._of_sinks else cut
         return kernel(value, edges_between(site.keys(str(flow.source)), rows, heads))

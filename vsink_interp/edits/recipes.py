@@ -3,10 +3,15 @@
 Each is one published form, not a reproduction of a result. Settings are those of the released code.
 """
 
-from ..graph import EditGraph, Layers
+import math
+
+from ..graph import EditGraph, Layers, TopHeads
 from .act import ACT
 from .contrast import Contrast
+from .knockout import Knockout
+from .scale_heads import ScaleHeads
 from .scale_scores import ScaleScores
+from .softmax_register import SoftmaxRegister
 
 
 def pai(alpha: float = 0.2, layers: Layers = "2:") -> ScaleScores:
@@ -26,6 +31,36 @@ def clearsight(image: float = 1.15, system: float = 0.95, layers: Layers = "9:15
 def adaptvis(factor: float, layers: Layers = ":") -> ScaleScores:
     """AdaptVis (arXiv 2503.01773) for one answer: image scores times 1.2 if confident, else 0.5."""
     return ScaleScores("image", factor, layers=layers)
+
+
+def spin(keep: int, factor: float = 0.08, layers: Layers = ":") -> ScaleHeads:
+    """SPIN (arXiv 2505.16411): in every row the `keep` heads that see the image most, undamped.
+
+    Published settings keep 95 % of the heads (30 of 32) and multiply the output of the others by
+    0.05 to 0.08. Acts on the rows of query and generated tokens.
+    """
+    return ScaleHeads(factor, heads=~TopHeads("image", keep), layers=layers)
+
+
+def farsight(decay: float = 0.8, layers: Layers = ":") -> SoftmaxRegister:
+    """FarSight's registers (arXiv 2505.16652), in the form that they take far from the end.
+
+    There a row also attends to the tokens after it, with scores -decay, -2 decay, ... and no
+    value. Of many later tokens that is one column with the score -log(exp(decay) - 1). The
+    released code has only as many as follow in the sequence (the last row has none), and slopes
+    that differ by head and position; the constant has neither. Its decay is log 256 / log 1024.
+    """
+    return SoftmaxRegister(-math.log(math.expm1(decay)), rows="all", layers=layers)
+
+
+def vtw(layer: int) -> Knockout:
+    """VTW (arXiv 2405.05803): image tokens are withdrawn from `layer` on.
+
+    No other token attends to them from there, which is what other tokens would compute without
+    them; later tokens keep their positions. Nothing is saved: `DropKeys("image", "16:")` beside it
+    also shortens the cache.
+    """
+    return Knockout("image -> ~image", f"{layer}:")
 
 
 def act(beta: float = 0.4, threshold: float = 0.1, layers: Layers = "2:-1") -> ACT:

@@ -10,10 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import LayoutError, NotationError
-from ..graph import Site
+from ..graph import Site, TopHeads
 from ..kernels import move_mass
 from ..tokens import TokenLayout, parse_group
-from .heads import heads_at
+from .heads import chosen_in, heads_at
 from .row_edit import RowEdit
 
 
@@ -74,7 +74,9 @@ class Redistribute(RowEdit):
     def apply(self, value: Tensor, site: Site) -> Tensor:
         terms = site.grown(self, self._terms, partial(self._append, site))[..., : site.n_keys]
         least = 1e-37
-        if self.heads is not None:
+        if isinstance(self.heads, TopHeads):
+            least = torch.where(chosen_in(site, self.heads, value), 1e-37, torch.inf)
+        elif self.heads is not None:
             least = site.once(("least", self.heads), partial(self._least, value.shape[1]))
         return move_mass(value, terms, self.p, site.rows(self.rows), least)
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool
 from torch import Tensor
 from typing_extensions import override
 
-from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, settle
+from ..graph import Edges, Edit, Heads, Layers, Site, Sizes, TopHeads, settle
 from ..kernels import edges_between, visible_edges
 from ..tokens import TokenLayout, grows_by_sinks, parse_fixed_group, parse_group
-from .heads import check_heads, heads_at, heads_of
+from .heads import check_heads, heads_in, heads_of, refuse_uneven_sinks
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class RowEdit(Edit):
 
     - `layers`: the layers, counted from 0.
     - `rows`: the group of tokens whose query rows are changed.
-    - `heads`: the query heads that are changed; all by default.
+    - `heads`: the query heads that are changed; all by default. `TopHeads` chooses them in every
+        row.
     """
 
     _: KW_ONLY
@@ -31,7 +32,7 @@ class RowEdit(Edit):
 
     def __post_init__(self) -> None:
         settle(self)
-        check_heads(self.heads)
+        check_heads(self.heads, by_row=True)
         parse_fixed_group(self.rows, "the rows of an edit")
 
     @property
@@ -45,29 +46,35 @@ class RowEdit(Edit):
         return ()
 
     @property
+    def _read_groups(self) -> tuple[str, ...]:
+        """Those, and the one by which heads are chosen."""
+        heads = self.heads
+        return (*self.key_groups, heads.group) if isinstance(heads, TopHeads) else self.key_groups
+
+    @property
     @override
     def acts_on(self) -> tuple[Edges, ...]:
         heads = heads_of(self.heads)
-        return tuple(Edges(self.rows, group, heads=heads) for group in self.key_groups)
+        return tuple(Edges(self.rows, group, heads=heads) for group in self._read_groups)
 
     @property
     @override
     def needs_phi(self) -> bool:
-        return any("sink" in parse_group(group).words for group in self.key_groups)
+        return any("sink" in parse_group(group).words for group in self._read_groups)
 
     @property
     @override
     def needs_new_phi(self) -> bool:
-        return any(grows_by_sinks(group) for group in self.key_groups)
+        return any(grows_by_sinks(group) for group in self._read_groups)
 
     @override
     def fit(self, sizes: Sizes) -> None:
-        check_heads(self.heads, sizes.n_heads)
+        check_heads(self.heads, sizes.n_heads, by_row=True)
 
     @override
     def check(self, layout: TokenLayout, *, generates: bool) -> None:
         layout.check_group(self.rows, generates=generates)
-        for group in self.key_groups:
+        for group in self._read_groups:
             layout.check_group(group, generates=generates)
             layout.check_reach(group, self.rows, generates=generates)
 
@@ -94,6 +101,11 @@ class ScoreEdit(RowEdit):
     def key_groups(self) -> tuple[str, ...]:
         return (self.group,)
 
+    @override
+    def fit(self, sizes: Sizes) -> None:
+        check_heads(self.heads, sizes.n_heads, by_row=True)
+        refuse_uneven_sinks(self, self.heads, sizes)
+
     @property
     @override
     def keeps_keys(self) -> bool:
@@ -101,6 +113,6 @@ class ScoreEdit(RowEdit):
 
     def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
         """The entries to change; never where the mask hides a key."""
-        heads = None if self.heads is None else heads_at(site, self.heads, scores.shape[1])
+        heads = heads_in(site, self.heads, scores)
         edges = edges_between(site.keys(self.group), site.rows(self.rows), heads)
         return visible_edges(scores, edges)

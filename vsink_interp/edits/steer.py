@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from ..errors import NotationError
 from ..graph import Edit, Layers, Site, Sizes, freeze, settle
+from ..kernels import with_norm_of
 from ..tokens import TokenLayout, parse_fixed_group
 from .numbers import Numbers, Vector, check_finite
 
@@ -32,9 +33,11 @@ class Steer(Edit):
     - `layers`: the layers, counted from 0.
     - `scale`: the factor of the direction.
     - `rows`: the tokens to steer.
+    - `norm`: `"keep"` gives each steered vector back the norm that it had, so that its direction
+        alone changes. None leaves the norm as it comes.
 
-    **Raises:** `NotationError` if the direction does not fit the width of the model, or is not
-    finite.
+    **Raises:** `NotationError` for another `norm`, or if the direction does not fit the width of
+    the model, or is not finite.
     """
 
     hook: ClassVar[str] = "hook_resid_post"
@@ -44,12 +47,15 @@ class Steer(Edit):
     _: KW_ONLY
     scale: float = 1.0
     rows: str = "query generated"
+    norm: str | None = None
 
     def __post_init__(self) -> None:
         settle(self)
         freeze(self, "direction")
         object.__setattr__(self, "direction", Numbers(self.direction))
         check_finite(self, "direction", "scale")
+        if self.norm not in (None, "keep"):
+            raise NotationError(f"norm={self.norm!r} is not one of: keep, None")
         parse_fixed_group(self.rows, "the rows of an edit")
 
     @classmethod
@@ -79,7 +85,8 @@ class Steer(Edit):
     def apply(self, value: Tensor, site: Site) -> Tensor:
         # By identity, because hashing thousands of numbers costs more than it saves.
         added = site.once(("steer", id(self)), lambda _: self._added(value))
-        return torch.where(site.queries(self.rows)[..., None], value + added, value)
+        new = value + added if self.norm is None else with_norm_of(value, added)
+        return torch.where(site.queries(self.rows)[..., None], new, value)
 
     def _added(self, like: Tensor) -> Float[Tensor, " d_model"]:
         return self.scale * torch.tensor(self.direction, dtype=like.dtype, device=like.device)

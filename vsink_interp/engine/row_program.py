@@ -9,7 +9,7 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
 from ..graph import Edit, HookPoint, find_hook
-from ..kernels import add_mask, attend, attention_scores, softmax
+from ..kernels import add_mask, attend, attention_scores, log_total, softmax
 from .edges import may_blind, removed_by
 from .gradients import through
 from .hooked_model import HookedModel
@@ -201,6 +201,8 @@ class RowProgram:
         mask = self.mask if self._may_see_nothing(tile) else None
         rows_mask = None if mask is None else mask[..., local, :]
         pattern = softmax(scores, rows_mask, self.learned_sinks)
+        if any(node.needs_total for _, node in self.nodes[PATTERN.name]):
+            extras = {**extras, "total": log_total(scores)}
         if seen < rows.stop and not all(node.sums_keys for _, node in self.nodes[PATTERN.name]):
             pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
         pattern, second = self._through(PATTERN, pattern, tile, rows, extras)

@@ -7,6 +7,10 @@ from .answers import (
     naming_rows as naming_rows,
     spoken_words as spoken_words,
 )
+from .attribution_patching import (
+    AttributionSweep as AttributionSweep,
+    attribution_patching as attribution_patching,
+)
 from .cases import Cases as Cases
 from .compressed import (
     CompressedAnswers as CompressedAnswers,
@@ -20,6 +24,11 @@ from .depth import (
     middle_layers as middle_layers,
     pattern_layers as pattern_layers,
     sweep_layers as sweep_layers,
+)
+from .image_attribution import (
+    ImageAttribution as ImageAttribution,
+    gradient_attention as gradient_attention,
+    integrated_gradients as integrated_gradients,
 )
 from .image_heads import image_heads as image_heads
 from .image_lens import (

@@ -16,20 +16,20 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..edits import Fn
-from ..errors import CapabilityError, InputError, LayoutError
+from ..errors import InputError, LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
 from ..model import LMM, Encoding, ImageInput, Tick
+from ..model.patch_features import ENTERING, FEATURES, PROJECTED, RATIO, patch_features
 from ..model.progress import shown
-from ..probes import Activation, AttentionMaps, Resid, SinkValue
+from ..probes import AttentionMaps, Resid, SinkValue
 from ..results import Run
 from ..results.result import Result
 from ..tokens import ImageSpan
 from .depth import middle_layers
 from .provenance import with_provenance
 
-FEATURES, PROJECTED = (Activation(f"vision_projector.hook_{side}") for side in ("in", "out"))
-ENTERING, VALUE = Resid("image", 0, at="pre"), SinkValue("image")
+VALUE = SinkValue("image")
 
 
 @final
@@ -160,9 +160,10 @@ def vision_sinks(
     tell = shown(tick, "passes")
     tell(1, 2)
     tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
-    features = _features(lmm, run, run.of(ENTERING, "image[0]").values[:, 0][0])
+    entering = run.of(ENTERING, "image[0]").values[:, 0][0]
+    features = patch_features(lmm, run, entering)
     norms = features.norm(dim=-1).amax(-1)
-    times = 2.0 if ratio is None else ratio
+    times = RATIO if ratio is None else ratio
     least = times * float(norms.nanmedian()) if norm is None else norm
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
@@ -185,58 +186,6 @@ def vision_sinks(
         without.numpy(),
         layers,
     )
-
-
-def _features(
-    lmm: LMM, run: Run, entering: Float[Tensor, "token d_model"]
-) -> Float[Tensor, "token patch d_vision"]:
-    """The projector's input for each image token; NaN for tokens that it did not make."""
-    given = run[FEATURES].values.float().flatten(0, -2)
-    made = run[PROJECTED].values.flatten(0, -2)
-    grouped = _by_token(given, len(made), lmm.hooked.family.merged, run.layout.images[0][0])
-    # Tokens are matched by value, for some models put patches into another order behind the
-    # projector, and newline tokens between them.
-    distance = torch.cdist(_unit(entering), _unit(made))
-    nearest = distance.min(-1)
-    is_patch = nearest.values < 1e-2
-    if grouped is None or not is_patch.any():
-        raise CapabilityError(
-            f"{lmm.name}: the projector makes {len(made)} vectors of {len(given)} patches, and "
-            f"{int(is_patch.sum())} of {len(entering)} image tokens are one of them; V-sinks are "
-            "told apart where each image token has patches of its own"
-        )
-    return grouped[nearest.indices].masked_fill(~is_patch[:, None, None], torch.nan)
-
-
-def _by_token(
-    given: Float[Tensor, "patch d_vision"], n_made: int, merged: str, span: ImageSpan
-) -> Float[Tensor, "made merged d_vision"] | None:
-    """The patches that the projector made each of its vectors of; None where that is not known."""
-    n_merged = len(given) // n_made
-    if len(given) != n_merged * n_made or (not merged and n_merged > 1):
-        return None
-    if merged != "squares":
-        return given.unflatten(0, (n_made, n_merged))
-    side = round(n_merged**0.5)
-    sizes = [view.grid[0] * view.grid[1] * n_merged for view in span.parts]
-    if side**2 != n_merged or sum(sizes) != len(given):
-        return None
-    views = zip(given.split(sizes), span.parts, strict=True)
-    return torch.cat([_squares(patches, view.grid, side) for patches, view in views])
-
-
-def _squares(
-    patches: Float[Tensor, "patch d_vision"], grid: tuple[int, int], side: int
-) -> Float[Tensor, "token merged d_vision"]:
-    """Patches of one view in raster order, grouped by the square of `side` that they lie in."""
-    rows, columns = grid
-    squares = patches.view(rows, side, columns, side, -1).transpose(1, 2)
-    return squares.reshape(rows * columns, side * side, -1)
-
-
-def _unit(rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
-    """Rows of length one: a model may scale embeddings behind the projector."""
-    return rows.float() / rows.float().norm(dim=-1, keepdim=True)
 
 
 def _strongest(

@@ -49,3 +49,4 @@ from .stand_ins import (
     SavedProbe as SavedProbe,
     with_stand_ins as with_stand_ins,
 )
+from .top_heads import TopHeads as TopHeads

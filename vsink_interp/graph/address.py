@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import NotationError
 from .hook_points import HookPoint, find_hook
 from .index_notation import Numbers, settled
+from .top_heads import TopHeads
 
 _FULL = re.compile(r"^(?P<stack>blocks|vision_encoder\.blocks)\.(?P<layers>[^.]+)\.(?P<name>.+)$")
 _BRACES = re.compile(r"\{(-?\d+)-(\d+)\}|\{([\d, ]+)\}")
@@ -98,7 +99,9 @@ def _settle_hook(node: Any) -> None:
         object.__setattr__(node, "layers", layers)
 
 
-def _settled_heads(heads: Any) -> str | tuple[int, ...] | None:
+def _settled_heads(heads: Any) -> str | tuple[int, ...] | TopHeads | None:
+    if isinstance(heads, TopHeads):
+        return heads
     found = settled(heads, "head")
     if found == ":":
         return None

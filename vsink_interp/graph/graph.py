@@ -119,6 +119,11 @@ class Node(ABC):
         return False
 
     @property
+    def needs_total(self) -> bool:
+        """Whether it needs the logarithm of the sum of the exponentials of each row's scores."""
+        return False
+
+    @property
     def needs_unembed(self) -> bool:
         """Whether it needs the final norm and the unembedding."""
         return False

@@ -6,14 +6,16 @@ from operator import index
 from typing import Any, SupportsIndex, TypeAlias
 
 from ..errors import NotationError
+from .top_heads import TopHeads
 
 Layers: TypeAlias = str | SupportsIndex | Iterable[SupportsIndex]
 """Layers: `":"`, `"12:"`, `"-4:"`, `"4:20"`, `"except 4:20"`, `"0,3,7"`, `5`, `(0, 3)`,
 `range(2, 5)`, a list, or numpy's whole numbers; -1 is the last. A node keeps text, a number or a
 tuple."""
 
-Heads: TypeAlias = Layers | None
-"""Query heads, counted from 0, in the same notation as layers; None means all."""
+Heads: TypeAlias = Layers | TopHeads | None
+"""Query heads, counted from 0, in the same notation as layers; None means all, and `TopHeads`
+chooses them in every row."""
 
 Numbers: TypeAlias = str | int | tuple[int, ...]
 """The canonical form of both."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ..errors import CapabilityError, NotationError, VsinkError
 from ..storage import told
+from .top_heads import TopHeads
 
 NodeT = TypeVar("NodeT")
 _OURS = re.compile(r"vsink_interp\.(edits|probes)(\.[a-z0-9_]+)*")
@@ -27,16 +28,42 @@ def to_plain(node: Any) -> dict[str, Any]:
     kind = type(node)
     if isinstance(node, type) or not is_dataclass(node) or not getattr(node, "portable", True):
         raise CapabilityError(f"{node!r} holds {getattr(node, 'unportable', _BARE)}")
-    return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": asdict(node)}
+    inner = {field.name: _inner(getattr(node, field.name)) for field in fields(kind)}
+    found = asdict(node) | {name: value for name, value in inner.items() if value is not None}
+    return {"node": f"{kind.__module__}:{kind.__qualname__}", "fields": found}
 
 
-def from_plain(data: Any, base: type[NodeT], trusted: Iterable[str]) -> NodeT:
+def _inner(value: Any) -> dict[str, Any] | None:
+    """What JSON holds of heads that rows choose, and of nodes in a node; None for others."""
+    if isinstance(value, TopHeads):
+        return {"TopHeads": asdict(value)}
+    if isinstance(value, tuple) and value and all(map(is_dataclass, value)):
+        return {"nodes": [to_plain(one) for one in value]}
+    return None
+
+
+def _read(value: Any, base: type[NodeT], trusted: Iterable[str], *, within: bool) -> Any:
+    """The value of a field, from what JSON holds of it; a node within a node holds none."""
+    if isinstance(value, Mapping) and value.keys() == {"TopHeads"}:
+        return TopHeads.loaded(value["TopHeads"])
+    if isinstance(value, Mapping) and value.keys() == {"nodes"} and not within:
+        inner = value["nodes"]
+        if not isinstance(inner, list):
+            raise NotationError(f"the nodes in a node are {told(inner)}, and should be a list")
+        return tuple(from_plain(one, base, trusted, within=True) for one in inner)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def from_plain(
+    data: Any, base: type[NodeT], trusted: Iterable[str], *, within: bool = False
+) -> NodeT:
     """The node that `to_plain` made into JSON.
 
     **Arguments:**
 
     - `base`: the class that every node inherits.
     - `trusted`: modules that may be imported to find its class.
+    - `within`: whether it is in a field of another node.
 
     **Raises:** `NotationError` naming the node and the field.
     """
@@ -45,9 +72,7 @@ def from_plain(data: Any, base: type[NodeT], trusted: Iterable[str]) -> NodeT:
     saved = data.get("fields")
     if not isinstance(saved, Mapping):
         raise NotationError(f"{name}: its fields are {told(saved)}, and should be an object")
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()
-    }
+    given = {k: _read(v, base, trusted, within=within) for k, v in saved.items()}
     known = [field for field in fields(kind) if field.init]  # ty: ignore[invalid-argument-type]
     extra = given.keys() - {field.name for field in known}
     lacking = {f.name for f in known if f.default is MISSING is f.default_factory} - given.keys()

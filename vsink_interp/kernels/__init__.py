@@ -8,6 +8,7 @@ from .attend import (
     add_mask as add_mask,
     attend as attend,
     attention_scores as attention_scores,
+    log_total as log_total,
     softmax as softmax,
 )
 from .attribution import (
@@ -32,12 +33,18 @@ from .measure import (
     output_gram as output_gram,
     value_norms as value_norms,
 )
-from .patterns import copy_head as copy_head, move_mass as move_mass
+from .patterns import (
+    copy_head as copy_head,
+    move_mass as move_mass,
+    register as register,
+    top_heads as top_heads,
+)
 from .redistribution import (
     redistribute as redistribute,
     redistribution_offsets as redistribution_offsets,
     redistribution_terms as redistribution_terms,
 )
+from .residual import with_norm_of as with_norm_of
 from .scores import (
     add_scores as add_scores,
     raise_scores as raise_scores,

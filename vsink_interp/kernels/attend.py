@@ -59,6 +59,14 @@ def softmax(
     return pattern.masked_fill(~sees.any(-1, keepdim=True), 0.0)
 
 
+def log_total(scores: Tensor) -> Tensor:
+    """The logarithm of the sum of the exponentials of each row's scores, at least in fp32.
+
+    ``scores`` is batch head query key, the result batch head query.
+    """
+    return torch.logsumexp(scores.to(torch.promote_types(scores.dtype, torch.float32)), -1)
+
+
 def attend(pattern: Tensor, value: Tensor) -> Tensor:
     """Weigh the values by a pattern, in the values' precision.
 

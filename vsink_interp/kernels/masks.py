@@ -7,13 +7,15 @@ from torch import Tensor
 def edges_between(columns: Tensor, rows: "Tensor | None", heads: "Tensor | None" = None) -> Tensor:
     """The edges from ``columns`` to ``rows`` in ``heads``: batch head query key.
 
-    ``columns`` is batch key, ``rows`` batch query, ``heads`` head; None is all of them, and leaves
-    an axis of size 1.
+    ``columns`` is batch key, ``rows`` batch query, ``heads`` head, or batch head query where rows
+    have heads of their own; None is all of them, and leaves an axis of size 1.
     """
     edges = columns[:, None, None]
     if rows is not None:
         edges = edges & rows[:, None, :, None]
-    return edges if heads is None else edges & heads[:, None, None]
+    if heads is None:
+        return edges
+    return edges & (heads[:, None, None] if heads.ndim == 1 else heads[..., None])
 
 
 def cut(scores: Tensor, edges: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Edits of attention patterns other than VAR: moving mass between groups, copying heads."""
+"""Edits of attention patterns other than VAR: moving mass between groups, copying heads,
+registers; and the heads that attend most to a group, as edits choose them row by row.
+"""
 
 import torch
 from torch import Tensor
@@ -37,7 +39,35 @@ def move_mass(
 def copy_head(pattern: Tensor, source: int, heads: Tensor, rows: Tensor) -> Tensor:
     """Give the rows of ``heads`` the pattern of head ``source``.
 
-    ``pattern`` is batch head query key, ``heads`` head, ``rows`` batch query.
+    ``pattern`` is batch head query key, ``heads`` head, or batch head query where rows have heads
+    of their own, ``rows`` batch query.
     """
-    acts = (rows[:, None] & heads[:, None])[..., None]
+    acts = (rows[:, None] & (heads[:, None] if heads.ndim == 1 else heads))[..., None]
     return torch.where(acts, pattern[:, source : source + 1], pattern)
+
+
+def top_heads(pattern: Tensor, keys: Tensor, count: int, others: bool = False) -> Tensor:
+    """The ``count`` heads that give ``keys`` the most attention in each row: batch head query.
+
+    With ``others`` it is all the others. No head is chosen for a row in which none gives them any.
+    ``pattern`` is batch head query key, ``keys`` batch key.
+    """
+    wide = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+    mass = (wide @ keys.to(wide.dtype)[:, None, :, None])[..., 0].nan_to_num(nan=0.0)
+    best = mass.topk(count, dim=1).indices
+    chosen = torch.zeros_like(mass).scatter(1, best, 1.0) > 0
+    if others:
+        chosen = ~chosen
+    return chosen & (mass > 0).any(1, keepdim=True)
+
+
+def register(pattern: Tensor, total: Tensor, logit: float) -> Tensor:
+    """The pattern with one more column of score ``logit`` in the softmax, which is left out again.
+
+    ``pattern`` is batch head query key; ``total`` is batch head query: the logarithm of the sum of
+    the exponentials of the row's scores. A row of sum r has the denominator exp(total) / r, for
+    what it lacks of one is what columns before this one have taken.
+    """
+    sums = pattern.to(total.dtype).sum(-1)
+    left = torch.sigmoid(total - sums.log() - logit).nan_to_num(nan=0.0)  # NaN: sees no key
+    return (pattern * left[..., None]).to(pattern.dtype)

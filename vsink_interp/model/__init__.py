@@ -8,6 +8,7 @@ from .fingerprint import fingerprint as fingerprint
 from .graph_key import graph_key as graph_key
 from .images import ImageInput as ImageInput, as_image as as_image, digest as digest
 from .lmm import LMM as LMM
+from .marking import mark as mark
 from .progress import Tick as Tick
 from .run_store import RunStore as RunStore
 from .session import Job as Job, Session as Session

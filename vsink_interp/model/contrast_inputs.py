@@ -38,8 +38,10 @@ def second_passes(
             answer = encoding.inputs["input_ids"][:, encoding.layout.prompt_length :]
             if node.rewords and answer.shape[1]:
                 other = other.with_answer(answer)
-            edits = EditGraph(*_followed(lmm, node, planned)) if node.edited else None
-            its_plan = plan(edits, other, generates=n_new > 1) if edits else None
+            edits = _followed(lmm, node, planned) if node.edited else node.graph
+            its_plan = plan(EditGraph(*edits), other, generates=n_new > 1) if edits else None
+            if its_plan is not None and node.graph:
+                _refuse_outside(lmm, node, its_plan)
             layout = other.layout.extend(n_new)
             found[number] = ContrastInputs(other.inputs, layout, its_plan, answer.shape[1] + 1)
     return found
@@ -47,9 +49,21 @@ def second_passes(
 
 def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
     """The edits that act in the second pass too."""
-    edits = {i: n for i, n in enumerate(planned.graph) if not isinstance(n, Contrast | Probe)}
+    edits = [n for n in planned.graph if not isinstance(n, Contrast | Probe)]
     if not edits:
         raise NotationError(f"{node!r}: no other edit could act there; leave edited=False")
+    _refuse_outside(lmm, node, planned)
+    return edits
+
+
+def _refuse_outside(lmm: Any, node: Contrast, planned: Plan) -> None:
+    """Refuse edits that the second pass does not reach.
+
+    **Arguments:**
+
+    - `planned`: a plan with those edits.
+    """
+    edits = {i: n for i, n in enumerate(planned.graph) if not isinstance(n, Contrast | Probe)}
     reached = {i for i, n in edits.items() if isinstance(n, CacheEdit)} | {
         number
         for (template, layer), nodes in planned.places.items()
@@ -59,9 +73,9 @@ def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
     if outside := [n for i, n in edits.items() if i not in reached]:
         raise CapabilityError(
             f"{node!r} lets edits act in the second pass, which reaches those inside attention "
-            f"and of the cache only; {outside[0]!r} acts on {outside[0].hook!r}. Leave edited=False"
+            f"and of the cache only; {outside[0]!r} acts on {outside[0].hook!r}. Leave it out, or "
+            "edited=False"
         )
-    return [*edits.values()]
 
 
 def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:

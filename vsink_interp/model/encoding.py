@@ -70,6 +70,13 @@ class Encoding:
 
         return encoding_html(self)
 
+    def marked(self, word: str, tokens: Bool[Tensor, "batch token"]) -> "Encoding":
+        """The encoding with tokens of your own choice under a word, `vsink` or `top(...)`.
+
+        **Raises:** `LayoutError` for a mask of another shape.
+        """
+        return replace(self, layout=self.layout.marked(word, tokens))
+
     def with_answer(
         self, answer: "Run | str | Sequence[str] | Int[Tensor, 'batch new']"
     ) -> "Encoding":

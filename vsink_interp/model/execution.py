@@ -1,7 +1,7 @@
 """One run from request to result: plan it for the model, execute it, read the outcome."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, final
 
@@ -20,6 +20,7 @@ from ..tokens import TokenLayout
 from .contrast_inputs import second_passes
 from .encoding import Encoding
 from .generation import after_end, options, refuse_endless, watched
+from .marking import marked_for
 from .soundness import refuse_nan
 
 Executor = Callable[..., Outcome]
@@ -48,12 +49,23 @@ def carry_out(
     - `lmm`: the model.
     - `sinks`: the sink dimensions, if they are known already.
     """
+    run_request = _with_marks(lmm, run_request, executor)
     return (_answer if run_request.generates else _one_pass)(lmm, run_request, executor, sinks)[0]
 
 
 def with_outcome(lmm: Any, run_request: RunRequest, executor: Executor) -> tuple[Run, Outcome]:
     """A run, and the raw outcome with the model's cache."""
-    return _answer(lmm, run_request, executor, None)
+    return _answer(lmm, _with_marks(lmm, run_request, executor), executor, None)
+
+
+def _with_marks(lmm: Any, run_request: RunRequest, executor: Executor) -> RunRequest:
+    """The request with the tokens of words that a pass before it has to find."""
+
+    def run(graph: EditGraph) -> Run:
+        return _one_pass(lmm, RunRequest(run_request.encoding, graph), executor, None)[0]
+
+    encoding = marked_for(lmm, run_request.encoding, run_request.graph, run)
+    return replace(run_request, encoding=encoding)
 
 
 def _one_pass(

@@ -4,8 +4,10 @@ The only room that uses matplotlib and circuitsvis, which are imported when a fi
 function takes a result and returns a matplotlib `Figure` that is not registered with pyplot.
 """
 
+from .attribution_patching import attribution_patching as attribution_patching
 from .compressed import compressed_context as compressed_context
 from .heads import heads as heads
+from .image_attribution import image_attribution as image_attribution
 from .lens import (
     image_lens as image_lens,
     logit_attribution as logit_attribution,

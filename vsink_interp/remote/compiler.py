@@ -225,6 +225,7 @@ class Compiler:
             "stop": stop,
             "keep": [keep.start - rows.start, keep.stop - rows.start] if keep else None,
             "values": any(node.needs_values for _, node in (*at[SCORES], *at[PATTERN])),
+            "totals": any(node.needs_total for _, node in at[PATTERN]),
             "scores": self.programs.calls(at[SCORES], SCORES, layer, kind, (start, stop)),
             "pattern": self.programs.calls(at[PATTERN], PATTERN, layer, kind, (start, stop)),
         }

@@ -204,6 +204,7 @@ class Programs:
             tau=sinks.tau if sinks else None,
             extras={
                 **(_values(recorder, sizes) if node.needs_values else {}),
+                **(_total(recorder, sizes) if node.needs_total else {}),
                 **({"unembed": recorder.unembed(sizes["vocab"])} if node.needs_unembed else {}),
             },
             phis=phis,
@@ -245,6 +246,12 @@ def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:
         name: recorder.input(f"attention {name}", [sizes[axis] for axis in axes])
         for name, axes in shapes.items()
     }
+
+
+def _total(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The logarithm of each row's sum of exponentials, for nodes with `needs_total`."""
+    shape = [sizes[axis] for axis in ("batch", "head", "query")]
+    return {"total": recorder.input("attention total", shape)}
 
 
 def _sample(prompt: int, n_steps: int) -> tuple[int, ...]:

@@ -186,6 +186,8 @@ def rows_of(
         scores, _ = visit(job, state, tile["scores"], scores, layer, extras)
         state["blind"].append([layer, (blind(scores) & ~before).any().cpu()])
     pattern = kernels["softmax"](scores, mask, learned_sinks(model, stop, scores))
+    if tile["totals"]:
+        extras = {**extras, "total": kernels["log_total"](scores)}
     pattern, _ = visit(job, state, tile["pattern"], pattern, layer, extras)
     if gone:
         state["lost"].append([layer, (pattern[..., :gone] != 0).any().cpu()])

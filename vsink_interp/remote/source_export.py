@@ -37,6 +37,7 @@ def functions() -> dict[str, Any]:
             "attend": attend.attend,
             "attention_scores": attend.attention_scores,
             "head_result": measure.head_result,
+            "log_total": attend.log_total,
             "sink_value": plain("..kernels.sinks").sink_value,
             "softcapped": plain("..kernels.logits").softcapped,
             "softmax": attend.softmax,

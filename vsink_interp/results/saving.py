@@ -20,7 +20,9 @@ def layout_parts(layout: TokenLayout) -> tuple[dict[str, Tensor], dict[str, Any]
         tensors["separators"] = layout.separators
     if layout.turns is not None:
         tensors["turns"] = layout.turns
+    tensors |= {f"mark.{i}": mask for i, (_, mask) in enumerate(layout.marks)}
     return tensors, {
+        "marks": [word for word, _ in layout.marks],
         "prompt_length": layout.prompt_length,
         "n_given": layout.n_given,
         "images": [[_saved(span) for span in row] for row in layout.images],
@@ -47,6 +49,7 @@ def layout_from(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Token
         windows=tuple(meta.get("windows", ())),
         turns=tensors.get("turns"),
         frames=tuple(map(tuple, meta.get("frames", ()))),
+        marks=tuple((word, tensors[f"mark.{i}"]) for i, word in enumerate(meta.get("marks", ()))),
     )
 
 

@@ -12,5 +12,6 @@ from .groups import (
     parse_group as parse_group,
 )
 from .image_tokens import Box as Box, ImageSpan as ImageSpan, View as View
-from .layout import CODE as CODE, NAMES as NAMES, PAD as PAD, TokenLayout as TokenLayout
+from .layout import TokenLayout as TokenLayout
+from .segments import CODE as CODE, NAMES as NAMES, PAD as PAD
 from .sight import Sight as Sight

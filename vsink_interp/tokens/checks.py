@@ -5,7 +5,8 @@ from typing import get_args
 import torch
 
 from ..errors import LayoutError
-from .layout import NAMES, TokenLayout
+from .layout import TokenLayout
+from .segments import NAMES
 from .sight import Sight
 
 LARGEST = 2**24
@@ -26,6 +27,7 @@ def check_layout(layout: TokenLayout) -> None:
         ("roles", layout.roles, (torch.bool,)),
         ("separators", separators, (torch.bool,)),
         ("turns", turns, integers),
+        *((f"mark {word}", mask, (torch.bool,)) for word, mask in layout.marks),
     ):
         if tensor.ndim != 2 or tensor.shape != shape or tensor.dtype not in dtypes:
             raise LayoutError(

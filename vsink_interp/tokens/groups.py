@@ -1,7 +1,9 @@
 """The notation for groups of tokens: `"image"`, `"sink & image"`, `"image[0] -> query generated"`.
 
 `image[0]` is the first image of a prompt, `frame[3]` the fourth frame of a video, and `turn[1]`
-what the second message of a conversation says and shows.
+what the second message of a conversation says and shows. `top(image,5%,2)` are the image tokens
+with the most attention in layer 2, `vsink` those that come as outliers from the vision encoder;
+`lsink` is short for `sink & image`.
 
 A group is one or more segments separated by spaces (their union); `a & b` is the intersection
 and `~a` the complement. A flow is `source -> target`: the keys that are attended to, and the query
@@ -28,13 +30,22 @@ REFINEMENTS = ("role", "separator", "sink", "prompt", "first", "last", "all")
 patches of it, sink tokens, all but generated, the first and the last token of the prompt (the one
 whose row predicts the first generated token), everything."""
 
+VSINK = "vsink"
+"""Image tokens that come as outliers from the vision encoder. They are measured before the run, and
+so are the tokens of `top(group,count,layer)`."""
+
+LSINK = "lsink"
+"""Image tokens that are sinks of the language model: written out as `sink & image`."""
+
 NUMBERED = ("image", "frame", "turn")
 """Words with a number behind them: an image, a frame of a video, a message of a conversation.
 `image` without one is every image; the others need theirs."""
 
 WORDS = (*SEGMENTS, HISTORY, *REFINEMENTS)
-LEGAL = (*WORDS, *(f"{word}[0]" for word in NUMBERED))
+LEGAL = (*WORDS, VSINK, LSINK, *(f"{word}[0]" for word in NUMBERED), "top(image,5%,2)")
 
+_TOP = re.compile(r"(~?)(top\(([A-Za-z_]+(?:\[\d+\])?),(\d+%?),(\d+)\))$")
+_MEASURED = re.compile(r"\b(?:vsink\b|top\([^()]*\))")
 _WORD = re.compile(r"(~?)([A-Za-z_]+)(?:\[(\d+)\])?$")
 
 
@@ -91,6 +102,11 @@ class Group:
         return frozenset(term.word for term in self.terms)
 
     @property
+    def measured(self) -> frozenset[str]:
+        """Its words that a run of the model has to find before: `vsink` and `top(...)`."""
+        return frozenset(word for word in self.words if word == VSINK or word.startswith("top("))
+
+    @property
     def grows(self) -> bool:
         """Whether generated tokens can belong to it."""
         return self.takes_generated(sink=True) or self.takes_generated(sink=False)
@@ -126,7 +142,56 @@ class Flow:
         return self.source.words | self.target.words
 
 
+@final
+@dataclass(frozen=True)
+class Top:
+    """What `top(group,count,layer)` says: the `count` tokens of a group with the most attention.
+
+    **Attributes:**
+
+    - `group`: a word of the notation, as it is written.
+    - `count`: how many tokens; with `share`, how many percent of the group, at least one token.
+    - `layer`: the layer whose attention is compared.
+    """
+
+    group: str
+    count: int
+    share: bool
+    layer: int
+
+
+def parse_top(word: str) -> Top:
+    """Read a word such as `top(image,5%,2)`.
+
+    **Raises:** `NotationError` if it cannot be read, or its group depends on the run.
+    """
+    match = _TOP.match(_tight(word))
+    if not match or match[1]:
+        raise NotationError(
+            f"{word!r} is not top(group,count,layer), as in 'top(image,20,2)', the 20 image tokens "
+            "with the most attention of the last prompt row in layer 2, or 'top(image,5%,2)'"
+        )
+    group = parse_fixed_group(match[3], "the group of top(...)")
+    found = Top(str(group), int(match[4].rstrip("%")), "%" in match[4], int(match[5]))
+    if not 0 < found.count <= (100 if found.share else found.count) or group.measured:
+        raise NotationError(f"{word!r}: at least one token, or 1 to 100 %, of a plain group")
+    return found
+
+
+def measured_words(text: str) -> frozenset[str]:
+    """The words in a text that a run has to find before, wherever they stand."""
+    return frozenset(word for word in _MEASURED.findall(_tight(text)))
+
+
+def _tight(text: str) -> str:
+    """A text without spaces inside of brackets, where they would part words."""
+    return re.sub(r"\([^()]*\)", lambda found: re.sub(r"\s+", "", found[0]), text)
+
+
 def _term(text: str, whole: str) -> Term:
+    if top := _TOP.match(text):
+        parse_top(top[2])
+        return Term(top[2], None, bool(top[1]))
     match = _WORD.match(text)
     if not match:
         raise NotationError(
@@ -134,7 +199,9 @@ def _term(text: str, whole: str) -> Term:
             f"'query generated', 'sink & image' or 'image[0]' (words: {', '.join(LEGAL)})"
         )
     negated, word, number = match.groups()
-    if word not in {*WORDS, *NUMBERED}:
+    if word == "top":
+        parse_top(text)
+    if word not in {*WORDS, *NUMBERED, VSINK}:
         raise NotationError(unknown("segment", word, LEGAL))
     if number is not None and word not in NUMBERED:
         raise NotationError(
@@ -152,12 +219,31 @@ def parse_group(text: str) -> Group:
 
     **Raises:** `NotationError` listing the valid words.
     """
-    tight = re.sub(r"\s*&\s*", "&", text.strip())
+    tight = re.sub(r"\s*&\s*", "&", _tight(text).strip())
     if not tight:
         raise NotationError(f"an empty group of tokens; write one or more of: {', '.join(LEGAL)}")
-    return Group(
-        tuple(tuple(_term(term, text) for term in union.split("&")) for union in tight.split())
-    )
+    unions = (union.split("&") for union in tight.split())
+    return Group(tuple(terms for union in unions for terms in _intersections(union, text)))
+
+
+def _intersections(words: list[str], whole: str) -> list[tuple[Term, ...]]:
+    """The terms of an intersection, with `lsink` written out; `~lsink` makes two of one."""
+    found: list[tuple[Term, ...]] = [()]
+    for word in sorted(words, key=f"~{LSINK}".__eq__):
+        if word == LSINK:
+            found = [(*terms, Term("sink"), Term("image")) for terms in found]
+        elif word == f"~{LSINK}":
+            out = [Term(name, negated=True) for name in ("sink", "image")]
+            found = [(*terms, term) for terms in found for term in out]
+            # Where the image is meant anyway, what is not of it is nobody.
+            found = [terms for terms in found if not _contradict(terms)] or found
+        else:
+            found = [(*terms, _term(word, whole)) for terms in found]
+    return found
+
+
+def _contradict(terms: tuple[Term, ...]) -> bool:
+    return any(Term(term.word, term.number, not term.negated) in terms for term in terms)
 
 
 def parse_fixed_group(text: str, what: str) -> Group:

@@ -9,17 +9,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import LayoutError
-from .groups import HISTORY, SEGMENTS, Group, Term, parse_flow, parse_group
+from .groups import Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
+from .segments import CODE, PAD, PAST, line
 from .sight import Sight, seen_from
-
-PAD = 0
-PAST = -2
-"""The image of a frame that there is not."""
-NAMES = ("pad", *SEGMENTS, HISTORY)
-"""What the codes in `TokenLayout.segments` stand for."""
-CODE = {name: code for code, name in enumerate(NAMES) if code}
-"""The code of each segment in `TokenLayout.segments`; padding is 0."""
 
 UNSEEN = (
     ". This model reads images through cross-attention: they have no tokens in "
@@ -59,6 +52,7 @@ class TokenLayout:
         not known.
     - `frames`: for each sample the frames of its video, as numbers of images: frames that the
         model merges have one number.
+    - `marks`: the tokens of words that a run of the model found, such as `vsink`.
     """
 
     segments: Int[Tensor, "batch token"]
@@ -73,6 +67,7 @@ class TokenLayout:
     windows: tuple[int | None, ...] = ()
     turns: Int[Tensor, "batch token"] | None = None
     frames: tuple[tuple[int, ...], ...] = ()
+    marks: tuple[tuple[str, Bool[Tensor, "batch token"]], ...] = ()
 
     @property
     def batch(self) -> int:
@@ -119,26 +114,7 @@ class TokenLayout:
 
     def __str__(self) -> str:
         """One line per sample, as in `bos[1] system[34] image[24x24=576] query[12]`."""
-        return "\n".join(self._line(sample) for sample in range(self.batch))
-
-    def _line(self, sample: int) -> str:
-        codes, index = self.segments[sample].tolist(), self.image_index[sample].tolist()
-        runs: list[list] = []
-        for key in zip(codes, index, strict=True):
-            if runs and runs[-1][0] == key:
-                runs[-1][1] += 1
-            else:
-                runs.append([key, 1])
-        parts = [self._run(sample, code, image, count) for (code, image), count in runs]
-        return " ".join(parts if CODE["generated"] in codes else [*parts, "generated[...]"])
-
-    def _run(self, sample: int, code: int, image: int, count: int) -> str:
-        if code == PAD:
-            return f"pad[{count}]"
-        if image >= 0:
-            span = self.images[sample][image]
-            return f"image[{span}={count}]" if count == span.size else f"image[{count}]"
-        return f"{NAMES[code]}[{count}]"
+        return "\n".join(line(self, sample) for sample in range(self.batch))
 
     def mask(
         self, group: str | Group, *, sink: Bool[Tensor, "batch token"] | None = None
@@ -164,13 +140,14 @@ class TokenLayout:
     def _term(
         self, term: Term, sink: Bool[Tensor, "batch token"] | None
     ) -> Bool[Tensor, "batch token"]:
-        if term.word == "sink":
-            if sink is None:
-                raise LayoutError(
-                    "'sink' depends on the layer: ask a Site inside a run, or pass sink="
-                )
-            found = sink
-        elif term.word == "role":
+        if term.word == "sink" and sink is None:
+            raise LayoutError("'sink' depends on the layer: ask a Site inside a run, or pass sink=")
+        found = sink if term.word == "sink" and sink is not None else self._fixed(term)
+        return ~found if term.negated else found
+
+    def _fixed(self, term: Term) -> Bool[Tensor, "batch token"]:
+        """The tokens of a word that says the same in every layer."""
+        if term.word == "role":
             found = self.roles
         elif term.word == "separator":
             found = self._separators
@@ -186,9 +163,31 @@ class TokenLayout:
             found = (places == self.prompt_length - 1).expand(self.batch, -1)
         elif term.number is not None:
             found = self._numbered(term.word, term.number)
+        elif term.word not in CODE:
+            found = self._marked(term.word)
         else:
             found = self.segments == CODE[term.word]
-        return ~found if term.negated else found
+        return found
+
+    def _marked(self, word: str) -> Bool[Tensor, "batch token"]:
+        for known, mask in self.marks:
+            if known == word:
+                return mask
+        raise LayoutError(
+            f"{word!r} is found by a run of the model: name it in the graph of run or generate, or "
+            f"first say encoding = vi.mark(lmm, encoding, {word!r})"
+        )
+
+    def marked(self, word: str, tokens: Bool[Tensor, "batch token"]) -> "TokenLayout":
+        """The layout with these tokens under a word, instead of those that it had.
+
+        **Raises:** `LayoutError` for a mask of another shape.
+        """
+        if tokens.shape != self.segments.shape:
+            shapes = tuple(tokens.shape), tuple(self.segments.shape)
+            raise LayoutError(f"a mark of shape {shapes[0]}; the tokens are {shapes[1]}")
+        others = tuple(each for each in self.marks if each[0] != word)
+        return replace(self, marks=(*others, (word, tokens)))
 
     def _numbered(self, word: str, number: int) -> Bool[Tensor, "batch token"]:
         """One image, one frame of a video, or one turn of a conversation."""
@@ -228,7 +227,7 @@ class TokenLayout:
             if not self.has(term):
                 lacking = str(term).removeprefix("~")
                 raise LayoutError(
-                    f"{str(parsed)!r}: this prompt has no {lacking} token; it is: {self._line(0)}"
+                    f"{str(parsed)!r}: this prompt has no {lacking} token; it is: {line(self, 0)}"
                     + UNSEEN * (self.sight == "cross-attention" and term.word == "image")
                 )
         may_come = set() if layout.length > self.prompt_length else {"generated"}
@@ -236,12 +235,12 @@ class TokenLayout:
             if not may_come & {term.word for term in terms} and not layout._occurs(terms):
                 raise LayoutError(
                     f"{str(parsed)!r}: no token of this prompt is {' & '.join(map(str, terms))!r}; "
-                    f"it is: {self._line(0)}"
+                    f"it is: {line(self, 0)}"
                 )
         if not any(map(layout._occurs, parsed.unions)):
             raise LayoutError(
                 f"{str(parsed)!r}: no generated token is read here; use generate with 2 or more "
-                f"new tokens, or name a segment of the prompt: {self._line(0)}"
+                f"new tokens, or name a segment of the prompt: {line(self, 0)}"
             )
 
     def may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
@@ -300,7 +299,7 @@ class TokenLayout:
             raise LayoutError(
                 f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
                 f"{str(source)!r}, so nothing flows there; a flow is written 'source -> target': "
-                f"first the keys, then the rows that attend to them. The prompt is: {self._line(0)}"
+                f"first the keys, then the rows that attend to them. The prompt is: {line(self, 0)}"
             )
 
     def reached(
@@ -361,6 +360,7 @@ class TokenLayout:
             roles=torch.cat([self.roles, roles], -1),
             separators=torch.cat([self._separators, roles], -1),
             turns=torch.cat([self._turns, index], -1),
+            marks=tuple((word, torch.cat([mask, roles], -1)) for word, mask in self.marks),
         )
 
     def given(self, n_tokens: int) -> "TokenLayout":
@@ -396,4 +396,5 @@ class TokenLayout:
             roles=change(self.roles),
             separators=change(self._separators),
             turns=change(self._turns),
+            marks=tuple((word, change(mask)) for word, mask in self.marks),
         )

@@ -1,0 +1,121 @@
+"""Attribution to image tokens, against autograd over plain transformers."""
+
+import numpy as np
+import pytest
+import torch
+
+import vsink_interp as vi
+from tests import tiny
+from vsink_interp import experiments as ex
+
+IMAGE, QUESTION = tiny.PROMPTS["one image"]
+
+
+def ids(*words):
+    return tiny.tokenizer().convert_tokens_to_ids(list(words))
+
+
+def by_autograd(steps, baseline, *words, encoding=None):
+    """Integrated gradients at the input of the first layer of the plain model."""
+    model, encoding = tiny.lmm(attention="eager").hf_model, encoding or tiny.encode()
+    image = encoding.layout.mask("image")[0]
+    ends = {}
+
+    def logit(share):
+        def put(_, args):
+            value = args[0].detach().clone()
+            own = value[:, image]
+            base = own.mean(1, keepdim=True) if baseline == "mean" else torch.zeros_like(own)
+            moved = (base + share * (own - base)).requires_grad_(True)
+            ends.update(own=own, base=base, moved=moved)
+            value[:, image] = moved
+            return (value, *args[1:])
+
+        hook = model.model.language_model.layers[0].register_forward_pre_hook(put)
+        logits = model(**encoding.inputs).logits[0, -1]
+        hook.remove()
+        found = [logits[one] for one in ids(*words)]
+        return found[0] - sum(found[1:])
+
+    total = 0
+    for step in range(steps):
+        target = logit((step + 0.5) / steps)
+        total = total + torch.autograd.grad(target, ends["moved"])[0]
+    values = ((ends["own"] - ends["base"]) * total / steps).sum(-1)[0]
+    with torch.no_grad():
+        reached = float(logit(1.0) - logit(0.0))
+    return values.double().numpy(), reached
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero"])
+def test_integrated_gradients(baseline):
+    ticks = []
+    found = ex.integrated_gradients(
+        tiny.lmm(), IMAGE, QUESTION, "red", against="blue", steps=3, baseline=baseline,
+        tick=lambda done, total: ticks.append((done, total)),
+    )  # fmt: skip
+    values, reached = by_autograd(3, baseline, "red", "blue")
+    np.testing.assert_allclose(found.values, values, atol=1e-4)
+    assert found.reached == pytest.approx(reached, abs=1e-4)
+    assert (found.word, found.against, len(found.values)) == ("red", "blue", tiny.N_IMAGE)
+    assert ticks == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_they_add_up_with_many_steps():
+    found = ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", steps=48)
+    assert abs(found.reached) > 0.1
+    assert found.gap < 0.05
+    assert f"gap {found.gap:.1%}" in str(found)
+    assert len(found.plot().axes) == 4
+
+
+def test_of_a_later_word_and_of_several_images():
+    images, text = tiny.PROMPTS["two images"]
+    lmm, after = tiny.lmm(), "a big"
+    encoding = lmm.encode(images, text)
+    longer = lmm.encode([images], [f"{encoding.prompts[0]} {after}"], chat=False)
+    values, _ = by_autograd(2, "mean", "disc", encoding=longer)
+    found = ex.integrated_gradients(lmm, images, text, "disc", after=after, steps=2)
+    np.testing.assert_allclose(found.values, values[: tiny.N_IMAGE], atol=1e-4)
+
+
+def chefer(word):
+    """Per layer the positive part of pattern times gradient, mean over heads: query x key."""
+    model = tiny.lmm(attention="eager").hf_model
+    out = model(**tiny.encode().inputs, output_attentions=True)
+    grads = torch.autograd.grad(out.logits[0, -1, ids(word)[0]], out.attentions)
+    both = zip(out.attentions, grads, strict=True)
+    return [(a * g).detach().double().clamp(min=0).mean(1)[0].numpy() for a, g in both]
+
+
+def test_gradient_times_attention():
+    layers, image = chefer("red"), tiny.encode().layout.mask("image")[0].numpy()
+    found = ex.gradient_attention(tiny.lmm(), IMAGE, QUESTION, "red")
+    relevance = np.eye(len(image))
+    for layer in layers:
+        relevance = relevance + layer @ relevance
+    np.testing.assert_allclose(found.values, relevance[-1, image], atol=1e-4, rtol=1e-4)
+    some = ex.gradient_attention(tiny.lmm(), IMAGE, QUESTION, "red", layers="1:3", rollout=False)
+    wanted = (layers[1] + layers[2])[-1, image]
+    np.testing.assert_allclose(some.values, wanted, atol=1e-5, rtol=1e-4)
+    assert wanted.max() > 1e-4
+    assert np.isnan(some.reached)
+    assert len(some.plot().axes) == 2
+
+
+def test_by_default_it_is_of_the_models_own_word_and_through_edits():
+    lmm, cut = tiny.lmm(), vi.Knockout("image -> query")
+    own = int(lmm.run(tiny.encode(), graph=cut).logits[0, -1].argmax())
+    found = ex.integrated_gradients(lmm, IMAGE, QUESTION, graph=cut, steps=1)
+    assert found.word == lmm.tokenizer.decode([own]).strip()
+    np.testing.assert_array_equal(found.values, 0)  # the answer's row is one of the query
+
+
+def test_what_cannot_be_attributed_is_refused():
+    for more, words in (({"steps": 0}, "at least one"), ({"baseline": "black"}, "mean")):
+        with pytest.raises(vi.InputError, match=words):
+            ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, **more)
+    with pytest.raises(vi.InputError, match="not one token"):
+        ex.gradient_attention(tiny.lmm(), IMAGE, QUESTION, "red disc")
+    with pytest.raises(vi.VsinkError):
+        ex.gradient_attention(tiny.lmm(), None, "count")
