@@ -107,6 +107,47 @@ def test_a_direction_gives_the_logit(lmm):
     assert nodes.apart(ours, run.logits[..., read.token("red")]) < near
 
 
+MASS = vi.probes.SegmentMass()
+CUT = vi.Knockout("image -> query generated", "1:") | MASS
+VARIED = vi.VAR(p=0.6, rho=0.5, min_image_mass=0.1) | MASS
+
+
+def agree(lmm, plain, graph):
+    """Two models give the same answer and shares under a graph, and another without it."""
+    ours, theirs = (
+        it.generate(tiny.encode(), graph=graph, max_new_tokens=3) for it in (lmm, plain)
+    )
+    assert torch.equal(ours.ids, theirs.ids)
+    assert nodes.apart(ours.logits, theirs.logits) < 1e-5
+    assert nodes.apart(ours[MASS].values, theirs[MASS].values) < 1e-5
+    untouched = plain.generate(tiny.encode(), max_new_tokens=3).logits[:, 0]
+    assert nodes.apart(ours.logits[:, 0], untouched) > 0.01
+
+
+@pytest.mark.parametrize("kind", OFFLOADED)
+def test_offloaded_weights_are_cut_as_plain_ones(kind, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / kind.replace(" ", "_")
+    agree(opened(kind, folder), tiny.lmm(), CUT)
+
+
+@pytest.mark.parametrize("graph", [CUT, VARIED])
+def test_weights_in_four_bits_act_as_the_numbers_that_they_stand_for(graph, tmp_path):
+    """Against a plain model of the weights that bitsandbytes itself unpacks."""
+    bits = pytest.importorskip("bitsandbytes")
+    tiny.hf_model().save_pretrained(tmp_path)
+    tiny.processor().save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True)
+    lmm = vi.LMM.from_pretrained(tmp_path, device="cpu", quantization_config=config, check=False)
+    lmm.sinks, packed = tiny.SINKS, dict(lmm.hf_model.named_modules())
+    unpacked = tiny.hf_model()
+    for name, module in unpacked.named_modules():
+        if isinstance(packed[name], bits.nn.Linear4bit):
+            weight = packed[name].weight
+            plain = bits.functional.dequantize_4bit(weight.data, weight.quant_state)
+            module.weight.data = plain.to(module.weight.dtype)
+    agree(lmm, vi.LMM(unpacked, tiny.processor(), sinks=tiny.SINKS, check=False), graph)
+
+
 @pytest.mark.parametrize("kind", OFFLOADED)
 def test_offloaded_weights_give_what_plain_ones_give(kind, tmp_path_factory):
     lmm = opened(kind, tmp_path_factory.getbasetemp() / kind.replace(" ", "_"))

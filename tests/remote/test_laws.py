@@ -8,7 +8,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.edits.test_own import Shrink
-from tests.nodes import ACTIVATIONS, EDITS, PROBES, apart, real
+from tests.nodes import ACTIVATIONS, DROPS, EDITS, PROBES, apart, real
 from tests.remote.conftest import SAME, same_records
 from vsink_interp.kernels import cut
 from vsink_interp.remote.client import Submitting
@@ -19,7 +19,21 @@ CANNOT = {
     "edited second pass": "second pass",
 }
 OWN = {"an edit of one's own": Shrink(0.5, "1:3")}
-GRAPHS = {**EDITS, **OWN, **{f"probe {name}": probe for name, probe in PROBES.items()}}
+LOOKED_AT = {
+    "what is left of a dropped image": vi.probes.Activation("attn.hook_attn_scores")
+    | vi.DropKeys("image[0]", "1:3")
+    | vi.probes.SegmentMass()
+    | vi.AddScores("query", 2.0)
+    | vi.probes.Pattern("all"),
+}
+"""Looking comes before and after: a probe in front sees a cache that lacks the keys as well."""
+GRAPHS = {
+    **EDITS,
+    **DROPS,
+    **LOOKED_AT,
+    **OWN,
+    **{f"probe {name}": probe for name, probe in PROBES.items()},
+}
 CAN = {name: graph for name, graph in GRAPHS.items() if name not in CANNOT}
 
 
@@ -103,7 +117,7 @@ def untouched(encoding):
     return tiny.lmm().generate(encoding, max_new_tokens=3).logits
 
 
-@pytest.mark.parametrize("name", sorted(EDITS.keys() & CAN.keys()))
+@pytest.mark.parametrize("name", sorted((EDITS | DROPS | LOOKED_AT).keys() & CAN.keys()))
 def test_every_edit_acts_there(name, answers, untouched):
     assert apart(answers[name].logits, untouched) > 0.1
 
@@ -113,6 +127,18 @@ def test_what_cannot_run_there_says_so_before_anything_is_sent(name, lmm, loopba
     before = loopback.jobs
     with pytest.raises(vi.CapabilityError, match=CANNOT[name]):
         lmm.run(encoding, graph=GRAPHS[name], remote=loopback.server(), allow_large=True)
+    assert loopback.jobs == before
+
+
+@pytest.mark.parametrize(
+    "other", [vi.Redistribute("image", "query", 0.5), vi.probes.Activation("attn.hook_rot_k")]
+)
+def test_what_would_see_dropped_keys_on_a_server_is_refused(other, lmm, loopback, encoding):
+    """There they stay in the cache; here they are gone, and what is given to them is lost."""
+    before = loopback.jobs
+    graph, how = vi.DropKeys("image", "2:") | other, {"max_new_tokens": 3, "allow_large": True}
+    with pytest.raises(vi.CapabilityError, match="the keys stay in a server's cache"):
+        lmm.generate(encoding, graph=graph, remote=loopback.server(), **how)
     assert loopback.jobs == before
 
 

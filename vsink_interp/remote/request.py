@@ -26,6 +26,7 @@ from ..graph.plan import Plan
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .compiler import Compiler
+from .hidden_keys import hidden
 from .source_export import functions
 from .untrusted import answering
 
@@ -106,36 +107,22 @@ def compile_run(
 
     **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
     """
-    _refuse(plan, beside or ())
+    for number in beside or ():
+        raise CapabilityError(
+            f"{plan.graph.nodes[number]!r} cannot run remotely: it runs a second pass beside the "
+            "first, in step with it, and a server runs one; run it locally"
+        )
     if cached_prefix is not None:
         raise CapabilityError(
             "a run that continues from a local cache cannot run remotely; ask with the whole prompt"
         )
     given = None if generate is None else _sendable(generate)
-    run_state = RunState(plan, TokenMasks(layout, CPU), sinks)
+    run_state = RunState(hidden(plan), TokenMasks(layout, CPU), sinks)
     ops = hosted.ops(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
     compiler = Compiler(hooked, run_state, ops, given["max_new_tokens"] if given else None)
     plain = {name: value.detach().cpu() for name, value in inputs.items()}
     job = compiler.job(plain, given)
     return Request(job, compiler.programs.sizes, tuple(sorted(compiler.programs.full)))
-
-
-def _refuse(plan: Plan, beside: Iterable[int]) -> None:
-    """Refuse what cannot run on a server.
-
-    **Raises:** `CapabilityError` naming the node, the reason and what would work.
-    """
-    for nodes in plan.cuts.values():
-        raise CapabilityError(
-            f"{nodes[0]!r} cannot run remotely: it needs a cache of its own kind, and behind a "
-            "sandbox every read of the cache would write back a copy; cut the flow instead, as in "
-            "Knockout('image -> generated')"
-        )
-    for number in beside:
-        raise CapabilityError(
-            f"{plan.graph.nodes[number]!r} cannot run remotely: it runs a second pass beside the "
-            "first, in step with it, and a server runs one; run it locally"
-        )
 
 
 _OURS = ("return_dict_in_generate", "output_logits", "tokenizer")

@@ -1,0 +1,223 @@
+"""What many samples cost beside their answers, into docs/scale.md.
+
+    python -m benchmarks.scale driver --count 20000    # memory of the process that leads
+    python -m benchmarks.scale ray --count 400         # one process against two replicas on Ray
+    python -m benchmarks.scale prompts                 # many images, tiles, frames
+    python -m benchmarks.scale tables --count 10000    # writing and reading Parquet tables
+
+`--write` puts what is printed into docs/scale.md.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import vsink_interp as vi
+from benchmarks.marked import write_table
+from benchmarks.measure import peak, timed
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+PROMPT = vi.toy.language.DESCRIBE
+
+
+def megabytes():
+    """The largest resident memory of this process so far, in MB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def table(head, rows):
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def paths(folder, count):
+    """So many samples about a hundred files."""
+    for seed in range(100):
+        vi.toy.scene(seed).image.save(folder / f"{seed}.png")
+    return [(str(folder / f"{i % 100}.png"), PROMPT) for i in range(count)]
+
+
+def echo():
+    """The toy LMM, which answers every sample with the one run that it made."""
+    lmm = vi.LMM.from_pretrained("toy", check=False)
+    run = lmm.generate(vi.toy.scene(0).image, PROMPT, vi.probes.SegmentMass(), max_new_tokens=2)
+    lmm.generate = lambda *_, **__: run
+    return lmm
+
+
+def driver(count):
+    """Memory while answers that cost nothing are written, and how long a row takes."""
+    marks, seen = [count // 10, count // 2, count], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples, lmm = paths(folder, count), echo()
+
+        def tick(done, total):
+            while len(seen) < len(marks) and done >= marks[len(seen)]:
+                seen.append(megabytes())
+                print(f"{done} of {total}: {seen[-1]:.0f} MB", flush=True)
+
+        began = time.process_time()
+        vi.run_dataset(lmm, samples, folder=folder / "rows", chunk=16, max_new_tokens=2, tick=tick)
+        spent = time.process_time() - began
+    rows = [["largest memory so far, MB", *(f"{one:.0f}" for one in seen)]]
+    return table(["samples", *(f"{mark:,}" for mark in marks)], rows) + (
+        f"\n\nThe answers were stand-ins: what was measured is reading the images, writing and "
+        f"checking: {1000 * spent / count:.1f} ms of CPU a sample."
+    )
+
+
+def open_toy():
+    torch.set_num_threads(1)
+    return vi.LMM.from_pretrained("toy", check=False)
+
+
+def rate(samples, folder, opener, **on):
+    """Seconds from the first chunk that was done to the last, per sample and of the clock."""
+    ticks = []
+    shutil.rmtree(folder, ignore_errors=True)
+    vi.run_dataset(
+        opener, samples, folder=folder, chunk=8, max_new_tokens=8,
+        tick=lambda done, _: ticks.append((done, time.monotonic())), **on
+    )  # fmt: skip
+    # The first chunks of replicas come when their models are open.
+    (first, began), (last, ended) = ticks[2], ticks[-1]
+    return (ended - began) / (last - first)
+
+
+def on_ray(count):
+    """Seconds a sample: one process, one replica and two, in turns."""
+    import ray
+
+    rounds = {"one process": [], "1 replica": [], "2 replicas": [], "1 replica, echo": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "HOME": name}
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+        samples = paths(folder, count)
+        for _ in range(3):
+            on = {"on": "ray", "gpus_per_replica": 0}
+            for replicas, where in ((1, "1 replica"), (2, "2 replicas")):
+                found = rate(samples, folder / "rows", open_toy, replicas=replicas, **on)
+                rounds[where].append(found)
+            rounds["one process"].append(rate(samples, folder / "rows", open_toy))
+            print(rounds, flush=True)
+        here = rate(samples, folder / "rows", echo)
+        there = rate(samples, folder / "rows", echo, replicas=1, **on)
+        ray.shutdown()
+    del rounds["1 replica, echo"]
+    base = statistics.median(rounds["one process"])
+    rows = [
+        [
+            where,
+            f"{1000 * statistics.median(found):.0f}",
+            f"{base / statistics.median(found):.2f}",
+            f"{base / max(found):.2f} to {base / min(found):.2f}",
+        ]
+        for where, found in rounds.items()
+    ]
+    head = ["", "ms a sample, median of 3", "throughput against one process", "over the rounds"]
+    return table(head, rows) + (
+        f"\n\nOf answers that cost nothing, a chunk of 8 takes {8000 * here:.0f} ms in one process "
+        f"and {8000 * there:.0f} ms by way of one replica: {8000 * (there - here):.0f} ms more."
+    )
+
+
+def noise(seed, side):
+    return np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+
+
+def prompts(_):
+    """Time and memory over the number of images; the plain model beside the edits and probes."""
+    from benchmarks.models import GRIDS, Size, build
+
+    lmm = build(600, Size(width=128, heads=4, kv_heads=4, layers=2))
+    graphs = {
+        "plain": None,
+        "`SegmentMass`": vi.probes.SegmentMass(rows="query"),
+        "`Knockout`": vi.Knockout("image -> query"),
+        "`VAR`": vi.VAR(),
+    }
+    lmm.sinks = vi.SinkDims((3, 17), 6.0)
+    rows = []
+    for n_images, what in (
+        (1, "1"),
+        (5, "5 (or five tiles)"),
+        (11, "11 (as 32 frames of 196)"),
+        (20, "20"),
+    ):
+        shown = [noise(n, GRIDS[600] * 4) for n in range(n_images)]
+        encoding = lmm.encode(shown, "<s> " + "<image> " * n_images + "w1 w2 w3 w4 w5", chat=False)
+        tokens, line = encoding.layout.length, []
+        for name, graph in graphs.items():
+            run = lambda e=encoding, g=graph: lmm.generate(e, graph=g, max_new_tokens=1)  # noqa: E731
+            run()
+            seconds, most = min(timed(run) for _ in range(3)), peak(run)
+            line.append((seconds, most))
+            print(n_images, tokens, name, seconds, most, flush=True)
+        base = line[0]
+        rows.append(
+            [
+                what,
+                f"{tokens:,}",
+                f"{base[0]:.2f} s",
+                *(f"{s / base[0]:.2f} / {m / base[1]:.2f}" for s, m in line[1:]),
+            ]
+        )
+    return table(["images", "tokens", "plain", *list(graphs)[1:]], rows)
+
+
+def tables(count):
+    """Writing and reading tables of as many samples."""
+    import pandas
+
+    from vsink_interp.results import Tables
+
+    with tempfile.TemporaryDirectory() as name:
+        lmm, folder = vi.LMM.from_pretrained("toy", check=False), Path(name) / "tables"
+        graph = vi.probes.SegmentMass(rows="query")
+        run = lmm.generate(vi.toy.scene(0).image, PROMPT, graph, max_new_tokens=2)
+        made, began = Tables(folder, ["head", "query"]), time.process_time()
+        for first in range(0, count, 250):
+            made.write(f"chunk={first // 250:05d}", ((first + i, run) for i in range(250)))
+        written, began = time.process_time() - began, time.process_time()
+        found = pandas.read_parquet(folder / "SegmentMass")
+        means = found.groupby(["layer", "segment"], observed=True)["value"].mean()
+        read = time.process_time() - began
+        size = sum(file.stat().st_size for file in folder.rglob("*.parquet")) / 2**20
+        assert len(found) == count * len(means)
+    return (
+        f"{count:,} samples, {len(found):,} numbers: written in {written:.0f} s of CPU "
+        f"({1000 * written / count:.1f} ms a sample), {size:.1f} MB; read and averaged by layer "
+        f"and segment with pandas in {read:.1f} s."
+    )
+
+
+WORK = {"driver": driver, "ray": on_ray, "prompts": prompts, "tables": tables}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=WORK)
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    text = WORK[args.what](args.count)
+    print(text)
+    if args.write:
+        write_table(args.what, text, PAGE)
+
+
+if __name__ == "__main__":
+    main()
