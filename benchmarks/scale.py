@@ -24,6 +24,7 @@ from benchmarks.marked import write_table
 from benchmarks.measure import peak, timed
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+CHUNK = 8
 PROMPT = vi.toy.language.DESCRIBE
 
 
@@ -83,40 +84,41 @@ def open_toy():
 
 
 def rate(samples, folder, opener, **on):
-    """Seconds from the first chunk that was done to the last, per sample and of the clock."""
+    """From the third chunk that was done to the last: seconds a sample of the clock, and of CPU of
+    this process, which on Ray leads alone."""
     ticks = []
     shutil.rmtree(folder, ignore_errors=True)
     vi.run_dataset(
-        opener, samples, folder=folder, chunk=8, max_new_tokens=8,
-        tick=lambda done, _: ticks.append((done, time.monotonic())), **on
+        opener, samples, folder=folder, chunk=CHUNK, max_new_tokens=8,
+        tick=lambda done, _: ticks.append((done, time.monotonic(), time.process_time())), **on
     )  # fmt: skip
     # The first chunks of replicas come when their models are open.
-    (first, began), (last, ended) = ticks[2], ticks[-1]
-    return (ended - began) / (last - first)
+    (first, *began), (last, *ended) = ticks[2], ticks[-1]
+    return [(end - begin) / (last - first) for begin, end in zip(began, ended, strict=True)]
 
 
 def on_ray(count):
-    """Seconds a sample: one process, one replica and two, in turns."""
+    """One process, one replica and two, in turns; then answers that cost nothing."""
     import ray
 
-    rounds = {"one process": [], "1 replica": [], "2 replicas": [], "1 replica, echo": []}
+    rounds = {"one process": [], "1 replica": [], "2 replicas": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "HOME": name}
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
-        samples = paths(folder, count)
+        samples, on = paths(folder, count), {"on": "ray", "gpus_per_replica": 0}
         for _ in range(3):
-            on = {"on": "ray", "gpus_per_replica": 0}
             for replicas, where in ((1, "1 replica"), (2, "2 replicas")):
-                found = rate(samples, folder / "rows", open_toy, replicas=replicas, **on)
-                rounds[where].append(found)
+                rounds[where].append(
+                    rate(samples, folder / "rows", open_toy, replicas=replicas, **on)
+                )
             rounds["one process"].append(rate(samples, folder / "rows", open_toy))
             print(rounds, flush=True)
         here = rate(samples, folder / "rows", echo)
         there = rate(samples, folder / "rows", echo, replicas=1, **on)
         ray.shutdown()
-    del rounds["1 replica, echo"]
-    base = statistics.median(rounds["one process"])
+    times = {where: [clock for clock, _ in found] for where, found in rounds.items()}
+    base = statistics.median(times["one process"])
     rows = [
         [
             where,
@@ -124,12 +126,15 @@ def on_ray(count):
             f"{base / statistics.median(found):.2f}",
             f"{base / max(found):.2f} to {base / min(found):.2f}",
         ]
-        for where, found in rounds.items()
+        for where, found in times.items()
     ]
     head = ["", "ms a sample, median of 3", "throughput against one process", "over the rounds"]
+    lead = CHUNK * 1000 * statistics.median(cpu for _, cpu in rounds["2 replicas"])
     return table(head, rows) + (
-        f"\n\nOf answers that cost nothing, a chunk of 8 takes {8000 * here:.0f} ms in one process "
-        f"and {8000 * there:.0f} ms by way of one replica: {8000 * (there - here):.0f} ms more."
+        f"\n\nThe process that leads spends {lead:.0f} ms of CPU on a chunk of {CHUNK} samples. Of "
+        f"answers that cost nothing, such a chunk takes {CHUNK * 1000 * here[0]:.0f} ms in one "
+        f"process and {CHUNK * 1000 * there[0]:.0f} ms by way of one replica. A replica starts and "
+        "opens its model once."
     )
 
 
