@@ -1,13 +1,40 @@
-"""The committed notebooks are their .py sources, without outputs; `make test` runs them."""
+"""The committed notebooks are their .py sources, run: they run here too, without kernels."""
 
+import json
+import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 
+from tests import plain_process
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
+LARGEST = 300_000
+"""The size of a notebook with its outputs, in bytes."""
+
+RUN = """
+import json, os, signal, sys
+signal.alarm(600)
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as in a kernel
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell.instance()
+shell.display_pub.publish = lambda data, *rest, **more: None
+for source in json.loads(open(sys.argv[1]).read()):
+    shell.run_cell(source, store_history=True).raise_error()
+"""
+"""What nnsight and IPython need of a kernel: cells whose source can be read, values displayed."""
+
+
+def cells(path):
+    return nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells
+
+
+def name(path):
+    return path.stem
 
 
 def test_every_notebook_has_a_source():
@@ -16,26 +43,52 @@ def test_every_notebook_has_a_source():
     )
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", SOURCES, ids=name)
+def test_a_notebook_runs(source, tmp_path):
+    """In a process forked from one that has loaded torch: a kernel would load it for each."""
+    code = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    (tmp_path / "cells.json").write_text(json.dumps(code))
+    done = plain_process.run(RUN, tmp_path / "cells.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name)
 def test_a_notebook_is_its_source(source):
     """If this fails: make notebooks."""
-    built = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     written = jupytext.read(source)
-    assert [(cell.cell_type, cell.source) for cell in built.cells] == [
+    assert [(cell.cell_type, cell.source) for cell in cells(source)] == [
         (cell.cell_type, cell.source) for cell in written.cells
     ]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_outputs(source):
-    for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells:
-        assert not cell.get("outputs")
-        assert cell.get("execution_count") is None
+@pytest.mark.parametrize("source", SOURCES, ids=name)
+def test_a_notebook_has_outputs_of_nobodys_machine(source):
+    code = [cell for cell in cells(source) if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
+    outputs = [output for cell in code for output in cell.outputs]
+    shown = [kind for output in outputs for kind in output.get("data", {})]
+    assert {"image/png", "image/jpeg"} & {*shown}
+    assert not [output for output in outputs if output.output_type == "error"]
+    texts = [output.get("text", "") for output in outputs] + [
+        text
+        for output in outputs
+        for kind, text in output.get("data", {}).items()
+        if not kind.startswith("image/")
+    ]
+    assert not re.search(r"(/home|/tmp|/root|/usr|/work|site-packages)/|[A-Z]:\\\\", "".join(texts))
+    assert source.with_suffix(".ipynb").stat().st_size < LARGEST
+
+
+@pytest.mark.parametrize("source", [p for p in SOURCES if p.stem != "quickstart"], ids=name)
+def test_a_notebook_ends_with_exercises_and_a_large_model(source):
+    headings = re.findall(r"^# ## (.+)$", source.read_text(), re.MULTILINE)
+    assert headings[-2:] == ["Exercises", "The same on LLaVA-1.5-7B"]
+    told = source.read_text().partition("# ## Exercises")[2].partition("# ## The same")[0]
+    assert re.findall(r"^# (\d)\. ", told, re.MULTILINE) == ["1", "2"]
 
 
 def test_the_quickstart_is_short():
-    cells = jupytext.read(FOLDER / "quickstart.py").cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code = [cell.source for cell in cells(FOLDER / "quickstart.py") if cell.cell_type == "code"]
     assert len(code) <= 14
     assert max(len(source.splitlines()) for source in code) <= 15
     assert "%%time" not in "".join(code)  # a traced cell must be plain source

@@ -71,4 +71,4 @@ def test_patching_writes_the_share_that_came_back(sunk):
     figure = plot.patching(found)
     opened(figure)
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert written == [f"{share:.2f}" for share in found.recovered.ravel()]
+    assert written == [f"{round(share, 2) + 0.0:.2f}" for share in found.recovered.ravel()]

@@ -157,3 +157,7 @@ def test_a_local_model_runs_there_too(loopback, tiny_dir):
     torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=0)
     with pytest.raises(vi.CapabilityError, match="knows models by their names"):
         tiny.fresh().run(ASSET, PROMPT, remote=loopback.server())
+
+
+def test_a_server_shows_its_address():
+    assert repr(vi.Server("http://127.0.0.1:1/")) == "Server('http://127.0.0.1:1')"

@@ -60,7 +60,8 @@ def draw_shares(
     if n_layers <= MOST and n_places <= MOST:
         for (i, j), value in np.ndenumerate(share):
             colour = "white" if abs(value) > 0.7 * top else "black"
-            axes.text(i, j, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+            told = f"{value:.2f}".replace("-0.00", "0.00")
+            axes.text(i, j, told, ha="center", va="center", fontsize=8, color=colour)
     step = max(1, -(-n_layers // MOST))
     axes.set_xticks(range(0, n_layers, step), [str(at) for at in found.layers[::step]])
     names, step = _named(found), max(1, -(-n_places // NAMED))

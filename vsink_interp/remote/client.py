@@ -119,6 +119,9 @@ class Server:
         self._theirs: dict[str, str] = {}
         self._told: set[str] = set()
 
+    def __repr__(self) -> str:
+        return f"Server({self.host!r})"
+
     @property
     def job(self) -> "Later":
         """This server as `remote=` of runs that are not waited for: `run` and `generate` return a

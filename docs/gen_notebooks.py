@@ -1,0 +1,117 @@
+"""Write notebooks/*.ipynb: each .py, run, with outputs that a diff can bear.
+
+`python docs/gen_notebooks.py [NAME ...]`; all of them without a name. Cells run in IPython itself,
+in a process forked for each notebook, because a kernel would import torch for each.
+"""
+
+import io
+import os
+import sys
+import tempfile
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from IPython.core.displayhook import CapturingDisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from nbformat.v4 import new_output
+from PIL import Image
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+WIDEST = 1100
+"""The widest figure, in pixels."""
+PALETTE = 256
+"""A figure of lines and areas keeps as many colours: a third of the bytes."""
+PHOTO = 4096
+"""One with more colours than this shows photographs, and is a JPEG."""
+LONGEST = 150_000
+"""The longest HTML of an output, in characters: circuitsvis's bundle is ten times as long."""
+
+
+def main() -> None:
+    """Build the notebooks that are named, or all."""
+    os.environ |= {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as in a kernel
+        "TQDM_DISABLE": "1",
+    }
+    import vsink_interp  # noqa: F401 (for the processes that are forked from here)
+    from vsink_interp import model, plot  # noqa: F401
+
+    for source in sorted(FOLDER.glob("*.py")):
+        if sys.argv[1:] and source.stem not in sys.argv[1:]:
+            continue
+        child = os.fork()
+        if not child:
+            nbformat.write(executed(source), source.with_suffix(".ipynb"))
+            print(f"{source.stem}: {source.with_suffix('.ipynb').stat().st_size // 1000} kB")
+            sys.stdout.flush()
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(f"{source.name} failed: see above")
+
+
+def executed(source: Path) -> Any:
+    """A notebook as its source says, with the outputs of running it in an empty folder."""
+    notebook, shell = jupytext.read(source), InteractiveShell.instance()
+    notebook.metadata = {
+        "jupytext": {"formats": "ipynb,py:percent"},
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    count = 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for number, cell in enumerate(notebook.cells):
+            cell.id, cell.metadata = f"cell-{number}", {}
+            if cell.cell_type == "code":
+                count += 1
+                cell.execution_count, cell.outputs = count, outputs_of(shell, cell.source, count)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def outputs_of(shell: InteractiveShell, source: str, count: int) -> list[Any]:
+    """What a cell prints and shows; the last line of a cell is its result, figures are shown."""
+    results: list[dict[str, Any]] = []
+    shell.display_trap.hook = CapturingDisplayHook(shell, results)
+    with capture_output() as caught:
+        done = shell.run_cell(source, store_history=True)
+    if not done.success:
+        sys.stderr.write(f"{caught.stdout}{caught.stderr}\nin the cell:\n{source}\n")
+        os._exit(1)
+    found = [new_output("stream", name="stdout", text=caught.stdout)] if caught.stdout else []
+    found += [new_output("display_data", data=tidied(o.data)) for o in caught.outputs]
+    kind = {"output_type": "execute_result", "execution_count": count}
+    found += [new_output(**kind, data=tidied(one["data"])) for one in results]
+    return found
+
+
+def tidied(data: dict[str, Any]) -> dict[str, Any]:
+    """What is shown, with small figures and no bundle of scripts."""
+    told = {"text/plain": data.get("text/plain", "a figure")}
+    if png := data.get("image/png"):
+        kind, content = small(b64decode(png) if isinstance(png, str) else png)
+        return {kind: b64encode(content).decode(), **told}
+    html = data.get("text/html", "")
+    return {"text/html": html, **told} if 0 < len(html) < LONGEST else told
+
+
+def small(png: bytes) -> tuple[str, bytes]:
+    """A figure that is no larger than need be: its kind, and the file."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    if image.width > WIDEST:
+        size = WIDEST, round(image.height * WIDEST / image.width)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if image.getcolors(PHOTO) is None:
+        image.save(buffer, "JPEG", quality=85, optimize=True)
+        return "image/jpeg", buffer.getvalue()
+    image.quantize(PALETTE).save(buffer, "PNG", optimize=True)
+    return "image/png", buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
