@@ -25,7 +25,7 @@ WIDEST = 1100
 """The widest figure, in pixels."""
 PALETTE = 256
 """A figure of lines and areas keeps as many colours: a third of the bytes."""
-PHOTO = 4096
+PHOTO = 1024
 """One with more colours than this shows photographs, and is a JPEG."""
 LONGEST = 150_000
 """The longest HTML of an output, in characters: circuitsvis's bundle is ten times as long."""

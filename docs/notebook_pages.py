@@ -7,7 +7,6 @@ import json
 import re
 from base64 import b64decode
 from functools import cache
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,14 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 MARK = "notebook-output"
 
 
+def on_config(config: Any) -> Any:
+    """Add to the navigation what it does not name."""
+    listed = next(part["Notebooks"] for part in config.nav if "Notebooks" in part)
+    pages = [f"notebooks/{name}.md" for name in notebooks()]
+    listed += [page for page in pages if page not in listed]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add a page for each notebook, its figures, the notebook itself, and a list of them all."""
     for name, cells in notebooks().items():
@@ -24,9 +31,11 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"notebooks/{name}.md", content=text))
         for figure, content in figures.items():
             files.append(File.generated(config, f"notebooks/{figure}", content=content))
-        whole = FOLDER / f"{name}.ipynb"
-        files.append(File.generated(config, f"notebooks/{name}.ipynb", abs_src_path=str(whole)))
-    files.append(File.generated(config, "notebooks/index.md", content=index()))
+        whole = str(FOLDER / f"{name}.ipynb")
+        files.append(File.generated(config, f"notebooks/{name}.ipynb", abs_src_path=whole))
+    listed = next(part["Notebooks"] for part in config.nav if "Notebooks" in part)
+    order = [Path(page).stem for page in listed if Path(page).stem in notebooks()]
+    files.append(File.generated(config, "notebooks/index.md", content=index(order)))
     return files
 
 
@@ -84,8 +93,8 @@ def fence(language: str, text: str) -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def index() -> str:
-    """The list of all notebooks: the title of each, and how its first paragraph begins."""
+def index(order: list[str]) -> str:
+    """The list of all notebooks: the title of each, and the first sentence after it."""
     lines = [
         "# Notebooks",
         "",
@@ -94,9 +103,9 @@ def index() -> str:
         "tests run them.",
         "",
     ]
-    for name, cells in notebooks().items():
-        title, *rest = "".join(cells[0]["source"]).split("\n")
-        first = unescape(" ".join(rest).strip()).split(". ")[0].split("? ")
-        opening = first[0] + ("?" if len(first) > 1 else "")
-        lines.append(f"- [{title.lstrip('# ')}]({name}.md): {opening}.".replace("?.", "?"))
+    for name in order:
+        title, *rest = "".join(notebooks()[name][0]["source"]).split("\n")
+        sentence = re.match(r".*?[.?](?=\s)", " ".join(rest).strip() + " ")
+        told = sentence[0] if sentence else ""
+        lines.append(f"- [{title.lstrip('# ')}]({name}.md): {told}")
     return "\n".join(lines) + "\n"

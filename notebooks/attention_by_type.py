@@ -64,12 +64,12 @@ vi.plot.segment_mass(five)
 # %% [markdown]
 # In layers 2 to 7 the query proper has less than a tenth. What counted as "query" is nearly all the
 # first token: an attention sink that every head can rest on. So the 60 % must not be read as "the
-# answer reads the question"; the knockouts (`knockouts`) show what it reads.
+# answer reads the question"; the knockouts ([knockouts](knockouts.ipynb)) show what it reads.
 #
 # ## And not all image tokens are alike
 #
 # Split the image into its visual sinks and the rest (which tokens are sinks is decided by phi,
-# layer by layer; see `sink_dimensions`).
+# layer by layer; see [sink_dimensions](sink_dimensions.ipynb)).
 
 # %%
 groups = ("bos", "sink & image", "image & ~sink", "system", "query", "generated")

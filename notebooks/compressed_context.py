@@ -141,6 +141,9 @@ alone = ex.compressed_context(
 alone.plot()
 
 # %% [markdown]
+# Here the image tokens alone do as well as with the query: a new question brings its own words. In
+# the paper's table both are needed.
+#
 # ## What to remember
 #
 # - A context is compressed per layer: the same token may stay in one layer and go in the next.

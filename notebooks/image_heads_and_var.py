@@ -49,9 +49,10 @@ print(ranking.top(12)[8:])  # (layer, head, r); layers 0 and 1 have no sinks yet
 vi.plot.heads(ranking)
 
 # %% [markdown]
-# **Look for** the dotted heads of layers 3 and 4 (right), the ones that `what_a_word_looks_at`
-# found on objects. Around them it is dark: from layer 2 on, most heads give nearly all of their
-# image attention to sinks. Layers 0 and 1 are bright for a trivial reason: no token is a sink yet.
+# **Look for** the dotted heads of layers 3 and 4 (right), the ones that
+# [what_a_word_looks_at](what_a_word_looks_at.ipynb) found on objects. Around them it is dark: from
+# layer 2 on, most heads give nearly all of their image attention to sinks. Layers 0 and 1 are
+# bright for a trivial reason: no token is a sink yet.
 #
 # ## Two heads, one word
 #
@@ -185,7 +186,7 @@ plt.show()
 # paper's zero. A gain cannot show on answers that are right already. Published gains are small
 # (POPE F1 85.9 to 86.5 on LLaVA-1.5-7B) and contested: reruns in the authors' tracker find some
 # scores below the baseline. How to tell whether an intervention helps on *your* task is in
-# `evaluate_an_intervention`.
+# [evaluate_an_intervention](evaluate_an_intervention.ipynb).
 #
 # ## Paper and released code disagree
 #
@@ -204,7 +205,8 @@ assert same[0] == same[1]
 # ## Exercises
 #
 # 1. Sweep p from 0 to 1 at rho = 0.5 and measure the attention on the named object (as in
-#    `what_a_word_looks_at`). Is it linear in p? Equation A-6 tells you before you run it.
+#    [what_a_word_looks_at](what_a_word_looks_at.ipynb)). Is it linear in p? Equation A-6 tells you
+#    before you run it.
 # 2. Only visual sinks should give: write the budget without the first token by hand for the row
 #    above, and compare with `vi.Redistribute`. Which of the two does the paper's table 5 favour?
 #

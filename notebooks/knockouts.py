@@ -181,7 +181,8 @@ plt.show()
 # 1. Cut `"image -> query[-1]"`, the last prompt token alone, in all layers. Is the summary in one
 #    token? Try each of the five.
 # 2. Cut single heads: `vi.Knockout("image -> query generated", 3, heads=[0, 1])`, then heads 2 and
-#    3. Which pair of layer 3 carries the objects? (`what_a_word_looks_at` has a guess.)
+#    3. Which pair of layer 3 carries the objects?
+#    ([what_a_word_looks_at](what_a_word_looks_at.ipynb) has a guess.)
 #
 # ## The same on LLaVA-1.5-7B
 #

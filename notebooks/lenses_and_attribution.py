@@ -60,7 +60,7 @@ ex.word_lens(lmm, scene.image, "describe the image", ["white", "blue"], layers=[
 #
 # The same lens on the row that writes the answer, layer by layer. **Look for** the layer at which
 # the right colour takes over, and compare it with the layers in which the image is read (3 and 4,
-# see `knockouts`).
+# see [knockouts](knockouts.ipynb)).
 
 # %%
 colours = {"white": "#444444", "green": "#1EBE3C", "purple": "#9632C8", "yellow": "#D8C020"}
@@ -160,7 +160,8 @@ plt.show()
 
 # %% [markdown]
 # Plain attention shows the sinks; multiplied by its gradient, what matters for this answer stays.
-# That is another way of seeing that attention to sinks carries nothing (`masking_sinks`).
+# That is another way of seeing that attention to sinks carries nothing
+# ([masking_sinks](masking_sinks.ipynb)).
 #
 # ## What to remember
 #

@@ -162,7 +162,7 @@ plt.show()
 # 1. Which objects are missed in layer 5 with all image tokens, and where do the peaks lie instead?
 #    (`found.peaks[0, 5]`, and `found.plot(layer=5)`.)
 # 2. Keep only objects that need direct access to the image, as the paper does: `only_direct=True`.
-#    What does the toy say, and why? (See `knockouts`.)
+#    What does the toy say, and why? (See [knockouts](knockouts.ipynb).)
 #
 # ## The same on LLaVA-1.5-7B
 #

@@ -105,7 +105,7 @@ positions.plot()
 # **Look for** the rows that light up: there is one. The word "circle" never carries the colour; the
 # last token, which writes the answer, looks at the patch itself. In language models facts about a
 # subject are often gathered *at* the subject first (Meng et al. 2022); this one reads directly. A
-# captioning prompt would be another story (`knockouts`).
+# captioning prompt would be another story ([knockouts](knockouts.ipynb)).
 #
 # ## Which heads?
 #

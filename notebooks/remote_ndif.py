@@ -148,8 +148,8 @@ for refused in (vi.probes.Pattern("all"), vi.DropKeys("image")):
 # %% [markdown]
 # ## Several runs, one round trip
 #
-# A queue makes each request slow, so put what belongs together into a session. Here the three
-# knockouts of `knockouts`, and how much the answers look at the image under each.
+# A queue makes each request slow, so put what belongs together into a session. Here three knockouts
+# (as in [knockouts](knockouts.ipynb)), and how much the answers look at the image under each.
 
 # %%
 flows = ("image -> query", "image -> generated", "image -> query generated")

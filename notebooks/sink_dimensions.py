@@ -176,7 +176,8 @@ added.plot()
 
 # %% [markdown]
 # Much attention, little effect: that is what makes a sink, and why its attention can be moved
-# elsewhere (`image_heads_and_var`) or removed (`masking_sinks`).
+# elsewhere ([image_heads_and_var](image_heads_and_var.ipynb)) or removed
+# ([masking_sinks](masking_sinks.ipynb)).
 #
 # ## Are the dimensions the *cause* of the attention?
 #

@@ -146,7 +146,8 @@ plt.show()
 # %% [markdown]
 # Layer 3: each word has its own map. Layer 5: one map for all words, which is figure 1's finding.
 # The model was not distracted, though: the answer is right. What attention to sinks does, and what
-# it does not, is the subject of `sink_dimensions` and `masking_sinks`.
+# it does not, is the subject of [sink_dimensions](sink_dimensions.ipynb) and
+# [masking_sinks](masking_sinks.ipynb).
 #
 # ## By head
 #
@@ -191,8 +192,8 @@ vi.viewer.look(lmm, scene.image, prompt, heads=[3])
 #
 # - The row of a word is the row that *predicts* it.
 # - Say which layers and heads a map averages; a mean over all of them shows no layer that exists.
-# - Attention is not contribution: a patch may draw attention and add nothing (`sink_dimensions`,
-#   last figure).
+# - Attention is not contribution: a patch may draw attention and add nothing
+#   ([sink_dimensions](sink_dimensions.ipynb), last figure).
 #
 # ## Exercises
 #

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from runpy import run_path
 
 import jupytext
 import nbformat
@@ -85,6 +86,19 @@ def test_a_notebook_ends_with_exercises_and_a_large_model(source):
     assert headings[-2:] == ["Exercises", "The same on LLaVA-1.5-7B"]
     told = source.read_text().partition("# ## Exercises")[2].partition("# ## The same")[0]
     assert re.findall(r"^# (\d)\. ", told, re.MULTILINE) == ["1", "2"]
+
+
+def test_notebooks_become_pages():
+    """What mkdocs is given: figures are there, links lead to pages."""
+    hook = run_path(str(FOLDER.parent / "docs" / "notebook_pages.py"))
+    pages = {known: hook["as_page"](known, found) for known, found in hook["notebooks"]().items()}
+    for text, figures, outputs in pages.values():
+        assert text.startswith("# ")
+        assert figures
+        assert re.findall(r"!\[Figure: .+\]\((.+)\)", text) == [*figures]
+        assert text.count(hook["MARK"]) == len(outputs)
+        assert {*re.findall(r"\]\((\w+)\.md\)", text)} <= pages.keys()
+    assert hook["index"](sorted(pages)).count("](") == len(pages)
 
 
 def test_the_quickstart_is_short():
