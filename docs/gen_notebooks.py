@@ -27,6 +27,8 @@ PALETTE = 256
 """A figure of lines and areas keeps as many colours: a third of the bytes."""
 PHOTO = 1024
 """One with more colours than this shows photographs, and is a JPEG."""
+BARE = ("natural_sinks",)
+"""Kept without outputs: its model is fetched by whoever wants to run it."""
 LONGEST = 150_000
 """The longest HTML of an output, in characters: circuitsvis's bundle is ten times as long."""
 
@@ -66,7 +68,7 @@ def executed(source: Path) -> Any:
         os.chdir(folder)
         for number, cell in enumerate(notebook.cells):
             cell.id, cell.metadata = f"cell-{number}", {}
-            if cell.cell_type == "code":
+            if cell.cell_type == "code" and source.stem not in BARE:
                 count += 1
                 cell.execution_count, cell.outputs = count, outputs_of(shell, cell.source, count)
     nbformat.validate(notebook)
