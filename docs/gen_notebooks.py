@@ -14,6 +14,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import numpy as np
 from IPython.core.displayhook import CapturingDisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -21,12 +22,12 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-WIDEST = 1100
+WIDEST = 900
 """The widest figure, in pixels."""
 PALETTE = 256
 """A figure of lines and areas keeps as many colours: a third of the bytes."""
-PHOTO = 1024
-"""One with more colours than this shows photographs, and is a JPEG."""
+OFF = 32, 1e-3
+"""Where a palette is off by more than this, at more than this share of pixels, it is a JPEG."""
 BARE = ("natural_sinks",)
 """Kept without outputs: its model is fetched by whoever wants to run it."""
 LONGEST = 150_000
@@ -108,10 +109,12 @@ def small(png: bytes) -> tuple[str, bytes]:
         size = WIDEST, round(image.height * WIDEST / image.width)
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    if image.getcolors(PHOTO) is None:
+    palette = image.quantize(PALETTE)
+    off = np.abs(np.asarray(image, int) - np.asarray(palette.convert("RGB"), int)).max(-1)
+    if (off > OFF[0]).mean() > OFF[1]:
         image.save(buffer, "JPEG", quality=85, optimize=True)
         return "image/jpeg", buffer.getvalue()
-    image.quantize(PALETTE).save(buffer, "PNG", optimize=True)
+    palette.save(buffer, "PNG", optimize=True)
     return "image/png", buffer.getvalue()
 
 

@@ -105,7 +105,7 @@ def index(order: list[str]) -> str:
     ]
     for name in order:
         title, *rest = "".join(notebooks()[name][0]["source"]).split("\n")
-        sentence = re.match(r".*?[.?](?=\s)", " ".join(rest).strip() + " ")
+        sentence = re.match(r".*?(?<!et al)[.?](?=\s)", " ".join(rest).strip() + " ")
         told = sentence[0] if sentence else ""
         lines.append(f"- [{title.lstrip('# ')}]({name}.md): {told}")
     return "\n".join(lines) + "\n"

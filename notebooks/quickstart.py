@@ -72,7 +72,7 @@ vi.plot.spectrum(ex.spectrum(lmm, scene.image, prompt))
 # Look at the histogram before you trust a threshold.
 
 # %%
-cases = ex.Cases.scenes(6)
+cases = ex.Cases.scenes(4)
 phi = ex.sink_values(lmm, cases)
 assert phi.phi.max() <= lmm.d_model**0.5  # phi is bounded by the square root of the width
 print(f"{phi.sinks_per_case:.1f} visual sinks per image and layer")
