@@ -22,7 +22,7 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-WIDEST = 900
+WIDEST = 800
 """The widest figure, in pixels."""
 PALETTE = 256
 """A figure of lines and areas keeps as many colours: a third of the bytes."""
