@@ -41,6 +41,10 @@ CASES = {
     "contribution": (vi.probes.Contribution(), 4, 15),
     "attribution": (vi.probes.LogitAttribution(direction=(0.5, -0.5) * (tiny.WIDTH // 2)), 4, 10),
     "scores": (edits.ScaleScores("image", 1.5, by="size", heads=(0, 3)), 4, 10),
+    "register": (vi.SoftmaxRegister(0.0), 4, 11),
+    "heads chosen by row": (vi.ScaleHeads(0.1, heads=~vi.TopHeads("image", 2)), 4, 16),
+    "scaled pattern": (vi.ScalePattern("image", 0.5), 4, 4),
+    "tokens found before": (vi.Knockout("top(image,3,1) -> query generated"), 4, 4),
     "empty graph": (vi.EditGraph(), 4, 0),
 }
 """The graph, how many layers it edits, and the most operations per layer and step."""

@@ -57,6 +57,29 @@ def test_the_sink_mass_is_the_last_column_of_the_softmax(text):
 
 
 @every_decoder
+def test_a_register_is_one_more_column_beside_the_sink(text):
+    model, encoding = lmm(text), encoded(text)
+    probes = vi.probes.Activation("attn.hook_attn_scores", 1), Pattern("all", 1)
+    edit = vi.SoftmaxRegister(0.4, layers=1, rows="all")
+    run = model.run(encoding, graph=vi.EditGraph(edit, *probes))
+    scores, pattern = (run[probe].values[0].double() for probe in probes)
+    sinks = model.hooked.layers[1].self_attn.sinks.detach().double()[:, None, None]
+    columns = [c.expand(*scores.shape[:-1], 1) for c in (sinks, torch.full_like(sinks, 0.4))]
+    wanted = torch.softmax(torch.cat([scores, *columns], -1), -1)[..., : scores.shape[-1]]
+    assert apart(pattern, wanted) < 1e-6
+
+
+def test_heads_with_sinks_of_their_own_are_not_compared_by_scores():
+    text = next(iter(LEARNED_SINKS))
+    model, encoding, top = lmm(text), encoded(text), vi.TopHeads("image", 1)
+    for edit in (vi.AddScores("image", 1.0, heads=top), vi.Knockout("image -> query", heads=top)):
+        with pytest.raises(vi.CapabilityError, match="learned sink for each head"):
+            model.run(encoding, graph=edit)
+    damped = model.run(encoding, graph=vi.ScaleHeads(0.0, heads=top))
+    assert apart(damped.logits, model.run(encoding).logits) > 1e-4
+
+
+@every_decoder
 def test_rows_of_padding_give_the_sink_nothing(text):
     model = lmm(text)
     images, texts = zip(PROMPTS["one"], PROMPTS["wide"], strict=True)

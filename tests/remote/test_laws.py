@@ -142,6 +142,21 @@ def test_what_would_see_dropped_keys_on_a_server_is_refused(other, lmm, loopback
     assert loopback.jobs == before
 
 
+def test_tokens_that_a_pass_finds_are_found_there(lmm, loopback, encoding):
+    """In a job of its own; a session sends all at once, and says what to do before."""
+    graph, word = vi.Knockout("top(image,2,1) -> query"), "top(image,2,1)"
+    before = loopback.jobs
+    there = lmm.run(encoding, graph=graph, remote=loopback.server(), allow_large=True)
+    here, keep = tiny.lmm().run(encoding, graph=graph), real(encoding)
+    assert loopback.jobs == before + 2
+    assert torch.equal(there.layout.mask(word), here.layout.mask(word))
+    assert apart(there.logits[keep], here.logits[keep]) < SAME
+    session = lmm.session(loopback.server(), allow_large=True)
+    with pytest.raises(vi.LayoutError, match=r"vi\.mark"):
+        session.run(encoding, graph=graph)
+    session.run(vi.mark(tiny.lmm(), encoding, word), graph=graph)
+
+
 def test_an_answer_of_one_token(lmm, loopback, encoding):
     """Without a decode step there is nothing to stop at after the prompt."""
     graph = vi.Knockout("image -> query") | vi.probes.SegmentMass()

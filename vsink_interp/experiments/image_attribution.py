@@ -109,7 +109,8 @@ def integrated_gradients(
     Sundararajan et al. (2017), arXiv 1703.01365: the difference of each token from a baseline,
     times the gradient averaged over the straight way between them (at the middles of `steps`
     parts). The values add up to what the image adds to the logit over the baseline; how nearly is
-    in the result, as `gap`.
+    in the result, as `gap`. Look at it first: where the logit jumps on the way, as where sinks form
+    all at once, the gap stays large with many steps, and the values say little.
 
     ```python
     found = ex.integrated_gradients(lmm, image, "what color is the circle?", steps=8)

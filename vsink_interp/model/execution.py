@@ -40,7 +40,12 @@ class RunRequest:
 
 
 def carry_out(
-    lmm: Any, run_request: RunRequest, executor: Executor, sinks: SinkDims | None = None
+    lmm: Any,
+    run_request: RunRequest,
+    executor: Executor,
+    sinks: SinkDims | None = None,
+    *,
+    alone: bool = True,
 ) -> Run:
     """Plan a run, let `executor` execute it, and read the outcome.
 
@@ -48,8 +53,10 @@ def carry_out(
 
     - `lmm`: the model.
     - `sinks`: the sink dimensions, if they are known already.
+    - `alone`: whether a pass may go before it, for words of the notation that a run finds.
     """
-    run_request = _with_marks(lmm, run_request, executor)
+    if alone:
+        run_request = _with_marks(lmm, run_request, executor)
     return (_answer if run_request.generates else _one_pass)(lmm, run_request, executor, sinks)[0]
 
 

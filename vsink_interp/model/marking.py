@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import CapabilityError, LayoutError, NotationError
-from ..graph import EditGraph, Node
+from ..graph import EditGraph, Node, TopHeads
 from ..probes import Pattern
 from ..results import Run
 from ..tokens.groups import VSINK, Top, measured_words, parse_top
@@ -70,7 +70,7 @@ def _texts(value: Any) -> Iterable[str]:
     elif isinstance(value, tuple) and len(value) <= 64:
         for one in value:
             yield from _texts(one)
-    elif is_dataclass(value) and not isinstance(value, type):
+    elif isinstance(value, Node | TopHeads) and is_dataclass(value):
         for each in fields(value):
             if each.name not in _NO_GROUPS:
                 yield from _texts(getattr(value, each.name))

@@ -83,7 +83,7 @@ class Job:
         """
         states = self.server.collected(self.number, len(self.run_request), self.expected)
         return [
-            carry_out(lmm, run_request, read_back(state), self.sinks)
+            carry_out(lmm, run_request, read_back(state), self.sinks, alone=False)
             for run_request, state in zip(self.run_request, states, strict=True)
         ]
 
@@ -205,7 +205,7 @@ class Session:
             raise _Compiled(compile_run(hooked, self.hosted, *args))
 
         try:
-            carry_out(self.lmm, run_request, compile_only)
+            carry_out(self.lmm, run_request, compile_only, alone=False)
         except _Compiled as compiled:
             self.requests.append(compiled.request)
         self.run_request.append(run_request)
