@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
 from ..errors import InputError
-from ..evaluation import Chair
+from ..evaluation import Chair, Mme, Pope, Question
+from ..evaluation.arrow_folders import ArrowImage, dataset_rows, is_dataset
 from ..experiments import Cases, ObjectMasks, Quizzes
 from ..metrics import ObjectWords, content_words
 from ..model import as_image
@@ -28,9 +29,9 @@ LONGEST: Final = 128
 def captions(setup: Setup, count: int, at_once: int) -> Iterator[Cases]:
     """Images to be described, a few at a time, opened when they are reached.
 
-    Of the user's: COCO (`annotations/instances_*.json` and the images), a table `cases.csv` with
-    the columns image, and if you like prompt and answer, or all images of the folder. Without a
-    folder: toy scenes.
+    Of the user's, the first that the folder holds: COCO (`of_coco`), a table `cases.csv`
+    (`of_table`), a dataset that `datasets` wrote to disk (`of_dataset`), or images (`of_images`).
+    Without a folder: toy scenes.
 
     **Raises:** `InputError` if the folder holds none of these.
     """
@@ -46,9 +47,9 @@ def captions(setup: Setup, count: int, at_once: int) -> Iterator[Cases]:
 @final
 @dataclass(frozen=True)
 class Described:
-    """An image of a folder: its path, what is asked about it, and what is true of it."""
+    """An image of a folder, what is asked about it, and what is true of it."""
 
-    path: Path
+    image: Path | ArrowImage
     prompt: str = PROMPT
     truth: tuple[str, ...] | None = None
 
@@ -58,7 +59,7 @@ def _cases(part: list[Described], folder: Path) -> Cases:
     coco = bool(truths) and _is_coco(folder)
     read = _CocoReader() if coco else content_words
     return Cases(
-        tuple(as_image(one.path) for one in part),
+        tuple(_opened(one.image) for one in part),
         tuple(one.prompt for one in part),
         read,
         tuple(truths) if len(truths) == len(part) else None,
@@ -66,6 +67,10 @@ def _cases(part: list[Described], folder: Path) -> Cases:
         max_new_tokens=LONGEST,
         batch_size=len(part),
     )
+
+
+def _opened(image: Path | ArrowImage) -> Image.Image:
+    return as_image(image if isinstance(image, Path) else image.read())
 
 
 class _CocoReader:
@@ -86,9 +91,19 @@ def _described(folder: Path) -> Iterator[Described]:
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r} with images")
     if _is_coco(folder):
-        return _of_coco(folder)
+        return of_coco(folder)
     if (folder / "cases.csv").is_file():
-        return _of_table(folder)
+        return of_table(folder)
+    if is_dataset(folder):
+        return of_dataset(folder)
+    return of_images(folder)
+
+
+def of_images(folder: Path) -> Iterator[Described]:
+    """All images of a folder, by name, to be described.
+
+    **Raises:** `InputError` if there is none.
+    """
     return (Described(path) for path in images_in(folder))
 
 
@@ -105,13 +120,21 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _of_coco(folder: Path) -> Iterator[Described]:
+def of_coco(folder: Path) -> Iterator[Described]:
+    """COCO: `annotations/instances_*.json` and the images; the objects of each are known.
+
+    **Raises:** `InputError` if the annotations or an image cannot be read.
+    """
     for one in Chair.read_folder(folder).questions:
         if isinstance(one.image, Path):
             yield Described(one.image, one.prompt, tuple(one.truth))
 
 
-def _of_table(folder: Path) -> Iterator[Described]:
+def of_table(folder: Path) -> Iterator[Described]:
+    """A table `cases.csv` with the columns image, and if you like prompt and answer.
+
+    **Raises:** `InputError` for a line without an image.
+    """
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         for number, line in enumerate(csv.DictReader(file), 2):
             if not line.get("image"):
@@ -121,28 +144,54 @@ def _of_table(folder: Path) -> Iterator[Described]:
             yield Described(folder / line["image"], line.get("prompt") or PROMPT, truth)
 
 
-def quizzes(setup: Setup, count: int, at_once: int) -> Iterator[Quizzes]:
-    """Images with yes/no questions, a few at a time: MME's folders, or toy scenes.
+def of_dataset(folder: Path) -> Iterator[Described]:
+    """A dataset that `datasets` wrote with `save_to_disk`, batch by batch.
 
-    **Raises:** `InputError` if the folder holds no MME.
+    Its columns are image, and if you like prompt (or question) and answer (or caption).
+
+    **Raises:** `InputError` if it has no column of images; `CapabilityError` without pyarrow.
+    """
+    for row, image in dataset_rows(folder):
+        asked, answer = (
+            next((str(row[name]) for name in names if row.get(name)), "")
+            for names in (("prompt", "question"), ("answer", "caption"))
+        )
+        truth = tuple(sorted(content_words(answer))) if answer else None
+        yield Described(image, asked or PROMPT, truth)
+
+
+def quizzes(setup: Setup, count: int, at_once: int) -> Iterator[Quizzes]:
+    """Images with yes/no questions, a few at a time: MME's folders, POPE's lines, or toy scenes.
+
+    **Raises:** `InputError` if the folder holds neither.
     """
     if setup.data is None:
         for start in range(0, count, at_once):
             yield Quizzes.scenes(min(at_once, count - start), setup.seed + start)
         return
-    from ..evaluation import Mme
-
-    images: dict[str, list[Any]] = {}
-    for one in Mme.read_folder(setup.data).questions:
+    name, questions = _yes_no(setup.data)
+    images: dict[str, list[Question]] = {}
+    for one in questions:
         images.setdefault(f"{one.split}/{one.about}", []).append(one)
     found = islice(images.values(), count)
     while part := list(islice(found, at_once)):
         yield Quizzes(
-            tuple(as_image(asked[0].image) for asked in part),
+            tuple(as_image(asked[0].shown()) for asked in part),
             tuple(tuple(one.prompt for one in asked) for asked in part),
             tuple(tuple(str(one.truth) for one in asked) for asked in part),
-            about=f"MME in {setup.data.name}",
+            about=f"{name} in {setup.data.name}",
         )
+
+
+def _yes_no(folder: Path) -> tuple[str, tuple[Question, ...]]:
+    """The benchmark of yes/no questions that a folder holds."""
+    missing = []
+    for name, kind in (("MME", Mme), ("POPE", Pope)):
+        try:
+            return name, kind.read_folder(folder).questions
+        except InputError as error:
+            missing.append(str(error))
+    raise InputError("; ".join(missing))
 
 
 def objects(setup: Setup, count: int, at_once: int) -> Iterator[tuple[ObjectMasks, ...]]:
