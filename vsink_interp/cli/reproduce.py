@@ -110,11 +110,11 @@ def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]
                 log=out,
                 tick=lambda done, total: watch(f"{entry.name}: {done} of {total}", done / total),
             )
+            found.save(out)
+            write_bytes(out / f"{entry.name}.png", png(found.plot()))
+            outcome = entry.outcome(found)
         except VsinkError as error:
             return {**about, "error": str(error)}
-    found.save(out)
-    write_bytes(out / f"{entry.name}.png", png(found.plot()))
-    outcome = entry.outcome(found)
     seconds = round(perf_counter() - start, 1)
     return {
         **about, "holds": outcome.holds, "because": outcome.because, "table": found.table(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..reproduction import TELLING, Entry, Measurements, Summary, find
+from ..reproduction.outcomes import of_all_splits
 from .style import COLOURS, GROUP_COLOURS, MUTED, NAMES, new_figure, tidy
 
 if TYPE_CHECKING:
@@ -310,9 +311,9 @@ def _scores(found: Measurements) -> Measurements:
     """Of benchmarks the scores, over all splits where these are scored together."""
     if "of" not in found.factors or "score" not in found.labels("of"):
         return found
-    telling = [r for r in found.where(of="score").rows if r["metric"] in TELLING]
-    whole = [row for row in telling if row["split"] == "all"]
-    return replace(found, rows=tuple(whole or telling))
+    scores = of_all_splits(found.where(of="score"))
+    telling = (row for row in scores.rows if row["metric"] in TELLING)
+    return replace(found, rows=tuple(telling))
 
 
 def _colour(label: Any, labels: Sequence[Any]) -> str:

@@ -122,9 +122,13 @@ def reproduce(
     - `tick`: called in the place of a progress bar.
 
     **Raises:** `NotationError` for an unknown name; `InputError` if the folder does not hold what
-    it takes; `ResultError` if `log` belongs to another measurement.
+    it takes; `ResultError` if `log` belongs to another measurement; `CapabilityError` for what
+    cannot run on a server, before anything is sent.
     """
     entry = find(name)
+    if entry.here:
+        what = f"{name}, which measures {entry.here},"
+        lmm.backend.require_here(what, "open it without remote=")
     folder, place = (None if path is None else Path(path) for path in (data, log))
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """What rows say about a claim: orderings of paired means, with their intervals."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -46,11 +47,17 @@ def both(*outcomes: Outcome) -> Outcome:
     return Outcome(verdict, "; ".join(one.because for one in outcomes))
 
 
+def of_all_splits(found: Measurements) -> Measurements:
+    """Of benchmarks the scores over all splits; of one with a single split, its scores."""
+    whole = {row["task"] for row in found.rows if row["split"] == "all"}
+    rows = (row for row in found.rows if row["split"] == "all" or row["task"] not in whole)
+    return replace(found, rows=tuple(rows))
+
+
 def improved(found: Measurements, arm: str = "VAR") -> Outcome:
     """Whether an arm of a benchmark beats off: its differences, and their intervals."""
-    rows = [r for r in found.rows if r.get("arm") == arm and r.get("of") == "difference"]
-    rows = [row for row in rows if row["metric"] in TELLING]
-    rows = [row for row in rows if row["split"] == "all"] or rows
+    rows = [row for row in of_all_splits(found).rows if row["metric"] in TELLING]
+    rows = [row for row in rows if row["arm"] == arm and row["of"] == "difference"]
     signs = [_sign(row) for row in rows]
     told = ", ".join(
         f"{r['task']} {r['metric']} {r[VALUE]:+.3g} [{r['low']:+.3g}, {r['high']:+.3g}]"

@@ -15,6 +15,7 @@ from ...model.progress import silent
 from ...sinks import HeadRanking
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements
+from ..outcomes import of_all_splits
 from ..over_tasks import Arm, OverTasks
 from ..sources import captions
 from .benchmarks import HALLUCINATION, var_of
@@ -108,7 +109,7 @@ def grid(lmm: LMM, setup: Setup) -> Mapping[str, Arm]:
 
 def _best(found: Measurements, arm: str, others: Sequence[str]) -> Outcome:
     scores = {
-        name: found.mean(arm=name, of="score", metric=_metric(found), split="all")
+        name: of_all_splits(found).mean(arm=name, of="score", metric=_metric(found))
         for name in (arm, *others)
     }
     told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -135,8 +136,8 @@ def _source(found: Measurements) -> Outcome:
 
 
 def _range(found: Measurements) -> Outcome:
-    rows = [r for r in found.rows if r["of"] == "score" and r["metric"] == _metric(found)]
-    rows = [r for r in rows if r["split"] == "all"] or rows
+    rows = [r for r in of_all_splits(found).rows if r["of"] == "score"]
+    rows = [r for r in rows if r["metric"] == _metric(found)]
     off = np.mean([r["value"] for r in rows if r["arm"] == "off"])
     on = [r["value"] for r in rows if r["arm"] != "off"]
     told = f"{_metric(found)}: off {off:.3f}, from {min(on):.3f} to {max(on):.3f} over the grid"

@@ -50,6 +50,7 @@ LATENCY = Entry(
     outcome=_small,
     figure="bars",
     axes=("arm",),
+    here="time",
     unit="ms a token",
     note="The paper calls the cost small (secondary source); one comparison of 2026 measured the "
     "released code at 11.1 times. docs/benchmarks.md measures more carefully.",

@@ -13,7 +13,7 @@ from ...model import LMM
 from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
-from ..outcomes import higher
+from ..outcomes import higher, of_all_splits
 from ..over_cases import OverCases
 from ..over_tasks import Arm, OverTasks
 
@@ -53,7 +53,7 @@ def _sinks_are_idle(found: Measurements) -> Outcome:
 
 def _pope(found: Measurements) -> Outcome:
     scores = {
-        arm: found.mean(arm=arm, of="score", metric="f1", split="all")
+        arm: of_all_splits(found).mean(arm=arm, of="score", metric="f1")
         for arm in ("off", SINKS, RANDOM)
     }
     told = ", ".join(f"{arm} {value:.3f}" for arm, value in scores.items())

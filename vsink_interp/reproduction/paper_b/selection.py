@@ -86,6 +86,7 @@ SELECTION = Entry(
     outcome=_norm_picks_sinks,
     figure="bars",
     axes=("chosen", "chosen", "of"),
+    here="compressed contexts",
     unit="as named",
     note="The released code's attn_over_gen, attn_over_query, norm_percentage, norm and random; "
     "the norm is that of the residual stream entering each layer. A tenth of the image tokens, or "
