@@ -46,9 +46,9 @@ have changed. `all` also writes `index.html`, one page with every figure and ver
 "Describe the image."); a table `cases.csv` with the columns `image`, and if you like `prompt` and
 `answer`; a dataset that `datasets` saved to disk, with the columns `image`, and if you like
 `prompt` (or `question`) and `answer` (or `caption`); COCO's annotations and images; POPE's, MME's
-and the other benchmarks' own files ([evaluation](evaluation.md)); or masks: beside `NAME.jpg` a folder
-`NAME.masks` with one black-and-white image for each object, called by the object's name. Images are
-opened when they are reached, so that 100,000 take the memory of a few.
+and the other benchmarks' own files ([evaluation](evaluation.md)); or masks: beside `NAME.jpg` a
+folder `NAME.masks` with one black-and-white image for each object, called by the object's name.
+Images are opened when they are reached, so that 100,000 take the memory of a few.
 
 **Verdicts.** Each entry states the paper's claim as a sentence that can be true of a model. It
 *holds* if the whole 95 % interval of the paired difference (bootstrap over cases) is on the right

@@ -100,7 +100,7 @@ def test_improved_knows_which_way_is_better(parts, holds):
 
 
 def test_a_benchmark_of_one_split_counts_beside_one_that_has_them_all():
-    """MME is scored over all its subtasks together; the other has no other score than its split's."""
+    """MME is scored over all its subtasks; the other has no score but its split's."""
     parts = [{**row, "task": "mme"} for row in difference("f1", 0.1, 0.05, 0.2)]
     parts += [{**row, "split": "position"} for row in parts]
     alone = [{**row, "split": "random"} for row in difference("f1", -0.1, -0.2, -0.05)]
