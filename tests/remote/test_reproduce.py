@@ -36,7 +36,7 @@ def test_rows_are_those_of_the_model_here(name, loopback, there, here):
     whole = measured(name, here, KINDS[name])
     assert len(found.rows) == len(whole.rows)
     for one, other in zip(found.rows, whole.rows, strict=True):
-        assert {**one, "value": 0} == {**other, "value": 0}
+        assert repr({**one, "value": 0}) == repr({**other, "value": 0}), "intervals may be NaN"
         assert one["value"] == pytest.approx(other["value"], abs=10 * SAME)
 
 
