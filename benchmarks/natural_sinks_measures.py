@@ -19,7 +19,7 @@ LAYERS = (6, 15, 22)
 """Where sinks are counted: in the first stage, and twice in the second."""
 MIDDLE = 15
 CUTS = (0, 8, 12, 16, 18, 20, 22, 24, 26, 30)
-COUNTED, ASKED, FEW = 100, 100, 24
+COUNTED, ASKED, FEW = 100, 40, 16
 """Scenes in which sinks are counted by condition, of hidden tokens, of knockouts and of VAR."""
 
 
@@ -179,19 +179,26 @@ def arms_of(held, values):
 
 def hiding(held, values):
     """Image tokens hidden from all text rows in all layers: captions and questions."""
-    asked = [[Question("caption", DESCRIBE, one.caption), *one.questions] for one in held.scenes]
-    scores = {}
     arms = arms_of(held, values)
-    for name, hidden in arms.items():
+    scores = {name: with_hidden(held, hidden) for name, hidden in arms.items()}
+    return {"hidden": mean(arms["sinks"].sum(-1).numpy())} | compared(scores)
 
-        def mask(packed, number, hidden=hidden):
-            keys = F.pad(hidden[number], (1, packed.ids.shape[1] - 1 - PATCHES))
-            return packed.visible() & ~((packed.turn > 0)[:, :, None] & keys)
 
-        scores[name] = [scored(turns) for turns in held.told(asked, mask)]
-    found = {"hidden": mean(arms["sinks"].sum(-1).numpy())}
-    kinds = list(dict.fromkeys(kind for one in scores["nothing"] for kind in one))
-    for kind in kinds:
+def with_hidden(held, hidden):
+    """What every scene's answers are worth with some image tokens hidden."""
+    asked = [[Question("caption", DESCRIBE, one.caption), *one.questions] for one in held.scenes]
+
+    def mask(packed, number):
+        keys = F.pad(hidden[number], (1, packed.ids.shape[1] - 1 - PATCHES))
+        return packed.visible() & ~((packed.turn > 0)[:, :, None] & keys)
+
+    return [scored(turns) for turns in held.told(asked, mask)]
+
+
+def compared(scores):
+    """Kind by kind each arm's mean, and how it differs from hiding the sinks and nothing."""
+    found = {}
+    for kind in dict.fromkeys(kind for one in scores["nothing"] for kind in one):
         column = {name: [one.get(kind, np.nan) for one in arm] for name, arm in scores.items()}
         found[kind] = {name: {"is": mean(part)} for name, part in column.items()}
         for name, part in column.items():
@@ -250,7 +257,7 @@ def redistribution(held):
     sign = np.array([1 if question.answer == "yes" else -1 for *_, question in asked])
     of = np.array([number for number, *_ in asked])
     arms = {("off", "", ""): vi.EditGraph()}
-    for p in (0.3, 0.6, 1.0):
+    for p in (0.6, 1.0):
         for rho in (0.5, 0.8):
             arms["paper", p, rho] = vi.VAR(p, rho)
             swapped = (round(1 - value, 3) for value in (p, rho))
