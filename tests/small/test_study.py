@@ -30,8 +30,9 @@ def test_the_page_holds_the_kept_figures(scripts):
     figures = json.loads(page.FIGURES.read_text())
     written = page.page(figures)
     assert written == page.PAGE.read_text(), "python benchmarks/natural_sinks.py --write"
-    figures["aligned"]["made of"]["the word of the background"]["6"]["sinks"][0] = 12.3
-    assert "| 12.3 [" in page.page(figures)
+    assert "Not measured" not in written
+    figures["anchored"]["hiding"]["caption words"]["sinks"]["is"][0] = 0.123
+    assert "| 0.123 |" in page.page(figures)
     assert "{{" not in written
 
 
