@@ -147,9 +147,10 @@ def main():
             tick=lambda *_: None, **HOW
         )  # fmt: skip
         job.say(f"one process alone took {time.monotonic() - before:.0f} s for the same")
-        worst = compare(vi.RunStore(job.folder), here)
+        total, worst = len(here), compare(vi.RunStore(job.folder), here)
+    assert total == given.samples
     job.lines.append(
-        f"{len(here)} rows, every one once; ids equal; largest difference: "
+        f"{total} rows, every one once; ids equal; largest difference: "
         f"logits {worst['logits']:.1e}, shares {worst['records']:.1e}"
     )
     print(job.lines[-1])
@@ -161,8 +162,9 @@ def main():
 PAGE = """# A job on Ray whose processes are killed
 
 Written by `make ray`: toy scenes in chunks of 16, answered by four replicas on a cluster of one
-machine with two cores, while two replicas and the driver are killed with -9 at random moments.
-Then one process answers the same samples, and the two are compared row by row.
+machine, while two replicas and the driver are killed with -9 at random moments. Then one process
+answers the same samples, and the two are compared row by row. The seconds are those of a machine
+with two cores, and of what else ran on it.
 
 ```text
 {log}

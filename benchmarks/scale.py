@@ -204,7 +204,7 @@ def tables(count):
     return (
         f"{count:,} samples, {len(found):,} numbers: written in {written:.0f} s of CPU "
         f"({1000 * written / count:.1f} ms a sample), {size:.1f} MB; read and averaged by layer "
-        f"and segment with pandas in {read:.1f} s."
+        f"and segment with pandas in {read:.2f} s."
     )
 
 
