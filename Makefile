@@ -29,7 +29,7 @@ TORCH_INDEX ?=
 say = @printf '\n==> %s\n' $(1)
 
 .PHONY: help small setup demo test check docs bench compare notebooks tl oldest ndif decoders lmms-eval
-.PHONY: pyright ray small-check
+.PHONY: pyright ray small-check viewer
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -65,6 +65,11 @@ pyright: $(VENV)/.dev ## the code of the cookbook under basedpyright, which .ven
 	@test -x .venv-pyright/bin/basedpyright || { $(PYTHON) -m venv .venv-pyright \
 		&& .venv-pyright/bin/python -m pip install -qq 'basedpyright==1.40.2'; }
 	PATH="$$PWD/.venv-pyright/bin:$$PATH" $(BIN)/pytest tests/test_docs.py -n 0 -k type_checks
+
+viewer: ## the types of the viewer's JavaScript, checked by TypeScript; wants npm
+	@command -v npm >/dev/null || { echo "npm is missing, so vsink_interp/viewer/viewer.js is not checked" >&2; exit 1; }
+	npm exec --yes --package typescript@5.9 -- tsc --noEmit --allowJs --checkJs --strict \
+		--target es2022 --lib es2022,dom,dom.iterable vsink_interp/viewer/viewer.js
 
 docs: $(VENV)/.dev ## the site, into site/
 	$(call say,"Building the documentation into site/.")

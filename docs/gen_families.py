@@ -4,10 +4,11 @@ A test compares the committed page with what this prints, so the two cannot drif
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from vsink_interp import LMM
-from vsink_interp.families import FAMILIES, REFUSED, Family
+from vsink_interp.families import FAMILIES, REFUSED
 from vsink_interp.model.capabilities import Capabilities, Capability
 
 PAGE = Path(__file__).with_name("families.md")
@@ -18,10 +19,8 @@ HEAD = """# Model families
 A family is one form in `vsink_interp/families/`: where the parts of a model are, and how
 its processor turns images into tokens. Names, flows, edits and probes are the same in all families.
 
-The table below was tested on a tiny random model of each family, built from its real classes:
-reading a hook point changed no bit of the logits, and overwriting it changed the logits, in the
-prefill and in a single decode step. `vsink check-model DIR_OR_ID` does the same for your model, as
-does `lmm.capabilities` in Python. Real checkpoints were not tested.
+All below was tested on a tiny random model of each family, built from its real classes. Real
+checkpoints were not tested.
 
 """
 SIGHT = {
@@ -30,10 +29,13 @@ SIGHT = {
     "prefix": "the whole prompt; in the answer, all tokens before it",
     "cross-attention": "all tokens before it; images through cross-attention layers",
 }
+HOOKS = """That a family has a hook point means: reading it changed no bit of the logits, and
+overwriting it changed the logits, in the prefill and in a single decode step. `vsink check-model
+DIR_OR_ID` tries it on your model, as does `lmm.capabilities` in Python. Where a hook point exists
+in some layers only, `lmm.layers_with("attn.hook_pattern")` lists them, and a node that names others
+is refused.
+"""
 TAIL = """
-`yes`: can be read and written in every layer. `some`: only in some layers;
-`lmm.layers_with("attn.hook_pattern")` lists them, and a node that names others is refused. {why}.
-
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
 Layers with a sliding window are edited like others, and keys are counted from the first token of
@@ -94,37 +96,85 @@ and by 0.04 on average, because PIL and torchvision resize with different kernel
 """
 
 
-def about(family: Family) -> str:
-    """One line of the first table."""
-    kinds = ", ".join(f"`{kind}`" for kind in family.model_types)
-    return f"| {family.name} | {kinds} | `{family.layers}` | {SIGHT[family.sight]} |"
+def about(checks: list[Capabilities]) -> list[str]:
+    """The families and their model types, then what sets some of them apart."""
+    forms = {family.name: family for family in FAMILIES}
+    shown = [forms[check.family] for check in checks]
+    lines = ["| family | model types |", "|---|---|"]
+    for family in shown:
+        kinds = ", ".join(f"`{kind}`" for kind in family.model_types)
+        lines.append(f"| {family.name} | {kinds} |")
+    layers = {family.name: f"`{family.layers}`" for family in shown}
+    sights = {family.name: SIGHT[family.sight] for family in shown}
+    return [
+        *lines,
+        "",
+        f"The decoder layers are {_mostly(layers)}.",
+        "",
+        f"A row sees {_mostly(sights)}.",
+    ]
 
 
-def cell(one: Capability, check: Capabilities, reasons: list[str]) -> str:
-    """One hook point of one family."""
-    if not one.works:
-        return f"({reasons.index(one.reason) + 1})"
-    depth = max(other.n_layers for other in check.hooks if other.hook.startswith("blocks."))
-    return "some" if one.hook.startswith("blocks.") and one.n_layers < depth else "yes"
+def _mostly(told: dict[str, str]) -> str:
+    """The commonest value, and whose differs."""
+    usual = Counter(told.values()).most_common(1)[0][0]
+    others: dict[str, list[str]] = {}
+    for name, value in told.items():
+        if value != usual:
+            others.setdefault(value, []).append(name)
+    if not others:
+        return usual
+    return f"{usual}; " + "; ".join(f"in {', '.join(who)}: {what}" for what, who in others.items())
+
+
+def hooks(checks: list[Capabilities]) -> list[str]:
+    """The hook points that some family lacks, in whole or in some layers; the like in one line."""
+    found: dict[str, list[str]] = {}
+    for row in zip(*(check.hooks for check in checks), strict=True):
+        found.setdefault(_exceptions(row, checks), []).append(f"`{row[0].hook}`")
+    everywhere = found.pop("")
+    lines = ["| exception | hook points |", "|---|---|"]
+    lines += [f"| {told} | {', '.join(points)} |" for told, points in found.items()]
+    return [
+        f"In every layer of every family: {', '.join(everywhere)}.",
+        "",
+        "The others:",
+        "",
+        *lines,
+    ]
+
+
+def _exceptions(row: tuple[Capability, ...], checks: list[Capabilities]) -> str:
+    """Which families lack a hook point and why, and which have it in some layers alone."""
+    lacking: dict[str, list[str]] = {}
+    partial, having = [], []
+    for one, check in zip(row, checks, strict=True):
+        if not one.works:
+            lacking.setdefault(one.reason, []).append(check.family)
+            continue
+        having.append(check.family)
+        if one.hook.startswith("blocks.") and one.n_layers < _depth(check):
+            partial.append(check.family)
+    if len(having) < len(checks) / 2:
+        told = [f"only in {', '.join(having)}"]
+    else:
+        told = [f"not in {', '.join(who)}: {reason}" for reason, who in lacking.items()]
+    if partial:
+        told.append(f"in {', '.join(partial)} only in some layers")
+    return "; ".join(told)
+
+
+def _depth(check: Capabilities) -> int:
+    return max(one.n_layers for one in check.hooks if one.hook.startswith("blocks."))
 
 
 def page(checks: list[Capabilities]) -> str:
     """The whole page."""
     forms = {family.name: family for family in FAMILIES}
-    lines = ["| family | model types | decoder layers | what a row sees |", "|---|---|---|---|"]
-    lines += [about(forms[check.family]) for check in checks]
-    names = " | ".join(check.family for check in checks)
-    lines += ["", f"| hook point | {names} |", "|---|" + "---|" * len(checks)]
-    rows = list(zip(*(check.hooks for check in checks), strict=True))
-    reasons = list(dict.fromkeys(one.reason for row in rows for one in row if not one.works))
-    for row in rows:
-        cells = [cell(one, check, reasons) for one, check in zip(row, checks, strict=True)]
-        lines.append(f"| `{row[0].hook}` | {' | '.join(cells)} |")
-    refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())
-    why = "; ".join(f"`({number})`: {reason}" for number, reason in enumerate(reasons, 1))
     films = ", ".join(check.family for check in checks if forms[check.family].video)
-    tail = TAIL.format(refused=refused, why=why, films=films)
-    return HEAD + "\n".join(lines) + "\n" + tail
+    refused = "\n".join(f"- `{kind}`: {why}." for kind, why in REFUSED.items())
+    lines = [*about(checks), "", "## Hook points", "", HOOKS, *hooks(checks)]
+    return HEAD + "\n".join(lines) + "\n" + TAIL.format(refused=refused, films=films)
 
 
 if __name__ == "__main__":

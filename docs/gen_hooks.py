@@ -12,6 +12,8 @@ from vsink_interp.graph.hook_points import HOOKS, HookPoint
 PAGE = Path(__file__).with_name("hook-points.md")
 HEAD = """# Hook points
 
+![One decoder layer: residual stream, attention and MLP, and their names](assets/hook_points.png)
+
 <!-- Written by docs/gen_hooks.py from vsink_interp/graph/hook_points.py; edit that instead. -->
 
 A hook point is a named place in the forward pass. Names and axes are TransformerLens's, `blocks` in

@@ -13,6 +13,8 @@ from shutil import which
 
 import pytest
 
+from tests.viewer.browser import CHROMIUM, Browser, wait
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -126,3 +128,36 @@ def test_the_site_asks_no_other_server(site):
         assert loads.urls, f"{page.name} loads nothing at all: is it a page?"
         foreign = [url for url in loads.urls if url and re.match(r"(https?:)?//", url)]
         assert not foreign, f"{page.name} loads {foreign}"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+LOADED = "document.readyState === 'complete'"
+
+
+def test_the_search_works_from_a_folder(site, browser):
+    """A file:// page may start no worker; the site brings what takes its place."""
+    browser.open(site / "index.html", ready=LOADED)
+    browser.run("document.querySelector('.md-search__input').focus()")
+    browser.ask("Input.insertText", text="knockout")
+    wait(lambda: browser.run("document.querySelectorAll('.md-search-result__item').length > 3"))
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("page", ["index", "concepts/sinks", "papers", "cookbook", "families"])
+def test_nothing_is_cut_off(site, browser, page):
+    """No page is wider than the window, and no line of code than its box."""
+    for width in (1280, 390):
+        browser.open(site / f"{page}.html", width, ready=LOADED)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        over = "e => e.scrollWidth > e.clientWidth + 1"
+        cut = f"[...document.querySelectorAll('.md-content pre code')].filter({over}).length"
+        assert browser.run(cut) == 0
+    assert browser.complaints == []

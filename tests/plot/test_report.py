@@ -88,6 +88,7 @@ def test_a_model_without_sinks_still_gets_a_report(sunk, monkeypatch):
         raise vi.CapabilityError("no sink dimension found")
 
     monkeypatch.setattr(vi.LMM, "sinks", property(none))
+    monkeypatch.setattr(sunk, "_sinks", None)  # nor were any found before
     html = plot.report(short(plot.Study.of_scenes(sunk, scenes=1)))
     assert html.count("This figure could not be made here: no sink dimension found") == 5
     assert 'id="knockout"' in html
@@ -123,10 +124,13 @@ addEventListener("load", () => setTimeout(() => {
   const asked = performance.getEntriesByType("resource").map(e => e.name)
     .filter(name => name.startsWith("http"));
   const tokens = document.querySelector("#strengths [id^=circuits-vis]").innerText;
+  const view = document.querySelector("#every-word .vsink");
+  const words = [...view.querySelectorAll(".word.answer")].map(w => w.textContent);
   const wide = document.documentElement.scrollWidth - innerWidth;
   const out = document.createElement("pre");
   out.id = "found";
-  out.textContent = JSON.stringify({seen, images, asked, tokens, wide});
+  const ready = view.dataset.ready;
+  out.textContent = JSON.stringify({seen, images, asked, tokens, wide, words, ready});
   document.body.append(out);
 }, 1500));
 </script>"""
@@ -153,4 +157,6 @@ def test_a_browser_shows_it_offline(page, tmp_path):
     assert len(found["images"]) >= 10
     assert all(min(width, height, shown) > 0 for _, width, height, shown in found["images"])
     assert "describe" in found["tokens"]
+    assert found["ready"] == "yes", "the viewer shows its maps"
+    assert len(found["words"]) == 6
     assert found["wide"] <= 0

@@ -18,6 +18,7 @@ FLAGS = (
     "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>", "--remote-allow-origins=*",
     "--remote-debugging-port=0",
 )  # fmt: skip
+READY = "document.querySelector('.vsink')?.dataset.ready === 'yes'"
 
 
 class Browser:
@@ -52,14 +53,14 @@ class Browser:
                 return found["result"]
             self.events.append(found)
 
-    def open(self, path, width=1280, height=900):
+    def open(self, path, width=1280, height=900, *, ready=READY):
         self.events.clear()
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height,
             deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
         self.ask("Page.navigate", url=path.as_uri())
-        wait(lambda: self.run("document.querySelector('.vsink')?.dataset.ready === 'yes'"))
+        wait(lambda: self.run(ready))
 
     def run(self, script):
         """The value of an expression in the page."""

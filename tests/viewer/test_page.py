@@ -24,7 +24,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(lmm):
     image = vi.toy.scene(3).image
-    return viewer.look(lmm, image, "describe the image", vi.VAR(rho=0.5), heads="3:5")
+    return viewer.look(lmm, image, "describe the image", vi.VAR(rho=0.5), heads="3:5", lens=True)
 
 
 @pytest.fixture
@@ -103,6 +103,16 @@ def test_heads_are_offered_where_they_were_recorded(page):
     assert page.run("document.querySelector('[aria-label=head]').disabled"), "phi is of no head"
     page.press("ArrowUp")
     assert page.run(options) == "mean"
+
+
+def test_lens_words_are_drawn_over_the_patches(page):
+    plain = pixels(page)
+    page.run(
+        "(p => { p.value = 'lens'; p.dispatchEvent(new Event('change')); })"
+        "(document.querySelector('[aria-label=\"what is shown\"]'))"
+    )
+    assert "lens words" in label(page)
+    assert pixels(page) != plain
 
 
 def test_before_after_and_difference(page):

@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import vsink_interp as vi
 from vsink_interp import viewer
 from vsink_interp.viewer.payload import packed
+from vsink_interp.viewer.words import shown_words
 
 
 def unpacked(stack):
@@ -104,3 +106,45 @@ def test_the_command(tmp_path, opened):
     assert found.exit_code == 0, found.output
     assert opened == ["toy"]
     assert "mount(document" in out.read_text()
+
+
+def test_a_word_of_several_tokens_is_one_word(lmm):
+    """Its map is the mean over the rows that predict its tokens; punctuation stands alone."""
+    image = vi.toy.scene(0).image
+    run = lmm.generate(image, "describe the image", viewer.view_probes("3"))
+    pair = [word.rstrip(",") for word in run.text.split(" ")[1:3]]
+    first = "".join(pair)  # what two tokens write, as if it were one word
+    told = replace(run, text=run.text.replace(" ".join(pair), first, 1))
+    data, plain = vi.view(told, image).data, vi.view(run, image).data
+    words = [row["text"] for row in data["rows"]]
+    place = words.index(first)
+    assert [row["text"] for row in plain["rows"]][place : place + 2] == pair
+    assert len(words) == len(plain["rows"]) - 1
+    maps = run[vi.probes.AttentionMaps()].values[:, 0].numpy()
+    want = maps[:, place : place + 2].mean(1)
+    got = unpacked(data["arms"][0]["attention"][0])
+    np.testing.assert_allclose(got[:, place], want, atol=0.005 * maps.max())
+    np.testing.assert_allclose(got[:, place + 1], maps[:, place + 2], atol=0.005 * maps.max())
+    assert unpacked(data["arms"][0]["mass"]).shape[-1] == len(words)
+    assert unpacked(data["arms"][0]["heads"]["3"][0]).shape[1] == len(words)
+
+
+def test_tokens_of_the_prompt_are_joined_where_spaces_say_so(lmm):
+    run = lmm.run(vi.toy.scene(0).image, "describe the image", vi.probes.AttentionMaps())
+    words = (*run.words[0][:-5], " un", "believ", "able", " image", ":")
+    told = replace(run, words=(words,))
+    rows = range(len(words) - 5, len(words))
+    assert [word.text for word in shown_words(told, rows)][:2] == ["unbelievable", "image"]
+    assert [word.rows for word in shown_words(told, rows)][:2] == [(0, 1, 2), (3,)]
+    plain = replace(run, words=((*run.words[0][:-5], "un", "believ", "able", "image", ":"),))
+    assert len(shown_words(plain, rows)) == 5, "where no space is kept, tokens stay apart"
+
+
+def test_lens_words_are_those_of_the_run(lmm):
+    lens = vi.probes.LogitLens(top_k=1)
+    run = lmm.run(vi.toy.scene(3).image, "describe the image", vi.probes.AttentionMaps() | lens)
+    (panel,) = vi.view(run).data["lens"]
+    got = [[panel["vocabulary"][word] for word in line] for line in panel["words"]]
+    assert got == run[lens, "word"].words[:, 0, :, 0].tolist()
+    assert len(set(got[4])) > 2
+    assert "lens" in vi.view(run).data["probes"]

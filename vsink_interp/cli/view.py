@@ -36,6 +36,9 @@ def view(
             "--heads", help="Layers of which every head can be looked at: ':', '8:12', '0,3'."
         ),
     ] = None,
+    lens: Annotated[
+        bool, typer.Option("--lens", help="Read every patch as a word, after every layer.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("view.html"),
     model: ModelOption = None,
     seed: SeedOption = None,
@@ -53,8 +56,9 @@ def view(
         lmm = open_model(model)
         boxed = has_sinks(lmm)
         found = look(
-            lmm, shown, asked, edit, heads=heads, sinks=boxed, max_new_tokens=max_new_tokens
-        )
+            lmm, shown, asked, edit, heads=heads, sinks=boxed, lens=lens,
+            max_new_tokens=max_new_tokens,
+        )  # fmt: skip
         write(found.html)
     words = [row["text"] for row in found.data["rows"] if row["kind"] == "answer"]
     told = {"model": lmm.name, "prompt": asked, "answer": " ".join(words)}

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from ..errors import CapabilityError, InputError
+from ..errors import InputError
 from ..experiments import (
     knockout_sweep as measure_sweep,
     localisation as measure_localisation,
@@ -115,7 +115,11 @@ def located(study: Study, tick: Tick) -> str:
             "no object masks are known for this input; give masks to experiments.localisation"
         )
     found = measure_localisation(
-        study.lmm, study.located, keys=_keys(study), max_new_tokens=study.max_new_tokens, tick=tick
+        study.lmm,
+        study.located,
+        keys=KEYS if study.has_sinks else KEYS[:1],
+        max_new_tokens=study.max_new_tokens,
+        tick=tick,
     )
     rows = [(key, *map(float, rate)) for key, rate in zip(found.keys, found.rate, strict=True)]
     return (
@@ -135,12 +139,3 @@ def located(study: Study, tick: Tick) -> str:
             "the answer when <code>image -&gt; generated</code> is cut; here all named ones count."
         )
     )
-
-
-def _keys(study: Study) -> tuple[str, ...]:
-    """With and without sinks, where the model is known to have some."""
-    try:
-        dims = study.lmm.sinks.dims
-    except CapabilityError:
-        dims = ()
-    return KEYS if dims else KEYS[:1]

@@ -1,15 +1,21 @@
 """The report's sections on the input: image and answer, token layout, attention to the prompt."""
 
 from html import escape
+from typing import Final
 
+from ..edits import VAR
 from ..experiments import token_strengths
 from ..metrics import score_objects
 from ..model.progress import silent
 from ..results import Run
 from ..tokens import NAMES
+from ..viewer import look
 from .page import chips, photo, setting, table, text
 from .study import Study
 from .tokens import token_strengths as draw_strengths
+
+MOST_BYTES: Final = 2_000_000
+"""Of the patterns of single heads that a report may hold."""
 
 
 def scene_and_answer(study: Study) -> str:
@@ -27,6 +33,37 @@ def scene_and_answer(study: Study) -> str:
         + setting(f"{size}; greedy decoding, at most {study.max_new_tokens} new tokens.")
         + "</div></div>"
     )
+
+
+def every_word(study: Study) -> str:
+    """The viewer: every word, layer and patch; before and after VAR where sinks are known."""
+    shown = look(
+        study.lmm,
+        study.image,
+        study.prompt,
+        VAR(p=0.6, rho=0.5) if study.has_sinks else None,
+        heads=":" if _is_small(study) else None,
+        sinks=study.has_sinks,
+        lens=_is_small(study),
+        max_new_tokens=study.max_new_tokens,
+    )
+    return (
+        text(
+            "Click a word, move through the layers with the slider or the arrow keys, point at a "
+            "patch. A word of the answer shows the attention of the rows that predict it. "
+            "<em>Before</em> and <em>after</em> VAR are of the same words, because the unedited "
+            "answer is fed back."
+        )
+        + shown.fragment("every-word", theme="light")
+        + setting("The same page for any image: <code>vsink view</code>.")
+    )
+
+
+def _is_small(study: Study) -> bool:
+    """Whether single heads of every layer fit the page."""
+    lmm, layout = study.lmm, study.run.layout
+    rows, patches = layout.length, int(layout.mask("image").sum())
+    return lmm.n_layers * lmm.n_heads * rows * patches < MOST_BYTES
 
 
 def token_layout(study: Study) -> str:

@@ -116,11 +116,9 @@ def words(study: Study) -> str:
     )  # fmt: skip
     return (
         text(
-            "Each column is a word of the answer: the attention of the row that predicts it, over "
-            "the image. Visual Attention Redistribution takes the share <em>p</em> of what sinks "
-            "get and gives it to the other image tokens in proportion to their attention, in "
-            "image-centric heads only. All rows show the same words, because the unedited "
-            "answer is fed back."
+            "Visual Attention Redistribution takes the share <em>p</em> of what sinks get and "
+            "gives it to the other image tokens in proportion to their attention, in "
+            "image-centric heads only."
         )
         + equation(
             "A'<sub>i,j</sub> = (1 &minus; p) A<sub>i,j</sub> on sinks; "
@@ -129,7 +127,6 @@ def words(study: Study) -> str:
             "&Omega;<sub>i</sub> = p &Sigma;<sub>sinks</sub> A<sub>i,j</sub>",
             "(A-6)",
         )
-        + drawing(overlay(maps), "attention of each answer word over the image, sinks boxed")
         + absent
         + _most_changed(maps.at(maps.most_changed))
         + _mass(maps)

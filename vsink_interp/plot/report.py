@@ -11,7 +11,7 @@ from typing import Final, final
 from ..errors import VsinkError
 from ..model import Tick
 from .about_flow import by_segment, knockout, located, query_only
-from .about_input import scene_and_answer, strengths, token_layout
+from .about_input import every_word, scene_and_answer, strengths, token_layout
 from .about_sinks import ablation, phi_distribution, ranked_heads, sink_dimensions, words
 from .page import Section, note, render, table, text
 from .study import Study
@@ -42,14 +42,15 @@ def still(make: Callable[[Study], str]) -> Callable[[Study, Tick], str]:
 
 CHAPTERS: Final = (
     Chapter("answer", "The image and the answer", "", still(scene_and_answer)),
+    Chapter("view", "What each word attends to", f"{KANG}, fig. 1", still(every_word), 2),
     Chapter("tokens", "The token layout", "", still(token_layout)),
     Chapter("strengths", "What the answer attends to in the prompt", "", still(strengths)),
     Chapter("spectrum", "Sink dimensions", f"{KANG}, fig. 2 and 7", still(sink_dimensions)),
     Chapter("phi", "Threshold and attention", f"{KANG}, fig. 3a", still(phi_distribution), 3),
     Chapter(
         "maps",
-        "What each word attends to, before and after VAR",
-        f"{KANG}, fig. 1",
+        "What VAR moves",
+        f"{KANG}, fig. 1 and 5",
         still(words),
         2,
     ),

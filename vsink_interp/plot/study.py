@@ -6,6 +6,7 @@ from typing import final
 
 from PIL.Image import Image
 
+from ..errors import CapabilityError
 from ..experiments import Cases, ObjectMasks, WordMaps, word_maps
 from ..model import LMM, ImageInput, as_image
 from ..model.progress import silent
@@ -62,6 +63,14 @@ class Study:
     def max_new_tokens(self) -> int:
         """The longest answer."""
         return self.cases.max_new_tokens
+
+    @cached_property
+    def has_sinks(self) -> bool:
+        """Whether sink dimensions of the model are known, or were found."""
+        try:
+            return bool(self.lmm.sinks.dims)
+        except CapabilityError:
+            return False
 
     @cached_property
     def run(self) -> Run:

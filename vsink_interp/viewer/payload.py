@@ -15,6 +15,7 @@ from ..metrics import content_places
 from ..probes import AttentionMaps, Contribution, LogitLens, Pattern, SegmentMass, SinkValue
 from ..results import Run
 from ..tokens import ImageSpan
+from .words import ShownWord, by_word, shown_words
 
 SIDE: Final = 1024
 """The longest side of an image in the page, in pixels."""
@@ -53,23 +54,27 @@ def payload(
         for number, span in enumerate(spans)
         for view in range(len(span.parts))
     ]
-    rows = _rows(first)
+    words = shown_words(first, first[_node(first, AttentionMaps)].labels("query"))
+    rows = _rows(words)
     tau = first.tau if _node(first, SinkValue) is not None else None
     probes = {"attention": "attention (share)"}
     if tau is not None:
         probes["phi"] = "sink value phi"
     if all(_node(run, Contribution) is not None for _, run in runs):
         probes["contribution"] = "contribution (norm)"
+    lens = _lens(first, spans)
+    if lens is not None:
+        probes["lens"] = "lens words"
     return {
         "title": title,
-        "layers": list(first[_node(first, AttentionMaps)].labels("layer")),
+        "layers": list(_layers(first)),
         "rows": rows,
         "start": _start(rows),
         "panels": panels,
         "probes": probes,
         "sinks": tau,
-        "arms": [{"name": name, **_arm(run, spans)} for name, run in runs],
-        "lens": _lens(first, spans),
+        "arms": [{"name": name, **_arm(run, spans, words)} for name, run in runs],
+        "lens": lens,
     }
 
 
@@ -92,19 +97,8 @@ def _node(run: Run, kind: type) -> Any:
     return next((node for node in run.graph if isinstance(node, kind)), None)
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    """The rows of the maps: tokens of the prompt that see the image, and those of the answer.
-
-    A row of the answer is named by the token that it predicts.
-    """
-    record, answer = run[_node(run, AttentionMaps)], set(run.answer_rows)
-    found = []
-    for row in record.labels("query"):
-        if row in answer:
-            found.append({"text": run.words[0][row + 1].strip(), "kind": "answer"})
-        else:
-            found.append({"text": run.words[0][row].strip(), "kind": "prompt"})
-    return found
+def _rows(words: Sequence[ShownWord]) -> list[dict[str, Any]]:
+    return [{"text": word.text, "kind": word.kind} for word in words]
 
 
 def _start(rows: Sequence[dict[str, Any]]) -> int:
@@ -150,21 +144,25 @@ def _source(image: Image.Image) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _arm(run: Run, spans: Sequence[ImageSpan]) -> dict[str, Any]:
+def _arm(run: Run, spans: Sequence[ImageSpan], words: Sequence[ShownWord]) -> dict[str, Any]:
     """Every stack of one run, panel by panel."""
+
+    def by_words(probe: Any) -> list[np.ndarray]:
+        return [by_word(values, words, -2) for values in _panels(run, probe, spans)]
+
     maps, phi, norms = (_node(run, kind) for kind in (AttentionMaps, SinkValue, Contribution))
     found: dict[str, Any] = {
-        "attention": [packed(v) for v in _panels(run, maps, spans)],
-        "mass": _mass(run, maps),
+        "attention": [packed(v) for v in by_words(maps)],
+        "mass": packed(by_word(_mass(run, maps), words, -1)),
         "heads": {},
     }
     if phi is not None:
         found["phi"] = [packed(v) for v in _panels(run, phi, spans)]
     if norms is not None:
-        found["contribution"] = [packed(v) for v in _panels(run, norms, spans)]
+        found["contribution"] = [packed(v) for v in by_words(norms)]
     pattern = _node(run, Pattern)
     if pattern is not None:
-        by_panel = _panels(run, pattern, spans)
+        by_panel = by_words(pattern)
         for place, layer in enumerate(run[pattern].labels("layer")):
             found["heads"][str(layer)] = [packed(values[place]) for values in by_panel]
     return found
@@ -182,27 +180,35 @@ def _panels(run: Run, probe: Any, spans: Sequence[ImageSpan]) -> list[np.ndarray
     return found
 
 
-def _mass(run: Run, maps: Any) -> dict[str, Any]:
+def _mass(run: Run, maps: Any) -> Float[np.ndarray, "layer head query"]:
     """Attention to the image of every row: by layer and head, or by layer alone."""
     shares = _node(run, SegmentMass)
     if shares is not None and "image" in shares.groups:
         record = run[shares].at(segment="image")
-        if record.labels("layer") == run[maps].labels("layer"):
-            return packed(record.values[:, 0].float().numpy())
+        if record.labels("layer") == _layers(run):
+            return record.values[:, 0].float().numpy()
     values = np.nansum(run[maps].values[:, 0].float().numpy(), -1)
-    return packed(values[:, None])
+    return values[:, None]
 
 
 def _lens(run: Run, spans: Sequence[ImageSpan]) -> list[dict[str, Any]] | None:
-    """The likeliest word at every patch and layer."""
+    """The likeliest word at every layer and patch, panel by panel."""
     probe = _node(run, LogitLens)
-    if probe is None or len(spans) != 1 or len(spans[0].parts) != 1:
+    if probe is None or run[probe].labels("layer") != _layers(run):
         return None
-    words = run[probe, "word"]
-    if words.labels("layer") != run[_node(run, AttentionMaps)].labels("layer"):
-        return None
-    top = np.asarray(words.values, dtype=object)[:, 0, :, 0]
-    vocabulary = sorted({str(word) for word in top.ravel()})
-    place = {word: i for i, word in enumerate(vocabulary)}
-    coded = [[place[str(word)] for word in line] for line in top]
-    return [{"vocabulary": vocabulary, "words": coded}]
+    found = []
+    for number, span in enumerate(spans):
+        top = run.of(run[probe, "word"], f"image[{number}]").words[:, 0, :, 0]
+        found += [_coded(top[:, list(span.tokens_of(view))]) for view in range(len(span.parts))]
+    return found
+
+
+def _coded(words: np.ndarray) -> dict[str, Any]:
+    """Words as places in the list of those that occur."""
+    vocabulary, places = np.unique(words.astype(str), return_inverse=True)
+    told = [word.strip() or "␣" for word in vocabulary.tolist()]
+    return {"vocabulary": told, "words": places.reshape(words.shape).tolist()}
+
+
+def _layers(run: Run) -> Any:
+    return run[_node(run, AttentionMaps)].labels("layer")

@@ -13,7 +13,7 @@ from ..errors import CapabilityError, InputError
 from ..graph import EditGraph, Graphlike, Layers, as_graph
 from ..model import LMM, Encoding
 from ..model.images import as_images
-from ..probes import AttentionMaps, Pattern, SegmentMass, SinkValue
+from ..probes import AttentionMaps, LogitLens, Pattern, SegmentMass, SinkValue
 from ..results import Run
 from ..storage import write_text
 from .payload import payload
@@ -45,13 +45,25 @@ class Viewer:
     @cached_property
     def html(self) -> str:
         """The whole page."""
-        room = files(__name__.rpartition(".")[0])
-        script, style, page = (
-            room.joinpath(name).read_text(encoding="utf-8")
-            for name in ("viewer.js", "viewer.css", "page.html")
-        )
-        return Template(page).substitute(
-            title=escape(self.data["title"]), style=style, script=script, payload=self._json
+        title = escape(self.data["title"])
+        return Template(_source("page.html")).substitute(title=title, body=self.fragment("view"))
+
+    def fragment(self, name: str, *, theme: str = "") -> str:
+        """The viewer as a part of a page of yours, which may have styles and scripts in it.
+
+        **Arguments:**
+
+        - `name`: an id that the page has for nothing else.
+        - `theme`: `"light"` or `"dark"`; as the reader's system has it by default.
+        """
+        mounted = f'document.getElementById("{name}")'
+        data = f'document.getElementById("{name}-data")'
+        return (
+            f"<style>{_source('viewer.css')}</style>\n"
+            f'<div id="{name}" data-theme="{theme}"></div>\n'
+            f'<script id="{name}-data" type="application/json">{self._json}</script>\n'
+            f'<script type="module">\n{_source("viewer.js")}\n'
+            f"mount({mounted}, JSON.parse({data}.textContent));\n</script>"
         )
 
     @property
@@ -88,14 +100,18 @@ class Viewer:
                 "the widget needs anywidget: pip install 'vsink_interp[viewer]'. Without it, the "
                 "view shows itself as the last line of a cell, and view.save(path) writes a page"
             ) from error
-        room = files(__name__.rpartition(".")[0])
 
         class Widget(anywidget.AnyWidget):
-            _esm = room.joinpath("viewer.js").read_text(encoding="utf-8")
-            _css = room.joinpath("viewer.css").read_text(encoding="utf-8")
+            _esm = _source("viewer.js")
+            _css = _source("viewer.css")
             payload = traitlets.Unicode("{}").tag(sync=True)
 
         return Widget(payload=json.dumps(self.data))
+
+
+def _source(name: str) -> str:
+    """A file of this room."""
+    return files(__name__.rpartition(".")[0]).joinpath(name).read_text(encoding="utf-8")
 
 
 def view(
@@ -140,7 +156,9 @@ def view(
     return Viewer(payload(runs, images, title or f"{run.model}: {text}"))
 
 
-def view_probes(heads: Layers | None = None, *, sinks: bool = True) -> EditGraph:
+def view_probes(
+    heads: Layers | None = None, *, sinks: bool = True, lens: bool = False
+) -> EditGraph:
     """The probes that a full view wants.
 
     ```python
@@ -152,9 +170,11 @@ def view_probes(heads: Layers | None = None, *, sinks: bool = True) -> EditGraph
 
     - `heads`: layers of which every head can be looked at; none by default, for patterns are large.
     - `sinks`: False for a model without known sink dimensions.
+    - `lens`: read every patch as a word, after every layer.
     """
     graph = AttentionMaps() | SegmentMass(groups=("image",))
     graph = graph | SinkValue() if sinks else graph
+    graph = graph | LogitLens(top_k=1) if lens else graph
     return graph if heads is None else graph | Pattern(layers=heads)
 
 
@@ -166,6 +186,7 @@ def look(
     *,
     heads: Layers | None = None,
     sinks: bool | None = None,
+    lens: bool = False,
     max_new_tokens: int = 64,
 ) -> Viewer:
     """Answer a prompt and view it; with an edit, the same answer before and after.
@@ -180,6 +201,7 @@ def look(
     - `graph`: the edit; none by default.
     - `heads`: layers of which every head can be looked at.
     - `sinks`: box visual sinks; by default where the model's sink dimensions are known.
+    - `lens`: also read every patch as a word, after every layer (the logit lens).
     - `max_new_tokens`: the longest answer.
 
     **Raises:** as `lmm.generate`; `ResultError` for a batch; `CapabilityError` for `sinks=True`
@@ -187,7 +209,7 @@ def look(
     """
     encoding = image if isinstance(image, Encoding) else lmm.encode(image, prompt)
     boxed = _has_sinks(lmm) if sinks is None else sinks
-    probes, edit = view_probes(heads, sinks=boxed), as_graph(graph)
+    probes, edit = view_probes(heads, sinks=boxed, lens=lens), as_graph(graph)
     run = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
     after = None
     if edit:
