@@ -25,6 +25,8 @@ KINDS = {
     "prefix": Contrast(prefix=PREFIX, beta=0.0),
 }
 N = 4
+TILED = ("Aya Vision", "InternVL", "Ovis2")
+"""Families whose pixels are one row of the tiles of all images."""
 
 
 def spoiled(name, kind, encoding):
@@ -34,7 +36,8 @@ def spoiled(name, kind, encoding):
         grids = encoding.inputs.get("image_grid_thw")
         sizes = None if grids is None else [int(grid.prod()) for grid in grids]
         counts = [len(row) for row in encoding.images]
-        pixels = encoding.inputs["pixel_values"]
+        key = "pixel_values_images" if name == "Video-LLaVA" else "pixel_values"
+        pixels = encoding.inputs[key]
         if name in ("Idefics3", "SmolVLM"):
             alone = [model.encode(image, "count") for image in encoding.images[0]]
             sizes = [one.inputs["pixel_values"].shape[1] for one in alone]
@@ -43,8 +46,11 @@ def spoiled(name, kind, encoding):
             areas = None
             if name == "Mistral 3":  # images are padded to a common frame
                 areas = [(int(y), int(x)) for y, x in encoding.inputs["image_sizes"]]
+            if name in TILED:
+                alone = [model.encode(image, "count") for image in encoding.images[0]]
+                sizes = [len(one.inputs[key]) for one in alone]
             pixels = KINDS[kind].spoiled(pixels, counts, sizes, areas)
-        return replace(encoding, inputs={**encoding.inputs, "pixel_values": pixels})
+        return replace(encoding, inputs={**encoding.inputs, key: pixels})
     (text,), images = encoding.prompts, list(encoding.images[0])
     if kind == "prefix" and family.opening:
         text = text.replace(family.opening, f"{family.opening}{PREFIX} ")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import vsink_interp as vi
 from tests.families import plain
 from tests.families.test_families import (
-    FORMS,
+    TINY,
     PROMPTS,
     SINKS,
     attending,
@@ -22,7 +22,7 @@ from vsink_interp import experiments as ex, probes
 from vsink_interp.cli import main
 
 every_family_with_image_tokens = pytest.mark.parametrize(
-    "name", [name for name, form in FORMS.items() if form.sight != "cross-attention"]
+    "name", [name for name, form in TINY.items() if form.sight != "cross-attention"]
 )
 """Of all families: what holds of some does not hold of those that are put together from them."""
 NEAR = {"atol": 3e-5, "rtol": 1e-3, "equal_nan": True}
