@@ -26,6 +26,7 @@ checkpoints were not tested.
 SIGHT = {
     "causal": "all tokens before it",
     "image blocks": "all tokens before it, and all of its own image",
+    "windowed image blocks": "as before, its own image in layers with windows alone",
     "prefix": "the whole prompt; in the answer, all tokens before it",
     "cross-attention": "all tokens before it; images through cross-attention layers",
 }
@@ -39,7 +40,15 @@ TAIL = """
 **What a row sees** matters for flows: in a prefix model, an image token sees the question, so
 `"query -> image"` is a flow there, and cutting `"image -> query"` leaves the other direction.
 Layers with a sliding window are edited like others, and keys are counted from the first token of
-the prompt; a cut that leaves a window no key is refused.
+the prompt; a cut that leaves a window no key is refused. In the larger Gemma 4, whose configuration
+says `use_bidirectional_attention="vision"`, an image token sees all of its own image in the layers
+with windows alone.
+
+**Layers that differ.** Llama 4 attends in chunks in most layers; patterns are read and edited in the
+others. Its experts take the tokens of all prompts as one row, so `hook_mlp_out` is offered in layers
+without experts. Layers of Gemma 4 differ in the number and width of heads, and some use the keys of
+earlier ones: one record holds layers that are alike. The image processors of Llama 4 and Cohere2 Vision
+need torchvision: `pip install 'vsink-interp[vision]'`.
 
 **DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first layers, at
 image tokens: there `hook_resid_pre` of a layer is not `hook_resid_post` of the one before it.
@@ -59,9 +68,8 @@ the same number of images.
 **A model of no known family** is inspected when it is opened. If its parts have the usual names it
 works, is marked *inferred* and is checked at once; where its image tokens lie in the image is then
 unknown. [Add a family](adding-a-family.md) to say where.
-If its tower or projector has no usual name (BLIP-2, InstructBLIP, Emu3, Gemma 4), the decoder is
-open and the vision hooks are refused by name. Llama 4 and Cohere2 Vision open like this too (their
-processors need torchvision); in Llama 4 attention can be edited in the layers without chunks.
+If its tower or projector has no usual name (BLIP-2, InstructBLIP, Emu3), the decoder is
+open and the vision hooks are refused by name.
 
 Every class that transformers knows for images and text opens like this or is refused with a reason:
 one that reads the prompt in an encoder beside its decoder (Florence-2, T5Gemma 2, InstructBLIP

@@ -43,8 +43,8 @@ def cut(hf_model, rows, columns, layers):
             del module
             mask = kwargs["attention_mask"]
             n_rows, n_keys = mask.shape[-2:]
-            seen[layer] += n_rows
-            stop = seen[layer]
+            # Layers that share keys may compute the last row of a prompt alone.
+            stop = seen[layer] = max(seen[layer] + n_rows, n_keys)
             edges = (
                 rows[:, None, stop - n_rows : stop, None]
                 & columns[:, None, None, stop - n_keys : stop]
@@ -65,7 +65,7 @@ def cut(hf_model, rows, columns, layers):
 
 
 @contextmanager
-def redistributed(hf_model, image, text_rows, real, dims, tau, **shares):
+def redistributed(hf_model, image, text_rows, real, dims, tau, layers, **shares):
     """VAR of the paper, row by row in numpy, inside transformers' own eager attention."""
     blocks = decoder_layers(hf_model)
     inner = [getattr(block, "self_attn", None) for block in blocks]
@@ -84,7 +84,7 @@ def redistributed(hf_model, image, text_rows, real, dims, tau, **shares):
     def attention(attending, query, key, value, attention_mask, scaling, **kwargs):
         layer = next((i for i, one in enumerate(inner) if one is attending), None)
         z, weights = own(attending, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        if layer is None or layer == len(blocks) - 1:
+        if layer not in layers:
             return z, weights
         stop = entered[layer].shape[1]
         keys, rows = slice(stop - key.shape[2], stop), range(stop - query.shape[2], stop)

@@ -17,9 +17,11 @@ TINY = {family.name: family for family in FAMILIES if family.tiny}
 SHOWN = {name: family for name, family in TINY.items() if family.sight != "cross-attention"}
 """Families whose images are tokens of the prompt."""
 NEAR = 5e-5
+UNADDED = {"Gemma 4": "added behind the MLP and the sum is scaled"}
+"""Families whose layers add more to the residual stream than attention and MLP."""
 SINKS = vi.SinkDims((3, 17), 1.6, source="planted")
 ATTENTIONS = ("sdpa", "eager")
-ALIKE = frozenset({"Aya Vision", "Ovis2", "Video-LLaVA", "VipLLaVA"})
+ALIKE = frozenset({"Aya Vision", "Cohere2 Vision", "Ovis2", "Video-LLaVA", "VipLLaVA"})
 """Families whose decoders are those of others: what both attentions share is asked of one."""
 
 
@@ -99,11 +101,10 @@ def apart(one, other):
 def readers(model):
     """A probe of every hook point that a model offers at every layer of its stack."""
     points = [p for p in vi.HOOKS if p.template in model.hooks]
-    inside = ("attn.", "hook_attn_out", "hook_mlp_out")
-    inside = inside if "cross_attention" in kinds(model) else inside[:1]
+    names = {p: p.name if p.stack == "blocks" else p.template for p in points}
     return {
-        name: vi.probes.Activation(name, attending(model) if name.startswith(inside) else ":")
-        for name in (p.name if p.stack == "blocks" else p.template for p in points)
+        name: vi.probes.Activation(name, model.layers_with(p.template) if p.stack else ":")
+        for p, name in names.items()
     }
 
 
@@ -169,7 +170,13 @@ def test_the_parts_of_a_block_add_up(name):
     model, encoding = lmm(name), encoded(name, "one")
     run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
 
-    layers = list(run[readers(model)["hook_mlp_out"]].labels("layer"))
+    attn, mlp = (f"blocks.{{layer}}.hook_{part}_out" for part in ("attn", "mlp"))
+    layers = list(model.layers_with(attn))
+    if name not in UNADDED:
+        layers = [layer for layer in layers if layer in model.layers_with(mlp)]
+    else:
+        with pytest.raises(vi.CapabilityError, match=UNADDED[name]):
+            model.run(encoding, graph=vi.probes.Activation("hook_mlp_out"))
 
     def value(hook):
         record = run[readers(model)[hook]]
@@ -178,6 +185,8 @@ def test_the_parts_of_a_block_add_up(name):
     mid = value("hook_resid_pre") + value("hook_attn_out")
     if "blocks.{layer}.hook_resid_mid" in model.hooks:  # attention and MLP may stand side by side
         torch.testing.assert_close(value("hook_resid_mid"), mid, atol=1e-5, rtol=1e-4)
+    if name in UNADDED:
+        return
     post = mid + value("hook_mlp_out")
     torch.testing.assert_close(value("hook_resid_post"), post, atol=1e-5, rtol=1e-4)
 
@@ -197,7 +206,8 @@ def test_greedy_answers_are_those_of_generate(name, attention):
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 @every_family
 def test_probes_change_no_bit_in_half_precision(name, dtype):
-    model, encoding = lmm(name, "sdpa", dtype), encoded(name, "two")
+    model = lmm(name, "sdpa", dtype)
+    encoding = model.encode(*PROMPTS["two"])
     run = model.run(encoding, graph=vi.EditGraph(*readers(model).values()))
     assert torch.equal(run.logits, logits(model.hf_model, encoding))
 
@@ -376,11 +386,11 @@ def test_var_equals_the_paper_inside_transformers_eager_attention(name, attentio
     layout = encoding.layout.extend(6)
     masks = [layout.mask(group) for group in ("image", "query generated", "all")]
     shares = {"p": 0.6, "rho": 0.1, "least": 0.05}
-    with plain.redistributed(reference, *masks, SINKS.dims, SINKS.tau, **shares):
+    layers = tuple(layer for layer in attending(lmm(name)) if layer < 3)
+    with plain.redistributed(reference, *masks, SINKS.dims, SINKS.tau, layers, **shares):
         theirs = reference.generate(
             **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
         )
-    layers = tuple(layer for layer in attending(lmm(name)) if layer < 3)
     edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05, layers=layers)
     run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
     plain_run = lmm(name, attention).generate(encoding, max_new_tokens=6)

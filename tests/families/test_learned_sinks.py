@@ -150,7 +150,8 @@ def test_var_equals_the_paper_inside_transformers_eager_attention():
     masks = [layout.mask(group) for group in ("image", "query generated", "all")]
     shares = {"p": 0.6, "rho": 0.1, "least": 0.15}
     options = {"max_new_tokens": 6, "return_dict_in_generate": True, "output_logits": True}
-    with plain.redistributed(model.hf_model, *masks, SINKS.dims, SINKS.tau, **shares):
+    layers = range(model.n_layers - 1)
+    with plain.redistributed(model.hf_model, *masks, SINKS.dims, SINKS.tau, layers, **shares):
         theirs = model.hf_model.generate(**encoding.inputs, **options)
     edit = vi.VAR(p=0.6, rho=0.1, min_image_mass=0.15)
     run = model.generate(encoding, graph=edit, max_new_tokens=6)

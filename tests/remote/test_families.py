@@ -25,6 +25,9 @@ from vsink_interp.remote.compiler import held_as
 pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
 MASS = probes.SegmentMass()
 N_NEW = 3
+BY_ROW_AND_COLUMN = ("Aya Vision", "Cohere2 Vision")
+"""Families whose projector makes rows and columns of an image, which no server knows."""
+OUT = "vision_projector.hook_out"
 
 
 @cache
@@ -37,6 +40,8 @@ def graphs(name):
     flow, read = f"{source(name)[0]} -> query generated", readers(lmm(name))
     if name not in SHOWN:  # it holds images and tiles apart, which no server knows
         read = {hook: probe for hook, probe in read.items() if "projector" not in hook}
+    if name in BY_ROW_AND_COLUMN:
+        del read[OUT]
     return {
         "untouched": mass,
         "VAR": (var if name in SHOWN else scaled) | mass,
@@ -105,6 +110,13 @@ def test_masks_made_here_need_the_version_there(family, loopback):
     remote.run(batch(name)[1], graph=probes.SinkValue(), remote=server.job)
     (loopback.folder / "fault").unlink()
     assert any("runs transformers 5.0.0" in line for line in lines)
+
+
+@pytest.mark.parametrize("family", BY_ROW_AND_COLUMN[:1], indirect=True)
+def test_rows_and_columns_of_an_image_are_refused_there(family, loopback):
+    name, remote = family
+    with pytest.raises(vi.CapabilityError, match=r"cannot be reached remotely: .*'b i j d'"):
+        remote.run(batch(name)[1], graph=probes.Activation(OUT), remote=loopback.server())
 
 
 def test_a_module_that_holds_its_value_another_way_is_refused():

@@ -206,7 +206,8 @@ class AttentionBinding:
 
     def _kept(self, layer: int, n_rows: int, n_keys: int) -> TokensAtHand | None:
         """Which tokens the cached keys belong to, if some have left the cache."""
-        self.seen[layer] += n_rows
+        # Of a prompt, layers that share the keys of others compute its last row alone (Gemma 4).
+        self.seen[layer] = max(self.seen[layer] + n_rows, n_keys)
         if self.run_state is not None and layer in self.run_state.shown:
             return self.run_state.shown[layer]
         gone = self.seen[layer] - n_keys

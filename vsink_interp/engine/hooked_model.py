@@ -14,7 +14,14 @@ from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from ..families import Family, gates_heads, layer_taps_of, logits_scale_of, softcap_of
+from ..families import (
+    Family,
+    gates_heads,
+    layer_taps_of,
+    logits_scale_of,
+    sight_of,
+    softcap_of,
+)
 from ..graph import HOOKS, HookPoint, find_hook
 from ..kernels import softcapped
 from .linear_map import Asked, LinearMap, linear_map
@@ -62,6 +69,7 @@ class HookedModel:
             ),
             windows=_windows(self.config, self.kinds),
             logits_scale=logits_scale_of(hf_model),
+            sight=sight_of(self.config, family.sight),
         )
         # Left to itself the pipeline inside would move the model to the first accelerator.
         spread = getattr(hf_model, "hf_device_map", None) is not None
@@ -97,8 +105,15 @@ class HookedModel:
         return torch.device("cpu") if device.type == "meta" else device
 
     def here(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the device of the model; nnsight moves them to that of its first weight."""
-        return {name: value.to(self.device) for name, value in inputs.items()}
+        """Inputs on the device of the model; nnsight moves them to that of its first weight.
+
+        Pixels that a processor gives in half precision (Llama 4) are of the model's precision.
+        """
+        half = (torch.bfloat16, torch.float16)
+        return {
+            name: value.to(self.device, self.hf_model.dtype if value.dtype in half else None)
+            for name, value in inputs.items()
+        }
 
     @property
     def weightless(self) -> bool:
@@ -111,18 +126,28 @@ class HookedModel:
 
     @cached_property
     def n_heads(self) -> dict[str, int]:
-        """The number of query heads and of key heads per layer."""
+        """The number of query heads and of key heads per layer; the least where layers differ."""
         heads = self.config.num_attention_heads
         return {
             "head": heads,
-            "kv_head": getattr(self.config, "num_key_value_heads", None) or heads,
+            "kv_head": min(_per_layer(self.config, "num_key_value_heads", heads)),
         }
 
     @property
     def d_head(self) -> int:
-        """The width of a head."""
+        """The width of a head.
+
+        **Raises:** `CapabilityError` if heads of different layers have different widths (Gemma 4).
+        """
         whole = self.config.hidden_size // self.n_heads["head"]
-        return getattr(self.config, "head_dim", None) or whole
+        widths = {*_per_layer(self.config, "head_dim", whole)}
+        if len(widths) > 1:
+            raise CapabilityError(
+                f"heads of {type(self.hf_model).__name__} are {sorted(widths)} wide, each width in "
+                "some of its layers, and this needs one for all; read them layer by layer, as by "
+                "probes.Activation('attn.hook_z', layer)"
+            )
+        return widths.pop()
 
     @property
     def advertised(self) -> tuple[str, ...]:
@@ -333,6 +358,18 @@ def _layers_at(hf_model: Any, path: str) -> Any:
             f"there are no decoder layers at {path} ({error}). A family is one file: see "
             "docs/adding-a-family.md"
         ) from None
+
+
+def _per_layer(config: Any, name: str, default: int) -> list[int]:
+    """What a configuration says for each layer; once where it says the same for all.
+
+    Where layers differ, transformers refuses to read one value for all of them.
+    """
+    try:
+        return [getattr(config, name, None) or default]
+    except RuntimeError:
+        each = [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
+        return [getattr(one, name) for one in each]
 
 
 def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:

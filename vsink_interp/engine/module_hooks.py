@@ -32,7 +32,7 @@ def _held(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
     value = envoy.output if tap.side == "output" else envoy.input
     if not tap.held:
         return value
-    sizes = {} if tap.heads is None else {"h": hooked.n_heads[tap.heads]}
+    sizes = {"h": hooked.n_heads[tap.heads]} if tap.heads and "(h" in tap.held else {}
     shown = rearrange(value, f"{tap.held} -> {tap.shown}", **sizes)
     if tap.side == "head results":
         found = hooked.linear_map(envoy._module, value.shape[-1], value, asked)

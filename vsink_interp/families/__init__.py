@@ -6,7 +6,11 @@ from pkgutil import iter_modules
 from typing import Any
 
 from ..errors import CapabilityError
-from .decoders import gates_heads as gates_heads, layer_taps_of as layer_taps_of
+from .decoders import (
+    gates_heads as gates_heads,
+    layer_taps_of as layer_taps_of,
+    sight_of as sight_of,
+)
 from .form import Family as Family, LayerTaps as LayerTaps, Tap as Tap
 from .infer import infer as infer
 from .llava import LLAVA as LLAVA, llava_spans

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .form import GEMMA3_LAYER, LLAMA_LAYER, POST_NORM, QWEN3_LAYER, LayerTaps, Tap
+from ..tokens import Sight
+from .form import (
+    GEMMA3_LAYER,
+    GEMMA4_LAYER,
+    LLAMA_LAYER,
+    POST_NORM,
+    QWEN3_LAYER,
+    LayerTaps,
+    Tap,
+)
 
 NORMED_QUERIES = ("attn.hook_q", "attn.hook_k")
 SCALED = ("attn.", "hook_attn_out", "hook_mlp_out")
@@ -17,6 +26,7 @@ ADDED = ("attn.hook_result", "hook_attn_out", "hook_mlp_out")
 
 BY_MODEL_TYPE: dict[str, LayerTaps] = {
     "gemma3_text": GEMMA3_LAYER,
+    "gemma4_text": GEMMA4_LAYER,
     "qwen3": QWEN3_LAYER,
     "qwen3_5_moe_text": QWEN3_LAYER,
     "qwen3_5_text": QWEN3_LAYER,
@@ -40,7 +50,11 @@ def layer_taps_of(model_type: str, layer: Any) -> LayerTaps:
     if hasattr(layer, "linear_attn"):
         outside = {name: tap for name, tap in known.items() if not name.startswith("attn.")}
         return outside | {"hook_attn_out": Tap("linear_attn", "output")}
+    if model_type == "gemma4_text":
+        return known
     known = _beside_norms(known, model_type, layer)
+    if hasattr(layer, "feed_forward") and not hasattr(layer, "mlp"):  # Llama 4
+        known = dict(_fed_forward(known, layer.feed_forward))
     if gates_heads(layer):
         known = dict(_behind_the_gate(known))
     attention = getattr(layer, "self_attn", None)
@@ -65,6 +79,18 @@ def _beside_norms(known: dict[str, Tap], model_type: str, layer: Any) -> dict[st
     return known
 
 
+def _fed_forward(known: LayerTaps, module: Any) -> Iterator[tuple[str, Tap]]:
+    """The taps of a layer that calls its MLP `feed_forward`; experts take the tokens of all samples
+    as one row, which no hook point of a layer shows.
+    """
+    for name, tap in known.items():
+        if tap.module.startswith("mlp"):
+            if not hasattr(module, "experts"):
+                yield name, replace(tap, module=tap.module.replace("mlp", "feed_forward", 1))
+        else:
+            yield name, tap
+
+
 def _has_other_norms(layer: Any) -> bool:
     """Whether a norm may change what attention or MLP add to the residual stream (GLM-4)."""
     names = [name for name in dir(layer) if name.endswith("norm")]
@@ -79,6 +105,15 @@ def _behind_the_gate(known: LayerTaps) -> Iterator[tuple[str, Tap]]:
             yield name, Tap("self_attn.q_norm", "input", heads="head", shape="b q h d")
         else:
             yield name, tap
+
+
+def sight_of(config: Any, usual: Sight) -> Sight:
+    """What a row sees, by the configuration of a language model; in its family usually `usual`.
+
+    Image tokens of the larger Gemma 4 see all of their image in layers with windows.
+    """
+    whole = getattr(config, "use_bidirectional_attention", None) == "vision"
+    return "windowed image blocks" if whole else usual
 
 
 def gates_heads(layer: Any) -> bool:

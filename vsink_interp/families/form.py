@@ -99,6 +99,25 @@ GEMMA3_LAYER: LayerTaps = {
 """A decoder layer with norms of queries and keys, and norms after attention and MLP: Gemma 3.
 Queries and keys are normed after values are there."""
 
+GEMMA4_LAYER: LayerTaps = {
+    "hook_resid_pre": Tap("", "input"),
+    "attn.hook_q": Tap("self_attn.q_norm", "input", heads="head", shape="b q h d"),
+    "attn.q_norm.hook_out": Tap("self_attn.q_norm", "output", heads="head", shape="b q h d"),
+    "attn.hook_k": Tap("self_attn.k_norm", "input", heads="kv_head", shape="b q h d"),
+    "attn.k_norm.hook_out": Tap("self_attn.k_norm", "output", heads="kv_head", shape="b q h d"),
+    "attn.hook_v": Tap("self_attn.v_norm", "output", heads="kv_head", shape="b q h d"),
+    "attn.hook_result": Tap("self_attn.o_proj", "head results", heads="head"),
+    "hook_attn_out": Tap("post_attention_layernorm", "output"),
+    "hook_resid_mid": Tap("pre_feedforward_layernorm", "residual input"),
+    "mlp.hook_pre": Tap("mlp.gate_proj", "output"),
+    "mlp.hook_post": Tap("mlp.down_proj", "input"),
+    "hook_resid_post": Tap("", "output"),
+}
+"""A decoder layer of Gemma 4: norms of queries, keys and values, of heads whose number and width
+differ between layers; some layers have no keys of their own, or no projection of values. Values
+are those behind their norm, which the pattern weighs.
+"""
+
 POST_NORM: LayerTaps = {
     "hook_attn_out": Tap("post_attention_layernorm", "output"),
     "hook_resid_mid": Tap("mlp", "residual input"),

@@ -16,7 +16,7 @@ Expand: TypeAlias = Callable[[Mapping[str, Any], int], str]
 
 
 def without_video(official: Any) -> Any:
-    """A processor class without its video processor: images and text only.
+    """A processor class without its processors of video and sound: images and text only.
 
     Images are expanded into placeholders by the official class's own code.
     """
@@ -29,9 +29,23 @@ def without_video(official: Any) -> Any:
         # The video part came second, and what comes second is the tokenizer now.
         official.__init__(self, image_processor, tokenizer, tokenizer, **more)
 
+    def init_of_all(self: Any, image_processor: Any, tokenizer: Any, **more: Any) -> None:
+        given = {"image_processor": image_processor, "tokenizer": tokenizer}
+        self.get_attributes = official.get_attributes  # while it is made, none may be missing
+        official.__init__(self, **dict.fromkeys(official.get_attributes()) | given, **more)
+        del self.get_attributes
+
+    def check(self: Any, name: str, given: Any) -> Any:
+        return (
+            None if given is None else official.check_argument_for_proper_class(self, name, given)
+        )
+
     composed: dict[str, Any] = {"get_attributes": classmethod(parts)}
-    if [*signature(official.__init__).parameters][2:4] == ["video_processor", "tokenizer"]:
+    arguments = [*signature(official.__init__).parameters]
+    if arguments[2:4] == ["video_processor", "tokenizer"]:
         composed["__init__"] = init
+    if arguments[1] == "feature_extractor":
+        composed |= {"__init__": init_of_all, "check_argument_for_proper_class": check}
     return type(official.__name__, (official,), composed | {"__module__": official.__module__})
 
 

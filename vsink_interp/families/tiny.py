@@ -1,6 +1,7 @@
 """Tiny models with random weights, for checking a family in a second without downloads."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -115,5 +116,16 @@ def build(
         do_sample=False,
         suppress_tokens=list(range(config.get_text_config().vocab_size - len(WORDS))),
     )
-    # A cast would drop the imaginary part of complex frequencies (Llama 4's tower).
-    return (model if model.dtype == dtype else model.to(dtype)).eval()
+    return _cast(model, dtype).eval()
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """A model in a precision, complex frequencies (Llama 4's tower) as they were."""
+    kept = {name: value for name, value in model.named_buffers() if value.is_complex()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Casting complex values to real")
+        model = model.to(dtype)
+    for name, value in kept.items():
+        path, _, own = name.rpartition(".")
+        setattr(model.get_submodule(path), own, value)
+    return model

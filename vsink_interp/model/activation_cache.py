@@ -174,7 +174,7 @@ def _sizes(lmm: Any, encoding: Encoding) -> dict[str, int]:
         "key": length,
         "head": heads,
         "kv_head": hooked.n_heads["kv_head"],
-        "d_head": getattr(config, "head_dim", None) or lmm.d_model // heads,
+        "d_head": hooked.d_head,
         "d_model": lmm.d_model,
         "d_mlp": getattr(config, "intermediate_size", None) or 4 * lmm.d_model,
         "vocab": config.vocab_size,

@@ -299,8 +299,10 @@ def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
             return False
     tokens = run.layout.length
     sizes = {"batch": 1, "query": tokens, "key": tokens, "d_model": lmm.d_model}
-    sizes |= lmm.hooked.n_heads
+    heads = lmm.hooked.n_heads
+    sizes["head"] = heads["head"]
     axes = values.ndim == len(record.axes) and all(
-        sizes.get(axis, size) == size for axis, size in zip(record.axes, values.shape, strict=True)
+        sizes.get(axis, size) == size and (axis != "kv_head" or size >= heads[axis])
+        for axis, size in zip(record.axes, values.shape, strict=True)
     )
     return axes and torch.equal(run.logits, plain)

@@ -116,7 +116,7 @@ def own_sight(lmm: Any) -> Sight | None:
     hooked, encoding = lmm.hooked, lmm.encode(noise(), PROMPT)
     first = {kind: hooked.kinds.index(kind) for kind in hooked.kinds if kind in ATTENDING}
     masks = {kind: own_mask(hooked, kind, encoding.inputs) for kind in first}
-    for sight in ("causal", "image blocks", "prefix"):
+    for sight in ("causal", "image blocks", "windowed image blocks", "prefix"):
         layout = replace(encoding.layout, sight=sight)
         if all(_sees_so(layout, mask, hooked.family.window(first[k])) for k, mask in masks.items()):
             return sight
@@ -128,7 +128,7 @@ def _sees_so(layout: TokenLayout, mask: Any, window: int | None) -> bool:
     rows = range(layout.length)
     if mask is None:
         return torch.equal(
-            layout.visible(rows, window), replace(layout, sight="causal").visible(rows)
+            layout.visible(rows, window), replace(layout, sight="causal").visible(rows, None)
         )
     return not isinstance(mask, Tensor) or torch.equal(
         layout.visible(rows, window), mask[:, 0].cpu()

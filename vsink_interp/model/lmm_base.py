@@ -68,8 +68,8 @@ class LMMBase:
         sight = own_sight(self)
         if form.inferred and sight is not None:
             self.hooked.family = replace(self.hooked.family, sight=sight)
-        elif sight != form.sight:
-            why = f"its masks are not those of {form.name}, whose rows see: {form.sight}"
+        elif sight != (known := self.hooked.family.sight):
+            why = f"its masks are not those of {form.name}, whose rows see: {known}"
             self._unseeing = dict.fromkeys(
                 (f"blocks.{{layer}}.attn.hook_{at}" for at in ("attn_scores", "pattern")), why
             )

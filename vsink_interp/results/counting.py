@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ResultError
 from ..graph import Probe
-from ..tokens import TokenLayout, parse_group
+from ..tokens import TokenLayout, Window, parse_group
 from .recorded import Recorded, row_axis
 
 
@@ -40,20 +40,20 @@ def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
         size = record.values.shape[record.axis(axis)]
         if size <= layout.length:  # else a probe's own axis, of which nothing is known
 
-            def tokens(window: int | None) -> Bool[Tensor, "batch row entry"]:
+            def tokens(window: Window) -> Bool[Tensor, "batch row entry"]:
                 return _tokens_seen(layout, rows, axis, window)[:, :, :size]
 
             record = _only_seen(record, layout, tokens, "batch", along, axis)
     if (about := probe.about) is not None:
 
-        def seeing(window: int | None) -> Bool[Tensor, "batch row"]:
+        def seeing(window: Window) -> Bool[Tensor, "batch row"]:
             return _groups_seen(layout, rows, (about,), window)[..., 0]
 
         record = _only_seen(record, layout, seeing, "batch", along)
     groups = getattr(probe, "groups", ())
     if groups and "segment" in record.axes:
 
-        def of_groups(window: int | None) -> Bool[Tensor, "batch row segment"]:
+        def of_groups(window: Window) -> Bool[Tensor, "batch row segment"]:
             return _groups_seen(layout, rows, groups, window)
 
         record = _only_seen(record, layout, of_groups, "batch", along, "segment")
@@ -63,12 +63,12 @@ def counted(record: Recorded, probe: Probe, layout: TokenLayout) -> Recorded:
 def _only_seen(
     record: Recorded,
     layout: TokenLayout,
-    seen: Callable[[int | None], Bool[Tensor, "..."]],
+    seen: Callable[[Window], Bool[Tensor, "..."]],
     *axes: str,
 ) -> Recorded:
     """The record in which only what a row can see counts, in layers with a window within it."""
     if not layout.windows or "layer" not in record.axes:
-        return record.only(seen(None), *axes)
+        return record.only(seen("any"), *axes)
     windows = [layout.windows[layer] for layer in record.labels("layer")]
     known = {window: seen(window) for window in dict.fromkeys(windows)}
     if len(known) == 1:
@@ -77,7 +77,7 @@ def _only_seen(
 
 
 def _tokens_seen(
-    layout: TokenLayout, rows: list[int], axis: str, window: int | None
+    layout: TokenLayout, rows: list[int], axis: str, window: Window
 ) -> Bool[Tensor, "batch row entry"]:
     seen = layout.visible(rows, window)
     if axis != "patch":
@@ -88,7 +88,7 @@ def _tokens_seen(
 
 
 def _groups_seen(
-    layout: TokenLayout, rows: list[int], groups: Sequence[str], window: int | None
+    layout: TokenLayout, rows: list[int], groups: Sequence[str], window: Window
 ) -> Bool[Tensor, "batch row group"]:
     found = [layout.reached(layout.may_be(parse_group(group)), window) for group in groups]
     return torch.stack([one[:, rows] for one in found], -1)

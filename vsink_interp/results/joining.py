@@ -40,6 +40,14 @@ def _refuse_ragged(probe: Probe, layers: Sequence[int], values: Sequence[Tensor]
     """
     shapes = [tuple(value.shape) for value in values]
     if odd := [at for at, shape in zip(layers, shapes, strict=False) if shape != shapes[0]]:
+        rows = row_axis(probe.axes)
+        place = None if rows is None else probe.axes.index(rows)
+        if place is not None and len({shape[place] for shape in shapes}) == 1:
+            raise CapabilityError(
+                f"{probe!r}: heads of layers {odd} differ in number or width from those of layer "
+                f"{layers[0]} (Gemma 4), so one record cannot hold them; ask for them in a probe "
+                "of their own"
+            )
         raise CapabilityError(
             f"{probe!r}: layers {odd} computed other rows than layer {layers[0]}: where layers "
             "share the keys of earlier ones (Gemma 4), generation computes the last row of the "

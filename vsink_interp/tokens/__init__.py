@@ -14,4 +14,4 @@ from .groups import (
 from .image_tokens import Box as Box, ImageSpan as ImageSpan, View as View
 from .layout import TokenLayout as TokenLayout
 from .segments import CODE as CODE, NAMES as NAMES, PAD as PAD
-from .sight import Sight as Sight
+from .sight import Sight as Sight, Window as Window

@@ -12,7 +12,7 @@ from ..errors import LayoutError
 from .groups import Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
 from .segments import CODE, PAD, PAST, line
-from .sight import Sight, seen_from
+from .sight import Sight, Window, seen_from, widest
 
 UNSEEN = (
     ". This model reads images through cross-attention: they have no tokens in "
@@ -303,29 +303,31 @@ class TokenLayout:
             )
 
     def reached(
-        self, keys: Bool[Tensor, "batch token"], window: int | None = None
+        self, keys: Bool[Tensor, "batch token"], window: Window = "any"
     ) -> Bool[Tensor, "batch token"]:
         """The rows that may attend to at least one of these keys, in layers with this window."""
-        if self.sight in ("prefix", "image blocks"):
+        if self.sight not in ("causal", "cross-attention"):
             seen = self.visible(range(self.length), window)
             return (seen & keys[:, None]).any(-1)
         before = keys.cumsum(-1)
-        if window is not None:
+        if isinstance(window, int):
             left = torch.nn.functional.pad(before, (window, 0))[:, : self.length]
             before = before - left
         return (before > 0) & (self.segments != PAD)
 
     def visible(
-        self, rows: Sequence[int], window: int | None = None
+        self, rows: Sequence[int], window: Window = "any"
     ) -> Bool[Tensor, "batch row token"]:
         """Which tokens each of some rows may attend to; nothing of padding, in either place.
 
         **Arguments:**
 
-        - `window`: that of the layer, one of `windows`; by default all that some layer lets see.
+        - `window`: that of the layer, one of `windows`, None if it has none; by default all that
+            some layer lets see.
         """
         at = torch.tensor(list(rows), dtype=torch.long, device=self.segments.device)
-        seen = seen_from(at, self.image_index, self.prompt_length, self.sight, window)
+        windows = widest(self.sight, self.windows) if window == "any" else (window,)
+        seen = seen_from(at, self.image_index, self.prompt_length, self.sight, windows)
         real = self.segments != PAD
         return seen & real[:, None] & real[:, at, None]
 

@@ -1,14 +1,27 @@
 """Which tokens a row may attend to, by the masks of a model."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Sight: TypeAlias = Literal["causal", "image blocks", "prefix", "cross-attention"]
-"""What a row may attend to besides the tokens before it: nothing, the rest of its own image, the
-whole prompt, or images that have no tokens in the prompt."""
+Sight: TypeAlias = Literal[
+    "causal", "image blocks", "windowed image blocks", "prefix", "cross-attention"
+]
+"""What a row may attend to besides the tokens before it: nothing, the rest of its own image, that
+in layers with windows alone, the whole prompt, or images that have no tokens in the prompt."""
+
+Window: TypeAlias = int | Literal["any"] | None
+"""How many tokens a row sees back from itself, itself included: as many, all, or what any layer of
+a model lets it see."""
+
+
+def widest(sight: Sight, windows: Sequence[int | None]) -> tuple[int | None, ...]:
+    """The windows of layers of which one or the other sees all that any layer sees."""
+    wide = [window for window in windows if window is not None]
+    return (None, max(wide)) if sight == "windowed image blocks" and wide else (None,)
 
 
 def seen_from(
@@ -16,22 +29,29 @@ def seen_from(
     image_index: Int[Tensor, "batch token"],
     prompt_length: int,
     sight: Sight,
-    window: int | None,
+    windows: Sequence[int | None],
 ) -> Bool[Tensor, "#batch row token"]:
-    """Which tokens some rows may attend to, padding not looked at.
+    """Which tokens some rows may attend to in layers with one of these windows, padding not looked
+    at.
 
     **Arguments:**
 
     - `image_index`, `prompt_length`, `sight`: as `TokenLayout` has them.
-    - `window`: how many tokens a row sees back from itself, itself included; None for all.
+    - `windows`: how many tokens a row sees back from itself, itself included; None for all.
     """
     places = torch.arange(image_index.shape[1], device=image_index.device)
-    seen = (places <= rows[:, None])[None]
-    if sight == "image blocks":
-        same = image_index[:, rows, None] == image_index[:, None]
-        seen = seen | (same & (image_index >= 0)[:, None])
-    if window is not None:
-        seen = seen & (places > rows[:, None] - window)
+    before = (places <= rows[:, None])[None]
+    same = image_index[:, rows, None] == image_index[:, None]
+    own = same & (image_index >= 0)[:, None]
+    found = torch.zeros_like(before)
+    for window in windows:
+        blocks = sight == "image blocks" or (
+            sight == "windowed image blocks" and window is not None
+        )
+        seen = before | own if blocks else before
+        if window is not None:
+            seen = seen & (places > rows[:, None] - window)
+        found = found | seen
     if sight == "prefix":  # whose prompt no window cuts
-        seen = seen | ((rows[:, None] < prompt_length) & (places < prompt_length))
-    return seen
+        found = found | ((rows[:, None] < prompt_length) & (places < prompt_length))
+    return found
