@@ -44,11 +44,11 @@ the prompt; a cut that leaves a window no key is refused. In the larger Gemma 4,
 says `use_bidirectional_attention="vision"`, an image token sees all of its own image in the layers
 with windows alone.
 
-**Layers that differ.** Llama 4 attends in chunks in most layers; patterns are read and edited in the
-others. Its experts take the tokens of all prompts as one row, so `hook_mlp_out` is offered in layers
-without experts. Layers of Gemma 4 differ in the number and width of heads, and some use the keys of
-earlier ones: one record holds layers that are alike. The image processors of Llama 4 and Cohere2 Vision
-need torchvision: `pip install 'vsink-interp[vision]'`.
+**Layers that differ.** Llama 4 attends in chunks in most layers; patterns are read and edited in
+the others. Its experts take the tokens of all prompts as one row, so `hook_mlp_out` is offered in
+layers without experts. Layers of Gemma 4 differ in the number and width of heads, and some use the
+keys of earlier ones: one record holds layers that are alike. The image processors of Llama 4 and
+Cohere2 Vision need torchvision: `pip install 'vsink-interp[vision]'`.
 
 **DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first layers, at
 image tokens: there `hook_resid_pre` of a layer is not `hook_resid_post` of the one before it.

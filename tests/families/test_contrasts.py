@@ -25,7 +25,7 @@ KINDS = {
     "prefix": Contrast(prefix=PREFIX, beta=0.0),
 }
 N = 4
-TILED = ("Aya Vision", "InternVL", "Ovis2")
+TILED = ("Aya Vision", "Cohere2 Vision", "InternVL", "Llama 4", "Ovis2")
 """Families whose pixels are one row of the tiles of all images."""
 
 

@@ -70,7 +70,7 @@ def test_heads_that_differ_by_layer_are_read_layer_by_layer():
     assert list(shapes.values()) == [many, few, one, many, few]
     for ask in (vi.probes.Activation("attn.hook_z"), vi.probes.Activation("attn.hook_k")):
         with pytest.raises(
-            vi.CapabilityError, match="heads of layers .* differ in number or width"
+            vi.CapabilityError, match=r"heads of layers .* differ in number or width"
         ):
             model.run(encoding, graph=ask)
     assert model.hooked.n_heads == {"head": 4, "kv_head": 1}

@@ -15,8 +15,11 @@ with_image_tokens = pytest.mark.parametrize("name", SHOWN)
 TAKEN = "vision_projector.hook_in"
 NO_SUM_OF_HEADS = {
     "Aya Vision": "Cohere2LayerNorm is not an RMS norm",
+    "Cohere2 Vision": "Cohere2LayerNorm is not an RMS norm",
     "GLM-4.1V": "not the sum of its heads",
     "Gemma 3": "not the sum of its heads",
+    "Gemma 4": "not the sum of its heads|added behind the MLP",
+    "Llama 4": "only layers",
     "Mllama": r"only layers \(0, 2\) have heads",
     "Qwen3.5": r"only layers \(1, 3\) have heads",
 }

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 import vsink_interp as vi
 from tests.families import plain
 from tests.families.test_families import (
-    TINY,
     PROMPTS,
     SINKS,
+    TINY,
     attending,
     batch,
     lmm,

@@ -49,10 +49,10 @@ class _Stop:
 
 def _stops(hooked: HookedModel, plan: Plan, *, generates: bool) -> list[_Stop]:
     places = {(hook, at) for hook, at in plan.places if not hooked.computes(find_hook(hook), at)}
-    early = hooked.encodes_first(generates=generates)
 
     def order(place: tuple[str, int | None]) -> tuple[bool, Any]:
-        return not (early and place[0].startswith("vision")), hooked.family.forward_order(*place)
+        early = hooked.comes_early(place[0], generates=generates)
+        return not early, hooked.family.forward_order(*place)
 
     return [_stop(hooked, plan, *place) for place in sorted(places, key=order)]
 

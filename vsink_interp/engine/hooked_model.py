@@ -254,12 +254,15 @@ class HookedModel:
             return f"there is no such module: {error}"
         return ""
 
-    def encodes_first(self, *, generates: bool) -> bool:
-        """Whether images are encoded before the text is embedded.
+    def comes_early(self, template: str, *, generates: bool) -> bool:
+        """Whether a hook point is reached before the text is embedded: one of images.
 
-        `generate` does so for models whose signature takes images and their encodings; a forward
-        pass embeds the text first, unless images have no tokens in the prompt.
+        `generate` encodes them first for models whose signature takes images and their encodings; a
+        forward pass embeds the text first, unless images have no tokens in the prompt.
         """
+        late = self.family.projects_late and template.startswith("vision_projector")
+        if late or not template.startswith("vision"):
+            return False
         if self.family.sight == "cross-attention":
             return True
         takes = not {"image", "video"}.isdisjoint(getattr(self.hf_model, "input_modalities", ()))

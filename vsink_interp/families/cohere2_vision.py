@@ -66,7 +66,7 @@ def broken_spans(
 
 
 def image_processor() -> Any:
-    """The class of its image processor without torchvision: InternVL's, with this choice of tiles."""
+    """The class of its image processor without torchvision: InternVL's with other tiles."""
     from transformers.image_utils import SizeDict
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -75,7 +75,7 @@ def image_processor() -> Any:
         crop_to_patches = True
         patch_size = 16
 
-        def crop_image_to_patches(
+        def crop_image_to_patches(  # ty: ignore[incompatible-method-override]  # no thumbnail to choose
             self, image: Any, min_patches: int, max_patches: int, patch_size: Any, resample: Any
         ) -> list[Any]:
             del min_patches  # the official one looks at the greatest number alone
@@ -101,7 +101,7 @@ def tiny() -> tuple[Any, Any]:
     from .aya_vision import CHATBOT, END, TURN, USER
     from .tiny import TEXT, VISION, fill, tokenizer
 
-    words = tokenizer(*TOKENS.values(), TURN, USER, CHATBOT, END, **TOKENS)
+    words = tokenizer(*TOKENS.values(), TURN, USER, CHATBOT, END, bos=True, **TOKENS)
     images = fill(image_processor(), size={"height": 56, "width": 56}, max_patches=4, patch_size=2)
     processor = fill(Cohere2VisionProcessor, images, words)
     kinds = ["sliding_attention", "full_attention"] * 2

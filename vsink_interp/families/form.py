@@ -225,6 +225,8 @@ class Family:
     - `sight`: what a row sees besides the tokens before it.
     - `spans`: a function of `(hf_config, processor, images, inputs)` that returns one `ImageSpan`
         per image; `inputs` is the processor's output for the whole batch.
+    - `projects_late`: whether generation, which encodes images before it embeds the text, leaves
+        projecting them to the forward pass.
     - `nested`: whether the processor takes one list of images per prompt.
     - `tiles_by_prompt`: whether pixels come as one row per prompt, the views of all its images in
         turn and empty ones behind them.
@@ -267,6 +269,7 @@ class Family:
     vision_taps: LayerTaps = field(default_factory=lambda: CLIP_LAYER)
     refused: Mapping[str, str] = field(default_factory=dict)
     sight: Sight = "causal"
+    projects_late: bool = False
     nested: bool = False
     tiles_by_prompt: bool = False
     framed: bool = False

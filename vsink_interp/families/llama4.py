@@ -109,7 +109,7 @@ def image_processor() -> Any:
         max_patches = 16
         resize_to_max_canvas = False
 
-        def _preprocess(
+        def _preprocess(  # ty: ignore[incompatible-method-override]  # the rest is in `more`
             self, images: list[Any], size: Any, resample: Any, return_tensors: Any, **more: Any
         ) -> Any:
             del more
@@ -173,6 +173,7 @@ LLAMA4 = Family(
     vision_taps={**CLIP_LAYER, "hook_resid_post": Tap("", "first output")},
     projector="multi_modal_projector",
     projected="q d",
+    projects_late=True,
     spans=padded_spans,
     marker=MARKER,
     suffix=END,

@@ -84,11 +84,11 @@ class Compiler:
         held = {(template, layer) for template, layer in places if self._holds(template, layer)}
         places |= {(later, layer) for _, layer in held for later in (RESID_MID, RESID_POST)}
         places.add((LOGITS.template, None))
-        early = self.hooked.encodes_first(generates=generates)
         in_order = self.hooked.family.forward_order
 
         def order(place: HookPlace) -> tuple[bool, Any]:
-            return not (early and place[0].startswith("vision")), in_order(*place)
+            early = self.hooked.comes_early(place[0], generates=generates)
+            return not early, in_order(*place)
 
         return sorted(places, key=order)
 
