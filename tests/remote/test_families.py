@@ -28,6 +28,8 @@ N_NEW = 3
 BY_ROW_AND_COLUMN = ("Aya Vision", "Cohere2 Vision")
 """Families whose projector makes rows and columns of an image, which no server knows."""
 OUT = "vision_projector.hook_out"
+UNTRIED = ("Aya Vision", "Cohere2 Vision", "Gemma 4", "Llama 4")
+"""Families of which no whole run on a server has been compared yet; docs/families.md says so."""
 
 
 @cache
@@ -54,7 +56,7 @@ def graphs(name):
     }
 
 
-@pytest.fixture(scope="module", params=sorted(TINY))
+@pytest.fixture(scope="module", params=[name for name in sorted(TINY) if name not in UNTRIED])
 def family(request, zoo):
     """A family's name, and its tiny model without weights."""
     name, folder = request.param, zoo[request.param]
