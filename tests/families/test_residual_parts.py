@@ -1,6 +1,7 @@
 """What a layer adds, where its norms stand behind its parts or a multiplier scales them."""
 
 from functools import cache
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -165,7 +166,11 @@ def test_a_cap_that_the_model_applies_is_applied():
     )
     encoding = model.encode(*PROMPTS["one"])
     theirs = logits(model.hf_model, encoding)
-    assert 0.3 < theirs.abs().max() <= 0.5
+    assert theirs.abs().max() > 0.3
+    # transformers 5.18 leaves the cap out of PaliGemma, later ones apply it.
+    capped = bool(theirs.abs().max() <= 0.5)
+    assert vi.readout(model).softcap == (0.5 if capped else None)
+    assert capped or version("transformers").startswith("5.18.")
     probe = vi.probes.TokenProbability("all", 3, tokens=(7,))
     share = model.run(encoding, graph=probe)[probe].values[0, ..., 0]
     assert apart(share, theirs.softmax(-1)[..., 7]) < 1e-5

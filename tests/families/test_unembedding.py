@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -127,9 +128,14 @@ def test_contrast_is_of_the_model_s_own_logits(name):
 
 
 def test_contrast_is_refused_where_it_would_be_capped_once_more():
-    model = lmm("gemma2")
+    model, graph = lmm("gemma2"), vi.Contrast(prefix="please")
+    if version("transformers").startswith("5.18."):  # it leaves the cap out of PaliGemma
+        assert model.hooked.softcap is None
+        plain, both = (model.run(encoded("gemma2"), graph=g).logits for g in (None, graph))
+        assert apart(plain[:, -1], both[:, -1]) > 1e-3
+        return
     with pytest.raises(vi.CapabilityError, match="caps its logits"):
-        model.run(encoded("gemma2"), graph=vi.Contrast(prefix="please"))
+        model.run(encoded("gemma2"), graph=graph)
 
 
 @pytest.mark.parametrize("name", [*SCALED, "gemma2"])
