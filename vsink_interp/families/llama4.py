@@ -128,7 +128,10 @@ def image_processor() -> Any:
                 ratios.append([rows, columns])
             # In half precision, as the official one.
             pixels = torch.from_numpy(np.stack(tiles)).to(torch.bfloat16) * self.rescale_factor
-            made = {"pixel_values": (pixels - 0.5) / 0.5, "aspect_ratios": ratios}
+            pixels = (pixels - 0.5) / 0.5
+            if return_tensors == "np":  # numpy has no such precision
+                pixels = pixels.float()
+            made = {"pixel_values": pixels, "aspect_ratios": ratios}
             return BatchFeature(made, tensor_type=return_tensors)
 
     return Llama4ImageProcessorPil
