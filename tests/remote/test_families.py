@@ -29,7 +29,7 @@ BY_ROW_AND_COLUMN = ("Aya Vision", "Cohere2 Vision")
 """Families whose projector makes rows and columns of an image, which no server knows."""
 OUT = "vision_projector.hook_out"
 UNTRIED = ("Aya Vision", "Cohere2 Vision", "Gemma 4", "Llama 4")
-"""Families of which no whole run on a server has been compared yet; docs/families.md says so."""
+"""Families whose jobs fail on a server, with a `RemoteError`; docs/families.md says so."""
 
 
 @cache
