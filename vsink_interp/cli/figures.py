@@ -11,7 +11,6 @@ import typer
 import vsink_interp as vi
 
 from ..errors import InputError
-from ..model.progress import silent
 from ..storage import reserved
 from .terminal import (
     JsonOption,
@@ -112,6 +111,8 @@ def attend(
     if out.suffix not in FIGURES:
         raise InputError(f"{str(out)!r} is no figure: end it with one of {', '.join(FIGURES)}")
     check_folder(out)
+    from ..model.progress import silent
+
     shown, asked = read_input(image, prompt, seed)
     with reserved(out, FIGURE_SIZE) as write:
         lmm = open_model(model)

@@ -37,7 +37,8 @@ def view(
         ),
     ] = None,
     lens: Annotated[
-        bool, typer.Option("--lens", help="Read every patch as a word, after every layer.")
+        bool,
+        typer.Option("--lens", metavar="", help="Read every patch as a word, after every layer."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("view.html"),
     model: ModelOption = None,
