@@ -50,8 +50,6 @@ layers without experts. Layers of Gemma 4 differ in the number and width of head
 keys of earlier ones: one record holds layers that are alike. The image processors of Llama 4 and
 Cohere2 Vision need torchvision: `pip install 'vsink-interp[vision]'`.
 
-Not on a server yet: in Aya Vision, Cohere2 Vision, Gemma 4 and Llama 4 a job fails there.
-
 **DeepStack** (Qwen3-VL) adds vision features to the residual stream *between* the first layers, at
 image tokens: there `hook_resid_pre` of a layer is not `hook_resid_post` of the one before it.
 

@@ -28,8 +28,6 @@ N_NEW = 3
 BY_ROW_AND_COLUMN = ("Aya Vision", "Cohere2 Vision")
 """Families whose projector makes rows and columns of an image, which no server knows."""
 OUT = "vision_projector.hook_out"
-UNTRIED = ("Aya Vision", "Cohere2 Vision", "Gemma 4", "Llama 4")
-"""Families whose jobs fail on a server, with a `RemoteError`; docs/families.md says so."""
 
 
 @cache
@@ -56,7 +54,7 @@ def graphs(name):
     }
 
 
-@pytest.fixture(scope="module", params=[name for name in sorted(TINY) if name not in UNTRIED])
+@pytest.fixture(scope="module", params=sorted(TINY))
 def family(request, zoo):
     """A family's name, and its tiny model without weights."""
     name, folder = request.param, zoo[request.param]

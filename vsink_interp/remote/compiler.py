@@ -31,17 +31,16 @@ class Compiler:
 
     **Arguments:**
 
-    - `ops`: the names of the rotary embedding, the cache update and the attention call in the
-        source of each layer's attention.
+    - `call`: the name of the call of attention in the source of each layer's attention.
     - `n_new`: the number of tokens to generate; None for one forward pass.
     """
 
     def __init__(
-        self, hooked: HookedModel, run_state: RunState, ops: Mapping[str, str], n_new: int | None
+        self, hooked: HookedModel, run_state: RunState, call: str, n_new: int | None
     ) -> None:
         self.hooked = hooked
         self.run_state = run_state
-        self.ops = dict(ops)
+        self.call = call
         self.n_new = n_new
         self.programs = Programs(hooked, run_state, n_new)
         self.inputs: Mapping[str, Any] = {}
@@ -163,7 +162,7 @@ class Compiler:
             "kind": "attention",
             "path": path,
             "layer": layer,
-            "ops": self.ops,
+            "call": self.call,
             "scaling": float(scaling),
             "scale": self.hooked.residual_scale(layer),
             "window": self.hooked.family.window(layer),

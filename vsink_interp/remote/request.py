@@ -54,25 +54,20 @@ class Hosted:
         """The server's key for the model."""
         return self.nnsight.to_model_key()
 
-    def ops(self, path: str) -> dict[str, str]:
-        """The operations that make q, k, v and call attention in the source of an attention module.
+    def call(self, path: str) -> str:
+        """The operation that calls attention in the source of an attention module.
 
         **Raises:** `CapabilityError` listing the operations of its source.
         """
         names = self.nnsight.get(path).source.names
-        wanted = {
-            "rotary": r"apply\w*_rotary\w*_\d+",
-            "cache": r"(past_key_values?|cache)_update_\d+",
-            "call": r"attention_interface_\d+",
-        }
         # Assigning the function comes before calling it, and counts as well.
-        found = {k: [n for n in names if re.fullmatch(p, n)][-1:] for k, p in wanted.items()}
-        if lacking := [k for k, v in found.items() if not v]:
+        found = [name for name in names if re.fullmatch(r"attention_interface_\d+", name)]
+        if not found:
             raise CapabilityError(
-                f"the attention of {self.key} cannot be edited remotely: its source has no "
-                f"{', '.join(lacking)}; it has: {', '.join(names)}"
+                f"the attention of {self.key} cannot be edited remotely: its source calls no "
+                f"attention_interface; it has: {', '.join(names)}"
             )
-        return {k: v[0] for k, v in found.items()}
+        return found[-1]
 
 
 @final
@@ -118,8 +113,8 @@ def compile_run(
         )
     given = None if generate is None else _sendable(generate)
     run_state = RunState(hidden(plan), TokenMasks(layout, CPU), sinks)
-    ops = hosted.ops(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
-    compiler = Compiler(hooked, run_state, ops, given["max_new_tokens"] if given else None)
+    call = hosted.call(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
+    compiler = Compiler(hooked, run_state, call, given["max_new_tokens"] if given else None)
     plain = {name: value.detach().cpu() for name, value in inputs.items()}
     job = compiler.job(plain, given)
     return Request(job, compiler.programs.sizes, tuple(sorted(compiler.programs.full)))

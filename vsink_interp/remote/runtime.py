@@ -131,14 +131,13 @@ def attention(
     phase: dict[str, Any],
 ) -> None:
     """Compute the rows that nodes need explicitly, and overwrite those that they changed."""
-    source = model.get(stop["path"]).source
+    call = getattr(model.get(stop["path"]).source, stop["call"])
     kernels = job["kernels"]
     if phase["explicit"]:
-        query = getattr(source, stop["ops"]["rotary"]).output[0]
-        key, value = getattr(source, stop["ops"]["cache"]).output
+        query, key, value = call.inputs[0][1:4]
         query = turned(job, state, phase["rot_q"], query, stop["layer"])
         key = turned(job, state, phase["rot_k"], key, stop["layer"], state["length"])
-    output = getattr(source, stop["ops"]["call"]).output
+    output = call.output
     z, changed = output[0], False
     for tile in phase["tiles"]:
         part = rows_of(model, job, state, stop, tile, query, key, value)
@@ -150,7 +149,7 @@ def attention(
             changed = True
     z, written = visit(job, state, phase["z"], z, stop["layer"], {})
     if changed or written:
-        getattr(source, stop["ops"]["call"]).output = (z, *output[1:])
+        call.output = (z, *output[1:])
 
 
 def rows_of(
