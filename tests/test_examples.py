@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 import vsink_interp as vi
+from vsink_interp.results.result import Result
 
 BLOCK = re.compile(r"```(python|py)\n(.*?)```", re.DOTALL)
 ROOMS = {
@@ -112,7 +113,7 @@ def test_examples_for_reading_are_code():
 
 
 def test_everything_whose_call_is_not_obvious_has_one():
-    made = (vi.experiments.cases.Result, vi.VsinkError)
+    made = (Result, vi.VsinkError)
     results = {n for n, x in PUBLIC.items() if inspect.isclass(x) and issubclass(x, made)}
     without = PUBLIC.keys() - EXAMPLES.keys()
     assert len(EXAMPLES) > 100

@@ -428,6 +428,7 @@ def test_what_cannot_be_asked_is_refused(sunk, located, monkeypatch):
     def none(_):
         raise vi.CapabilityError("no sink dimension found")
 
+    monkeypatch.setattr(sunk, "_sinks", None)
     monkeypatch.setattr(vi.LMM, "sinks", property(none))
     with pytest.raises(vi.CapabilityError, match="no sink dimension"):
         ex.localisation(sunk, located[:1])

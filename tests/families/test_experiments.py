@@ -54,7 +54,9 @@ def test_maps_of_words_are_transformers_own_attentions(name):
     run = model.generate(encoding, max_new_tokens=LONGEST)
     for i, word in enumerate(ex.answer_words(model, run)):
         for at, layer in enumerate(layers):
-            rows = [steps[row][at][0, :, -1, image].mean(0) for row in word.rows]
+            # Of layers without patterns, transformers gives those in chunks and no others.
+            place = at if len(steps[0]) == len(layers) else layer
+            rows = [steps[row][place][0, :, -1, image].mean(0) for row in word.rows]
             expected = torch.stack(rows).mean(0).numpy()
             np.testing.assert_allclose(maps.by_layer[layer, i], expected, rtol=1e-3, atol=1e-5)
 

@@ -8,7 +8,7 @@ from tests import nodes
 from tests.families.test_families import NEAR, apart, encoded, every_family, lmm, logits
 from vsink_interp.graph.hook_points import find_hook
 
-NORMED = ("Gemma 3", "Qwen3-VL", "Qwen3.5")
+NORMED = ("Gemma 3", "Gemma 4", "Qwen3-VL", "Qwen3.5")
 GATED = "Qwen3.5"
 BLOCK, N_NEW = 1, 4
 MODULES = {
@@ -68,7 +68,7 @@ def test_the_norm_lies_between_the_two(name):
         value = run[probes[before]].values[0]
         want = value * (value.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         weight = getattr(attention(model), norm).weight.detach()
-        gain = weight if name == "Qwen3-VL" else 1 + weight
+        gain = weight if name in ("Gemma 4", "Qwen3-VL") else 1 + weight
         assert apart(run[probes[behind]].values[0], want * gain) < NEAR
         assert apart(value, want) > 0.1
 

@@ -36,6 +36,7 @@ CALLS = {
     "edges_between": (SINK, ROWS, HEADS),
     "group_mass": (PATTERN, torch.stack([MASK, SINK], -1)),
     "head_result": (torch.randn(2, 3, 4, 5), torch.randn(4, 5, 7)),
+    "log_total": (PATTERN.log(),),
     "move_mass": (PATTERN, torch.stack([SINK, MASK & ~SINK], 1), 0.5, ROWS),
     "non_sink_ratio": (PATTERN, SINK, MASK),
     "normalised": (torch.randn(2, 6, 8),),
@@ -52,13 +53,16 @@ CALLS = {
     ),
     "redistribution_offsets": (MASK,),
     "redistribution_terms": (SINK, MASK),
+    "register": (PATTERN, PATTERN.log().logsumexp(-1), 0.3),
     "scale_scores": (PATTERN, EDGES, 0.5),
     "sink_value": (torch.randn(2, 6, 8), (1, 5)),
     "softcapped": (VALUE, 3.0),
     "softmax": (PATTERN.log(), None, torch.randn(4)),
+    "top_heads": (PATTERN, MASK, 2),
     "visible_edges": (PATTERN.log(), EDGES),
     "value_along": (VALUE, torch.randn(4, 5)),
     "value_norms": (VALUE, torch.rand(4, 5, 5)),
+    "with_norm_of": (torch.randn(2, 6, 8), torch.randn(8)),
 }
 OPTIONS = {name: {"rho": 0.3} for name in ("redistribution_offsets", "redistribution_terms")}
 

@@ -40,7 +40,7 @@ def test_every_family_does_what_it_offers(name):
     assert found.passed, str(found)
     assert found.family == name
     assert {one.hook for one in found.hooks if one.works} == set(lmm.hooks)
-    normed = name in ("Gemma 3", "Qwen3-VL", "Qwen3.5")
+    normed = name in ("Gemma 3", "Gemma 4", "Qwen3-VL", "Qwen3.5")
     assert normed == set(nodes.NORMED).issubset({find_hook(hook).name for hook in lmm.hooks})
     # Aya Vision has nothing between attention and MLP; Ovis2 has no features of a tower at its end.
     lacks = name in ("Aya Vision", "Ovis2")

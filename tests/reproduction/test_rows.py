@@ -8,7 +8,7 @@ import vsink_interp as vi
 from vsink_interp.experiments import ObjectMasks, naming_rows
 from vsink_interp.model.progress import silent
 from vsink_interp.reproduction import Measurements, Setup, find
-from vsink_interp.reproduction.both.localising_heads import tested
+from vsink_interp.reproduction.both.localising_heads import held_out
 from vsink_interp.reproduction.paper_a import ablations
 from vsink_interp.reproduction.paper_b.compressed import yes_f1
 from vsink_interp.toy.language import DESCRIBE
@@ -167,7 +167,7 @@ def test_heads_are_tested_on_other_cases_than_they_were_found_on():
             ("image mass", 0.05 if head == 1 else 0.5),
         )
     ]
-    shown = tested(Measurements("AB.heads", tuple(found), {}))
+    shown = held_out(Measurements("AB.heads", tuple(found), {}))
     assert {row["case"] for row in shown.rows} == {1, 3}
     assert shown.mean(heads="highest hit rate") == 0
     assert shown.mean(heads="lowest entropy") == pytest.approx(1 / 3), "heads 0, 2 and 3"

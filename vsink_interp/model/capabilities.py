@@ -299,10 +299,18 @@ def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
             return False
     tokens = run.layout.length
     sizes = {"batch": 1, "query": tokens, "key": tokens, "d_model": lmm.d_model}
-    heads = lmm.hooked.n_heads
-    sizes["head"] = heads["head"]
+    sizes["head"] = lmm.hooked.n_heads["head"]
+    if "kv_head" in record.axes:
+        sizes["kv_head"] = _kv_heads(lmm, record.labels("layer")[0])
     axes = values.ndim == len(record.axes) and all(
-        sizes.get(axis, size) == size and (axis != "kv_head" or size >= heads[axis])
-        for axis, size in zip(record.axes, values.shape, strict=True)
+        sizes.get(axis, size) == size for axis, size in zip(record.axes, values.shape, strict=True)
     )
     return axes and torch.equal(run.logits, plain)
+
+
+def _kv_heads(lmm: Any, layer: int) -> int:
+    """The number of key heads of a layer: by its weights, for layers may differ (Gemma 4)."""
+    attention = getattr(lmm.hooked.layers[layer], "self_attn", None)
+    width = getattr(attention, "head_dim", None)
+    made = getattr(getattr(attention, "k_proj", None), "out_features", None)
+    return made // width if made and width else lmm.hooked.n_heads["kv_head"]

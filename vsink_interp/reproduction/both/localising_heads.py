@@ -54,7 +54,7 @@ def _measures(
     return {"hit": float(hit), "entropy": entropy, "image mass": mass}
 
 
-def tested(found: Measurements) -> Measurements:
+def held_out(found: Measurements) -> Measurements:
     """Hit rates on every other case of heads that were found on the cases between them."""
     means: dict[tuple[str, tuple[int, int]], list[float]] = {}
     hits: list[Row] = []
@@ -82,7 +82,7 @@ def tested(found: Measurements) -> Measurements:
 
 
 def _stay_good(found: Measurements) -> Outcome:
-    shown = tested(found)
+    shown = held_out(found)
     if not shown.rows:
         return Outcome(None, "no case to find heads on, or none to test them on")
     every = {"heads": "all heads"}
@@ -99,7 +99,7 @@ HEADS = Entry(
     "localise better than others on the other half",
     measure=OverCases(by_head, quick=8, full=80, at_once=2, source=objects),
     outcome=_stay_good,
-    drawn=tested,
+    drawn=held_out,
     figure="bars",
     axes=("heads",),
     unit="share of objects hit",
