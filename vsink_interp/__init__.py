@@ -1,7 +1,6 @@
 """Interpretability of large multimodal models: named hook points, edit graphs, attention sinks."""
 
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -191,6 +190,8 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and complains o
     def __getattr__(name: str) -> object:
         """Load a name when it is first asked for: `import vsink_interp` alone loads no torch."""
         if name == "__version__":
+            from importlib.metadata import version
+
             return version("vsink-interp")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
