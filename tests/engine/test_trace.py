@@ -7,6 +7,7 @@ import vsink_interp as vi
 from tests import nodes, tiny
 from tests.nodes import apart
 from vsink_interp import probes
+from vsink_interp.engine.execute import interruptible
 
 ATTENTIONS = ("sdpa", "eager")
 TRACED = [point for point in nodes.POINTS if point.name != "attn.hook_result"]
@@ -136,3 +137,14 @@ def test_head_results_are_read_by_runs_alone():
         lmm.trace(tiny.encode()),
     ):
         _ = lmm.hook("blocks.1.attn.hook_result").save()
+
+
+def test_an_interrupt_stays_one_where_nnsight_fails_over_its_traceback():
+    """In Python 3.11 a frame that an interrupt meets may have no line."""
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise TypeError("'NoneType' object cannot be interpreted as an integer")  # noqa: B904
+    with pytest.raises(TypeError, match="another"), interruptible():
+        raise TypeError("another")

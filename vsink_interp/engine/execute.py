@@ -1,6 +1,7 @@
 """`execute`: run a plan in one nnsight trace."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -133,7 +134,8 @@ def _execute(
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
     with torch.inference_mode(False), torch.set_grad_enabled(bool(asks)):
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
-        _trace(hooked, stops, run_state, passes, driver, plain, reached)
+        with interruptible():
+            _trace(hooked, stops, run_state, passes, driver, plain, reached)
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
             f"{type(hooked.hf_model).__name__} did not reach {', '.join(missed)} in the order "
@@ -145,6 +147,21 @@ def _execute(
     run_state.refuse_blind()
     run_state.refuse_lost()
     return Outcome(box[0], run_state.records())
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Raise an interrupt as what it is.
+
+    nnsight rebuilds the traceback of what is raised in a trace, and fails where a frame of it has
+    no line, as one may that an interrupt met.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 def _trace(
