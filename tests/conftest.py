@@ -11,7 +11,7 @@ import jaxtyping
 import pytest
 import torch
 
-from tests import plain_process
+from tests import lacking, plain_process
 from tests.checked import checked
 
 jaxtyping.jaxtyped = checked  # what the hook of --jaxtyping-packages writes before every function
@@ -72,8 +72,11 @@ def rounds(request):
 
 def pytest_collection_modifyitems(items):
     no_gpu = pytest.mark.skip(reason="needs a GPU: torch.cuda.is_available() is False")
+    absent = pytest.mark.skip(reason=f"{lacking.FAMILIES}: not on this version of transformers")
     no_network = pytest.mark.skip(reason="needs the network: run with VSINK_NETWORK=1")
     for item in items:
+        if lacking.FAMILIES and any(one in item.nodeid for one in (*lacking.FAMILIES, "gemma4")):
+            item.add_marker(absent)
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(no_gpu)
         if "network" in item.keywords and os.environ.get("VSINK_NETWORK") != "1":

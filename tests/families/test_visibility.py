@@ -9,6 +9,7 @@ import torch
 import vsink_interp as vi
 from tests.families.decoders import LEARNED_SINKS, SINKS, WINDOWS, around
 from tests.families.test_families import PROMPTS, SHOWN, attending, batch, lmm as named
+from tests.lacking import OLDEST
 from vsink_interp.families import family_of, infer
 from vsink_interp.model.identities import own_sight
 from vsink_interp.probes import AttentionMaps, Contribution, Pattern, SegmentMass
@@ -109,7 +110,21 @@ def test_of_a_record_counts_what_a_row_sees(name):
 @every_model
 def test_a_models_own_masks_tell_what_its_family_says(name):
     model = lmm(name)
+    if name == "Llama 4" and OLDEST:
+        with pytest.raises(vi.CapabilityError, match="cannot make the masks"):
+            own_sight(model)
+        return
     assert own_sight(model) == model.hooked.family.sight
+
+
+def test_masks_that_transformers_cannot_make_are_no_raw_error(monkeypatch):
+    def older(**_):
+        raise TypeError("create_chunked_causal_mask() got an unexpected keyword argument")
+
+    model = lmm("LLaVA-1.5")
+    monkeypatch.setattr(model.hf_model, "create_masks_for_generate", older, raising=False)
+    with pytest.raises(vi.CapabilityError, match=r"cannot make the masks of Llava.*a newer"):
+        own_sight(model)
 
 
 @pytest.mark.parametrize("name", ["Gemma 3", "LLaVA-NeXT"])

@@ -1,6 +1,7 @@
 """Masks of prompt rows whose attention is not plainly causal: windows, image blocks, prefixes."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -41,18 +42,27 @@ def own_mask(hooked: HookedModel, kind: str, inputs: Mapping[str, Any]) -> Any:
 
     **Returns:** True where a row sees a key, batch 1 query key; None for a causal one without
     padding; something else where transformers makes no mask of this form.
+
+    **Raises:** `CapabilityError` if this version of transformers cannot make them at all.
     """
     ids = inputs["input_ids"]
     make = getattr(hooked.hf_model, "create_masks_for_generate", create_masks_for_generate)
-    made = make(
-        config=hooked.hf_model.config,
-        inputs_embeds=torch.empty(*ids.shape, 0),
-        attention_mask=inputs["attention_mask"],
-        position_ids=None,
-        is_first_iteration=True,
-        **{CACHE_ARGUMENT: None},
-        **{name: inputs.get(name) for name in ("token_type_ids", "mm_token_type_ids")},
-    )
+    try:
+        made = make(
+            config=hooked.hf_model.config,
+            inputs_embeds=torch.empty(*ids.shape, 0),
+            attention_mask=inputs["attention_mask"],
+            position_ids=None,
+            is_first_iteration=True,
+            **{CACHE_ARGUMENT: None},
+            **{name: inputs.get(name) for name in ("token_type_ids", "mm_token_type_ids")},
+        )
+    except TypeError as error:  # so transformers 5.18, where layers attend in chunks
+        raise CapabilityError(
+            f"transformers {version('transformers')} cannot make the masks of "
+            f"{type(hooked.hf_model).__name__} ({error}), so what its rows see is not known; "
+            "install a newer transformers (5.23 is tested)"
+        ) from error
     mask = made.get(kind, kind) if isinstance(made, Mapping) else made
     if not isinstance(mask, Tensor) or mask.dtype == torch.bool:
         return mask  # None, for one, where a window is wider than the prompt
