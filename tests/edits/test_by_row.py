@@ -116,6 +116,14 @@ def test_a_register_is_a_column_of_the_softmax():
     scores = np.where(edges(), scores + 2, scores)
     wanted = np.where(acts, with_column(scores, 0.7), softmax(scores))
     np.testing.assert_allclose(edited(raised, PATTERN), wanted, atol=1e-6)
+    damped = one | vi.ScalePattern("all", -0.5, layers=AT, rows="query", heads=(0, 2))
+    acts, scores = edges(columns="all", heads=(0, 2)), clean(SCORES)
+    wanted = np.where(acts, -0.5 * with_column(scores, 0.7), pattern)
+    np.testing.assert_allclose(edited(damped, PATTERN), wanted, atol=1e-6)
+    for factor in (-0.5, 2.0):  # a row that lacks nothing of one
+        first = vi.ScalePattern("all", factor, layers=AT, rows="query", heads=(0, 2)) | one
+        wanted = np.where(acts, factor * with_column(scores, 0.7), pattern)
+        np.testing.assert_allclose(edited(first, PATTERN), wanted, atol=1e-6)
     far = edited(recipes.farsight(0.8, layers=AT), PATTERN)
     later = [-0.8 * m for m in range(1, 60)]
     np.testing.assert_allclose(far, with_column(clean(SCORES), *later), atol=1e-6)

@@ -1,5 +1,7 @@
 """Directions as differences of means, against numpy over plain transformers' hidden states."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,10 @@ def test_what_cannot_be_averaged_is_refused():
         vi.Directions.difference(one, other, rows="image")
     with pytest.raises(vi.ResultError, match="at least one run"):
         vi.Directions.difference(one, [])
+    odd = replace(one, model="another")
+    for pair in ((one, odd), ([one, odd], one)):
+        with pytest.raises(vi.ResultError, match="two models"):
+            vi.Directions.difference(*pair)
     elsewhere = tiny.lmm().run(
         tiny.encode(), graph=vi.probes.Activation("hook_resid_post", layers=1)
     )

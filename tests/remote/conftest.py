@@ -154,6 +154,7 @@ def zoo(tmp_path_factory):
         "torch.bfloat16",
         "torch.float16",
         "learned sinks",
+        "layers of their own sizes",
     ]
     return {name: root / name.replace(" ", "-") for name in names}
 

@@ -7,6 +7,7 @@ import torch
 
 import vsink_interp as vi
 from tests.families.test_families import (
+    PROMPTS,
     SHOWN,
     SINKS,
     TINY,
@@ -19,7 +20,8 @@ from tests.families.test_families import (
 from tests.nodes import apart, real
 from tests.remote.conftest import SAME, Real, same_records
 from vsink_interp import probes
-from vsink_interp.families import Tap
+from vsink_interp.families import Tap, gemma4
+from vsink_interp.families.tiny import build
 from vsink_interp.remote.compiler import held_as
 
 pytestmark = pytest.mark.skipif(bool(Real.host), reason="the real server hosts tiny LLaVA alone")
@@ -123,3 +125,44 @@ def test_a_module_that_holds_its_value_another_way_is_refused():
     assert held_as(Tap("m", "output", shape="q d")) == "q d"
     with pytest.raises(vi.CapabilityError, match=r"m cannot be reached remotely: .*'q b d'"):
         held_as(Tap("m", "output", shape="q b d"))
+
+
+def per_width(value, site):
+    """Depends on how wide a value is said to be."""
+    del site
+    return value * (64 / value.shape[-1])
+
+
+def test_layers_of_their_own_sizes_run_there_as_here(zoo, loopback):
+    """Gemma 4: heads of two widths, other numbers of key heads, and two widths of the MLP."""
+    folder = zoo["layers of their own sizes"]
+    config, processor = gemma4.tiny(
+        global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True,
+        use_double_wide_mlp=True, num_kv_shared_layers=1,
+    )  # fmt: skip
+    here = vi.LMM(build(config, "sdpa"), processor, sinks=SINKS, check=False)
+    here.hf_model.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vsink_interp.model.lmm_base.load_processor", lambda *_, **__: processor)
+        there = vi.LMM.from_pretrained(folder, remote="http://127.0.0.1:1", check=False)
+    widths = [layer.mlp.down_proj.in_features for layer in here.hooked.layers]
+    assert len({*widths}) == 2
+    sizes = [(size["kv_head"], size["d_head"]) for size in here.hooked.head_sizes]
+    assert sizes == [(2, 16), (1, 32)] * 2
+    graph = vi.EditGraph(
+        probes.Contribution("query generated"),
+        vi.Fn("attn.hook_z", per_width),
+        vi.Fn("mlp.hook_post", per_width),
+        vi.Ablate("attn.hook_z", 1, heads=(1,)),
+    )
+    encoding = here.encode(*PROMPTS["one"])
+    remote = there.run(encoding, graph=graph, remote=loopback.server(), allow_large=True)
+    same(here.run(encoding, graph=graph), remote, ...)
+    before, cut = loopback.jobs, vi.Knockout("image -> query generated", "2:")
+    with pytest.raises(vi.CapabilityError, match=r"layers \[3\] share the keys"):
+        there.generate(encoding, graph=cut, max_new_tokens=N_NEW, remote=loopback.server())
+    assert loopback.jobs == before
+    cut = vi.Knockout("image -> query generated", ":3")
+    remote = there.generate(encoding, graph=cut, max_new_tokens=N_NEW, remote=loopback.server())
+    same(here.generate(encoding, graph=cut, max_new_tokens=N_NEW), remote, ...)

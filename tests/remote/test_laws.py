@@ -130,8 +130,18 @@ def test_what_cannot_run_there_says_so_before_anything_is_sent(name, lmm, loopba
     assert loopback.jobs == before
 
 
+def halved(scores, site):
+    del site
+    return 0.5 * scores
+
+
 @pytest.mark.parametrize(
-    "other", [vi.Redistribute("image", "query", 0.5), vi.probes.Activation("attn.hook_rot_k")]
+    "other",
+    [
+        vi.Redistribute("image", "query", 0.5),
+        vi.probes.Activation("attn.hook_rot_k"),
+        vi.Fn("attn.hook_attn_scores", halved),
+    ],
 )
 def test_what_would_see_dropped_keys_on_a_server_is_refused(other, lmm, loopback, encoding):
     """There they stay in the cache; here they are gone, and what is given to them is lost."""
@@ -140,6 +150,22 @@ def test_what_would_see_dropped_keys_on_a_server_is_refused(other, lmm, loopback
     with pytest.raises(vi.CapabilityError, match="the keys stay in a server's cache"):
         lmm.generate(encoding, graph=graph, remote=loopback.server(), **how)
     assert loopback.jobs == before
+
+
+def test_edits_of_dropped_keys_alone_are_refused_before_anything_is_sent(lmm, loopback, encoding):
+    before = loopback.jobs
+    graph = vi.DropKeys("image") | vi.AddScores("image", 1.0, rows="generated")
+    with pytest.raises(vi.LayoutError, match="changes nothing together with DropKeys"):
+        lmm.generate(encoding, graph=graph, remote=loopback.server(), max_new_tokens=3)
+    assert loopback.jobs == before
+
+
+def test_heads_that_rows_choose_are_cut_beside_dropped_keys(lmm, loopback, encoding):
+    cut = vi.Knockout("system -> query generated", "1:", heads=vi.TopHeads("query", 2))
+    graph, n_new = vi.DropKeys("image", "1:3") | cut, 3
+    there = lmm.generate(encoding, graph=graph, max_new_tokens=n_new, remote=loopback.server())
+    here = tiny.lmm().generate(encoding, graph=graph, max_new_tokens=n_new)
+    assert torch.equal(here.ids, there.ids) and apart(here.logits, there.logits) < SAME
 
 
 def test_tokens_that_a_pass_finds_are_found_there(lmm, loopback, encoding):

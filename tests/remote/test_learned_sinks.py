@@ -15,6 +15,7 @@ GRAPHS = (
     MASSES,
     vi.Knockout("image -> query generated") | MASSES,
     vi.VAR(p=0.6, rho=0.1, min_image_mass=0.05, layers="1:3") | MASSES,
+    MASSES | vi.SoftmaxRegister(0.4, layers="1:3"),
 )
 
 

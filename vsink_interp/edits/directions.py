@@ -77,8 +77,8 @@ class Directions:
         - `rows`: the group of tokens that are averaged; `last` is the row that predicts the first
             generated token.
 
-        **Raises:** `ResultError` for a run without that record, or with other layers than the
-        first; `LayoutError` for a case that has none of these tokens.
+        **Raises:** `ResultError` for a run without that record, or with other layers or of another
+        model than the first; `LayoutError` for a case that has none of these tokens.
         """
         means, cases, models = [], [], []
         for runs in (with_it, without):
@@ -90,6 +90,8 @@ class Directions:
             raise ResultError(
                 f"the runs recorded other layers: {tuple(means[0])} and {tuple(means[1])}"
             )
+        if models[0] != models[1]:
+            raise ResultError(f"the runs are of two models: {models[0]} and {models[1]}")
         vectors = torch.stack([means[0][at] - means[1][at] for at in means[0]]).float()
         return cls(vectors, tuple(means[0]), rows, (cases[0], cases[1]), models[0])
 
@@ -161,6 +163,8 @@ def _mean(runs: Iterable[Run], rows: str) -> tuple[dict[int, Tensor], int, str]:
         }
         if sums and found.keys() != sums.keys():
             raise ResultError(f"runs recorded other layers: {tuple(sums)} and {tuple(found)}")
+        if count and run.model != model:
+            raise ResultError(f"the runs are of two models: {model} and {run.model}")
         sums = {at: each + sums[at] if sums else each for at, each in found.items()}
         count, model = count + len(chosen), run.model
     if not sums:

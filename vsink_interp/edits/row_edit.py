@@ -80,15 +80,13 @@ class RowEdit(Edit):
 
 
 @dataclass(frozen=True)
-class ScoreEdit(RowEdit):
-    """An edit of the scores of selected rows on a group of keys, before the softmax.
+class GroupEdit(RowEdit):
+    """An edit of what selected rows have at a group of keys.
 
     **Arguments:**
 
     - `group`: the keys.
     """
-
-    hook: ClassVar[str] = "attn.hook_attn_scores"
 
     group: str
 
@@ -100,6 +98,21 @@ class ScoreEdit(RowEdit):
     @override
     def key_groups(self) -> tuple[str, ...]:
         return (self.group,)
+
+    def chosen(self, value: Tensor, site: Site) -> Bool[Tensor, "#batch #head #query key"]:
+        """The entries of scores or a pattern that lie in these rows, keys and heads."""
+        heads = heads_in(site, self.heads, value)
+        return edges_between(site.keys(self.group), site.rows(self.rows), heads)
+
+
+@dataclass(frozen=True)
+class ScoreEdit(GroupEdit):
+    """An edit of the scores of selected rows on a group of keys, before the softmax.
+
+    **Arguments:** as of `GroupEdit`.
+    """
+
+    hook: ClassVar[str] = "attn.hook_attn_scores"
 
     @override
     def fit(self, sizes: Sizes) -> None:
@@ -113,6 +126,4 @@ class ScoreEdit(RowEdit):
 
     def edges(self, scores: Tensor, site: Site) -> Bool[Tensor, "batch head query key"]:
         """The entries to change; never where the mask hides a key."""
-        heads = heads_in(site, self.heads, scores)
-        edges = edges_between(site.keys(self.group), site.rows(self.rows), heads)
-        return visible_edges(scores, edges)
+        return visible_edges(scores, self.chosen(scores, site))

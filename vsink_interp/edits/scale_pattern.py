@@ -8,16 +8,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..graph import Site
-from ..kernels import edges_between
-from ..tokens import parse_group
-from .heads import heads_in
 from .numbers import check_finite
-from .row_edit import RowEdit
+from .row_edit import GroupEdit
 
 
 @final
 @dataclass(frozen=True)
-class ScalePattern(RowEdit):
+class ScalePattern(GroupEdit):
     """Multiply the attention of some rows to a group of keys, after the softmax.
 
     Nothing is given to other keys in return: with a factor below 1 a row sums to less than one,
@@ -41,21 +38,12 @@ class ScalePattern(RowEdit):
 
     hook: ClassVar[str] = "attn.hook_pattern"
 
-    group: str
     factor: float
 
     def __post_init__(self) -> None:
-        RowEdit.__post_init__(self)
+        GroupEdit.__post_init__(self)
         check_finite(self, "factor")
-        parse_group(self.group)
-
-    @property
-    @override
-    def key_groups(self) -> tuple[str, ...]:
-        return (self.group,)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        heads = heads_in(site, self.heads, value)
-        edges = edges_between(site.keys(self.group), site.rows(self.rows), heads)
-        return torch.where(edges, value * self.factor, value)
+        return torch.where(self.chosen(value, site), value * self.factor, value)

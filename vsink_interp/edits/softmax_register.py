@@ -23,7 +23,7 @@ class SoftmaxRegister(RowEdit):
     with the learned sinks of GPT-OSS, whose score is a weight of the model; their share is read by
     `probes.LearnedSinkMass`. Rows sum to less than one. What a row already lacks of one (learned
     sinks, a register before this one) counts as part of its softmax, so that two registers equal
-    two columns.
+    two columns. An edit that scales a row down would count as well: write it after the register.
 
     ```python
     lmm.generate(image, "What is this?", vi.SoftmaxRegister(0.0, layers="2:")).text

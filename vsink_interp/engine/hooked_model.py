@@ -125,13 +125,19 @@ class HookedModel:
         return execution_device(self.hf_model.get_input_embeddings(), self.hf_model)
 
     @cached_property
+    def head_sizes(self) -> tuple[dict[str, int], ...]:
+        """For each layer the number of query heads, that of key heads, and the width of a head."""
+        heads = self.config.num_attention_heads
+        keys = _per_layer(self.config, "num_key_value_heads", heads, self.n_layers)
+        width = self.config.hidden_size // heads
+        widths = _per_layer(self.config, "head_dim", width, self.n_layers)
+        each = zip(keys, widths, strict=True)
+        return tuple({"head": heads, "kv_head": n, "d_head": wide} for n, wide in each)
+
+    @cached_property
     def n_heads(self) -> dict[str, int]:
         """The number of query heads and of key heads per layer; the least where layers differ."""
-        heads = self.config.num_attention_heads
-        return {
-            "head": heads,
-            "kv_head": min(_per_layer(self.config, "num_key_value_heads", heads)),
-        }
+        return {n: min(each[n] for each in self.head_sizes) for n in ("head", "kv_head")}
 
     @property
     def d_head(self) -> int:
@@ -139,8 +145,7 @@ class HookedModel:
 
         **Raises:** `CapabilityError` if heads of different layers have different widths (Gemma 4).
         """
-        whole = self.config.hidden_size // self.n_heads["head"]
-        widths = {*_per_layer(self.config, "head_dim", whole)}
+        widths = {each["d_head"] for each in self.head_sizes}
         if len(widths) > 1:
             raise CapabilityError(
                 f"heads of {type(self.hf_model).__name__} are {sorted(widths)} wide, each width in "
@@ -363,16 +368,15 @@ def _layers_at(hf_model: Any, path: str) -> Any:
         ) from None
 
 
-def _per_layer(config: Any, name: str, default: int) -> list[int]:
-    """What a configuration says for each layer; once where it says the same for all.
+def _per_layer(config: Any, name: str, default: int, n_layers: int) -> list[int]:
+    """What a configuration says for each layer.
 
     Where layers differ, transformers refuses to read one value for all of them.
     """
     try:
-        return [getattr(config, name, None) or default]
+        return [getattr(config, name, None) or default] * n_layers
     except RuntimeError:
-        each = [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
-        return [getattr(one, name) for one in each]
+        return [getattr(config.per_layer_config[layer], name) for layer in range(n_layers)]
 
 
 def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:

@@ -66,8 +66,10 @@ def register(pattern: Tensor, total: Tensor, logit: float) -> Tensor:
 
     ``pattern`` is batch head query key; ``total`` is batch head query: the logarithm of the sum of
     the exponentials of the row's scores. A row of sum r has the denominator exp(total) / r, for
-    what it lacks of one is what columns before this one have taken.
+    what it lacks of one is what columns before this one have taken; a row of another sum than 0 to
+    1 lacks nothing.
     """
     sums = pattern.to(total.dtype).sum(-1)
-    left = torch.sigmoid(total - sums.log() - logit).nan_to_num(nan=0.0)  # NaN: sees no key
+    lacks = (sums > 0) & (sums < 1)
+    left = torch.sigmoid(total - torch.where(lacks, sums, 1.0).log() - logit)
     return (pattern * left[..., None]).to(pattern.dtype)

@@ -49,7 +49,10 @@ class Compiler:
     def job(self, inputs: Mapping[str, Any], generate: Mapping[str, Any] | None) -> dict[str, Any]:
         """The job: everything that the server needs for this run, except the kernels."""
         self.inputs = inputs
-        stops = [self._stop(place) for place in self._places(generates=generate is not None)]
+        places = self._places(generates=generate is not None)
+        if generate is not None:
+            self._refuse_short(places)
+        stops = [self._stop(place) for place in places]
         real = self.run_state.masks.layout.mask("all")
         rows = self.n_new or self.programs.prefill.n_rows
         self.programs.sizes["logits"] = 4 * len(real) * rows * self.hooked.config.vocab_size
@@ -90,6 +93,21 @@ class Compiler:
             return not early, in_order(*place)
 
         return sorted(places, key=order)
+
+    def _refuse_short(self, places: list[HookPlace]) -> None:
+        """Refuse layers in which generation may compute fewer rows of a prompt than programs have.
+
+        **Raises:** `CapabilityError` naming the layers.
+        """
+        n_layers = self.hooked.n_layers
+        first = n_layers - (getattr(self.hooked.config, "num_kv_shared_layers", None) or 0)
+        short = {at for name, at in places if at is not None and find_hook(name).stack == "blocks"}
+        if odd := sorted(layer for layer in short if layer >= first):
+            raise CapabilityError(
+                f"{self.run_state.plan.graph!r} cannot run remotely: layers {odd} share the keys "
+                "of earlier ones, and to generate they may compute only the last row of a prompt, "
+                "which a server's transformers decides; use run, other layers, or run it locally"
+            )
 
     def _holds(self, template: str, layer: int | None) -> bool:
         """Whether an edit changes the residual beside a norm: the rest of the layer has to know."""

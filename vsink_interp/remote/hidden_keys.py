@@ -11,9 +11,10 @@ from typing import ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
+from ..edits import Knockout
 from ..engine.row_program import PATTERN, ROT_K, SCORES
 from ..errors import CapabilityError
-from ..graph import CacheEdit, Edit, Layers, Site
+from ..graph import CacheEdit, Edit, Layers, Node, Site
 from ..graph.plan import Plan
 from ..kernels import cut, edges_between
 
@@ -64,10 +65,17 @@ def hidden(plan: Plan) -> Plan:
     return replace(plan, places=places, cuts={})
 
 
+def _may_show(node: Node) -> bool:
+    """Whether it may give a score to a key that has none."""
+    cuts = isinstance(node, Knockout) or node.removes is not None or node.keeps_keys
+    return isinstance(node, Edit) and not cuts
+
+
 def _refuse(plan: Plan, layer: int, dropping: CacheEdit) -> None:
     edits = [node for _, node in plan.at(PATTERN.template, layer) if isinstance(node, Edit)]
     keys = [node for _, node in plan.at(ROT_K.template, layer)]
-    for node in (*edits, *keys):
+    scores = [node for _, node in plan.at(SCORES.template, layer) if _may_show(node)]
+    for node in (*edits, *keys, *scores):
         raise CapabilityError(
             f"{node!r} cannot run remotely where {dropping!r} acts, as in layer {layer}: the keys "
             "stay in a server's cache, and it would see them; run it locally"

@@ -167,7 +167,10 @@ class Programs:
         shape_number: int,
     ) -> Tape:
         """Record a node at these rows of a pass; `whole` are all of the pass's rows."""
-        sizes = self._sizes(len(rows), whole.stop, shape_number)
+        sizes = {
+            **self._sizes(len(rows), whole.stop, shape_number),
+            **self._layer_sizes(point, layer),
+        }
 
         def act(recorder: Recorder) -> Tensor:
             return self._act(node, point, layer, rows, whole, sizes, recorder)
@@ -217,23 +220,30 @@ class Programs:
         return result
 
     def _sizes(self, n_rows: int, n_keys: int, shape_number: int) -> dict[str, int]:
-        config, heads = self.hooked.config, self.hooked.n_heads
-        d_head = getattr(config, "head_dim", None) or config.hidden_size // heads["head"]
+        config = self.hooked.config
         vision = getattr(self.hooked.hf_model.config, "vision_config", None)
         return {
-            **heads,
             "batch": self.run_state.masks.layout.batch,
             "query": n_rows,
             "key": n_keys,
-            "d_head": d_head,
             "d_model": config.hidden_size,
-            "d_mlp": getattr(config, "intermediate_size", 4 * config.hidden_size),
             "vocab": config.vocab_size,
             "d_vision": getattr(vision, "hidden_size", 16),
             # Not known before the run: two different guesses, of which nothing may depend.
             "image": 1 + shape_number,
             "patch": 5 + 2 * shape_number,
         }
+
+    def _layer_sizes(self, point: HookPoint, layer: int | None) -> dict[str, int]:
+        """The sizes in which decoder layers may differ: those of heads and of the MLP."""
+        if layer is None or point.stack != "blocks":
+            return {}
+        sizes = dict(self.hooked.head_sizes[layer])
+        if "d_mlp" in point.axes:
+            tap = self.hooked.family.tap("blocks.{layer}.mlp.hook_post", layer)
+            down: Any = self.hooked.hf_model.get_submodule(tap.module)
+            sizes["d_mlp"] = down.in_features
+        return sizes
 
 
 def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nnsight.modeling.huggingface import _ID_CACHE
 from torch import Tensor
 
 from ..engine.cached_prefix import CachedPrefix
+from ..engine.edges import refuse_inert
 from ..engine.execute import Outcome
 from ..engine.hooked_model import HookedModel
 from ..engine.row_program import PATTERN
@@ -112,7 +113,9 @@ def compile_run(
             "a run that continues from a local cache cannot run remotely; ask with the whole prompt"
         )
     given = None if generate is None else _sendable(generate)
-    run_state = RunState(hidden(plan), TokenMasks(layout, CPU), sinks)
+    masks = TokenMasks(layout, CPU)
+    refuse_inert(plan, masks)  # by what keys are dropped, too, of which the hidden plan knows less
+    run_state = RunState(hidden(plan), masks, sinks)
     call = hosted.call(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
     compiler = Compiler(hooked, run_state, call, given["max_new_tokens"] if given else None)
     plain = {name: value.detach().cpu() for name, value in inputs.items()}

@@ -9,15 +9,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import LayoutError
-from .groups import Group, Term, parse_flow, parse_group
+from .groups import Flow, Group, Term, parse_flow, parse_group
 from .image_tokens import ImageSpan
+from .presence import refuse_absent, refuse_blind, refuse_unseen
 from .segments import CODE, PAD, PAST, line
 from .sight import Sight, Window, seen_from, widest
-
-UNSEEN = (
-    ". This model reads images through cross-attention: they have no tokens in "
-    "the prompt, so flows, sinks and maps of image tokens are not defined here"
-)
 
 
 @final
@@ -222,26 +218,7 @@ class TokenLayout:
         **Raises:** `LayoutError` showing the prompt's segments.
         """
         parsed = parse_group(group) if isinstance(group, str) else group
-        layout = self._ahead(generates=generates)
-        for term in parsed.terms:
-            if not self.has(term):
-                lacking = str(term).removeprefix("~")
-                raise LayoutError(
-                    f"{str(parsed)!r}: this prompt has no {lacking} token; it is: {line(self, 0)}"
-                    + UNSEEN * (self.sight == "cross-attention" and term.word == "image")
-                )
-        may_come = set() if layout.length > self.prompt_length else {"generated"}
-        for terms in parsed.unions:
-            if not may_come & {term.word for term in terms} and not layout._occurs(terms):
-                raise LayoutError(
-                    f"{str(parsed)!r}: no token of this prompt is {' & '.join(map(str, terms))!r}; "
-                    f"it is: {line(self, 0)}"
-                )
-        if not any(map(layout._occurs, parsed.unions)):
-            raise LayoutError(
-                f"{str(parsed)!r}: no generated token is read here; use generate with 2 or more "
-                f"new tokens, or name a segment of the prompt: {line(self, 0)}"
-            )
+        refuse_absent(self, parsed, generates=generates)
 
     def may_be(self, group: Group) -> Bool[Tensor, "batch token"]:
         """The tokens that may belong to a group; any token may come to be a sink, or not."""
@@ -253,12 +230,9 @@ class TokenLayout:
             found = found | both
         return found
 
-    def _ahead(self, *, generates: bool) -> "TokenLayout":
+    def ahead(self, *, generates: bool) -> "TokenLayout":
         """The layout with one generated token, if the run is to make the first."""
         return self.extend(1) if generates and self.length == self.prompt_length else self
-
-    def _occurs(self, terms: tuple[Term, ...]) -> bool:
-        return bool(self.may_be(Group((terms,))).any())
 
     def check_flow(self, flow: str, *, first_token: bool = False, generates: bool = True) -> None:
         """Refuse a flow that cannot be cut: a segment is missing, or a row would lose every key.
@@ -271,11 +245,11 @@ class TokenLayout:
         self.check_reach(parsed.source, parsed.target, first_token=first_token, generates=generates)
         if "sink" in parsed.words:
             return
-        layout = self._ahead(generates=generates)
+        layout = self.ahead(generates=generates)
         rows = layout.mask(parsed.target)
         if first_token and "generated" in parsed.target.words:
             rows[:, self.prompt_length - 1] = True
-        layout._refuse_blind(layout.mask(parsed.source), rows, flow)
+        refuse_blind(layout, layout.mask(parsed.source), rows, flow)
 
     def check_reach(
         self,
@@ -289,18 +263,8 @@ class TokenLayout:
 
         **Raises:** `LayoutError` if no row of `target` is at or after a token of `source`.
         """
-        layout = self._ahead(generates=generates)
-        group = parse_group(target) if isinstance(target, str) else target
-        keys = parse_group(source) if isinstance(source, str) else source
-        rows = layout.may_be(group)
-        if first_token and "generated" in group.words:
-            rows[:, self.prompt_length - 1] = True
-        if not (rows & layout.reached(layout.may_be(keys))).any():
-            raise LayoutError(
-                f"'{source} -> {group}': no row of {str(group)!r} can see a token of "
-                f"{str(source)!r}, so nothing flows there; a flow is written 'source -> target': "
-                f"first the keys, then the rows that attend to them. The prompt is: {line(self, 0)}"
-            )
+        keys, rows = (parse_group(g) if isinstance(g, str) else g for g in (source, target))
+        refuse_unseen(self, Flow(keys, rows), first_token=first_token, generates=generates)
 
     def reached(
         self, keys: Bool[Tensor, "batch token"], window: Window = "any"
@@ -338,18 +302,6 @@ class TokenLayout:
         mask = self.mask(group)
         order = (~mask).int().argsort(stable=True, dim=-1)[:, : int(mask.sum(-1).max())]
         return order.masked_fill(~mask.gather(1, order), -1)
-
-    def _refuse_blind(
-        self, columns: Bool[Tensor, "batch token"], rows: Bool[Tensor, "batch token"], flow: str
-    ) -> None:
-        blind = rows & ~self.reached((self.segments != PAD) & ~columns) & (self.segments != PAD)
-        if blind.any():
-            sample = int(blind.any(-1).nonzero()[0])
-            places = blind[sample].nonzero().flatten().tolist()
-            raise LayoutError(
-                f"{flow!r} leaves nothing to attend to at positions {places}; take a segment out "
-                "of the source, for instance bos"
-            )
 
     def extend(self, n_tokens: int) -> "TokenLayout":
         """The layout with `n_tokens` generated tokens after it."""
