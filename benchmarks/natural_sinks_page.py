@@ -4,13 +4,14 @@ import json
 import re
 from pathlib import Path
 
+from vsink_interp.reproduction import VERDICTS
+
 HERE = Path(__file__).parent
 FIGURES = HERE / "natural_sinks.json"
 TEXT = HERE / "natural_sinks.md"
 PAGE = HERE.parent / "docs" / "natural-sinks.md"
 FORMS = ("anchored", "aligned", "toy")
 SCENES = 200
-VERDICT = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
 def table(head, rows):
@@ -143,7 +144,7 @@ def verdicts(figures):
             [
                 f"`{name}`",
                 find(name).claim,
-                *("" if s is None else VERDICT[s["holds"]] for s in said),
+                *("" if s is None else VERDICTS[s["holds"]] for s in said),
             ]
         )
     return table(["", "claim", "small", "toy"], rows)

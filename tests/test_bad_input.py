@@ -248,6 +248,8 @@ refused(vi.CapabilityError, "into a list", lambda: lmm.run(tiny.encode(), graph=
 refused(vi.CapabilityError, "returned float", lambda: lmm.run(tiny.encode(), graph=number))
 refused(vi.NotationError, "whole number", lambda: vi.SinkDims((1.5,), 2.0))
 refused(vi.InputError, "('count',) * 2", lambda: vi.experiments.Cases((image,) * 2, "count"))
+asked = {"samples": [(image, "count")], "folder": "nowhere"}
+refused(vi.InputError, "a function without arguments", lambda: vi.run_dataset("toy", **asked))
 cases = vi.experiments.Cases([PATH, image], ["count", "count"])
 assert cases.prompts == ("count", "count")
 assert all(np.array_equal(np.asarray(one), np.asarray(image)) for one in cases.images)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -172,6 +173,19 @@ def test_the_demo_is_on_the_small_lmm_too_where_it_is_installed(vsink, tmp_path,
     assert opened == ["toy", "toy", "small"]
     assert out.read_text() == "9"
     assert int((tmp_path / "demo-small.html").read_text()) < 9, "each takes half a minute"
+    assert f"at most {figures.SMALL_SCENES} scenes" in " ".join(figures.demo.__doc__.split())
+
+
+def test_the_demo_on_a_small_lmm_that_is_not_there_is_refused_before_the_work(
+    tmp_path, monkeypatch
+):
+    absent = replace(packages.VISION, name="a-package-that-is-not-there")
+    monkeypatch.setattr(packages, "PACKAGES", (absent,))
+    monkeypatch.setattr(figures, "open_model", lambda _: pytest.fail("the work began"))
+    done = CliRunner().invoke(app, ["demo", "--small", "--out", str(tmp_path / "demo.html")])
+    assert done.exit_code == 1
+    assert "run `vsink small install`" in done.output
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(

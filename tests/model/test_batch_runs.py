@@ -50,6 +50,26 @@ def test_no_samples_chunk_or_attempts(bad, tmp_path):
         vi.run_dataset(tiny.lmm(), **given)
 
 
+USELESS = {
+    "attempts where nothing can be lost": ({"attempts": 3}, "attempts=3.*this run is local"),
+    "replicas of one process": ({"replicas": 2}, "on='ray'"),
+    "GPUs of one process": ({"gpus_per_replica": 0}, "on='ray'"),
+    "a server beside Ray": ({"on": "ray", "remote": True}, "leave remote="),
+    "large results beside Ray": ({"on": "ray", "allow_large": True}, "leave remote="),
+    "a shard of what Ray shares out": ({"on": "ray", "shard": (0, 2)}, "leave remote="),
+    "another place": ({"on": "slurm"}, "choose from: here, ray"),
+    "a shard beyond the last": ({"shard": (2, 2)}, "from 0 to n-1"),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_an_option_without_effect_where_it_is_given_is_refused(name, tmp_path):
+    given, said = USELESS[name]
+    with pytest.raises(vi.InputError, match=said):
+        vi.run_dataset(tiny.lmm(), SAMPLES, folder=tmp_path / "rows", **given)
+    assert not (tmp_path / "rows").exists()
+
+
 def test_rows_of_other_weights_or_functions_are_refused(tmp_path):
     shift, other = (vi.Fn("hook_resid_mid", _shift(by)) for by in (0.5, 50.0))
     rows(tmp_path, graph=shift)

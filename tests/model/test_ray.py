@@ -114,6 +114,14 @@ def test_room_is_counted_by_machine(nodes, replicas, gpus, room):
         ray_workers.refuse_too_many(held, replicas, gpus)
 
 
+def test_gpus_for_a_model_on_the_cpu_would_idle():
+    packed = ray_workers.Packed.of(tiny.fresh())
+    with pytest.raises(vi.InputError, match=r"on the CPU.*gpus_per_replica=0, or give"):
+        ray_workers.refuse_idle_gpus(packed, 0.5)
+    ray_workers.refuse_idle_gpus(packed, 0)
+    ray_workers.refuse_idle_gpus(tiny.fresh, 1)
+
+
 def test_a_model_is_sent_with_all_that_its_answers_depend_on():
     lmm = tiny.fresh()
     lmm.hooked.failed = {"hook_embed": "a reason"}

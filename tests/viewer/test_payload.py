@@ -84,6 +84,56 @@ def test_what_cannot_be_shown_says_so(lmm):
         vi.view(one, [image, image])
 
 
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (vi.probes.SegmentMass(), "records what it shows by itself"),
+        (vi.VAR() | vi.probes.AttentionMaps("query"), "records what it shows by itself"),
+        (vi.edits.recipes.vcd(), "changes which word is chosen"),
+        (vi.DropKeys("image"), "generate"),
+    ],
+)
+def test_a_graph_of_which_nothing_would_be_seen_is_refused(lmm, graph, said):
+    with pytest.raises(vi.VsinkError, match=said):
+        viewer.look(lmm, vi.toy.scene(0).image, "describe the image", graph, max_new_tokens=2)
+
+
+def test_records_are_laid_beside_the_maps_by_layer_and_row(lmm):
+    """Probes of more layers and rows than the maps are cut to them; of fewer, refused."""
+    encoding = lmm.encode(vi.toy.scene(0).image, "describe the image")
+    maps = vi.probes.AttentionMaps("generated", layers="2:5")
+    more = (
+        vi.probes.SinkValue() | vi.probes.Contribution() | vi.probes.LogitLens(top_k=1)
+        | vi.probes.SegmentMass() | vi.probes.Pattern(layers="3") | vi.probes.Pattern(layers="6")
+    )  # fmt: skip
+    run = lmm.generate(encoding, graph=maps | more, max_new_tokens=4)
+    after = lmm.run(encoding.with_answer(run), graph=vi.VAR(rho=0.5) | maps | more)
+    data = vi.view(run, after=after).data
+    rows = run[maps].labels("query")
+    for arm, one in zip(data["arms"], (run, after), strict=True):
+        phi = one.of(vi.probes.SinkValue(), "image[0]").values[2:5, 0].numpy()
+        np.testing.assert_allclose(unpacked(arm["phi"][0]), phi, atol=0.005 * phi.max())
+        norms = one.of(vi.probes.Contribution(), "image[0]").taken("query", rows).values[2:5, 0]
+        np.testing.assert_allclose(
+            unpacked(arm["contribution"][0]), norms, atol=0.005 * float(norms.max())
+        )
+        shares = one[vi.probes.SegmentMass].at(segment="image").taken("query", rows)
+        np.testing.assert_allclose(unpacked(arm["mass"]), shares.values[2:5, 0], atol=0.005)
+        assert arm["heads"].keys() == {"3", "6"}
+        assert {stack["shape"][-2] for held in arm["heads"].values() for stack in held} == {3}
+    words = run[vi.probes.LogitLens(top_k=1), "word"].words[2:5, 0, :, 0].tolist()
+    (panel,) = data["lens"]
+    assert [[panel["vocabulary"][word] for word in line] for line in panel["words"]] == words
+    few = lmm.generate(
+        encoding, graph=vi.probes.AttentionMaps() | vi.probes.SinkValue(layers="2:5"),
+        max_new_tokens=4,
+    )  # fmt: skip
+    with pytest.raises(vi.ResultError, match="layer"):
+        vi.view(few)
+    with pytest.raises(vi.ResultError, match=r"other probes than the first \(AttentionMaps\)"):
+        vi.view(few, after=after)
+
+
 def test_in_a_notebook(lmm):
     image = vi.toy.scene(0).image
     found = viewer.look(lmm, image, "describe the image", max_new_tokens=4)

@@ -53,11 +53,14 @@ def demo(
 ) -> None:
     """Write the report on the toy LMM: one HTML file that needs no network.
 
-    Where the small LMM is installed, NAME-small.html beside it is the same on that model.
+    Where the small LMM is installed, NAME-small.html beside it is the same on that model, over at
+    most 4 scenes.
     """
-    from ..small.packages import INSTALL, installed
+    from ..small.packages import INSTALL, PACKAGES, installed, located
 
     check_folder(out)
+    for package in PACKAGES if small else ():
+        located(package)
     _demo_on("toy", out, scenes, seed)
     if small or (small is None and installed()):
         beside = out.with_name(f"{out.stem}-small{out.suffix}")

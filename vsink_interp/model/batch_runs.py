@@ -16,7 +16,7 @@ from .ray_workers import OnRay
 from .run_store import LOG, Chunk, RunStore, Sample, finished, opened, put
 from .shards import Shard, merged_chunks, shard_log
 from .video import Video, as_shown
-from .workers import Here, Opener, Question, Workers
+from .workers import ATTEMPTS, Here, Opener, Question, Workers
 
 PLACES: Final = ("here", "ray")
 
@@ -34,7 +34,7 @@ def run_dataset(
     shard: Shard | None = None,
     remote: Where = None,
     chunk: int = 16,
-    attempts: int = 6,
+    attempts: int | None = None,
     allow_large: bool = False,
     tick: Tick | None = None,
 ) -> RunStore:
@@ -65,21 +65,27 @@ def run_dataset(
         share the folder; `vsink merge FOLDER` joins what they wrote.
     - `remote`, `allow_large`: as `LMM.run` takes them; not on Ray.
     - `chunk`: the number of samples per request or task.
-    - `attempts`: how often a chunk is tried before its error is raised.
+    - `attempts`: how often a chunk that a server or a replica did not answer is tried before its
+        error is raised; 6 by default.
     - `tick`: in the place of a progress bar, called with the number of finished samples and of
         all samples.
 
     **Raises:** `ResultError` if the folder holds runs of other samples, or of another model, graph
     or sinks that the graph needs, or shards that were not merged; `InputError` if there are no
-    samples; `CapabilityError` for replicas that the cluster has no room for; else as
-    `LMM.generate`.
+    samples, or for an argument that has no effect where they are answered; `CapabilityError` for
+    replicas that the cluster has no room for; else as `LMM.generate`.
     """
-    if chunk < 1 or attempts < 1 or not samples:
+    if chunk < 1 or (attempts is not None and attempts < 1) or not samples:
         raise InputError("run_dataset needs samples, and a chunk and attempts of at least 1")
+    if not isinstance(lmm, LMM) and not callable(lmm):
+        raise InputError(
+            "run_dataset takes a model or a function without arguments that opens one, as "
+            f"functools.partial(vi.LMM.from_pretrained, repo); got {lmm!r}"
+        )
     _refuse_place(on, shard, (replicas, gpus_per_replica), remote, allow_large)
     question = Question(as_graph(graph), max_new_tokens, Path(folder))
     workers: Workers = (
-        OnRay(lmm, 1 if replicas is None else replicas, gpus_per_replica, attempts)
+        OnRay(lmm, 1 if replicas is None else replicas, gpus_per_replica, attempts or ATTEMPTS)
         if on == "ray"
         else Here(lmm, remote, attempts, allow_large=allow_large)
     )

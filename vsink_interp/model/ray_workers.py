@@ -144,6 +144,7 @@ class OnRay(Workers):
         self._ours = _connect(self.ray)
         try:
             refuse_too_many(self.ray.nodes(), self.count, self.gpus)
+            refuse_idle_gpus(self.opener, self.gpus)
             self._source = self.ray.put(self.opener)
             self._kind = self.ray.remote(num_cpus=1, num_gpus=self.gpus)(Replica)
         except BaseException:
@@ -334,6 +335,19 @@ def refuse_too_many(nodes: list[dict[str, Any]], replicas: int, gpus: float | in
         f"{replicas} replicas with 1 CPU and {gpus:g} GPU each, and the cluster has room for "
         f"{room}: {'; '.join(map(_told, held))}{hint}"
     )
+
+
+def refuse_idle_gpus(opener: Opener, gpus: float | int) -> None:
+    """Refuse GPUs for copies of a model that lies on the CPU: they would hold them and stay there.
+
+    **Raises:** `InputError` saying what to ask for instead.
+    """
+    if gpus and isinstance(opener, Packed) and opener.hf_model.device.type == "cpu":
+        raise InputError(
+            f"{opener.name} is on the CPU, and so are the copies that are sent of it: say "
+            "gpus_per_replica=0, or give run_dataset a function that opens it on a GPU: "
+            "functools.partial(vi.LMM.from_pretrained, repo, device='cuda')"
+        )
 
 
 def _told(resources: Mapping[str, float | int]) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 from typing_extensions import override
 
-from ..errors import UnreachableError
+from ..errors import InputError, UnreachableError
 from ..graph import EditGraph
 from ..remote import Server
 from ..results import Run
@@ -20,6 +20,8 @@ from .run_store import Chunk, Made, Sample, write_part
 
 Opener: TypeAlias = Callable[[], LMM]
 """What opens a model, in whatever process calls it."""
+ATTEMPTS: Final = 6
+"""How often a chunk is tried by default."""
 
 
 @final
@@ -60,14 +62,21 @@ class Here(Workers):
     **Arguments:**
 
     - `attempts`: how often a chunk is tried where the server does not answer.
+
+    **Raises:** `InputError` for attempts without a server.
     """
 
     def __init__(
-        self, source: LMM | Opener, remote: Where, attempts: int, *, allow_large: bool
+        self, source: LMM | Opener, remote: Where, attempts: int | None, *, allow_large: bool
     ) -> None:
         self.lmm = source if isinstance(source, LMM) else source()
+        if attempts is not None and self.lmm.backend.server(remote) is None:
+            raise InputError(
+                f"attempts={attempts} counts answers that a server or a replica fails to give, and "
+                "this run is local; give remote=... or on='ray' as well, or leave it out"
+            )
         self.remote = remote
-        self.attempts = attempts
+        self.attempts = attempts or ATTEMPTS
         self.allow_large = allow_large
 
     @override

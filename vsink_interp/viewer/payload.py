@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import ResultError
 from ..metrics import content_places
 from ..probes import AttentionMaps, Contribution, LogitLens, Pattern, SegmentMass, SinkValue
-from ..results import Run
+from ..results import Recorded, Run
 from ..tokens import ImageSpan
 from .words import ShownWord, by_word, shown_words
 
@@ -42,8 +42,8 @@ def payload(
 ) -> dict[str, Any]:
     """What the viewer shows of one run, or of the same answer before and after an edit.
 
-    **Raises:** `ResultError` for a batch, for a run without attention maps, and for runs of
-    different tokens.
+    **Raises:** `ResultError` for a batch, for a run without attention maps, for a probe that lacks
+    layers or rows of these maps, and for runs of different tokens or probes.
     """
     first = runs[0][1]
     for name, run in runs:
@@ -54,27 +54,29 @@ def payload(
         for number, span in enumerate(spans)
         for view in range(len(span.parts))
     ]
-    words = shown_words(first, first[_node(first, AttentionMaps)].labels("query"))
+    maps = first[_node(first, AttentionMaps)]
+    shown = {axis: maps.labels(axis) for axis in ("layer", "query")}
+    words = shown_words(first, shown["query"])
     rows = _rows(words)
     tau = first.tau if _node(first, SinkValue) is not None else None
     probes = {"attention": "attention (share)"}
     if tau is not None:
         probes["phi"] = "sink value phi"
-    if all(_node(run, Contribution) is not None for _, run in runs):
+    if _node(first, Contribution) is not None:
         probes["contribution"] = "contribution (norm)"
-    lens = _lens(first, spans)
-    if lens is not None:
+    lens = _lens(first, spans, shown)
+    if lens:
         probes["lens"] = "lens words"
     return {
         "title": title,
-        "layers": list(_layers(first)),
+        "layers": list(shown["layer"]),
         "rows": rows,
         "start": _start(rows),
         "panels": panels,
         "probes": probes,
         "sinks": tau,
-        "arms": [{"name": name, **_arm(run, spans, words)} for name, run in runs],
-        "lens": lens,
+        "arms": [{"name": name, **_arm(run, spans, words, shown)} for name, run in runs],
+        "lens": lens or None,
     }
 
 
@@ -91,10 +93,20 @@ def _check(name: str, run: Run, first: Run) -> None:
             f"the run {name!r} has other tokens than the first; feed the first answer back: "
             "lmm.run(encoding.with_answer(run), graph=edit | probes)"
         )
+    for kind in (AttentionMaps, SinkValue, Contribution, Pattern, SegmentMass):
+        if _nodes(run, kind) != _nodes(first, kind):
+            raise ResultError(
+                f"the run {name!r} has other probes than the first ({kind.__name__}): record both "
+                "with the same, as viewer.view_probes() gives them"
+            )
+
+
+def _nodes(run: Run, kind: type) -> list[Any]:
+    return [node for node in run.graph if isinstance(node, kind)]
 
 
 def _node(run: Run, kind: type) -> Any:
-    return next((node for node in run.graph if isinstance(node, kind)), None)
+    return next(iter(_nodes(run, kind)), None)
 
 
 def _rows(words: Sequence[ShownWord]) -> list[dict[str, Any]]:
@@ -144,35 +156,41 @@ def _source(image: Image.Image) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _arm(run: Run, spans: Sequence[ImageSpan], words: Sequence[ShownWord]) -> dict[str, Any]:
-    """Every stack of one run, panel by panel."""
+def _arm(
+    run: Run, spans: Sequence[ImageSpan], words: Sequence[ShownWord], shown: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every stack of one run, panel by panel, at the layers and rows that are shown."""
 
-    def by_words(probe: Any) -> list[np.ndarray]:
-        return [by_word(values, words, -2) for values in _panels(run, probe, spans)]
+    def by_words(probe: Any, **shown: Any) -> list[np.ndarray]:
+        return [by_word(values, words, -2) for values in _panels(run, probe, spans, shown)]
 
     maps, phi, norms = (_node(run, kind) for kind in (AttentionMaps, SinkValue, Contribution))
     found: dict[str, Any] = {
-        "attention": [packed(v) for v in by_words(maps)],
-        "mass": packed(by_word(_mass(run, maps), words, -1)),
+        "attention": [packed(v) for v in by_words(maps, **shown)],
+        "mass": packed(by_word(_mass(run, maps, shown), words, -1)),
         "heads": {},
     }
     if phi is not None:
-        found["phi"] = [packed(v) for v in _panels(run, phi, spans)]
+        found["phi"] = [packed(v) for v in _panels(run, phi, spans, shown)]
     if norms is not None:
-        found["contribution"] = [packed(v) for v in by_words(norms)]
-    pattern = _node(run, Pattern)
-    if pattern is not None:
-        by_panel = by_words(pattern)
+        found["contribution"] = [packed(v) for v in by_words(norms, **shown)]
+    for pattern in _nodes(run, Pattern):
+        by_panel = by_words(pattern, query=shown["query"])
         for place, layer in enumerate(run[pattern].labels("layer")):
             found["heads"][str(layer)] = [packed(values[place]) for values in by_panel]
     return found
 
 
-def _panels(run: Run, probe: Any, spans: Sequence[ImageSpan]) -> list[np.ndarray]:
-    """A record at the patches of every view of every image, the patches last."""
+def _panels(
+    run: Run, probe: Any, spans: Sequence[ImageSpan], shown: Mapping[str, Any]
+) -> list[np.ndarray]:
+    """A record at the patches of every view of every image, the patches last.
+
+    **Raises:** `ResultError` if it lacks layers or rows that are shown.
+    """
     found = []
     for number, span in enumerate(spans):
-        record = run.of(probe, f"image[{number}]")
+        record = _taken(run.of(probe, f"image[{number}]"), shown)
         axes = [axis for axis in record.axes if axis != "batch"]
         values = record.values.float().movedim(record.axes.index("batch"), 0)[0].numpy()
         values = np.moveaxis(values, axes.index("token"), -1)
@@ -180,25 +198,31 @@ def _panels(run: Run, probe: Any, spans: Sequence[ImageSpan]) -> list[np.ndarray
     return found
 
 
-def _mass(run: Run, maps: Any) -> Float[np.ndarray, "layer head query"]:
+def _taken(record: Recorded, shown: Mapping[str, Any]) -> Recorded:
+    """The layers and rows of a record that are shown, in their order."""
+    for axis in record.axes:
+        if axis in shown and record.labels(axis) != shown[axis]:
+            record = record.taken(axis, shown[axis])
+    return record
+
+
+def _mass(run: Run, maps: Any, shown: Mapping[str, Any]) -> Float[np.ndarray, "layer head query"]:
     """Attention to the image of every row: by layer and head, or by layer alone."""
     shares = _node(run, SegmentMass)
     if shares is not None and "image" in shares.groups:
         record = run[shares].at(segment="image")
-        if record.labels("layer") == _layers(run):
-            return record.values[:, 0].float().numpy()
-    values = np.nansum(run[maps].values[:, 0].float().numpy(), -1)
+        if all({*shown[axis]} <= {*record.labels(axis)} for axis in shown):
+            return _taken(record, shown).values[:, 0].float().numpy()
+    values = np.nansum(_taken(run[maps], shown).values[:, 0].float().numpy(), -1)
     return values[:, None]
 
 
-def _lens(run: Run, spans: Sequence[ImageSpan]) -> list[dict[str, Any]] | None:
-    """The likeliest word at every layer and patch, panel by panel."""
-    probe = _node(run, LogitLens)
-    if probe is None or run[probe].labels("layer") != _layers(run):
-        return None
-    found = []
-    for number, span in enumerate(spans):
-        top = run.of(run[probe, "word"], f"image[{number}]").words[:, 0, :, 0]
+def _lens(run: Run, spans: Sequence[ImageSpan], shown: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The likeliest word at every layer and patch, panel by panel; none without a lens."""
+    probe, found = _node(run, LogitLens), []
+    for number, span in enumerate(spans if probe is not None else ()):
+        record = run.of(run[probe, "word"], f"image[{number}]")
+        top = _taken(record, {"layer": shown["layer"]}).words[:, 0, :, 0]
         found += [_coded(top[:, list(span.tokens_of(view))]) for view in range(len(span.parts))]
     return found
 
@@ -208,7 +232,3 @@ def _coded(words: np.ndarray) -> dict[str, Any]:
     vocabulary, places = np.unique(words.astype(str), return_inverse=True)
     told = [word.strip() or "␣" for word in vocabulary.tolist()]
     return {"vocabulary": told, "words": places.reshape(words.shape).tolist()}
-
-
-def _layers(run: Run) -> Any:
-    return run[_node(run, AttentionMaps)].labels("layer")

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any, final
 
 from ..errors import CapabilityError, InputError
-from ..graph import EditGraph, Graphlike, Layers, as_graph
+from ..graph import EditGraph, Graphlike, Layers, Probe, as_graph
 from ..model import LMM, Encoding
 from ..model.images import as_images
 from ..probes import AttentionMaps, LogitLens, Pattern, SegmentMass, SinkValue
@@ -141,8 +141,9 @@ def view(
     - `names`: of the two; `("before", "after")` by default.
     - `title`: by default the model and the answer.
 
-    **Raises:** `ResultError` for a batch, a run without maps, or an `after` of other tokens;
-    `InputError` for another number of images than the prompt has.
+    **Raises:** `ResultError` for a batch, a run without maps, a probe that lacks layers or rows of
+    these maps, or an `after` of other tokens or probes; `InputError` for another number of images
+    than the prompt has.
     """
     images = as_images(image) or None
     count = len(run.layout.images[0])
@@ -198,24 +199,40 @@ def look(
     **Arguments:**
 
     - `image`, `prompt`: as `lmm.generate` takes them, or an `Encoding`.
-    - `graph`: the edit; none by default.
+    - `graph`: edits of what attention reads; none by default.
     - `heads`: layers of which every head can be looked at.
     - `sinks`: box visual sinks; by default where the model's sink dimensions are known.
     - `lens`: also read every patch as a word, after every layer (the logit lens).
     - `max_new_tokens`: the longest answer.
 
     **Raises:** as `lmm.generate`; `ResultError` for a batch; `CapabilityError` for `sinks=True`
-    without sink dimensions.
+    without sink dimensions; `InputError` for a graph of which nothing could be seen.
     """
     encoding = image if isinstance(image, Encoding) else lmm.encode(image, prompt)
     boxed = _has_sinks(lmm) if sinks is None else sinks
     probes, edit = view_probes(heads, sinks=boxed, lens=lens), as_graph(graph)
+    _refuse_unseen(edit)
     run = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
     after = None
     if edit:
         after = lmm.run(encoding.with_answer(run), graph=edit | probes)
     names = ("before", "after " + " | ".join(type(node).__name__ for node in edit))
     return view(run, list(encoding.images[0]), after=after, names=names if edit else None)
+
+
+def _refuse_unseen(graph: EditGraph) -> None:
+    """Refuse nodes that change nothing in a view, which shows the same words before and after."""
+    for node in graph:
+        if isinstance(node, Probe):
+            raise InputError(
+                f"a view records what it shows by itself, and of {node!r} nothing: leave it out, "
+                "or show a run of yours with vi.view(run, image)"
+            )
+        if node.point.name in ("ln_final.hook_out", "unembed.hook_out"):
+            raise InputError(
+                f"{node!r} changes which word is chosen, and a view shows where the same words "
+                "look before and after: take an edit of layers"
+            )
 
 
 def _has_sinks(lmm: LMM) -> bool:
