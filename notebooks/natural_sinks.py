@@ -137,3 +137,22 @@ for mode in ("paper", "released-code"):
 # ## What to conclude
 # With this few scenes the intervals are wide: the page of the study has more, question by question,
 # with every figure that fell against the papers. Change `many`, the layer, or the model above.
+#
+# ## Exercises
+#
+# 1. Hide the sinks in the layers before `middle` alone, and in those from there on alone
+#    (`vi.HideKeys(tokens, layers=...)`): is either half needed more?
+# 2. Open the other form, `vi.LMM.small("aligned")`: the LM as it comes, which cannot describe. Are
+#    there more sinks or fewer, and at the same places?
+#
+# ## The same on LLaVA-1.5-7B
+#
+# ```py
+# lmm = vi.LMM.from_pretrained("llava-hf/llava-1.5-7b-hf", device="cuda", dtype="float16")
+# print(lmm.sink_report)
+# cases = ex.Cases(images, ("Describe the image.",) * len(images), max_new_tokens=128, batch_size=4)
+# ex.sink_ablation(lmm, cases, draws=3).plot()
+# ```
+#
+# Its objects are not known as those of a scene are: `ex.sink_ablation` compares with the plain
+# answer, and `vsink reproduce A.fig3b-pope` with POPE's.

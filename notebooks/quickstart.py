@@ -144,3 +144,18 @@ record.at(query=cut.answer_rows[0]).values
 # ## Next
 # `vsink demo` writes all of this into one HTML file, over more scenes. `docs/papers.md` links every
 # equation to its function.
+#
+# ## Exercises
+#
+# 1. Let only layers 4 and later see the image (`vi.Knockout("image -> query generated", ":4")`).
+#    Is the description still right? Find the latest layer from which it is.
+# 2. Change `image_mass` so that sinks do not count (`site.keys("image & ~sink")`). Which layers lose
+#    most of their attention to the image?
+#
+# ## The same on LLaVA-1.5-7B
+#
+# ```py
+# lmm = vi.LMM.from_pretrained("llava-hf/llava-1.5-7b-hf", device="cuda", dtype="float16")
+# maps = ex.word_maps(lmm, "kitchen.jpg", "Describe the image.", graph=vi.VAR(p=0.6, rho=0.5))
+# vi.plot.overlay(maps)
+# ```

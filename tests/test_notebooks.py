@@ -97,7 +97,7 @@ def test_a_notebook_has_outputs_of_nobodys_machine(source):
     assert source.with_suffix(".ipynb").stat().st_size < LARGEST
 
 
-@pytest.mark.parametrize("source", [path for path in SHOWN if path.stem != "quickstart"], ids=name)
+@pytest.mark.parametrize("source", SOURCES, ids=name)
 def test_a_notebook_ends_with_exercises_and_a_large_model(source):
     headings = re.findall(r"^# ## (.+)$", source.read_text(), re.MULTILINE)
     assert headings[-2:] == ["Exercises", "The same on LLaVA-1.5-7B"]

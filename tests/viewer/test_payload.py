@@ -134,6 +134,15 @@ def test_records_are_laid_beside_the_maps_by_layer_and_row(lmm):
         vi.view(few, after=after)
 
 
+def test_a_model_that_mixes_kinds_of_attention_is_shown_where_it_has_patterns():
+    lmm = vi.LMM.tiny("Qwen3.5")
+    image = vi.toy.scene(0).image.resize((80, 60))
+    data = viewer.look(lmm, image, "what is there ?", lens=True, max_new_tokens=2).data
+    assert tuple(data["layers"]) == lmm.layers_with("attn.hook_pattern") == (1, 3)
+    assert len(data["lens"][0]["words"]) == 2
+    assert data["arms"][0]["mass"]["shape"][0] == 2
+
+
 def test_in_a_notebook(lmm):
     image = vi.toy.scene(0).image
     found = viewer.look(lmm, image, "describe the image", max_new_tokens=4)

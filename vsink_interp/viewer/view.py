@@ -158,7 +158,7 @@ def view(
 
 
 def view_probes(
-    heads: Layers | None = None, *, sinks: bool = True, lens: bool = False
+    heads: Layers | None = None, *, layers: Layers = ":", sinks: bool = True, lens: bool = False
 ) -> EditGraph:
     """The probes that a full view wants.
 
@@ -170,10 +170,12 @@ def view_probes(
     **Arguments:**
 
     - `heads`: layers of which every head can be looked at; none by default, for patterns are large.
+    - `layers`: layers to look at; in a model that mixes kinds of attention, those that have a
+        pattern: `lmm.layers_with("attn.hook_pattern")`.
     - `sinks`: False for a model without known sink dimensions.
     - `lens`: read every patch as a word, after every layer.
     """
-    graph = AttentionMaps() | SegmentMass(groups=("image",))
+    graph = AttentionMaps(layers=layers) | SegmentMass(groups=("image",), layers=layers)
     graph = graph | SinkValue() if sinks else graph
     graph = graph | LogitLens(top_k=1) if lens else graph
     return graph if heads is None else graph | Pattern(layers=heads)
@@ -191,6 +193,8 @@ def look(
     max_new_tokens: int = 64,
 ) -> Viewer:
     """Answer a prompt and view it; with an edit, the same answer before and after.
+
+    Shows the layers that have an attention pattern.
 
     ```python
     vi.viewer.look(lmm, image, "what color is the circle?", vi.VAR(rho=0.5), max_new_tokens=2)
@@ -210,7 +214,8 @@ def look(
     """
     encoding = image if isinstance(image, Encoding) else lmm.encode(image, prompt)
     boxed = _has_sinks(lmm) if sinks is None else sinks
-    probes, edit = view_probes(heads, sinks=boxed, lens=lens), as_graph(graph)
+    layers, edit = lmm.layers_with(AttentionMaps.hook), as_graph(graph)
+    probes = view_probes(heads, layers=layers, sinks=boxed, lens=lens)
     _refuse_unseen(edit)
     run = lmm.generate(encoding, graph=probes, max_new_tokens=max_new_tokens)
     after = None
