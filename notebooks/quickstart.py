@@ -149,8 +149,8 @@ record.at(query=cut.answer_rows[0]).values
 #
 # 1. Let only layers 4 and later see the image (`vi.Knockout("image -> query generated", ":4")`).
 #    Is the description still right? Find the latest layer from which it is.
-# 2. Change `image_mass` so that sinks do not count (`site.keys("image & ~sink")`). Which layers lose
-#    most of their attention to the image?
+# 2. Change `image_mass` so that sinks do not count (`site.keys("image & ~sink")`). Which layers
+#    lose most of their attention to the image?
 #
 # ## The same on LLaVA-1.5-7B
 #
