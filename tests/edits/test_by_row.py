@@ -220,6 +220,12 @@ def test_they_survive_json():
     assert vi.EditGraph.from_json(graph.to_json()) == graph
     names = {name: getattr(vi, name) for name in vi.__all__}
     assert eval(repr(graph), names) == graph
-    broken = graph.to_json().replace('"k": 2', '"many": 2')
-    with pytest.raises(vi.NotationError, match="TopHeads"):
-        vi.EditGraph.from_json(broken)
+    for right, wrong in (
+        ('"k": 2', '"many": 2'),
+        ('"k": 2', '"k": "2"'),
+        ('"group": "image"', '"group": 5'),
+        ('"others": false', '"others": "no"'),
+    ):
+        assert right in graph.to_json()
+        with pytest.raises(vi.NotationError, match="TopHeads"):
+            vi.EditGraph.from_json(graph.to_json().replace(right, wrong))

@@ -366,6 +366,9 @@ def test_what_cannot_be_spoiled_is_refused(lmm):
         lmm.run(tiny.encode(), graph=Contrast(graph=steer))
     with pytest.raises(vi.LayoutError, match="no image token"):
         lmm.run(tiny.encode("text"), graph=Contrast(graph=vi.Knockout("image -> query")))
+    top = vi.Knockout("top(image,2,1) -> query")
+    with pytest.raises(vi.CapabilityError, match=r"top\(image,2,1\) is found in the prompt of"):
+        lmm.run(tiny.encode(), graph=Contrast(prefix=PREFIX, graph=top))
     with pytest.raises(vi.CapabilityError, match="which belongs to which"):
         Contrast("noise").spoiled(torch.zeros(7, 5), [1, 1])
 

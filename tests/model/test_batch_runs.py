@@ -1,12 +1,15 @@
 """Rows of a data set, made here; made by a server: `remote/test_faults.py`."""
 
 import shutil
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 from PIL import Image
 
 import vsink_interp as vi
 from tests import tiny
+from vsink_interp.model import graph_key
 
 SAMPLES = [tiny.PROMPTS["one image"], (tiny.image(4), "count")]
 MASS = vi.probes.SegmentMass(groups=("sink", "image"))
@@ -83,6 +86,31 @@ def test_rows_of_other_weights_or_functions_are_refused(tmp_path):
 
 def _shift(by):
     return lambda value, hook: value + by  # noqa: ARG005
+
+
+def _own(by):
+    @dataclass(frozen=True)
+    class Own(vi.Edit):
+        layers: str = ":"
+        hook: ClassVar[str] = "attn.hook_pattern"
+
+        def apply(self, value, site):
+            del site
+            return value * by
+
+    return Own()
+
+
+def test_edits_of_a_second_pass_are_told_apart_by_what_they_do():
+    def key(edit):
+        return graph_key(vi.EditGraph(vi.Contrast(graph=edit)))
+
+    one, same, other = (_own(by) for by in (0.5, 0.5, 2.0))
+    assert key(one) == key(same) != key(other)
+    odd = {"fn": _shift(object()), "key": "by an object"}
+    assert key(vi.Fn("attn.hook_z", **odd)) == key(vi.Fn("attn.hook_z", **odd))
+    with pytest.raises(vi.ResultError, match="key='shift by 2'"):
+        key(vi.Fn("attn.hook_z", odd["fn"]))
 
 
 @pytest.mark.parametrize("name", ["run.json", "run.safetensors"])

@@ -200,6 +200,19 @@ def test_what_cannot_be_shown_is_refused_by_name(model):
         model.generate(video, "what is this", vi.Contrast("noise"), max_new_tokens=2)
 
 
+def test_a_second_pass_over_a_video_has_edits_of_its_own(model):
+    layers = model.layers_with("attn.hook_attn_scores")
+    shown, cut = frames(model, 4), vi.Knockout("image -> query generated", layers)
+    encoding = model.encode(clip(model, shown), "describe the disc")
+    contrast = vi.Contrast(graph=cut, alpha=0.5, beta=0.0)
+    run = model.generate(encoding, graph=contrast, max_new_tokens=2)
+    given = encoding.with_answer(run.generated[:, :1])
+    first, second = (model.run(given, graph=graph).logits[:, -2:] for graph in (None, cut))
+    assert nodes.apart(first[:, 0], plainly(model, encoding, shown)[:, -1]) < 1e-4
+    assert nodes.apart(run.logits, 1.5 * first - 0.5 * second) < 1e-3
+    assert nodes.apart(first, second) > 1e-2
+
+
 @pytest.mark.parametrize("size", [(200, 100), (0, 10)])
 def test_sizes_are_two_numbers_of_pixels(size):
     with pytest.raises(vi.InputError, match="the least and the most pixels"):

@@ -54,10 +54,11 @@ class TopHeads:
 
         **Raises:** `NotationError` for other fields.
         """
-        if not isinstance(saved, Mapping) or not {"group", "k"} <= saved.keys() <= {
-            "group",
-            "k",
-            "others",
-        }:
-            raise NotationError(f"heads={saved!r} are not the fields of a TopHeads")
+        kinds = {"group": str, "k": int, "others": bool}
+        fits = isinstance(saved, Mapping) and {"group", "k"} <= saved.keys() <= kinds.keys()
+        if not fits or not all(type(value) is kinds[name] for name, value in saved.items()):
+            raise NotationError(
+                f"heads={saved!r} are not the fields of a TopHeads: group, a text, k, a whole "
+                "number, and others, true or false"
+            )
         return cls(**saved)

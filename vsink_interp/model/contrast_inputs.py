@@ -1,6 +1,6 @@
 """The inputs of second passes: distorted images, other prompts (for `edits.Contrast`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..errors import CapabilityError, NotationError
 from ..graph import CacheEdit, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan
 from .encoding import Encoding
+from .marking import words_to_find
 from .rendering import IMAGE
 
 
@@ -39,6 +40,7 @@ def second_passes(
             if node.rewords and answer.shape[1]:
                 other = other.with_answer(answer)
             edits = _followed(lmm, node, planned) if node.edited else node.graph
+            _refuse_words(node, edits)
             its_plan = plan(EditGraph(*edits), other, generates=n_new > 1) if edits else None
             if its_plan is not None and node.graph:
                 _refuse_outside(lmm, node, its_plan)
@@ -54,6 +56,17 @@ def _followed(lmm: Any, node: Contrast, planned: Plan) -> list[Node]:
         raise NotationError(f"{node!r}: no other edit could act there; leave edited=False")
     _refuse_outside(lmm, node, planned)
     return edits
+
+
+def _refuse_words(node: Contrast, edits: Iterable[Node]) -> None:
+    """Refuse words that a run finds in the prompt of the first pass, if the second has another."""
+    found = sorted({word for edit in edits for word in words_to_find(edit)})
+    if node.rewords and found:
+        raise CapabilityError(
+            f"{node!r}: {', '.join(found)} is found in the prompt of the first pass, and the "
+            "second has another; name tokens by segments, as 'image', or leave prompt, prefix and "
+            "image='none' out"
+        )
 
 
 def _refuse_outside(lmm: Any, node: Contrast, planned: Plan) -> None:
@@ -80,7 +93,7 @@ def _refuse_outside(lmm: Any, node: Contrast, planned: Plan) -> None:
 
 def _spoiled(lmm: Any, node: Contrast, encoding: Encoding) -> Encoding:
     """The encoding of the second pass; without the answer, if its prompt has other tokens."""
-    if any(encoding.layout.frames):
+    if any(encoding.layout.frames) and (node.image is not None or node.rewords):
         raise CapabilityError(f"{node!r}: contrasts are made of images, not of videos; give frames")
     other = _reworded(lmm, node, encoding) if node.rewords else encoding
     if node.image != "noise":

@@ -80,6 +80,8 @@ def _held(value: Any, above: tuple[Any, ...]) -> Any:
         return [(_held(name, above), _held(one, above)) for name, one in value.items()]
     if callable(value) and (parts := _function(value)) is not None:
         return [_held(part, above) for part in parts]
+    if isinstance(value, Node) and len(above) > 1:  # in the graph of a contrast
+        return [type(value).__qualname__, _digest(value)]
     if is_dataclass(value):
         named = [(field.name, getattr(value, field.name)) for field in fields(value)]
         return [type(value).__qualname__, *(_held(pair, above) for pair in named)]

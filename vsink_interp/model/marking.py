@@ -54,11 +54,11 @@ def marked_for(
 
     - `run`: makes a pass over the encoding with some probes.
     """
-    wanted = {word for node in graph for word in _words(node)}
+    wanted = {word for node in graph for word in words_to_find(node)}
     return _marked(encoding, wanted, run, lmm) if wanted else encoding
 
 
-def _words(node: Node) -> Iterable[str]:
+def words_to_find(node: Node) -> Iterable[str]:
     """The words to find in whatever groups a node names."""
     for text in _texts(node):
         yield from measured_words(text)
