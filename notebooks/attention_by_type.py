@@ -49,8 +49,9 @@ three.plot()
 
 # %% [markdown]
 # **Look at** the orange curve: the prompt without the image is a tenth of the tokens and holds
-# about half of the attention, as in the paper. (The bands are one standard deviation over pairs of
-# scene and token, as in the paper's figure.)
+# about half of the attention, as in the paper. (The bands are the 95 % interval of the mean, a
+# bootstrap over scenes; the paper's are one standard deviation over pairs of image and token, here
+# `three.std`.)
 #
 # ## The first token is not a query
 #

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vsink_interp import InputError
-from vsink_interp.evaluation import Chair, Mme, Pope, toy_benchmark as toy
+from vsink_interp.evaluation import Chair, Mme, Pope, load_tasks, toy_benchmark as toy
 from vsink_interp.toy.hard_scenes import hard_scene
 
 SHOWN = toy.scenes(12)
@@ -20,6 +20,14 @@ def test_scenes_follow_from_their_seed_and_masks_are_exact():
         assert 4 <= len(one.objects) <= 5
         assert one.masks.any((1, 2)).all(), "every object shows"
         assert not (one.masks.sum(0) > 1).any(), "no pixel belongs to two"
+
+
+def test_another_first_scene_asks_about_others(tmp_path):
+    (task,) = load_tasks(["chair"], limit=2, first_seed=7)
+    shown = [np.asarray(hard_scene(seed).image) for seed in (7, 8)]
+    assert all(map(np.array_equal, (np.asarray(one.image) for one in task.questions), shown))
+    with pytest.raises(InputError, match="of the toy benchmark"):
+        load_tasks(["chair"], tmp_path, first_seed=7)
 
 
 def test_pope_asks_three_present_and_three_absent_objects():

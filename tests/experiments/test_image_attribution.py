@@ -18,7 +18,7 @@ def ids(*words):
 def by_autograd(steps, baseline, *words, encoding=None):
     """Integrated gradients at the input of the first layer of the plain model."""
     model, encoding = tiny.lmm(attention="eager").hf_model, encoding or tiny.encode()
-    image = encoding.layout.mask("image")[0]
+    image = encoding.layout.mask("image[0]")[0]
     ends = {}
 
     def logit(share):
@@ -69,14 +69,17 @@ def test_they_add_up_with_many_steps():
     assert len(found.plot().axes) == 4
 
 
-def test_of_a_later_word_and_of_several_images():
+def test_of_a_later_word_and_of_the_first_of_several_images():
+    """The second image stays as it is: what the first adds is what its tokens add up to."""
     images, text = tiny.PROMPTS["two images"]
     lmm, after = tiny.lmm(), "a big"
     encoding = lmm.encode(images, text)
     longer = lmm.encode([images], [f"{encoding.prompts[0]} {after}"], chat=False)
-    values, _ = by_autograd(2, "mean", "disc", encoding=longer)
+    values, reached = by_autograd(2, "mean", "disc", encoding=longer)
     found = ex.integrated_gradients(lmm, images, text, "disc", after=after, steps=2)
-    np.testing.assert_allclose(found.values, values[: tiny.N_IMAGE], atol=1e-4)
+    np.testing.assert_allclose(found.values, values, atol=1e-4)
+    assert found.reached == pytest.approx(reached, abs=1e-4)
+    assert abs(reached) > 0.01
 
 
 def chefer(word):

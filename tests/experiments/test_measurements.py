@@ -76,6 +76,16 @@ def test_segment_mass(sunk, cases, answered, plain, groups):
     assert found.pairs == len(pairs)
     np.testing.assert_allclose(found.mean, shares.mean(1), **CLOSE)
     np.testing.assert_allclose(found.std, shares.std(1), rtol=1e-3, atol=1e-4)
+    of_case = np.array([s for s, _ in pairs])
+    assert len({int(n) for n in np.bincount(of_case)}) > 1, "answers of unequal length"
+    drawn = [
+        np.concatenate([shares[:, of_case == s] for s in some], 1).mean(1)
+        for some in np.random.default_rng(1).integers(len(cases), size=(2000, len(cases)))
+    ]
+    ends = np.moveaxis(np.quantile(drawn, [0.025, 0.975], axis=0), 0, -1)
+    assert found.cases == len(cases)
+    np.testing.assert_allclose(found.interval, ends, atol=0.01)
+    assert np.ptp(found.interval, -1).max() > 0.01
     np.testing.assert_allclose(found.mean.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.count.sum(), 1, rtol=1e-5)
 

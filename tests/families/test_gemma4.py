@@ -10,9 +10,12 @@ import vsink_interp as vi
 from tests.families import plain
 from tests.families.test_decoder_only import compute_alike
 from tests.families.test_families import NEAR, PROMPTS, SINKS, apart
+from vsink_interp.experiments import Quizzes
 from vsink_interp.families.gemma4 import tiny
 from vsink_interp.families.tiny import build
 from vsink_interp.model.identities import failed_here, own_sight
+from vsink_interp.reproduction import Setup
+from vsink_interp.reproduction.paper_b.compressed import costs
 
 KINDS = {
     "keys shared": {"num_kv_shared_layers": 2},
@@ -76,6 +79,14 @@ def test_heads_that_differ_by_layer_are_read_layer_by_layer():
     assert model.hooked.n_heads == {"head": 4, "kv_head": 1}
     with pytest.raises(vi.CapabilityError, match=r"are \[16, 32\] wide"):
         _ = model.hooked.d_head
+
+
+def test_costs_of_contexts_are_refused_where_contexts_are():
+    """Not by what a configuration says of its heads."""
+    image, prompt = PROMPTS["one"]
+    quizzes = Quizzes((image,), ((prompt,),), (("yes",),), prompt, described=1)
+    with pytest.raises(vi.CapabilityError, match="keeps its keys in a Dynamic"):
+        next(costs(lmm(WHOLE), quizzes, Setup()))
 
 
 def test_a_layer_without_keys_of_its_own_does_not_offer_them():

@@ -132,6 +132,10 @@ def test_segment_mass_draws_the_means(sunk, cases):
     for axes, shares in zip(figure.axes, (ours, theirs), strict=True):
         drawn = np.stack([line.get_ydata() for line in axes.lines], -1)
         np.testing.assert_allclose(drawn, shares.mean)
+        for band, ends in zip(axes.collections, np.moveaxis(shares.interval, 1, 0), strict=True):
+            edges = {*band.get_paths()[0].vertices[:, 1].round(6)}
+            assert {*ends.ravel().round(6)} <= edges
+    assert f"95 % bootstrap over {len(cases)} cases" in figure._supxlabel.get_text()
     colours = {line.get_label().split(" ")[0]: line.get_color() for line in figure.axes[0].lines}
     assert colours["image"] == COLOURS["image"]
 

@@ -13,7 +13,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp import plot
 from vsink_interp.model.progress import silent
-from vsink_interp.reproduction import ENTRIES, Measurements, Setup
+from vsink_interp.reproduction import ENTRIES, Measurements, Setup, over_tasks
 from vsink_interp.reproduction.over_cases import OverCases
 from vsink_interp.reproduction.over_tasks import OverTasks
 
@@ -92,6 +92,23 @@ def test_the_list_has_all_that_is_pinned_once():
     for entry in ENTRIES:
         assert isinstance(entry.measure, OverCases | OverTasks)
         assert not entry.claim.endswith(".")
+
+
+def test_a_seed_shows_other_scenes_in_every_entry(monkeypatch):
+    """`--seed`: the first toy scene, of benchmarks too."""
+    shown = []
+
+    def asked(_lmm, tasks, _graphs, **_):
+        shown.append([question.image.tobytes() for task in tasks for question in task.questions])
+        raise InterruptedError
+
+    monkeypatch.setattr(over_tasks, "evaluate", asked)
+    for entry in (one for one in ENTRIES if isinstance(one.measure, OverTasks)):
+        measure = replace(entry.measure, arms=lambda _lmm, _setup: {})
+        for seed in (0, 0, 1):
+            with pytest.raises(InterruptedError):
+                measure(entry.name, tiny.lmm(), Setup(limit=4, seed=seed, tick=silent))
+        assert shown[-3] == shown[-2] != shown[-1]
 
 
 def test_an_unknown_name_lists_the_known(lmm):

@@ -182,7 +182,7 @@ def test_f1_of_yes():
     assert yes_f1(truth, right) == pytest.approx(2 * precision * recall / (precision + recall))
 
 
-def test_the_largest_norms_are_sinks_and_a_description_is_counted(lmm):
+def test_the_largest_norms_are_sinks_and_a_description_is_counted(lmm, told):
     found = rows("B.selection", lmm)
     norm, drawn = (
         np.mean(picked(found, of="sinks among these", chosen=name))
@@ -190,14 +190,20 @@ def test_the_largest_norms_are_sinks_and_a_description_is_counted(lmm):
     )
     assert norm > drawn
     found = rows("B.table1", lmm)
-    told = {"context": "describe to an LLM"}
+    described = {"context": "describe to an LLM"}
     for case in range(LIMIT):
         run = lmm.generate(vi.toy.scene(case).image, DESCRIBE, max_new_tokens=48)
         words = lmm.tokenizer(run.text)["input_ids"]
-        (count,) = picked(found, case=case, of="tokens", **told)
+        (count,) = picked(found, case=case, of="tokens", **described)
         (naive,) = picked(found, case=case, of="tokens", context="naive")
         assert len(words) <= count < naive
-        assert picked(found, case=case, of="seconds to describe", **told)[0] > 0
+        cache = told[case][1].past_key_values
+        held = sum(part.nbytes for one in cache.layers for part in (one.keys, one.values))
+        for context in ("naive", "query only", "2 % only"):
+            (tokens,) = picked(found, case=case, of="tokens", context=context)
+            (size,) = picked(found, case=case, of="KV bytes", context=context)
+            assert size == pytest.approx(tokens * held / cache.get_seq_length())
+        assert picked(found, case=case, of="seconds to describe", **described)[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def load_tasks(
     limit: int | None = None,
     *,
     judge: Judge | None = None,
+    first_seed: int = 0,
 ) -> tuple[Task, ...]:
     """Benchmarks by name: from a folder of their own files, or the toy benchmark.
 
@@ -58,9 +59,11 @@ def load_tasks(
     - `data`: the folder; the toy benchmark if it is not given, which has the first three.
     - `limit`: at most about so many questions of each.
     - `judge`: who rates the answers of MMHal-Bench; words alone by default, which is rough.
+    - `first_seed`: the first scene of the toy benchmark; others are other questions.
 
     **Raises:** `NotationError` for an unknown name; `InputError` if the folder lacks the files, or
-    the toy benchmark the task, or for a judge without a task that it rates.
+    the toy benchmark the task, for a judge without a task that it rates, or for a seed where a
+    folder says what is asked.
     """
     for name in names:
         if name not in TASKS:
@@ -72,6 +75,8 @@ def load_tasks(
         )
     if data is not None and not Path(data).is_dir():
         raise InputError(f"there is no folder {str(data)!r} with benchmarks")
+    if data is not None and first_seed:
+        raise InputError(f"first_seed={first_seed} is of the toy benchmark; {data} has its own")
     if data is not None:
         given = {JUDGED: {"judge": judge}}
         found = [TASKS[name](Path(data), **given.get(name, {})) for name in names]
@@ -81,7 +86,7 @@ def load_tasks(
             f"toy benchmark has {', '.join(TOY)}"
         )
     else:
-        shown = toy_benchmark.scenes()
+        shown = toy_benchmark.scenes(first_seed=first_seed)
         found = [getattr(toy_benchmark, name)(shown) for name in names]
     return tuple(task.limited(limit) for task in found)
 

@@ -29,9 +29,9 @@ WORDS: Final = ObjectWords(dict.fromkeys(NAMES, ()))
 """What the toy's captions are searched for: colour and shape together."""
 
 
-def scenes(count: int = SCENES) -> tuple[Scene, ...]:
+def scenes(count: int = SCENES, first_seed: int = 0) -> tuple[Scene, ...]:
     """The scenes of the benchmark; the first ones are the same whatever the number."""
-    return tuple(hard_scene(seed) for seed in range(count))
+    return tuple(hard_scene(first_seed + i) for i in range(count))
 
 
 def pope(shown: Sequence[Scene]) -> Pope:

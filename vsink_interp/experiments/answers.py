@@ -15,9 +15,13 @@ from .cases import Cases
 
 def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
     """Generate the answers of all cases under a graph, a batch at a time."""
-    for batch in cases.batches():
-        images, prompts = list(batch.images), list(batch.prompts)
-        yield lmm.generate(images, prompts, graph, max_new_tokens=cases.max_new_tokens)
+    return (answered(lmm, batch, graph) for batch in cases.batches())
+
+
+def answered(lmm: LMM, batch: Cases, graph: Graphlike) -> Run:
+    """The run that answers a batch of cases."""
+    images, prompts = list(batch.images), list(batch.prompts)
+    return lmm.generate(images, prompts, graph, max_new_tokens=batch.max_new_tokens)
 
 
 def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:

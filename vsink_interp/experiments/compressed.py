@@ -13,11 +13,11 @@ from PIL.Image import Image
 
 from ..errors import InputError, ResultError, unknown
 from ..metrics import read_answer
-from ..model import LMM, CompressedContext, Context, Tick, digest, fingerprint
+from ..model import LMM, CompressedContext, Context, Tick
 from ..results.result import OneLine, Result
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
-from .provenance import with_provenance
+from .provenance import dependence, with_provenance
 from .steps import taken
 
 CHOSEN: Final = ("attention", "attention-without-sinks", "contribution", "random")
@@ -231,7 +231,8 @@ def compressed_context(
     grid = product(strategies, scores, keeps)
     specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
     steps = ((f"image {i}", partial(_ask, lmm, quizzes, i, specs)) for i in range(len(quizzes)))
-    about = _about(lmm, quizzes, specs)
+    asks = any(spec.needs_sinks for spec in specs)
+    about = dependence("compressed_context", lmm, needs_sinks=asks, quizzes=quizzes, contexts=specs)
     found = [*taken(steps, len(quizzes), about, log=log, tick=tick, what="images")]
     kinds = [
         ContextScore(
@@ -264,20 +265,4 @@ def _ask(lmm: LMM, quizzes: Quizzes, i: int, specs: Sequence[CompressedContext])
     return {
         "answers": [run.text for run in (naive, *asked)],
         "tokens": [float(prompt), *(context.tokens_kept.total for context in contexts)],
-    }
-
-
-def _about(lmm: LMM, quizzes: Quizzes, specs: Sequence[CompressedContext]) -> dict[str, Any]:
-    shown = digest(
-        ([image], asked) for image, asked in zip(quizzes.images, quizzes.questions, strict=True)
-    )
-    longest = (quizzes.described, quizzes.max_new_tokens)
-    asks = any(spec.needs_sinks for spec in specs)
-    return {
-        "questions": shown,
-        "opening": quizzes.opening,
-        "longest": longest,
-        "contexts": repr(specs),
-        "sinks": [list(lmm.sinks.dims), lmm.sinks.tau] if asks else None,
-        **fingerprint(lmm),
     }

@@ -74,7 +74,7 @@ class ImageAttribution(Result):
 @final
 @dataclass(frozen=True)
 class _Toward(Edit):
-    """Image tokens on the way from a baseline to themselves, where they enter the first layer."""
+    """The first image on the way from a baseline to itself, where it enters the first layer."""
 
     share: float
     baseline: str
@@ -83,7 +83,7 @@ class _Toward(Edit):
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        image = site.queries("image")[..., None]
+        image = site.queries("image[0]")[..., None]
         base = torch.zeros_like(value)
         if self.baseline == "mean":
             base = (value * image).sum(1, keepdim=True) / image.sum(1, keepdim=True)
@@ -109,8 +109,9 @@ def integrated_gradients(
     Sundararajan et al. (2017), arXiv 1703.01365: the difference of each token from a baseline,
     times the gradient averaged over the straight way between them (at the middles of `steps`
     parts). The values add up to what the image adds to the logit over the baseline; how nearly is
-    in the result, as `gap`. Look at it first: where the logit jumps on the way, as where sinks form
-    all at once, the gap stays large with many steps, and the values say little.
+    in the result, as `gap`. Look at it first: while it is large, the values say little. Where the
+    logit jumps on the way, as where sinks form all at once, it takes hundreds of steps to close.
+    Of several images the first alone is on the way, and the others are as they are.
 
     ```python
     found = ex.integrated_gradients(lmm, image, "what color is the circle?", steps=8)
@@ -142,7 +143,7 @@ def integrated_gradients(
         run = asked.run(_Toward((step + 0.5) / steps, baseline) | slope)
         total = total + run[slope].values[0, 0].double()
         tell(step + 1, steps)
-    base = torch.zeros(()) if baseline == "zero" else asked.entering("image").mean(0)
+    base = torch.zeros(()) if baseline == "zero" else entering.mean(0)
     own = _of_first(asked.encoding, total / steps)
     values = (own * (entering - base)).sum(-1).numpy()
     reached = asked.logit(ends[1]) - asked.logit(ends[0])
@@ -248,11 +249,11 @@ class _Asked:
         found = [float(run.logits[0, -1, one]) for one in self.ids]
         return found[0] - sum(found[1:])
 
-    def entering(self, group: str = "image[0]") -> Float[Tensor, "token d_model"]:
-        """The image tokens that enter the first layer, behind the edits."""
+    def entering(self) -> Float[Tensor, "token d_model"]:
+        """The tokens of the first image as they enter the first layer, behind the edits."""
         probe = Resid("all", 0, at="pre")
         record = self.run(EditGraph(probe))[probe]
-        return record.values[0, 0][self.encoding.layout.mask(group)[0]].double()
+        return record.values[0, 0][self.encoding.layout.mask("image[0]")[0]].double()
 
     def result(
         self, method: str, values: Float[np.ndarray, " token"], reached: float = float("nan")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, final
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +13,14 @@ from ..edits import Knockout
 from ..errors import InputError
 from ..graph import Layers, resolve_layers
 from ..metrics import PairedDifference, paired_difference
-from ..model import LMM, Tick, digest, fingerprint
+from ..model import LMM, Tick
 from ..probes import Pattern
 from ..results.recorded import optional_package
 from ..results.result import Result
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
-from .provenance import with_provenance
+from .provenance import dependence, with_provenance
 from .steps import Step, taken
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def knockout_sweep(
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     cuts = [None if step is None else _knockout(lmm, *step, window) for step in steps]
     work = (_step(lmm, cases, cut) for cut in cuts)
-    told = [*taken(work, len(cuts), _about(lmm, cases), log=log, tick=tick, what="knockouts")]
+    about = dependence("knockout_sweep", lmm, needs_sinks=False, cases=cases)
+    told = [*taken(work, len(cuts), about, log=log, tick=tick, what="knockouts")]
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
     f1 = np.array(cut).reshape(len(flows), len(chosen), len(cases))
     reference = "the uncut answer" if cases.truth is None else "the true objects"
@@ -186,10 +187,3 @@ def _starts(lmm: LMM, layers: Layers | None, window: int | None) -> tuple[int, .
             f"{lmm.n_layers} layers; the last that fits begins at layer {last}"
         )
     return chosen
-
-
-def _about(lmm: LMM, cases: Cases) -> dict[str, Any]:
-    shown = digest(
-        ([image], asked) for image, asked in zip(cases.images, cases.prompts, strict=True)
-    )
-    return {"cases": shown, "max_new_tokens": cases.max_new_tokens, **fingerprint(lmm)}

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..graph import Layers, resolve_layers
+from ..metrics import pooled_interval
 from ..model import LMM, Tick
 from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
@@ -34,23 +35,28 @@ class SegmentShares(Result):
 
     - `mean`, `std`: over all pairs of a case and a token of its answer, of the mean over heads;
         0 to 1. The means sum to 1 if the groups partition the tokens.
+    - `interval`: the 95 % interval of `mean`, its low and its high end: percentile bootstrap over
+        cases; NaN for a single case.
     - `count`: the share of the visible tokens that belong to the group, 0 to 1, as a mean over
         layers (some may see a window of tokens alone).
     - `groups`: the groups of keys.
     - `layers`: the layers.
-    - `pairs`: the number of pairs.
+    - `pairs`, `cases`: the number of pairs, and of cases.
     - `about`: a description of the cases.
     """
 
     figure: ClassVar[str] = "segment_mass"
+    measured: ClassVar[tuple[str, ...]] = ("mean", "std", "count")
     axis_labels: ClassVar[Mapping[str, str]] = {"segment": "groups"}
 
     mean: Float[np.ndarray, "layer segment"]
     std: Float[np.ndarray, "layer segment"]
+    interval: Float[np.ndarray, "layer segment end=2"]
     count: Float[np.ndarray, " segment"]
     groups: tuple[str, ...]
     layers: tuple[int, ...]
     pairs: int
+    cases: int
     about: str
 
 
@@ -90,20 +96,26 @@ def segment_mass(
         layers=probe.layers,
     )
     parts = by_batch(lmm, cases, probe, lambda run: _pairs(run, probe), about, log=log, tick=tick)
-    shares, counts = joined(parts, axis=1)
+    shares, counts, tokens = joined(parts, axis=1)
+    by_case = np.split(shares, np.cumsum(tokens[0])[:-1], axis=1)
+    sums = np.stack([one.sum(1, dtype=float) for one in by_case], -1)
     return SegmentShares(
         shares.mean(1),
         shares.std(1),
+        pooled_interval(sums, tokens[0].astype(float)),
         counts[0].mean(0),
         groups,
         resolve_layers(probe.layers, lmm.n_layers),
         shares.shape[1],
+        len(cases),
         cases.about,
     )
 
 
 @with_provenance
-def three_way(lmm: LMM, cases: Cases, *, tick: Tick | None = None) -> SegmentShares:
+def three_way(
+    lmm: LMM, cases: Cases, *, log: str | Path | None = None, tick: Tick | None = None
+) -> SegmentShares:
     """`segment_mass` in the split of the paper, in which BOS and system count as query tokens.
 
     ```python
@@ -111,11 +123,11 @@ def three_way(lmm: LMM, cases: Cases, *, tick: Tick | None = None) -> SegmentSha
     dict(zip(found.groups, found.mean.mean(0)))                   # image, prompt, generated
     ```
     """
-    return segment_mass(lmm, cases, groups=THREE_WAY, tick=tick)
+    return segment_mass(lmm, cases, groups=THREE_WAY, log=log, tick=tick)
 
 
 def _pairs(run: Run, probe: SegmentMass) -> Arrays:
-    """Per layer and (sample, token): the shares; and the share of visible tokens of each group."""
+    """Per layer and (sample, token) the shares, and of the visible tokens; the tokens of each."""
     keep, layout, record = run.answered, run.layout, run.answering(probe)
     # A row that cannot see a group gives it 0: the shares of each row sum to 1.
     values = record.values.float().mean(2)
@@ -129,4 +141,5 @@ def _pairs(run: Run, probe: SegmentMass) -> Arrays:
             found = torch.stack([(seen[window] & of_group).sum(-1) for window in windows])
             counts[number] = found / total
     shares, counted = values[:, keep], torch.stack(counts, -1).mean(0)
-    return {"shares": shares.numpy(), "counts": counted[None].numpy()}
+    tokens = keep.sum(1)[None].numpy()
+    return {"shares": shares.numpy(), "counts": counted[None].numpy(), "tokens": tokens}

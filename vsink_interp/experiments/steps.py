@@ -12,6 +12,7 @@ from ..model import LMM, Tick
 from ..model.progress import shown
 from ..results import Run
 from ..storage import RowLog
+from .answers import answered
 from .cases import Cases
 
 T = TypeVar("T")
@@ -72,12 +73,6 @@ def by_batch(
     about = {**about, "batch_size": size}
     for found in taken(steps, len(starts), about, log=log, tick=tick, what="batches"):
         yield unpacked(found)
-
-
-def answered(lmm: LMM, batch: Cases, graph: Graphlike) -> Run:
-    """The run that answers a batch of cases."""
-    images, prompts = list(batch.images), list(batch.prompts)
-    return lmm.generate(images, prompts, graph, max_new_tokens=batch.max_new_tokens)
 
 
 def packed(arrays: Arrays) -> dict[str, Any]:

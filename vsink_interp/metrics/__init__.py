@@ -43,6 +43,7 @@ from .paired import (
     mcnemar as mcnemar,
     mean_interval as mean_interval,
     paired_difference as paired_difference,
+    pooled_interval as pooled_interval,
 )
 from .pope import PopeScore as PopeScore, score_pope as score_pope
 from .vqa import (

@@ -129,8 +129,38 @@ def mean_interval(values: Float[np.ndarray, " case"], draws: int = 2000) -> tupl
     - `values`: one number for each case, in any unit; the interval has the same.
     - `draws`: how many bootstrap samples the interval stands on.
     """
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975])
+    low, high = pooled_interval(values, np.ones(len(values)), draws)
     return float(low), float(high)
+
+
+def pooled_interval(
+    sums: Float[np.ndarray, "*group case"],
+    counts: Float[np.ndarray, " case"],
+    draws: int = 2000,
+) -> Float[np.ndarray, "*group end=2"]:
+    """As `mean_interval`, of means over what cases have unequally much of, as tokens of an answer.
+
+    Whole cases are drawn, because what one case has is alike.
+
+    ```python
+    >>> import numpy as np
+    >>> from vsink_interp.metrics import pooled_interval
+    >>> pooled_interval(np.array([[2.0, 4.0]]), counts=np.array([1.0, 2.0]))
+    array([[2., 2.]])
+
+    ```
+
+    **Arguments:**
+
+    - `sums`: of each case the sum of what it has, in any unit; the interval has the same.
+    - `counts`: of each case how many these are, at least one.
+
+    **Returns:** the low and the high end; NaN for less than two cases.
+    """
+    n = len(counts)
+    if n < 2:
+        return np.full((*sums.shape[:-1], 2), np.nan)
+    drawn = np.random.default_rng(0).integers(n, size=(draws, n))
+    places = drawn + n * np.arange(draws)[:, None]
+    often = np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n).T
+    return np.moveaxis(np.quantile(sums @ often / (counts @ often), [0.025, 0.975], axis=-1), 0, -1)

@@ -14,6 +14,7 @@ from ..experiments.attention_peaks import KEYS
 from ..metrics import PairedDifference
 from ..model import Tick
 from ..model.progress import silent
+from ..results.summary import Summary
 from .localisation import localisation
 from .page import drawing, equation, setting, table, text
 from .segments import segment_mass
@@ -40,8 +41,8 @@ def by_segment(study: Study) -> str:
         )
         + drawing(segment_mass(ours, theirs), "attention by segment over the layers")
         + setting(
-            f"{escape(ours.about)}; mean and standard deviation (band) over {ours.pairs} pairs of "
-            "image and answer token, of the mean over heads; the row that predicts the token."
+            f"{escape(ours.about)}; mean over {ours.pairs} pairs of image and answer token, of "
+            "the mean over heads; the row that predicts the token."
         )
     )
 
@@ -88,6 +89,7 @@ def _spelt(mean: float, change: PairedDifference, count: int) -> str:
 def query_only(study: Study) -> str:
     """Query-token-only generation, compared with normal generation."""
     found = measure_query_only(study.lmm, study.cases, tick=silent)
+    blind, normal = (Summary.of({}, f1) for f1 in (found.f1_query_only, found.f1_normal))
     rows = [
         (f"{i}", found.normal[i], found.query_only[i], float(found.f1_query_only[i]))
         for i in range(min(SHOWN, len(study.cases)))
@@ -101,9 +103,8 @@ def query_only(study: Study) -> str:
         + table(("case", "normal answer", "query tokens only", "object F1"), rows)
         + setting(
             f"<code>{escape(repr(found.graph))}</code>; {escape(found.about)}: object F1 "
-            f"{found.f1_query_only.mean():.3f} ± {found.f1_query_only.std():.3f} against "
-            f"{found.f1_normal.mean():.3f} of the normal answers, measured against "
-            f"{found.reference}."
+            f"{blind} against {normal} of the normal answers (95 % bootstrap over "
+            f"{len(found.normal)} cases), measured against {found.reference}."
         )
     )
 

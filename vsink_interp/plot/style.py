@@ -55,9 +55,9 @@ def new_figure(width: float, height: float) -> "matplotlib.figure.Figure":
     return _drawing()(figsize=(width, height), layout="constrained")
 
 
-def bootstrap(cases: int) -> str:
-    """What the whiskers of means over so many cases are; nothing for one case."""
-    return f"whiskers: 95 % bootstrap over {cases} cases" if cases > 1 else ""
+def bootstrap(cases: int, drawn: str = "whiskers") -> str:
+    """What is drawn about means over so many cases; nothing for one case."""
+    return f"{drawn}: 95 % bootstrap over {cases} cases" if cases > 1 else ""
 
 
 def tidy(axes: "matplotlib.axes.Axes", x: str, y: str, title: str = "") -> None:

@@ -60,7 +60,7 @@ class OverTasks:
     def _tasks(self, setup: Setup) -> tuple[Task, ...]:
         count = setup.count(self.quick, self.full)
         if setup.data is None:
-            return load_tasks(list(self.toy), None, count)
+            return load_tasks(list(self.toy), None, count, first_seed=setup.seed)
         loaded, missing = [], []
         for one in self.tasks:
             try:

@@ -5,7 +5,7 @@ from time import perf_counter
 
 from ...experiments import Quizzes, compressed_context
 from ...metrics import read_answer
-from ...model import LMM, CompressedContext
+from ...model import LMM, CompressedContext, Context
 from ...model.progress import silent
 from ...results import Run
 from ..entry import Entry, Outcome, Published, Setup
@@ -67,24 +67,26 @@ def costs(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     the image.
     """
     del setup
-    per_token = _bytes_per_token(lmm)
     for case, (image, questions, truth) in enumerate(
         zip(some.images, some.questions, some.answers, strict=True)
     ):
         asked, longest = list(questions), some.max_new_tokens
+        specs, start = contexts(), perf_counter()
+        opening = (image, some.opening, list(specs.values()))
+        kept, once = lmm.compress(*opening, max_new_tokens=some.described), perf_counter() - start
+        per_token = sum(bytes_by_layer(kept[0]))
         start = perf_counter()
         run = lmm.generate([image] * len(asked), asked, max_new_tokens=longest)
         spent = perf_counter() - start
         tokens = float(run.layout.mask("prompt").sum(-1).float().mean())
         yield from _scored(case, "naive", run, truth, (tokens, tokens * per_token, spent, 0.0))
-        specs, start = contexts(), perf_counter()
-        opening = (image, some.opening, list(specs.values()))
-        kept, once = lmm.compress(*opening, max_new_tokens=some.described), perf_counter() - start
         for name, context in zip(specs, kept, strict=True):
             start = perf_counter()
             run = context.ask(asked, max_new_tokens=longest)
-            spent, tokens = perf_counter() - start, context.tokens_kept.total
-            yield from _scored(case, name, run, truth, (tokens, tokens * per_token, spent, once))
+            spent, counts = perf_counter() - start, context.tokens_kept
+            sizes = zip(counts.per_layer, bytes_by_layer(context), strict=True)
+            held = float(sum(number * size for number, size in sizes))
+            yield from _scored(case, name, run, truth, (counts.total, held, spent, once))
         yield from _described(lmm, some, case, per_token)
 
 
@@ -103,18 +105,25 @@ def _described(lmm: LMM, some: Quizzes, case: int, per_token: int) -> Iterator[R
     yield from _scored(case, "describe to an LLM", run, truth, cost)
 
 
-def _bytes_per_token(lmm: LMM) -> int:
-    width = lmm.config.get_text_config()
-    head = getattr(width, "head_dim", None) or width.hidden_size // width.num_attention_heads
-    kv_heads = getattr(width, "num_key_value_heads", None) or width.num_attention_heads
-    return 2 * lmm.n_layers * kv_heads * head * lmm.dtype.itemsize
+def bytes_by_layer(context: Context) -> list[int]:
+    """The bytes of a token's key and value in the cache of each layer; layers may differ."""
+    cached = context.cached_prefix
+    return [
+        sum(part.shape[1] * part.shape[3] * part.element_size() for part in pair)
+        for pair in zip(cached.keys, cached.values, strict=True)
+    ]
+
+
+def right_of(run: Run, truth: Sequence[str]) -> list[bool]:
+    """Which answers to yes/no questions are right; one that cannot be read is wrong."""
+    texts = [run.text] if isinstance(run.text, str) else run.text
+    return [read_answer(text, "mme") == one for text, one in zip(texts, truth, strict=True)]
 
 
 def _scored(
     case: int, context: str, run: Run, truth: Sequence[str], cost: tuple[float, ...]
 ) -> Iterator[Row]:
-    texts = [run.text] if isinstance(run.text, str) else run.text
-    right = [read_answer(text, "mme") == one for text, one in zip(texts, truth, strict=True)]
+    right = right_of(run, truth)
     values = (sum(right) / len(right), float(all(right)), *cost)
     names = ("accuracy", "ACC+", "tokens", "KV bytes", "seconds", "seconds to describe")
     for of, value in zip(names, values, strict=True):

@@ -6,7 +6,6 @@ import torch
 
 from ...errors import CapabilityError
 from ...experiments import Quizzes
-from ...metrics import read_answer
 from ...model import LMM, CompressedContext, Context
 from ...probes import SinkValue
 from ..entry import Entry, Outcome, Setup
@@ -14,6 +13,7 @@ from ..measurements import Measurements, Row
 from ..outcomes import both, higher
 from ..over_cases import OverCases
 from ..sources import quizzes
+from .compressed import right_of
 
 PHI = SinkValue("image")
 MOST = 32
@@ -44,11 +44,9 @@ def chosen(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
         opening = (image, some.opening, list(specs.values()))
         kept = lmm.compress(*opening, max_new_tokens=some.described)
         for name, context in zip(specs, kept, strict=True):
-            told = context.ask(list(asked), max_new_tokens=some.max_new_tokens).text
-            texts = [told] if isinstance(told, str) else told
-            for text, one in zip(texts, truth, strict=True):
-                right = float(read_answer(text, "mme") == one)
-                yield {"case": case, "chosen": name, "of": "accuracy", "value": right}
+            run = context.ask(list(asked), max_new_tokens=some.max_new_tokens)
+            for right in right_of(run, truth):
+                yield {"case": case, "chosen": name, "of": "accuracy", "value": float(right)}
         yield from _sinks(lmm, some, case, dict(zip(specs, kept, strict=True)))
 
 
