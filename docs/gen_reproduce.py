@@ -1,8 +1,9 @@
 """Write docs/reproduce.md from folders of reproductions: `python docs/gen_reproduce.py toy=DIR`.
 
-Each folder is what `vsink reproduce all --out DIR` wrote, under the name of its model; figures are
-those of the first. What it takes from them is kept in docs/reproduce.json, from which a test
-writes the page again.
+Each folder is what `vsink reproduce all --out DIR` (or one entry after another) wrote, under the
+name of its model; figures are those of the first. Verdicts are drawn anew from the rows. What it
+takes from them is kept in docs/reproduce.json, from which a test writes the page again; entries
+that no folder has stay as they were.
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, PAPERS, VERDICTS, Entry
+from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, PAPERS, VERDICTS, Entry, Measurements
 
 HERE = Path(__file__).parent
 PAGE, KEPT, PICTURES = HERE / "reproduce.md", HERE / "reproduce.json", HERE / "assets/reproduce"
@@ -53,6 +54,9 @@ Images are opened when they are reached, so that 100,000 take the memory of a fe
 **Verdicts.** Each entry states the paper's claim as a sentence that can be true of a model. It
 *holds* if the whole 95 % interval of the paired difference (bootstrap over cases) is on the right
 side, *does not hold* if it is on the wrong side, and otherwise *cannot be told* from these cases.
+Two arms of a benchmark are compared by the intervals of what each changes, which must not overlap.
+Claims about sizes (phi, dimensions, counts of sinks, heads, times) are judged by the numbers beside
+the verdict, without an interval.
 The toy's sinks were [trained in](toy-model-card.md), so what holds there is no evidence for the
 papers; it shows that the measurement works. No 7B model was measured here.
 
@@ -63,14 +67,19 @@ four toy scenes is a hint.
 """
 
 
-def kept(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """What the page needs of folders of reproductions."""
-    found: dict[str, Any] = {}
+def kept(folders: Mapping[str, Path], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs of folders of reproductions, beside what it knows."""
+    found = {name: dict(known.get(name, {})) for name in (entry.name for entry in ENTRIES)}
     for model, folder in folders.items():
-        for one in json.loads((folder / "index.json").read_text(encoding="utf-8")):
-            told = {k: one[k] for k in ("holds", "because", "error", "seconds") if k in one}
-            found.setdefault(one["name"], {})[model] = told
-    return found
+        for entry in ENTRIES:
+            if (folder / f"{entry.name}.csv").is_file():
+                one = entry.outcome(Measurements.load(folder, entry.name))
+                found[entry.name][model] = {"holds": one.holds, "because": one.because}
+        index = folder / "index.json"
+        for one in json.loads(index.read_text(encoding="utf-8")) if index.is_file() else ():
+            if "error" in one:
+                found[one["name"]][model] = {"error": one["error"]}
+    return {name: told for name, told in found.items() if told}
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -126,6 +135,7 @@ def _take(folder: Path) -> None:
 if __name__ == "__main__":
     folders = {name: Path(place) for name, place in (arg.split("=", 1) for arg in sys.argv[1:])}
     if folders:
-        KEPT.write_text(json.dumps(kept(folders), ensure_ascii=False, indent=1), encoding="utf-8")
+        found = kept(folders, json.loads(KEPT.read_text(encoding="utf-8")))
+        KEPT.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
         _take(next(iter(folders.values())))
     PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")

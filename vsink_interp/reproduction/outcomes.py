@@ -1,6 +1,6 @@
 """What rows say about a claim: orderings of paired means, with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -66,6 +66,31 @@ def improved(found: Measurements, arm: str = "VAR") -> Outcome:
     if not rows or any(sign is None for sign in signs):
         return Outcome(None, f"{arm}: {told or 'not measured'}")
     return Outcome(all(sign > 0 for sign in signs if sign is not None), f"{arm}: {told}")
+
+
+def ahead(found: Measurements, arm: str, others: Sequence[str], metric: str) -> Outcome:
+    """Whether an arm of a benchmark scores higher than others do, by what each changes from off.
+
+    **Returns:** what holds if its 95 % interval lies above that of every other, what does not if it
+    lies below one of these; else it cannot be told. That asks for more than an interval of the
+    difference between two arms would, which the rows do not hold.
+    """
+    rows = [row for row in of_all_splits(found).rows if row["metric"] == metric]
+    rows = [row for row in rows if row["of"] == "difference" and row["arm"] in (arm, *others)]
+    told = ", ".join(
+        f"{r['task']} {r['arm']} {r[VALUE]:+.3g} [{r['low']:+.3g}, {r['high']:+.3g}]" for r in rows
+    )
+    pairs = [
+        (mine, other)
+        for mine in (row for row in rows if row["arm"] == arm)
+        for other in (row for row in rows if row["arm"] != arm and row["task"] == mine["task"])
+    ]
+    holds = None
+    if any(mine["high"] < other["low"] for mine, other in pairs):
+        holds = False
+    elif pairs and all(mine["low"] > other["high"] for mine, other in pairs):
+        holds = True
+    return Outcome(holds, f"{metric} from off: {told or 'not measured'}")
 
 
 def _sign(row: Mapping[str, Any]) -> int | None:

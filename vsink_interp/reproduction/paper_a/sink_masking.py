@@ -13,7 +13,7 @@ from ...model import LMM
 from ...model.progress import silent
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements, Row
-from ..outcomes import higher, of_all_splits
+from ..outcomes import ahead, higher
 from ..over_cases import OverCases
 from ..over_tasks import Arm, OverTasks
 
@@ -52,12 +52,7 @@ def _sinks_are_idle(found: Measurements) -> Outcome:
 
 
 def _pope(found: Measurements) -> Outcome:
-    scores = {
-        arm: of_all_splits(found).mean(arm=arm, of="score", metric="f1")
-        for arm in ("off", SINKS, RANDOM)
-    }
-    told = ", ".join(f"{arm} {value:.3f}" for arm, value in scores.items())
-    return Outcome(scores[SINKS] > scores[RANDOM], f"F1: {told}")
+    return ahead(found, SINKS, (RANDOM,), "f1")
 
 
 _PUBLISHED = (
