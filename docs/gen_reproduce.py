@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vsink_interp.reproduction import ENTRIES, NOT_ESTABLISHED, PAPERS, VERDICTS, Entry, Measurements
+from vsink_interp.reproduction import (
+    ENTRIES,
+    NOT_ESTABLISHED,
+    PAPERS,
+    VERDICTS,
+    Entry,
+    Measurements,
+)
 
 HERE = Path(__file__).parent
 PAGE, KEPT, PICTURES = HERE / "reproduce.md", HERE / "reproduce.json", HERE / "assets/reproduce"

@@ -9,6 +9,7 @@ from vsink_interp.experiments import ObjectMasks, naming_rows
 from vsink_interp.model.progress import silent
 from vsink_interp.reproduction import Measurements, Setup, find
 from vsink_interp.reproduction.both.localising_heads import held_out
+from vsink_interp.reproduction.outcomes import ahead
 from vsink_interp.reproduction.paper_a import ablations
 from vsink_interp.reproduction.paper_b.compressed import yes_f1
 from vsink_interp.toy.language import DESCRIBE
@@ -233,3 +234,25 @@ def test_attention_goes_to_text_where_a_prompt_has_no_system_tokens(lmm):
     assert "system" not in str(encoding.layout)
     moved = lmm.run(encoding, graph=arms["text"].graph).logits - lmm.run(encoding).logits
     assert moved.abs().amax() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("others", "holds"),
+    [
+        ({"a": (0.3, 0.2, 0.4)}, True),
+        ({"a": (0.3, 0.2, 0.4), "b": (0.45, 0.39, 0.55)}, None),
+        ({"a": (0.3, 0.2, 0.4), "b": (0.9, 0.8, 1.0)}, False),
+    ],
+)
+def test_an_arm_is_ahead_when_its_interval_lies_above_all_others(others, holds):
+    arms = {"ours": (0.6, 0.5, 0.7), **others}
+    rows = [
+        {"task": "pope", "split": "all", "arm": arm, "of": "difference", "metric": "f1"}
+        | dict(zip(("value", "low", "high"), told, strict=True))
+        for arm, told in arms.items()
+    ]
+    found = Measurements("A.table4", tuple(rows), {})
+    outcome = ahead(found, "ours", tuple(others), "f1")
+    assert outcome.holds is holds
+    assert "pope ours +0.6 [+0.5, +0.7]" in outcome.because
+    assert ahead(found, "ours", tuple(others), "accuracy").holds is None

@@ -15,7 +15,7 @@ from ...model.progress import silent
 from ...sinks import HeadRanking
 from ..entry import Entry, Outcome, Published, Setup
 from ..measurements import Measurements
-from ..outcomes import of_all_splits
+from ..outcomes import ahead, of_all_splits
 from ..over_tasks import Arm, OverTasks
 from ..sources import captions
 from .benchmarks import HALLUCINATION, var_of
