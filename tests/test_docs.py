@@ -38,6 +38,14 @@ def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
     run_path(str(script))
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name)
+def test_every_table_has_a_head(page):
+    """Rows behind a blank line are no table any more: the site shows bars."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for rows in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        assert re.match(r"\|[ |:-]+\|$", (rows.splitlines() + [""])[1]), rows[:80]
+
+
 @pytest.mark.skipif(which("basedpyright") is None, reason="basedpyright: make pyright")
 def test_the_cookbook_type_checks(tmp_path):
     """As user code, in the mode `standard`; `make pyright` installs what it needs."""

@@ -20,7 +20,14 @@ from ..errors import InputError, LayoutError
 from ..graph import EditGraph, Graphlike, as_graph
 from ..kernels import normalised
 from ..model import LMM, Encoding, ImageInput, Tick
-from ..model.patch_features import ENTERING, FEATURES, PROJECTED, RATIO, patch_features
+from ..model.patch_features import (
+    ENTERING,
+    FEATURES,
+    PROJECTED,
+    RATIO,
+    patch_features,
+    patch_norms,
+)
 from ..model.progress import shown
 from ..probes import AttentionMaps, Resid, SinkValue
 from ..results import Run
@@ -162,9 +169,8 @@ def vision_sinks(
     tokens = run.layout.mask("image[0]")[0].nonzero().flatten()
     entering = run.of(ENTERING, "image[0]").values[:, 0][0]
     features = patch_features(lmm, run, entering)
-    norms = features.norm(dim=-1).amax(-1)
-    times = RATIO if ratio is None else ratio
-    least = times * float(norms.nanmedian()) if norm is None else norm
+    norms, least = patch_norms(features, RATIO if ratio is None else ratio)
+    least = least if norm is None else norm
     found = norms >= least
     layers = middle_layers(lmm.n_layers)
     resid = run.of(stream, "image[0]").values[:, 0][list(layers)][:, found]

@@ -14,7 +14,7 @@ from ..probes import Pattern
 from ..results import Run
 from ..tokens.groups import VSINK, Top, measured_words, parse_top
 from .encoding import Encoding
-from .patch_features import ENTERING, FEATURES, PROJECTED, RATIO, patch_features
+from .patch_features import ENTERING, FEATURES, PROJECTED, patch_features, patch_norms
 
 _NO_GROUPS = frozenset({"prompt", "prefix", "text"})
 """Fields of nodes whose text is for the model, or for people."""
@@ -133,6 +133,6 @@ def _outliers(lmm: Any, run: Run) -> Bool[Tensor, "batch token"]:
         for number in range(len(images)):
             places = (layout.image_index[sample] == number).nonzero().flatten()
             entering = record.values[0, sample][[rows.index(at) for at in places.tolist()]]
-            norms = patch_features(lmm, run, entering).norm(dim=-1).amax(-1)
-            found[sample, places] = norms >= RATIO * norms.nanmedian()
+            norms, least = patch_norms(patch_features(lmm, run, entering))
+            found[sample, places] = norms >= least
     return found

@@ -49,6 +49,20 @@ def patch_features(
     return grouped[nearest.indices].masked_fill(~is_patch[:, None, None], torch.nan)
 
 
+def patch_norms(
+    features: Float[Tensor, "token patch d_vision"], ratio: float = RATIO
+) -> tuple[Float[Tensor, " token"], float]:
+    """The norm of each token's largest patch, and the least norm of a V-sink of that image.
+
+    **Arguments:**
+
+    - `features`: of the tokens of one image, as `patch_features` gives them.
+    - `ratio`: that least norm, in medians of the norms.
+    """
+    norms = features.norm(dim=-1).amax(-1)
+    return norms, ratio * float(norms.nanmedian())
+
+
 def _by_token(
     given: Float[Tensor, "patch d_vision"], n_made: int, merged: str, parts: Sequence[View]
 ) -> Float[Tensor, "made merged d_vision"] | None:
