@@ -43,7 +43,7 @@ def test_every_table_has_a_head(page):
     """Rows behind a blank line are no table any more: the site shows bars."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for rows in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
-        assert re.match(r"\|[ |:-]+\|$", (rows.splitlines() + [""])[1]), rows[:80]
+        assert re.match(r"\|[ |:-]+\|$", [*rows.splitlines(), ""][1]), rows[:80]
 
 
 @pytest.mark.skipif(which("basedpyright") is None, reason="basedpyright: make pyright")
