@@ -20,6 +20,9 @@ FOUND_ONLINE = 14
 NEW_SINKS = 5
 """So is it for other edits that ask whether the new token is a sink."""
 
+SCALED_BEFORE = 1
+"""Rows that an edit before it has scaled out of 0 to 1 are told apart."""
+
 CASES = {
     "knockout": (vi.Knockout("image -> query generated"), 4, 4),
     "knockout of heads": (vi.Knockout("image -> query generated", heads=(0, 2)), 4, 5),
@@ -41,7 +44,7 @@ CASES = {
     "contribution": (vi.probes.Contribution(), 4, 15),
     "attribution": (vi.probes.LogitAttribution(direction=(0.5, -0.5) * (tiny.WIDTH // 2)), 4, 10),
     "scores": (edits.ScaleScores("image", 1.5, by="size", heads=(0, 3)), 4, 10),
-    "register": (vi.SoftmaxRegister(0.0), 4, 11),
+    "register": (vi.SoftmaxRegister(0.0), 4, 11 + SCALED_BEFORE),
     "heads chosen by row": (vi.ScaleHeads(0.1, heads=~vi.TopHeads("image", 2)), 4, 16),
     "scaled pattern": (vi.ScalePattern("image", 0.5), 4, 4),
     "tokens found before": (vi.Knockout("top(image,3,1) -> query generated"), 4, 4),
