@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 
 import vsink_interp as vi
-from tests import nodes, plain_process, tiny
+from tests import nodes, plain_process, restated, tiny
+from tests.nodes import apart
 
 
 @pytest.fixture
@@ -207,6 +208,37 @@ def test_a_model_that_was_changed_after_opening_is_refused():
     del lmm.hf_model.model.language_model.layers[1]
     with pytest.raises(vi.CapabilityError, match="has 3 decoder layers, and had 4"):
         lmm.generate(tiny.encode(), max_new_tokens=1)
+
+
+def test_layers_that_stand_elsewhere_than_they_say_are_refused():
+    """Swapped, cut out in the middle, or used twice; set right, a knockout acts where it stands."""
+    said = r"layer 1 calls itself layer 2 \(self_attn.layer_idx\).*set its self_attn.layer_idx"
+    open_one = {"processor": tiny.processor(), "sinks": tiny.SINKS, "check": False}
+    lmm = tiny.fresh()
+    layers = lmm.hf_model.model.language_model.layers
+    layers[1], layers[2] = layers[2], layers[1]
+    for ask in (lambda: lmm.run(tiny.encode()), lambda: vi.LMM(lmm.hf_model, **open_one)):
+        with pytest.raises(vi.CapabilityError, match=said):
+            ask()
+    reference = tiny.hf_model(attention="eager")
+    theirs = reference.model.language_model.layers
+    theirs[1], theirs[2] = theirs[2], theirs[1]
+    for one in (layers, theirs):
+        for place, layer in enumerate(one):
+            layer.self_attn.layer_idx = place
+    run = vi.LMM(lmm.hf_model, **open_one).run(
+        tiny.encode(), graph=vi.Knockout("image -> query", 1)
+    )
+    layout, inputs = tiny.encode().layout, tiny.encode().inputs
+    edits = restated.knockout(layout, ["image"], ["query"], [1])
+    assert apart(run.logits, restated.forward(reference, inputs, **edits)) < 2e-5
+    assert apart(run.logits, restated.forward(reference, inputs)) > 0.1
+    layers[2] = layers[1]
+    with pytest.raises(vi.CapabilityError, match="layer 2 calls itself layer 1.*deepcopy"):
+        vi.LMM(lmm.hf_model, **open_one)
+    del layers[0]
+    with pytest.raises(vi.CapabilityError, match="layer 0 calls itself layer 1"):
+        vi.LMM(lmm.hf_model, **open_one)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

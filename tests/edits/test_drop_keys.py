@@ -177,6 +177,31 @@ def test_an_edit_acts_as_it_does_under_the_cut_flow(name):
     assert torch.equal(run.ids, want.ids)
 
 
+@pytest.mark.parametrize("layers", [":", "1:3"])
+def test_an_edit_of_keys_meets_the_tokens_that_they_belong_to(layers):
+    """Every key is scaled by its token, in a batch whose samples keep different numbers of keys."""
+    encoding, n = tiny.batch(), 5
+    assert len(set(encoding.layout.mask("image").sum(-1).tolist())) > 1
+    weigh = 1 - 0.015 * torch.arange(encoding.layout.length + n)
+    at = range(tiny.LAYERS) if layers == ":" else range(1, 3)
+    cut = restated.knockout(encoding.layout, ["image"], ["generated"], at)["scores"]
+
+    def scores(layer, table):
+        return cut(layer, table * weigh[: table.shape[-1]] if layer in at else table)
+
+    edit = vi.Fn(
+        "attn.hook_rot_k", lambda k, hook: k * weigh[: k.shape[1], None, None], layers=layers
+    )
+    graph = edit | vi.DropKeys("image", layers)
+    reference = tiny.lmm(attention="eager").hf_model
+    ids, logits = restated.answer(reference, encoding.inputs, n, scores=scores)
+    run = tiny.lmm().generate(encoding, graph=graph, max_new_tokens=n)
+    without = tiny.lmm().generate(encoding, graph=vi.DropKeys("image", layers), max_new_tokens=n)
+    assert apart(run.logits, without.logits) > 0.1
+    assert torch.equal(run.ids, ids)
+    assert apart(run.logits, logits) < 2 * NEAR
+
+
 @pytest.mark.parametrize("hook", ["attn.hook_pattern", "attn.hook_attn_scores"])
 def test_attention_to_keys_that_are_gone_is_refused(hook):
     edit = vi.Fn(hook, lambda x, hook: torch.full_like(x, 0.01))  # noqa: ARG005

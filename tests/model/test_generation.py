@@ -338,3 +338,22 @@ def test_a_sliding_cache_is_that_of_generate():
     contrasted = lmm.generate(encoding, graph=vi.edits.Contrast("noise"), max_new_tokens=N)
     for run in (steered, contrasted):
         assert not torch.equal(run.logits, torch.stack(wanted.logits, 1))
+
+
+def test_positions_that_grow_with_the_prompt_do_not_remember_it():
+    """Dynamic NTK scaling: a model that has run anything answers as one that was just opened."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    sizes = {"rope_parameters": rope, "max_position_embeddings": 16}
+    encoding, options = tiny.encode(), {"max_new_tokens": 3, "do_sample": False}
+    assert encoding.layout.length > 16
+    with torch.no_grad():
+        plain = tiny.hf_model(**sizes)(**encoding.inputs).logits
+        ids = tiny.hf_model(**sizes).generate(**encoding.inputs, **options)
+        again = tiny.hf_model(**sizes)
+        again.generate(**encoding.inputs, max_new_tokens=3)
+        assert not torch.equal(again(**encoding.inputs).logits, plain), "it remembers nothing"
+    lmm = tiny.fresh(**sizes)
+    for _ in range(2):
+        run = lmm.generate(encoding, max_new_tokens=3)
+        assert torch.equal(run.ids, ids)
+        assert torch.equal(lmm.run(encoding).logits, plain)

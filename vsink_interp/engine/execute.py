@@ -21,6 +21,7 @@ from .cached_prefix import CachedPrefix
 from .contrast_pass import ContrastInputs, SecondPass, beside_the_first
 from .hooked_model import HookedModel
 from .module_hooks import read, sum_beside, write
+from .rope import forget_longest
 from .run_state import RunState
 
 Driver = Callable[..., None]
@@ -118,6 +119,7 @@ def _execute(
     passes = {n: SecondPass(hooked, it, sinks) for n, it in beside.items()}
     binding = AttentionBinding(hooked, run_state)
     given = {**(generate or {}), **cached(hooked, run_state, inputs, cached_prefix)}
+    forget_longest(hooked.hf_model.get_submodule(hooked.family.layers.rpartition(".")[0]))
     box: list[Any] = []
 
     def driver(**_: Any) -> None:

@@ -16,7 +16,7 @@ from ..remote import Hosted
 from .backends import Backend, Where, refuse_job
 from .capabilities import Capabilities, check as check_all, failed_in_small
 from .identities import failed_here, own_sight, unlike_heads, unlike_logits
-from .soundness import drops, made_by, own_errors, refuse_parts
+from .soundness import drops, made_by, own_errors, refuse_moved, refuse_parts
 from .weights import HUB_OPTIONS, model_options, moved, place_of, reachable, shipped
 from .wrappers import unwrapped
 
@@ -48,6 +48,7 @@ class LMMBase:
 
     def _open(self, hf_model: Any, processor: Any, form: Family, *, check: bool) -> None:
         self.hooked = HookedModel(hf_model, processor, form)
+        refuse_moved(self.hooked.layers)
         self.opened_with = made_by(hf_model.config, processor, form)
         self.name = Path(hf_model.config.name_or_path or type(hf_model).__name__).name
         self.backend = Backend(self.hooked)

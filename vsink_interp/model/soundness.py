@@ -55,6 +55,24 @@ def own_errors(hf_model: Any) -> Generator[None]:
         ) from error
 
 
+def refuse_moved(layers: Any) -> None:
+    """Refuse layers that stand elsewhere than they say, as those that were swapped, cut out or used
+    twice do: transformers keeps their keys, and we find their hook points, by what they say.
+
+    **Raises:** `CapabilityError` naming the first one.
+    """
+    for place, layer in enumerate(layers):
+        for name, part in layer.named_children():
+            said = getattr(part, "layer_idx", place)
+            if isinstance(said, int) and said != place:
+                raise CapabilityError(
+                    f"the model's layer {place} calls itself layer {said} ({name}.layer_idx), so "
+                    "the cache and our hook points would be those of another layer; give every "
+                    "place a layer of its own (copy.deepcopy for one that is used twice) and set "
+                    f"its {name}.layer_idx to its place"
+                )
+
+
 def refuse_changed(lmm: Any, encoding: Encoding) -> None:
     """Refuse a model that is not as it was opened, or another model's encoding.
 
@@ -67,6 +85,7 @@ def refuse_changed(lmm: Any, encoding: Encoding) -> None:
             f"the model has {len(layers)} decoder layers, and had {hooked.n_layers} when it was "
             "opened; open it anew: LMM(hf_model, processor)"
         )
+    refuse_moved(layers)
     training = hf_model.training or any(layer.training for layer in layers)
     if training and drops(hf_model):
         raise CapabilityError(
