@@ -234,7 +234,7 @@ def test_layers_that_stand_elsewhere_than_they_say_are_refused():
     assert apart(run.logits, restated.forward(reference, inputs, **edits)) < 2e-5
     assert apart(run.logits, restated.forward(reference, inputs)) > 0.1
     layers[2] = layers[1]
-    with pytest.raises(vi.CapabilityError, match="layer 2 calls itself layer 1.*deepcopy"):
+    with pytest.raises(vi.CapabilityError, match=r"layer 2 calls itself layer 1.*deepcopy"):
         vi.LMM(lmm.hf_model, **open_one)
     del layers[0]
     with pytest.raises(vi.CapabilityError, match="layer 0 calls itself layer 1"):
@@ -252,11 +252,12 @@ def test_weights_that_are_no_numbers_are_named_by_their_layer(value):
 
 
 OTHER_TYPES = """
+from dataclasses import fields, replace
 import numpy as np
 import torch
 import vsink_interp as vi
 from jaxtyping import Float
-from tests import tiny
+from tests import nodes, tiny
 
 lmm, image = tiny.lmm(), tiny.image()
 image.save(PATH)
@@ -285,6 +286,19 @@ refused(vi.InputError, "a function without arguments", lambda: vi.run_dataset("t
 cases = vi.experiments.Cases([PATH, image], ["count", "count"])
 assert cases.prompts == ("count", "count")
 assert all(np.array_equal(np.asarray(one), np.asarray(image)) for one in cases.images)
+
+numbers = 0
+for node in {type(node): node for node in nodes.EDITS.values()}.values():
+    for name in (field.name for field in fields(node) if type(getattr(node, field.name)) is float):
+        plain = replace(node, **{name: 0.5})
+        for half in (np.float32(0.5), np.float64(0.5), torch.tensor(0.5)):
+            found = replace(node, **{name: half})
+            assert (found, repr(found)) == (plain, repr(plain)), found
+            vi.EditGraph(found).to_json()
+        for wrong in (True, "0.5", [0.5]):
+            refused(vi.NotationError, f"{name} of ", lambda: replace(node, **{name: wrong}))
+        numbers += 1
+assert numbers > 12, numbers
 """
 
 

@@ -190,7 +190,9 @@ def test_an_edit_of_keys_meets_the_tokens_that_they_belong_to(layers):
         return cut(layer, table * weigh[: table.shape[-1]] if layer in at else table)
 
     edit = vi.Fn(
-        "attn.hook_rot_k", lambda k, hook: k * weigh[: k.shape[1], None, None], layers=layers
+        "attn.hook_rot_k",
+        lambda k, hook: k * weigh[: k.shape[1], None, None],  # noqa: ARG005
+        layers=layers,
     )
     graph = edit | vi.DropKeys("image", layers)
     reference = tiny.lmm(attention="eager").hf_model

@@ -80,3 +80,15 @@ def test_functions_keep_what_they_compute_once_apart():
     apart_, together = (lmm.run(encoding, graph=graph(kept=kept)).logits for kept in (False, True))
     assert torch.equal(apart_, together)
     assert not torch.equal(apart_, lmm.run(encoding).logits)
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_pattern", "attn.hook_rot_k", "hook_resid_pre"])
+def test_what_a_function_returns_is_brought_to_the_precision_of_the_model(hook):
+    """As float32 vectors do, that are added in a model of bfloat16."""
+    lmm, encoding = tiny.lmm(torch.bfloat16), tiny.encode()
+    wide = vi.Fn(hook, lambda value, hook: value.double() * 1.5)  # noqa: ARG005
+    same = vi.Fn(hook, lambda value, hook: (value.double() * 1.5).to(value.dtype))  # noqa: ARG005
+    run = lmm.generate(encoding, graph=wide, max_new_tokens=2)
+    want = lmm.generate(encoding, graph=same, max_new_tokens=2)
+    assert torch.equal(run.logits, want.logits)
+    assert not torch.equal(run.logits, lmm.generate(encoding, max_new_tokens=2).logits)

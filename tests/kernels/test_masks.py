@@ -42,6 +42,14 @@ def test_edges_are_where_column_row_and_head_are_named(by_row, by_head):
         assert found.expand(B, H, Q, K)[b, h, q, k] == bool(wanted)
 
 
+def test_rows_have_edges_in_heads_of_their_own():
+    _, rows, columns = case(0)
+    heads = torch.rand(B, H, Q) < 0.5
+    found = edges_between(columns, rows, heads)
+    for b, h, q, k in np.ndindex(B, H, Q, K):
+        assert found[b, h, q, k] == (columns[b, k] and rows[b, q] and heads[b, h, q])
+
+
 def test_cut_tokens_leaves_a_row_its_last_resort():
     scores = torch.zeros(1, 1, 2, 3).masked_fill(
         ~torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(), -torch.inf

@@ -5,11 +5,14 @@ import torch
 
 from tests.engine.counting import Counting
 from vsink_interp.kernels import (
+    attributed,
     contribution,
     group_mass,
     head_result,
     non_sink_ratio,
+    output_along,
     output_gram,
+    value_along,
     value_norms,
 )
 
@@ -101,3 +104,18 @@ def test_head_results_sum_to_the_projection():
     got = head_result(z, weight)
     torch.testing.assert_close(got.sum(2), z.reshape(B, Q, H * D) @ projection.T)
     torch.testing.assert_close(got[:, :, 1], z[:, :, 1] @ weight[1])
+
+
+def test_what_attention_writes_along_a_direction_by_loop():
+    pattern, groups = rows(), torch.rand(B, K, 3) < 0.5
+    value, weight = torch.randn(B, KV, K, D), torch.randn(H, D, M)
+    direction = torch.randn(M)
+    along = value_along(value, output_along(weight, direction))
+    got = attributed(pattern, along, groups)
+    for b, h, q, g in np.ndindex(B, H, Q, 3):
+        want = sum(
+            float(pattern[b, h, q, k]) * float(value[b, h // 2, k] @ weight[h] @ direction)
+            for k in range(K)
+            if groups[b, k, g]
+        )
+        np.testing.assert_allclose(got[b, h, q, g], want, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import CapabilityError, NotationError, unknown
-from ..graph import CacheEdit, Edit, Layers, Node, Site, as_graph
+from ..graph import CacheEdit, Edit, Layers, Node, Site, as_graph, settle
 from ..kernels import contrast, diffuse
 from ..tokens import TokenLayout
 
@@ -84,6 +84,7 @@ class Contrast(Edit):
     graph: Any = ()
 
     def __post_init__(self) -> None:
+        settle(self)
         self._take_graph()
         if self.image is not None and self.image not in _IMAGES:
             raise NotationError(unknown("distorted image", self.image, _IMAGES))

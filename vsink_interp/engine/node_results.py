@@ -23,7 +23,7 @@ def refuse_reshaped(node: Edit, site: Site, old: Tensor, new: Tensor) -> None:
 
 
 def checked_value(node: Edit, old: Tensor, new: Any, site: Site) -> Tensor:
-    """The value that an edit returned.
+    """The value that an edit returned, in the precision of the old one.
 
     **Raises:** `CapabilityError` if it could not stand in the place of the old one.
     """
@@ -37,7 +37,7 @@ def checked_value(node: Edit, old: Tensor, new: Any, site: Site) -> Tensor:
             f"{node!r} turned {where(site)} from {old.dtype} on {old.device} into "
             f"{new.dtype} on {new.device}; an edit keeps the device, and floats floats"
         )
-    return new
+    return new.to(old.dtype)
 
 
 def checked_record(node: Probe, value: Tensor, measured: Any, site: Site) -> Tensor:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 from ..errors import NotationError
@@ -70,21 +72,34 @@ def _expanded(text: str) -> list[str]:
 
 
 def settle(node: Any) -> None:
-    """Bring a node's address into one form, so that nodes that mean the same are equal.
+    """Bring a node's address and numbers into one form, so that nodes that mean the same are equal.
 
     A full hook name becomes the name and its layers; layers and heads become text, a number or a
-    tuple.
+    tuple; numbers of numpy and torch become Python's.
 
-    **Raises:** `NotationError` for a name, layers or heads that cannot be read, and for layers that
-    are named twice.
+    **Raises:** `NotationError` for a name, layers or heads that cannot be read, for layers that are
+    named twice, and for what is no number where one is wanted.
     """
     given = vars(node)
+    for field in fields(node):
+        _settle_number(node, field.name, field.type)
     if "layers" in given:
         object.__setattr__(node, "layers", settled(node.layers))
     if "hook" in given:
         _settle_hook(node)
     if given.get("heads") is not None:
         object.__setattr__(node, "heads", _settled_heads(node.heads))
+
+
+def _settle_number(node: Any, name: str, kind: Any) -> None:
+    value = getattr(node, name)
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+        object.__setattr__(node, name, value)
+    if kind not in (float, float | None) or value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise NotationError(f"{name} of {type(node).__name__} is a number; got {value!r}")
 
 
 def _settle_hook(node: Any) -> None:
