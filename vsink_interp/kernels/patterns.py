@@ -3,7 +3,6 @@ registers; and the heads that attend most to a group, as edits choose them row b
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -70,6 +69,6 @@ def register(pattern: Tensor, total: Tensor, logit: float) -> Tensor:
     what it lacks of one is what columns before this one have taken; a row of another sum than 0 to
     1 lacks nothing.
     """
-    sums = F.threshold(pattern.to(total.dtype).sum(-1), 0.0, 1.0)
+    sums = torch.nn.functional.threshold(pattern.to(total.dtype).sum(-1), 0.0, 1.0)
     left = torch.sigmoid(total - logit - sums.clamp(max=1.0).log())
     return (pattern * left[..., None]).to(pattern.dtype)
