@@ -9,7 +9,7 @@ def forget_longest(decoder: Any) -> None:
     transformers keeps the frequencies of the longest sequence so far until a short one comes, so
     that logits would depend on what ran before.
     """
-    rope = getattr(decoder, "rotary_emb", None)
+    rope: Any = getattr(decoder, "rotary_emb", None)
     kinds = getattr(rope, "rope_type", None)
     if "dynamic" not in (kinds.values() if isinstance(kinds, dict) else (kinds,)):
         return
