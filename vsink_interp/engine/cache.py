@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from ..errors import CapabilityError
 from ..graph import CACHE, CacheEdit
+from ..graph.plan import Plan
 from .cached_prefix import CACHE_ARGUMENT, CachedPrefix
 from .hooked_model import ATTENDING, HookedModel
 from .kept_tokens import KeptTokens
@@ -102,10 +103,12 @@ def shortened(
     cuts = run_state.plan.cuts
     if cached_prefix is None and not cuts:
         return None
-    if cached_prefix is not None and cuts:
+    if cached_prefix is not None:
+        refuse_cuts(run_state.plan)
+    if cached_prefix is not None and not cached_prefix.keys:
         raise CapabilityError(
-            f"{run_state.plan.graph!r} drops keys after the prefill, but this prompt continues a "
-            "compressed context; choose what that context keeps instead"
+            "a server made this context, and its cache did not come here: ask with remote=..., or "
+            "compress with the model here"
         )
     refuse_odd(hooked, range(hooked.n_layers) if cached_prefix else cuts)
     cache = DynamicCache(config=hooked.config)
@@ -118,6 +121,18 @@ def shortened(
     if cached_prefix is not None:
         _resume(cache, cached_prefix, run_state)
     return cache
+
+
+def refuse_cuts(plan: Plan) -> None:
+    """Refuse a plan that drops keys of a compressed context.
+
+    **Raises:** `CapabilityError` saying what would work.
+    """
+    if plan.cuts:
+        raise CapabilityError(
+            f"{plan.graph!r} drops keys after the prefill, but this prompt continues a "
+            "compressed context; choose what that context keeps instead"
+        )
 
 
 def refuse_odd(hooked: HookedModel, layers: Iterable[int]) -> None:
@@ -152,9 +167,17 @@ def _class(cache: DynamicCache, layer: int) -> str:
 
 
 def prefix_of(
-    hooked: HookedModel, cache: DynamicCache, kept: Bool[Tensor, "layer token"]
+    hooked: HookedModel,
+    cache: DynamicCache,
+    kept: Bool[Tensor, "layer token"],
+    inputs: Mapping[str, Tensor],
 ) -> CachedPrefix:
-    """Keys and values of the kept tokens, from the cache of the model's last run (one sample)."""
+    """Keys and values of the kept tokens, from the cache of the model's last run (one sample).
+
+    **Arguments:**
+
+    - `inputs`: those of the prompt, beside its ids and their mask.
+    """
     length, chosen = kept.shape[1], [KeptTokens(row[None]) for row in kept]
     layers: Any = cache.layers
     pairs = list(zip(chosen, layers, strict=True))
@@ -164,6 +187,7 @@ def prefix_of(
         kept,
         # Kept by the model from its last prompt, and lost with the next.
         int(hooked.hf_model.model.rope_deltas[0]) if _counts_images(hooked) else None,
+        inputs,
     )
 
 

@@ -1,6 +1,7 @@
 """`CachedPrefix`: keys and values of a prompt read earlier, from which a new question continues."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import final
 
@@ -28,12 +29,16 @@ class CachedPrefix:
     - `kept`: which tokens each layer kept.
     - `shift`: what is added to a token's index to give its position, for models that count
         positions of images in their own way (mRoPE); None for all others.
+    - `inputs`: what the prompt was read from, beside its ids: a server reads it again.
+
+    `keys` and `values` are empty if a server read the prompt: it keeps no cache.
     """
 
     keys: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
     values: tuple[Float[Tensor, "1 kv_head _ d_head"], ...]
     kept: Bool[Tensor, "layer token"]
     shift: int | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -15,11 +15,11 @@ generate      hf_model (first pass)         SecondPass                   node of
 ```
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from torch import Tensor, nn
 
@@ -51,6 +51,10 @@ class ContrastInputs:
     layout: TokenLayout
     plan: Plan | None
     n_rows: int
+
+
+Beside: TypeAlias = Callable[[], Mapping[int, ContrastInputs]]
+"""Makes the inputs of second passes, by the index of their `Contrast` in the graph."""
 
 
 @final

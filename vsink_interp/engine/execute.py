@@ -18,7 +18,8 @@ from ..tokens import TokenLayout
 from .attention import AttentionBinding
 from .cache import cached
 from .cached_prefix import CachedPrefix
-from .contrast_pass import ContrastInputs, SecondPass, beside_the_first
+from .contrast_pass import Beside, ContrastInputs, SecondPass, beside_the_first
+from .gradients import refuse_gradients
 from .hooked_model import HookedModel
 from .module_hooks import read, sum_beside, write
 from .rope import forget_longest
@@ -78,7 +79,7 @@ def execute(
     layout: TokenLayout,
     sinks: SinkDims | None,
     generate: Mapping[str, Any] | None,
-    beside: Mapping[int, ContrastInputs] | None = None,
+    beside: Beside | None = None,
     cached_prefix: CachedPrefix | None = None,
 ) -> Outcome:
     """Run a plan on encoded inputs.
@@ -87,7 +88,7 @@ def execute(
 
     - `layout`: all tokens that the run may reach, on the CPU.
     - `generate`: arguments for `model.generate`; None runs one forward pass.
-    - `beside`: inputs of second passes, by the index of their `Contrast` in the graph.
+    - `beside`: makes the inputs of second passes, by the index of their `Contrast` in the graph.
     - `cached_prefix`: a prefix read earlier; `inputs` and `layout` include it.
 
     Runs of one model take turns, whichever threads they come from.
@@ -95,8 +96,9 @@ def execute(
     **Raises:** `CapabilityError` if the model skips a hook point of the plan, and inside another
     run of the same model; `LayoutError` if edits together leave a row no key to attend to.
     """
+    seconds = beside() if beside else {}
     with hooked.turns.run():
-        return _execute(hooked, plan, inputs, layout, sinks, generate, beside or {}, cached_prefix)
+        return _execute(hooked, plan, inputs, layout, sinks, generate, seconds, cached_prefix)
 
 
 def _execute(
@@ -109,12 +111,8 @@ def _execute(
     beside: Mapping[int, ContrastInputs],
     cached_prefix: CachedPrefix | None,
 ) -> Outcome:
-    asks = [node for node in plan.graph if node.needs_gradient]
-    if asks and generate is not None:
-        raise CapabilityError(
-            f"{asks[0]!r}: gradients are of one forward pass; use run, with an answer as in "
-            "run(encoding.with_answer(text), graph=...)"
-        )
+    refuse_gradients(plan, generates=generate is not None)
+    asks = any(node.needs_gradient for node in plan.graph)
     run_state = RunState(plan, TokenMasks(layout, hooked.device), sinks)
     passes = {n: SecondPass(hooked, it, sinks) for n, it in beside.items()}
     binding = AttentionBinding(hooked, run_state)
@@ -134,7 +132,7 @@ def _execute(
     stops = _stops(hooked, plan, generates=generate is not None)
     reached: list[_Stop] = []
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
-    with torch.inference_mode(False), torch.set_grad_enabled(bool(asks)):
+    with torch.inference_mode(False), torch.set_grad_enabled(asks):
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
         with interruptible():
             _trace(hooked, stops, run_state, passes, driver, plain, reached)

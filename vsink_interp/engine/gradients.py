@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import CapabilityError
 from ..graph import Node, Site
+from ..graph.plan import Plan
 
 
 @final
@@ -19,6 +20,19 @@ class Watched:
     node: Node
     site: Site
     nudge: Tensor
+
+
+def refuse_gradients(plan: Plan, *, generates: bool) -> None:
+    """Refuse gradients while an answer is generated.
+
+    **Raises:** `CapabilityError` saying what would work.
+    """
+    asks = [node for node in plan.graph if node.needs_gradient]
+    if asks and generates:
+        raise CapabilityError(
+            f"{asks[0]!r}: gradients are of one forward pass; use run, with an answer as in "
+            "run(encoding.with_answer(text), graph=...)"
+        )
 
 
 def watched(number: int, node: Node, site: Site, value: Tensor) -> tuple[Watched, Tensor]:

@@ -77,6 +77,16 @@ class Backend:
             self._servers[address] = Server(address)
         return self._servers[address]
 
+    def refuse_seed(self, seed: int | None, remote: Where | AsJob) -> None:
+        """Refuse a seed for a run on a server.
+
+        **Raises:** `CapabilityError`.
+        """
+        if seed is not None and (self.later(remote) or self.server(remote)):
+            raise CapabilityError(
+                "a seed sets the random generator of this process, and a server has its own"
+            )
+
     def require_here(self, what: str, instead: str) -> None:
         """Refuse an operation that needs local weights if runs go to a server.
 

@@ -16,7 +16,7 @@ from ..results import Run
 from ..tokens import CODE, PAD, TokenLayout
 from .compression import CompressedContext
 from .encoding import Encoding
-from .execution import RunRequest, with_outcome
+from .execution import Executor, RunRequest, with_outcome
 from .rendering import answer_marker
 
 
@@ -252,23 +252,32 @@ class Context:
 
 
 def describe(
-    lmm: Any, run_request: RunRequest, specs: Sequence[CompressedContext]
+    lmm: Any, run_request: RunRequest, specs: Sequence[CompressedContext], executor: Executor
 ) -> tuple[Context, ...]:
     """Describe an image once, and make a context from it for each specification.
+
+    **Arguments:**
+
+    - `executor`: executes the description; `engine.execute`, or one that sends it to a server.
 
     **Raises:** as `LMM.compress`.
     """
     encoding = run_request.encoding
-    lmm.backend.require_here("a context", "it holds the cache; open the model with its weights")
     _refuse(lmm.hooked, encoding, run_request.graph)
     probes = dict.fromkeys(probe for one in specs for probe in one.probes)
     run, outcome = with_outcome(
-        lmm, replace(run_request, graph=EditGraph(run_request.graph, *probes)), execute
+        lmm, replace(run_request, graph=EditGraph(run_request.graph, *probes)), executor
     )
     tau = lmm.sinks.tau if any(one.needs_sinks for one in specs) else None
     marker = answer_marker(lmm.processor, lmm.hooked.family)
-    cache, image = getattr(outcome.output, CACHE_ARGUMENT), encoding.images[0]
-    kept = [prefix_of(lmm.hooked, cache, s.choose(run, image, lmm.n_layers, tau)) for s in specs]
+    chosen = [s.choose(run, encoding.images[0], lmm.n_layers, tau) for s in specs]
+    told = ("input_ids", "attention_mask")
+    inputs = {name: value for name, value in encoding.inputs.items() if name not in told}
+    if executor is execute:
+        cache = getattr(outcome.output, CACHE_ARGUMENT)
+        kept = [prefix_of(lmm.hooked, cache, each, inputs) for each in chosen]
+    else:
+        kept = [CachedPrefix((), (), each, inputs=inputs) for each in chosen]
     return tuple(
         Context(spec, run, cached_prefix, encoding, marker, lmm, lmm.processor.tokenizer)
         for spec, cached_prefix in zip(specs, kept, strict=True)

@@ -87,7 +87,7 @@ def _one_pass(
         encoding.layout,
         sinks or _sinks_needed(lmm, planned),
         None,
-        second_passes(lmm, partial(fitted, lmm), planned, encoding, 0),
+        partial(second_passes, lmm, partial(fitted, lmm), planned, encoding, 0),
     )
     logits = outcome.output.logits
     ids = encoding.inputs["input_ids"]
@@ -118,7 +118,7 @@ def _answer(
         encoding.layout.extend(n_new),
         sinks or _sinks_needed(lmm, planned),
         {**given, "return_dict_in_generate": True, "output_logits": True},
-        second_passes(lmm, partial(fitted, lmm), planned, encoding, n_new),
+        partial(second_passes, lmm, partial(fitted, lmm), planned, encoding, n_new),
         encoding.cached_prefix,
     )
     ids, logits = outcome.output.sequences, torch.stack(outcome.output.logits, 1)

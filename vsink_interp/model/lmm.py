@@ -7,7 +7,7 @@ from typing import Any, final, overload
 from torch import Tensor
 
 from ..engine import AttentionBinding, TakingTurns, live, turns_of
-from ..errors import CapabilityError, InputError, NotationError
+from ..errors import InputError, NotationError
 from ..families import Family
 from ..graph import Graphlike, as_graph
 from ..results import Run
@@ -275,10 +275,7 @@ class LMM(LensStyle):
             with seeded(seed, self.hooked, hf_kwargs):
                 return in_batches(self, self.generate, (image, prompt, graph), batch_size, how)
         encoding, later = self._encoding(image, prompt), self.backend.later(remote)
-        if seed is not None and (later or self.backend.server(remote)):
-            raise CapabilityError(
-                "a seed sets the random generator of this process, and a server has its own"
-            )
+        self.backend.refuse_seed(seed, remote)
         if later:
             session = self.session(later, allow_large=allow_large)
             session.generate(encoding, graph=graph, max_new_tokens=max_new_tokens, **hf_kwargs)
@@ -300,6 +297,8 @@ class LMM(LensStyle):
         *,
         max_new_tokens: int | None = ...,
         seed: int | None = ...,
+        remote: Where = ...,
+        allow_large: bool = ...,
         **hf_kwargs: Any,
     ) -> Context: ...
 
@@ -313,6 +312,8 @@ class LMM(LensStyle):
         *,
         max_new_tokens: int | None = ...,
         seed: int | None = ...,
+        remote: Where = ...,
+        allow_large: bool = ...,
         **hf_kwargs: Any,
     ) -> tuple[Context, ...]: ...
 
@@ -325,6 +326,8 @@ class LMM(LensStyle):
         *,
         max_new_tokens: int | None = None,
         seed: int | None = None,
+        remote: Where = None,
+        allow_large: bool = False,
         **hf_kwargs: Any,
     ) -> Context | tuple[Context, ...]:
         """Describe an image, and keep the image tokens that the description attended to most.
@@ -342,19 +345,23 @@ class LMM(LensStyle):
         - `graph`: edits and probes for the description.
         - `max_new_tokens`, `seed`, `hf_kwargs`: for the description, as for `generate`; the
             released code uses 300 tokens.
+        - `remote`, `allow_large`: as `run` takes them. A server keeps no cache: a question is sent
+            behind the whole prompt, and what the context lacks is hidden from it.
 
         **Returns:** a `Context` to ask questions of.
 
         **Raises:** as `generate`; `InputError` for a batch or a given answer; `CapabilityError` for
-        a model that runs on a server, or whose cache or positions cannot be continued.
+        a model whose cache or positions cannot be continued.
         """
         encoding = self._whole(image, prompt)
         several = isinstance(spec, Sequence)
         specs = list(spec) if several else [spec or CompressedContext()]
         run_request = RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs)
+        self.backend.refuse_seed(seed, remote)
+        executor = self.backend.executor(remote, allow_large=allow_large)
         # Some models keep state of their last prompt that its context needs.
         with self.alone(), seeded(seed, self.hooked, hf_kwargs):
-            contexts = describe(self, run_request, specs)
+            contexts = describe(self, run_request, specs, executor)
         return contexts if several else contexts[0]
 
     def trace(self, image: Any, prompt: Any = None, **hf_kwargs: Any) -> Any:

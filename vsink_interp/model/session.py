@@ -186,17 +186,11 @@ class Session:
     ) -> int:
         """Add an answer, as in `LMM.generate`; returns its index in `runs`.
 
-        **Raises:** as `LMM.generate`; `CapabilityError` for a seed, its own server, or a question
-        to a compressed context.
+        **Raises:** as `LMM.generate`; `CapabilityError` for a seed, or its own server.
         """
         for name in hf_kwargs.keys() & REFUSED.keys():
             raise CapabilityError(f"a session's generate takes no {name}: {REFUSED[name]}")
         encoding = self.lmm._encoding(image, prompt)
-        if encoding.cached_prefix is not None:
-            raise CapabilityError(
-                "a compressed context cannot be sent to a server; ask with the whole prompt, or "
-                "use context.ask() locally"
-            )
         return self._add(RunRequest(encoding, as_graph(graph), True, max_new_tokens, hf_kwargs))
 
     def _add(self, run_request: RunRequest) -> int:

@@ -44,7 +44,8 @@ class Gradient(Probe):
     - `rows`: the group of tokens whose rows are kept, as their smallest span; None keeps every row.
 
     **Raises:** `NotationError` for a name or an `of` that cannot be read. When run: `InputError`
-    for a word that is not one token; `CapabilityError` in `generate` and on a server.
+    for a word that is not one token; `CapabilityError` in `generate`; `RemoteError` on a server
+    that does not trust your key, for there code of yours runs apart from the model.
     """
 
     hook: str
@@ -116,7 +117,4 @@ class Gradient(Probe):
 
     @override
     def measure(self, value: Tensor, site: Site) -> Any:
-        raise CapabilityError(
-            f"{self!r}: gradients are computed where the model is, in run; on a server use "
-            "nnsight's own lmm.nnsight.trace(remote=True) and .backward()"
-        )
+        raise CapabilityError(f"{self!r}: gradients are computed in run, not by calling measure")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, final
 
 from torch import Tensor
@@ -9,77 +10,144 @@ from torch import Tensor
 from ..engine.hooked_model import HookedModel
 from ..engine.node_results import refuse_reshaped
 from ..engine.row_program import ROT_K
-from ..engine.run_state import Numbered, RunState, overlap
+from ..engine.run_state import RunState, overlap
 from ..errors import CapabilityError
 from ..graph import Edit, HookPoint, Node, Probe, Site
 from .decode_template import Constants, DiffersError, merge
 from .op_trace import Recorder, Tape, record
 
+_PARTS = ("query", "key")
+"""The axes along which a value is cut to what a pass sees, beside that of the samples."""
+
 
 @final
 @dataclass(frozen=True)
 class Pass:
-    """One kind of forward pass: its rows, at several numbers of keys.
+    """One kind of forward pass: the rows that nodes see, at several numbers of keys.
 
     **Attributes:**
 
     - `n_keys`: the numbers of keys at which nodes are recorded, ascending.
     - `n_rows`: the number of rows; they are the last tokens.
+    - `n_given`: the number of rows that the model computes. Those in front are padding, or tokens
+        whose rows nodes do not see.
     """
 
     n_keys: tuple[int, ...]
     n_rows: int
+    n_given: int
 
     def rows(self, n_keys: int) -> range:
         """The rows, as tokens."""
         return range(n_keys - self.n_rows, n_keys)
 
+    @property
+    def ahead(self) -> int:
+        """The token that the first row of the model would be; below 0, it is padding."""
+        return self.n_keys[0] - self.n_given
+
 
 @final
-class Programs:
-    """The programs of one run, each stored once, with the constants that they share.
-
-    **Arguments:**
-
-    - `n_new`: the number of tokens to generate; None for one forward pass.
+class Store:
+    """The programs of one job, each stored once, with the constants that they share.
 
     **Attributes:**
 
-    - `prefill`, `decode`: the kinds of pass; `decode` is None if there is none.
     - `made`: the programs; calls refer to them by index.
     - `origins`: the source lines that called torch, by index.
     - `sizes`: the bytes that each probe returns; `Compiler` adds those of the logits.
     - `full`: the probes that return full patterns.
     """
 
-    def __init__(self, hooked: HookedModel, run_state: RunState, n_new: int | None) -> None:
-        self.hooked = hooked
-        self.run_state = run_state
-        self.n_new = n_new
+    def __init__(self) -> None:
         self.constants = Constants()
         self.made: list[dict[str, Any]] = []
         self.origins: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.full: set[str] = set()
         self._known: dict[str, int] = {}
+
+    def intern(self, ops: list[list[Any]], out: Any, checks: list[list[Any]]) -> int:
+        """The index of a program, which is stored if it is new."""
+        for noted in (*ops, *checks):
+            noted[-1] = self.origins.setdefault(noted[-1], len(self.origins))
+        key = repr((ops, out, checks))
+        if key not in self._known:
+            self._known[key] = len(self.made)
+            self.made.append({"ops": ops, "out": out, "checks": checks})
+        return self._known[key]
+
+    def weigh(self, probe: Probe, size: int) -> None:
+        """Count the bytes that a probe returns."""
+        name = repr(probe)
+        self.sizes[name] = self.sizes.get(name, 0) + size
+        if {"head", "query", "key"} <= set(probe.axes):
+            self.full.add(name)
+
+
+@final
+class Programs:
+    """The programs of one sample pass of a job: of the run's own, or of one beside it.
+
+    **Arguments:**
+
+    - `share`: which of the passes of the job it is, and how many there are.
+    - `longest`: the number of tokens that the longest of them reads at first.
+    - `skip`: the number of tokens whose rows its nodes do not see: an earlier run has read them.
+    - `n_new`: the number of tokens to generate; None for one forward pass.
+    - `beside`: of `Contrast` nodes, by their number: which pass is theirs.
+    - `shown`: how many passes of the job have images; the run's own comes first.
+
+    **Attributes:**
+
+    - `prefill`, `decode`: the kinds of pass; `decode` is None if there is none.
+    - `shift`: the padding in front of its tokens, which nodes do not see.
+    """
+
+    def __init__(
+        self,
+        hooked: HookedModel,
+        run_state: RunState,
+        n_new: int | None,
+        store: Store,
+        *,
+        share: tuple[int, int] = (0, 1),
+        longest: int | None = None,
+        skip: int = 0,
+        beside: Mapping[int, int] | None = None,
+        shown: int = 1,
+    ) -> None:
+        self.hooked = hooked
+        self.run_state = run_state
+        self.n_new = n_new
+        self.store = store
+        self.share = share
+        self.beside = beside or {}
+        self.shown = shown
         length = run_state.masks.layout.first_pass
-        self.prefill = Pass((length,), length)
-        self.decode = Pass(_sample(length, n_new - 1), 1) if n_new and n_new > 1 else None
+        longest = longest or length
+        self.shift = longest - length
+        self.prefill = Pass((length,), length - skip, longest)
+        self.decode = Pass(_sample(length, n_new - 1), 1, 1) if n_new and n_new > 1 else None
 
     def calls(
         self,
-        nodes: Numbered,
         point: HookPoint,
         layer: int | None,
         kind: Pass | None,
-        part: tuple[int, int] | None = None,
+        tile: range | None = None,
     ) -> list[dict[str, Any]]:
-        """The calls of these nodes at a hook point, in order; `part` limits the rows.
+        """The calls of its nodes at a hook point, in order.
+
+        **Arguments:**
+
+        - `tile`: the rows of the model that the value holds; all by default.
 
         **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
         """
         assert kind is not None  # noqa: S101 (the caller has looked)
-        found = [self._call(number, node, point, layer, kind, part) for number, node in nodes]
+        nodes = self.run_state.plan.at(point.template, layer)
+        found = [self._call(number, node, point, layer, kind, tile) for number, node in nodes]
         return [call for call in found if call is not None]
 
     def _call(
@@ -89,47 +157,83 @@ class Programs:
         point: HookPoint,
         layer: int | None,
         kind: Pass,
-        part: tuple[int, int] | None,
+        tile: range | None,
     ) -> dict[str, Any] | None:
-        """One node at one hook point and layer: its program, and the rows that it gets."""
+        """One node at one hook point and layer: its program, and the part of a value it gets."""
         whole = kind.rows(kind.n_keys[0])
-        rows = whole if part is None else range(whole.start + part[0], whole.start + part[1])
-        span = rows
+        tile = tile or range(kind.n_given)
+        given = range(tile.start + kind.ahead, tile.stop + kind.ahead)  # as tokens
+        rows = span = overlap(whole, given)
         if isinstance(node, Probe) and "query" in point.axes and not node.whole:
             span = overlap(self.run_state.span(node, whole), rows)
         if not span:
             return None
-        narrow = None
-        if span != rows:
-            narrow = [point.axes.index("query"), span.start - rows.start, len(span)]
-        offset, size = span.start - whole.start, len(span)
-        first = span.start if kind is not self.decode else None
-        if point is ROT_K:
-            first = 0 if kind is not self.decode else None
+        kept = self.run_state.span(node, span) if node.needs_gradient else span
+        first = None if kind is self.decode else 0 if point is ROT_K else kept.start
         return {
             "node": number,
             "edit": isinstance(node, Edit),
             "new_phi": node.needs_new_phi,
-            "narrow": narrow,
+            "share": [0, self.shown] if in_vision(point) else list(self.share),
+            "shift": self.shift,
+            "rows": None if span == given else [span.start - given.start, len(span)],
+            "axes": [point.axes.index(axis) if axis in point.axes else None for axis in _PARTS],
+            "second": self.beside.get(number),
             "first": first,
-            "program": self._program(node, point, layer, kind, offset, size),
+            "keep": [kept.start - span.start, len(kept)],
+            "program": self._made(node, point, layer, kind, span),
         }
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What gradients are of: for each node that takes one, a program of the logits."""
+        return [
+            {"node": number, "program": self._target(node)}
+            for number, node in enumerate(self.run_state.plan.graph)
+            if node.needs_gradient
+        ]
+
+    def _target(self, node: Any) -> int:
+        layout = self.run_state.masks.layout
+
+        def act(recorder: Recorder) -> Tensor:
+            shape = layout.batch, self.prefill.n_rows, self.hooked.config.vocab_size
+            return node.target(recorder.input("value", shape), layout)
+
+        tape, constants = record(repr(node), act), self.store.constants
+        parts = [merge([part], (), constants) for part in (tape.ops, tape.out, tape.checks)]
+        return self.store.intern(*parts)
+
+    def _made(
+        self, node: Node, point: HookPoint, layer: int | None, kind: Pass, span: range
+    ) -> int | None:
+        """The index of a node's program; None for a gradient, which follows from the target's."""
+        whole = kind.rows(kind.n_keys[0])
+        if not node.needs_gradient:
+            return self._program(node, point, layer, kind, span.start - whole.start, len(span))
+        sizes = {
+            **self._sizes(len(span), whole.stop, 0),
+            **self._layer_sizes(point, layer),
+        }
+        assert isinstance(node, Probe)  # noqa: S101 (edits take none)
+        self.store.weigh(node, 4 * prod(sizes[axis] for axis in point.axes))
+        return None
 
     def _program(
         self, node: Node, point: HookPoint, layer: int | None, kind: Pass, offset: int, size: int
     ) -> int:
         tapes: list[Tape] = []
-        vision = point.name.startswith("vision") or point.stack == "vision_encoder.blocks"
+        vision = in_vision(point)
         for shape_number, n_keys in enumerate(kind.n_keys * 2 if vision else kind.n_keys):
             whole = kind.rows(n_keys)
             first = whole.start + offset
             rows = range(n_keys) if point is ROT_K else range(first, first + size)
             tapes.append(self._tape(node, point, layer, rows, whole, shape_number))
         n_keys = () if vision else kind.n_keys
+        constants = self.store.constants
         try:
-            ops = merge([tape.ops for tape in tapes], n_keys, self.constants)
-            out = merge([tape.out for tape in tapes], n_keys, self.constants)
-            checks = merge([tape.checks for tape in tapes], n_keys, self.constants)
+            ops = merge([tape.ops for tape in tapes], n_keys, constants)
+            out = merge([tape.out for tape in tapes], n_keys, constants)
+            checks = merge([tape.checks for tape in tapes], n_keys, constants)
         except DiffersError:
             what = "images and patches" if vision else "tokens"
             raise CapabilityError(
@@ -137,25 +241,9 @@ class Programs:
                 "way that cannot be written down before the run; run it locally"
             ) from None
         if isinstance(node, Probe):
-            self._weigh(
-                node, tapes[-1].size * (max((self.n_new or 1) - 1, 1) if kind is self.decode else 1)
-            )
-        return self._intern(ops, out, checks)
-
-    def _weigh(self, probe: Probe, size: int) -> None:
-        name = repr(probe)
-        self.sizes[name] = self.sizes.get(name, 0) + size
-        if {"head", "query", "key"} <= set(probe.axes):
-            self.full.add(name)
-
-    def _intern(self, ops: list[list[Any]], out: Any, checks: list[list[Any]]) -> int:
-        for noted in (*ops, *checks):
-            noted[-1] = self.origins.setdefault(noted[-1], len(self.origins))
-        key = repr((ops, out, checks))
-        if key not in self._known:
-            self._known[key] = len(self.made)
-            self.made.append({"ops": ops, "out": out, "checks": checks})
-        return self._known[key]
+            n_steps = max((self.n_new or 1) - 1, 1) if kind is self.decode else 1
+            self.store.weigh(node, tapes[-1].size * n_steps)
+        return self.store.intern(ops, out, checks)
 
     def _tape(
         self,
@@ -193,7 +281,7 @@ class Programs:
         phis: list[Tensor] = []
         if layer is not None and node.needs_phi:
             # Where generated tokens do not matter to a node, it is given those of the prompt alone.
-            seen = n_keys if node.needs_new_phi else min(n_keys, self.prefill.n_rows)
+            seen = n_keys if node.needs_new_phi else min(n_keys, self.prefill.n_keys[0])
             phis = [recorder.input("phi", (sizes["batch"], seen))]
         sinks = self.run_state.sinks
         site = Site(
@@ -209,6 +297,7 @@ class Programs:
                 **(_values(recorder, sizes) if node.needs_values else {}),
                 **(_total(recorder, sizes) if node.needs_total else {}),
                 **({"unembed": recorder.unembed(sizes["vocab"])} if node.needs_unembed else {}),
+                **({"second": _second(recorder, sizes)} if node in self._contrasts else {}),
             },
             phis=phis,
             began=whole.start,
@@ -218,6 +307,10 @@ class Programs:
         if isinstance(node, Edit):
             refuse_reshaped(node, site, value, result)
         return result
+
+    @property
+    def _contrasts(self) -> tuple[Node, ...]:
+        return tuple(self.run_state.plan.graph.nodes[number] for number in self.beside)
 
     def _sizes(self, n_rows: int, n_keys: int, shape_number: int) -> dict[str, int]:
         config = self.hooked.config
@@ -244,6 +337,16 @@ class Programs:
             down: Any = self.hooked.hf_model.get_submodule(tap.module)
             sizes["d_mlp"] = down.in_features
         return sizes
+
+
+def in_vision(point: HookPoint) -> bool:
+    """Whether a value is of images, not of the tokens of a prompt."""
+    return point.name.startswith("vision") or point.stack == "vision_encoder.blocks"
+
+
+def _second(recorder: Recorder, sizes: Mapping[str, int]) -> Tensor:
+    """The logits of a pass beside the run's own, for `Contrast`."""
+    return recorder.input("second", [sizes[axis] for axis in ("batch", "query", "vocab")])
 
 
 def _values(recorder: Recorder, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The remote binding: compile plans, send them in one request, and read the results as runs."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,19 +15,24 @@ from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.modeling.huggingface import _ID_CACHE
 from torch import Tensor
 
+from ..engine.cache import refuse_cuts
 from ..engine.cached_prefix import CachedPrefix
+from ..engine.contrast_pass import Beside
 from ..engine.edges import refuse_inert
 from ..engine.execute import Outcome
+from ..engine.gradients import refuse_gradients
 from ..engine.hooked_model import HookedModel
 from ..engine.row_program import PATTERN
 from ..engine.run_state import RunState
 from ..errors import CapabilityError
-from ..graph import TokenMasks
+from ..graph import EditGraph, TokenMasks
 from ..graph.plan import Plan
 from ..sinks import SinkDims
 from ..tokens import TokenLayout
 from .compiler import Compiler
 from .hidden_keys import hidden
+from .job_inputs import joined, refuse_apart, shows, whole_inputs
+from .node_program import Programs, Store
 from .source_export import functions
 from .untrusted import answering
 
@@ -96,31 +101,54 @@ def compile_run(
     layout: TokenLayout,
     sinks: SinkDims | None,
     generate: Mapping[str, Any] | None,
-    beside: Iterable[int] | None = None,
+    beside: Beside | None = None,
     cached_prefix: CachedPrefix | None = None,
 ) -> Request:
     """Compile one run; arguments as `execute` takes them.
 
     **Raises:** `CapabilityError` for a node that cannot run remotely, naming why.
     """
-    for number in beside or ():
-        raise CapabilityError(
-            f"{plan.graph.nodes[number]!r} cannot run remotely: it runs a second pass beside the "
-            "first, in step with it, and a server runs one; run it locally"
-        )
-    if cached_prefix is not None:
-        raise CapabilityError(
-            "a run that continues from a local cache cannot run remotely; ask with the whole prompt"
-        )
     given = None if generate is None else _sendable(generate)
+    refuse_gradients(plan, generates=generate is not None)
+    seconds = beside() if beside else {}
+    refuse_apart(hooked, seconds, given, inputs["input_ids"])
+    plain = {name: value.detach().cpu() for name, value in inputs.items()}
+    if cached_prefix is not None:
+        refuse_cuts(plan)
+        plain = whole_inputs(plain, cached_prefix)
+    n_new = given["max_new_tokens"] if given else None
+    passes = [plain, *({k: v.cpu() for k, v in one.inputs.items()} for one in seconds.values())]
     masks = TokenMasks(layout, CPU)
     refuse_inert(plan, masks)  # by what keys are dropped, too, of which the hidden plan knows less
-    run_state = RunState(hidden(plan), masks, sinks)
+    states = [RunState(hidden(plan, cached_prefix), masks, sinks)]
+    states += [
+        RunState(hidden(one.plan or _nothing(plan)), TokenMasks(one.layout, CPU), sinks)
+        for one in seconds.values()
+    ]
+    store, longest = Store(), max(each["input_ids"].shape[1] for each in passes)
+    programs = [
+        Programs(
+            hooked,
+            state,
+            n_new,
+            store,
+            share=(number, len(states)),
+            longest=longest,
+            skip=cached_prefix.length if cached_prefix else 0,
+            beside={n: i for i, n in enumerate(seconds, start=1)} if number == 0 else {},
+            shown=sum(map(shows, passes)),
+        )
+        for number, state in enumerate(states)
+    ]
     call = hosted.call(f"{hooked.family.layers}.{hooked.offering(PATTERN)[0]}.self_attn")
-    compiler = Compiler(hooked, run_state, call, given["max_new_tokens"] if given else None)
-    plain = {name: value.detach().cpu() for name, value in inputs.items()}
-    job = compiler.job(plain, given)
-    return Request(job, compiler.programs.sizes, tuple(sorted(compiler.programs.full)))
+    compiler = Compiler(hooked, programs, call, n_new)
+    job = compiler.job(joined(hooked, passes) if seconds else plain, given)
+    return Request(job, store.sizes, tuple(sorted(store.full)))
+
+
+def _nothing(plan: Plan) -> Plan:
+    """The plan of a second pass without edits of its own."""
+    return replace(plan, graph=EditGraph(), places={}, cuts={})
 
 
 _OURS = ("return_dict_in_generate", "output_logits", "tokenizer")
@@ -146,7 +174,7 @@ SENT_BACK = ("pieces", "blind", "lost", "logits", "ids")
 def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) -> None:
     """Send runs as one job, without waiting for it."""
     sent = functions()
-    new_state, forward = sent["new_state"], sent["forward"]
+    new_state, forward, answers = (sent[name] for name in ("new_state", "forward", "answers"))
     jobs = [{**request.job, "kernels": sent["kernels"]} for request in requests]
     model = hosted.nnsight
     with model.session(backend=backend):
@@ -164,7 +192,7 @@ def send(hosted: Hosted, requests: Sequence[Request], backend: RemoteBackend) ->
                         for _ in tracer.iter[:n_new]:
                             forward(model, job, state)
                     with tracer.invoke():
-                        state["ids"] = tracer.result.cpu()
+                        state["ids"] = answers(job, tracer.result)
             found.append({name: state[name] for name in SENT_BACK})
 
 

@@ -19,11 +19,24 @@ def new_state() -> dict[str, Any]:
         "resid": {},
         "weights": {},
         "pieces": [],
+        "watched": [],
         "blind": [],
         "lost": [],
         "logits": [],
         "ids": None,
     }
+
+
+def answers(job: dict[str, Any], ids: Tensor) -> Tensor:
+    """The ids of the run's own pass, of all that went in step."""
+    own, *others = ids.chunk(job["passes"])
+    for other in others:
+        if bool((other[:, job["prompt"] :] != own[:, job["prompt"] :]).any()):
+            raise RuntimeError(
+                "a pass of contrastive decoding, which reads another prompt, chose another token "
+                "than the first: something beside the logits chose it, as a repetition penalty may"
+            )
+    return own[:, job["shift"] :].cpu()
 
 
 def forward(model: Any, job: dict[str, Any], state: dict[str, Any]) -> None:
@@ -57,7 +70,10 @@ def tap(
     value, bias = value_of(raw, envoy, job, state, stop)
     old = state["resid"].pop(stop["layer"], None) if stop["settles"] else None
     new = value if old is None else (value.float() + old).to(value.dtype)
-    new, changed = visit(job, state, calls, new, stop["layer"], {})
+    new, changed = visit(job, state, calls, new, stop["layer"], {}, stop["samples"])
+    if stop["logits"] and job["passes"] > 1 and job["generate"] is not None:
+        # Every pass goes on with the same token.
+        new, changed = torch.cat([new.chunk(job["passes"])[0]] * job["passes"]), True
     if changed or old is not None:
         if stop["side"] == "residual input":
             # The branch beside the norm has the old value: what is missing is added at the end.
@@ -100,9 +116,31 @@ def note(job: dict[str, Any], state: dict[str, Any], stop: dict[str, Any], value
         known = state["phi"].get(stop["layer"])
         state["phi"][stop["layer"]] = phi if known is None else torch.cat([known, phi], -1)
     if stop["logits"]:
-        logits = job["kernels"]["softcapped"](value, job["unembed"]["cap"])
-        rows = logits if job["generate"] is None else logits[:, -1:].float()
+        own = value.chunk(job["passes"])[0]
+        logits = job["kernels"]["softcapped"](own, job["unembed"]["cap"])
+        rows = logits[:, job["shift"] :] if job["generate"] is None else logits[:, -1:].float()
         state["logits"].append(rows.detach().cpu())
+        gradients(job, state, rows)
+
+
+def gradients(job: dict[str, Any], state: dict[str, Any], logits: Tensor) -> None:
+    """Go back from the logits to the values whose gradients are asked for."""
+    for target in job["targets"]:
+        mine = [each for each in state["watched"] if each[0]["node"] == target["node"]]
+        program = job["programs"][target["program"]]
+        total = job["kernels"]["play"](job, program, {"value": logits.float()}, state, job["shift"])
+        if not total.requires_grad:
+            raise RuntimeError(
+                "this server runs intervention code apart from the model, so no gradient comes "
+                "back through it: a key that the server trusts has them, or run it locally"
+            )
+        nudges = [nudge for _, _, nudge in mine]
+        grads = torch.autograd.grad(total, nudges, retain_graph=True, allow_unused=True)
+        for (call, layer, nudge), grad in zip(mine, grads, strict=True):
+            found = torch.zeros_like(nudge) if grad is None else grad
+            if call["axes"][0] is not None:
+                found = found.narrow(call["axes"][0], *call["keep"])
+            state["pieces"].append([call["node"], layer, call["first"], found.detach().cpu()])
 
 
 def shown(value: Tensor, stop: dict[str, Any]) -> Tensor:
@@ -280,98 +318,62 @@ def visit(
     value: Tensor,
     layer: int | None,
     extras: dict[str, Tensor],
+    samples: int = 0,
 ) -> tuple[Tensor, bool]:
     """Apply nodes in turn; return the value after them, and whether an edit was among them."""
     changed = False
     for call in calls:
-        given = value
-        if call["narrow"] is not None:
-            given = value.narrow(*call["narrow"])
-        elif call["edit"]:
-            given = value.clone()  # a node may write in place
+        writes = call["edit"] or call["program"] is None
+        whole = value.clone() if writes else value  # a node may write in place
+        given = part_of(whole, call, call["axes"], samples)
         # What a node makes of it was recorded in fp32, whatever the precision of the model.
         phi = state["phi"].get(layer)
-        if phi is not None and not call["new_phi"]:
-            phi = phi[:, : job["prompt"]]
+        if phi is not None:
+            phi = phi if call["new_phi"] else phi[:, : job["prompt"]]
+            phi = part_of(phi, call, (None, 1))
         inputs = {"value": given.float(), "phi": phi}
         for name, extra in extras.items():
-            inputs["attention " + name] = extra.float()
+            inputs["attention " + name] = extra_part(name, extra, call).float()
+        if call["second"] is not None:
+            inputs["second"] = value.chunk(job["passes"])[call["second"]].float()
         state["dtype"] = given.dtype
         # NDIF runs jobs of half-precision models under autocast, which would round it again.
         with torch.autocast(value.device.type, enabled=False):
-            result = play(job, job["programs"][call["program"]], inputs, state)
-        if call["edit"]:
+            if call["program"] is None:
+                nudge = torch.zeros_like(given).requires_grad_(True)
+                state["watched"].append([call, layer, nudge])
+                result = given + nudge
+            else:
+                program = job["programs"][call["program"]]
+                result = job["kernels"]["play"](job, program, inputs, state, call["shift"])
+        if writes and given is whole:
             value, changed = result.to(given.dtype), True
+        elif writes:
+            given.copy_(result)
+            value, changed = whole, True
         else:
-            first = call["first"] if call["first"] is not None else state["length"] - 1
+            last = state["length"] - 1 - call["shift"]
+            first = call["first"] if call["first"] is not None else last
             state["pieces"].append([call["node"], layer, first, result.detach().cpu()])
     return value, changed
 
 
-def play(
-    job: dict[str, Any], program: dict[str, Any], inputs: dict[str, Any], state: dict[str, Any]
-) -> Tensor:
-    """Run a recorded program."""
-    results = []
-    place = {"job": job, "inputs": inputs, "results": results, "n_keys": state["length"]}
-    for name, args, kwargs, origin in program["ops"]:
-        function = found(name, job, state)
-        given = [decode(arg, place) for arg in args]
-        named = {key: decode(kwargs[key], place) for key in kwargs}
-        try:
-            results.append(function(*given, **named))
-        except Exception as error:
-            raise RuntimeError(
-                job["origins"][origin] + ": " + type(error).__name__ + ": " + str(error)
-            ) from error
-    for question, origin in program["checks"]:
-        if decode(question, place):
-            raise RuntimeError(
-                job["origins"][origin] + ": what this line checks does not hold; run it locally "
-                "for its own message"
-            )
-    return decode(program["out"], place)
+def extra_part(name: str, extra: Tensor, call: dict[str, Any]) -> Tensor:
+    """What else of attention a call sees; the weight is that of the layer, the same for all."""
+    if name == "weight":
+        return extra
+    return part_of(extra, call, (None, 2) if name == "value" else (2, None))
 
 
-def found(name: str, job: dict[str, Any], state: dict[str, Any]) -> Any:
-    """Find a function by its name."""
-    if name == "unembed":
-        return lambda resid: unembed(resid, job, state)
-    function: Any = torch
-    for part in name.split(".")[1:]:
-        function = getattr(function, part)
-    return function
-
-
-def unembed(resid: Tensor, job: dict[str, Any], state: dict[str, Any]) -> Tensor:
-    """The logits of residual vectors, by the model's final norm and unembedding."""
-    norm, head = (state["model"].get(job["unembed"][part]) for part in ("norm", "head"))
-    logits = head(norm(resid.to(state["dtype"]))).float()
-    return job["kernels"]["softcapped"](logits * job["unembed"]["scale"], job["unembed"]["cap"])
-
-
-def decode(value: Any, place: dict[str, Any]) -> Any:
-    """Turn plain data back into arguments of torch functions."""
-    if isinstance(value, tuple):
-        return tuple([decode(part, place) for part in value])
-    if isinstance(value, list):
-        return [decode(part, place) for part in value]
-    if isinstance(value, slice):
-        return slice(
-            decode(value.start, place), decode(value.stop, place), decode(value.step, place)
-        )
-    if not isinstance(value, dict):
-        return value
-    if "op" in value:
-        result = place["results"][value["op"]]
-        return result[value["item"]] if "item" in value else result
-    if "input" in value:
-        return place["inputs"][value["input"]]
-    if "constant" in value:
-        tensor = place["job"]["constants"][value["constant"]]
-        if "axis" in value:
-            tensor = tensor.narrow(value["axis"], 0, decode(value["length"], place))
-        return tensor.to(place["inputs"]["value"].device)
-    if "slope" in value:
-        return value["slope"] * place["n_keys"] + value["start"]
-    return place["inputs"]["value"].device
+def part_of(value: Tensor, call: dict[str, Any], axes: Any, samples: int = 0) -> Tensor:
+    """The samples, rows and keys of a value that belong to the pass of a call."""
+    index, of = call["share"]
+    if of > 1:
+        size = value.shape[samples] // of
+        value = value.narrow(samples, index * size, size)
+    query, key = axes
+    if key is not None and call["shift"]:
+        value = value.narrow(key, call["shift"], value.shape[key] - call["shift"])
+    if query is not None and call["rows"] is not None:
+        value = value.narrow(query, *call["rows"])
+    return value

@@ -27,17 +27,19 @@ def plain(name: str) -> ModuleType:
 
 
 def functions() -> dict[str, Any]:
-    """The runtime's functions, and the kernels that they call."""
+    """The runtime's functions, and the kernels and the player that they call."""
     attend, measure = plain("..kernels.attend"), plain("..kernels.measure")
     return {
         "new_state": plain(".runtime").new_state,
         "forward": plain(".runtime").forward,
+        "answers": plain(".runtime").answers,
         "kernels": {
             "add_mask": attend.add_mask,
             "attend": attend.attend,
             "attention_scores": attend.attention_scores,
             "head_result": measure.head_result,
             "log_total": attend.log_total,
+            "play": plain(".program_player").play,
             "sink_value": plain("..kernels.sinks").sink_value,
             "softcapped": plain("..kernels.logits").softcapped,
             "softmax": attend.softmax,
