@@ -6,7 +6,7 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.nodes import apart
-from tests.remote.conftest import SAME, same_records
+from tests.remote.conftest import SAME, Real, same_records
 
 ASSET, PROMPT = tiny.PROMPTS["one image"]
 QUESTIONS = ["is the ball red ?", "count"]
@@ -88,12 +88,17 @@ GRADIENTS = [
         ("attn.hook_attn_scores", None), ("attn.hook_result", None),
     )
 ]  # fmt: skip
+GRADIENTS += [vi.probes.Gradient(hook, OF) for hook in ("hook_embed", "vision_projector.hook_out")]
 
 
 @pytest.mark.parametrize("graph", [vi.EditGraph(), vi.Knockout("image -> query", "2:"),
                                    vi.Contrast("noise", beta=0.0)])  # fmt: skip
 def test_a_gradient_there_is_the_one_here(graph, lmm):
     encoding = tiny.batch("one image", "short", "two images")
+    if not Real.trusted:
+        with pytest.raises(vi.RemoteError, match="no gradient comes back through it"):
+            lmm.run(encoding, graph=graph | GRADIENTS[0], allow_large=True)
+        return
     with lmm.session(allow_large=True) as session:
         for probe in GRADIENTS:
             session.run(encoding, graph=graph | probe)

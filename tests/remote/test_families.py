@@ -166,3 +166,30 @@ def test_layers_of_their_own_sizes_run_there_as_here(zoo, loopback):
     cut = vi.Knockout("image -> query generated", ":3")
     remote = there.generate(encoding, graph=cut, max_new_tokens=N_NEW, remote=loopback.server())
     same(here.generate(encoding, graph=cut, max_new_tokens=N_NEW), remote, ...)
+
+
+CONTRASTED = ("Gemma 3", "InternVL", "Mistral 3", "Qwen2.5-VL", "SmolVLM")
+"""Pixels by image, by patch, by prompt and padded to a frame; image blocks; mRoPE."""
+CONTRASTS = [
+    vi.Contrast("noise", beta=0.0),
+    vi.Contrast(prefix="you are a big blue friend", beta=0.0),
+    vi.Contrast("none", beta=0.0),
+    vi.Contrast(graph=vi.ScaleScores("image", 0.2), beta=0.0) | vi.Knockout("image -> query"),
+]
+
+
+@pytest.mark.parametrize("family", CONTRASTED, indirect=True)
+def test_contrasts_go_in_step_there(family, loopback):
+    name, remote = family
+    encoding = batch(name)[1]
+    how = {"max_new_tokens": N_NEW, "repetition_penalty": 1.0}
+    with remote.session(loopback.server(), allow_large=True) as session:
+        for graph in CONTRASTS:
+            session.generate(encoding, graph=graph | MASS, **how)
+    plain = lmm(name).generate(encoding, **how).logits
+    for graph, there in zip(CONTRASTS, session.runs, strict=True):
+        here = lmm(name).generate(encoding, graph=graph | MASS, **how)
+        assert torch.equal(here.ids, there.ids)
+        assert apart(here.logits, there.logits) < 10 * SAME
+        assert apart(plain, there.logits) > 0.01
+        same_records(here, there)

@@ -52,7 +52,6 @@ def test_the_default_is_what_the_model_was_opened_with(tiny_dir, loopback):
     with pytest.raises(vi.CapabilityError, match="opened without weights"):
         found.run(ASSET, PROMPT, remote=False)
     for needs_it in (
-        lambda: found.compress(ASSET, PROMPT),
         lambda: found.trace(ASSET, PROMPT),
         lambda: found.capabilities,
     ):

@@ -91,14 +91,20 @@ until_true 240 curl -sf $API/status
 "$DEV" -c "
 from tests import tiny
 tiny.hf_model().save_pretrained('$WORK/model')
-tiny.processor().save_pretrained('$WORK/model')"
-export VSINK_NDIF=$API VSINK_NDIF_STORE=$STORE/ndif-results VSINK_NDIF_MODEL=$WORK/model
+tiny.processor().save_pretrained('$WORK/model')
+from tests.families.test_families import lmm
+for name in ('Gemma 3', 'InternVL', 'Qwen2.5-VL'):
+    lmm(name).hf_model.save_pretrained(f'$WORK/zoo/{name}')
+    # It is given encoded inputs: any processor will do, and some want torchvision for videos.
+    tiny.processor().save_pretrained(f'$WORK/zoo/{name}')"
+export VSINK_NDIF=$API VSINK_NDIF_STORE=$STORE/ndif-results VSINK_NDIF_MODEL=$WORK/model VSINK_NDIF_ZOO=$WORK/zoo
 status=0
 for mode in trusted sandboxed; do
   echo "==> $mode"
   [ $mode = trusted ] && export VSINK_NDIF_TRUSTED=1 || export VSINK_NDIF_TRUSTED=0
   timeout 900 "$DEV" -m pytest -q --tb=short -p no:cacheprovider $HERE/test_ndif.py \
-    tests/remote/test_laws.py tests/remote/test_jobs.py tests/remote/test_faults.py "$@" \
+    tests/remote/test_laws.py tests/remote/test_contexts.py tests/remote/test_jobs.py \
+    tests/remote/test_faults.py "$@" \
     | tee "$WORK/$mode.txt" || { status=1; tail -n 30 "$WORK"/ray.log "$WORK"/api.log; }
   timeout 300 "$DEV" $HERE/log.py measure "$WORK/$mode.json" || status=1
 done
