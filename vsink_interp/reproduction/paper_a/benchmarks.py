@@ -108,7 +108,6 @@ VCD = Entry(
     outcome=_beats_neither,
     figure="bars",
     axes=("arm", "arm", "metric"),
-    here="contrastive decoding",
     unit="score",
     note="That VAR composes with VCD is known from a secondary source; its numbers are not.",
 )
