@@ -79,6 +79,19 @@ def test_what_would_see_what_is_not_kept_is_refused(graph, said, contexts, loopb
     assert loopback.jobs == before
 
 
+def test_a_job_of_them_is_collected_from_a_file(lmm, contexts, tmp_path):
+    """The images of a second pass are on the server by then, and no more here."""
+    there, here = contexts[0]
+    session = lmm.session()
+    session.generate(there.encode(QUESTIONS[0]), max_new_tokens=2)
+    session.generate(ASSET, PROMPT, vi.Contrast("noise"), max_new_tokens=2)
+    session.submit().save(tmp_path / "job.json")
+    asked, contrasted = vi.Job.load(tmp_path / "job.json", lmm.backend.server(None)).collect(lmm)
+    assert apart(asked.logits, here.ask(QUESTIONS[0], max_new_tokens=2).logits) < SAME
+    local = tiny.lmm().generate(ASSET, PROMPT, vi.Contrast("noise"), max_new_tokens=2)
+    assert torch.equal(contrasted.ids, local.ids)
+
+
 OF = "logit of 'blue' - 'red' at last"
 GRADIENTS = [
     vi.probes.Gradient(hook, OF, layers="1:3", rows=rows)
