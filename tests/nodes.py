@@ -77,6 +77,10 @@ SIZED = {
     "steered at the old norm": vi.Steer((0.5, -0.5) * (tiny.WIDTH // 2), "1:3", norm="keep"),
     "set dimensions": vi.edits.SetDims((3, 17), 4.0, layers=1),
 }
+NEURONS = {
+    "vision neurons moved": vi.edits.MoveNeurons((3, 17), 2, ":", spare=1),
+    "vision neurons moved by size": vi.edits.MoveNeurons((5,), -1, 1, scale=2.0, by="size"),
+}
 CALIBRATIONS = {
     "calibrated": vi.edits.ACT(0.06, 0.1, layers=":"),
     "calibrated answer": vi.edits.ACT(0.06, 0.1, layers="1:", rows="query generated", heads=(0, 2)),
@@ -125,7 +129,9 @@ PATCHES = {
 FNS = {hook: vi.Fn(hook, grow) for hook in HOOKS}
 IN_PLACE = {f"{hook} in place": vi.Fn(hook, grow_in_place) for hook in HOOKS}
 
-PORTABLE = KNOCKOUTS | HIDDEN | VARS | SIZED | CALIBRATIONS | REPLACED | BY_ROW | SHRINKING
+PORTABLE = (
+    KNOCKOUTS | HIDDEN | VARS | SIZED | NEURONS | CALIBRATIONS | REPLACED | BY_ROW | SHRINKING
+)
 EDITS: dict[str, vi.Edit] = PORTABLE | CONTRASTS | PATCHES | FNS | IN_PLACE
 VALUES: dict[str, vi.Edit] = PORTABLE | CONTRASTS | DROPS
 """The edits that JSON can carry: those that change patterns, and all."""

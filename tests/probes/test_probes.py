@@ -60,9 +60,10 @@ def want(seen, hook, layer):
         return {
             "hook_resid_pre": lambda: seen[vision][0],
             "hook_attn_out": lambda: seen[f"{vision}.self_attn"][1],
+            "mlp.hook_post": lambda: seen[f"{vision}.mlp.fc2"][0],
             "hook_mlp_out": lambda: seen[f"{vision}.mlp"][1],
             "hook_resid_post": lambda: seen[vision][1],
-        }[hook.rpartition(".")[2]]()
+        }[hook.rpartition("}.")[2]]()
 
     def scores():
         left = rotate(q, cos, sin).transpose(1, 2)

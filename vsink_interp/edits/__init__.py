@@ -11,6 +11,7 @@ from .drop_keys import DropKeys as DropKeys
 from .fn import Fn as Fn
 from .hide_keys import HideKeys as HideKeys
 from .knockout import Knockout as Knockout
+from .move_neurons import MoveNeurons as MoveNeurons
 from .patch import Patch as Patch
 from .redistribute import Redistribute as Redistribute
 from .scale_heads import ScaleHeads as ScaleHeads

@@ -4,14 +4,17 @@ Each is one published form, not a reproduction of a result. Settings are those o
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 from ..graph import EditGraph, Layers, TopHeads
 from .act import ACT
 from .contrast import Contrast
 from .knockout import Knockout
+from .move_neurons import MoveNeurons
 from .scale_heads import ScaleHeads
 from .scale_scores import ScaleScores
 from .softmax_register import SoftmaxRegister
+from .vision_register import AddRegister, DropRegister
 
 
 def pai(alpha: float = 0.2, layers: Layers = "2:") -> ScaleScores:
@@ -88,3 +91,30 @@ def icd(
     the whole prompt, system prompt included. The formula on the logits is VCD's.
     """
     return Contrast(prefix=prefix, alpha=alpha, beta=beta)
+
+
+def registers(neurons: Mapping[int, Sequence[int]], to: int | None = None) -> EditGraph:
+    """Test-time registers in the vision encoder (Jiang et al. 2025, arXiv 2506.08010, algorithm 2).
+
+    A token of zeros joins the patches; in every layer named, the highest activation of each
+    register neuron goes to it, and all others are zero; it leaves before the projector, so that the
+    language model sees as many image tokens as before. The token joins behind CLIP's first norm;
+    the released code puts it before, which makes it the bias of that norm (of DINOv2 and SigLIP it
+    is the same). What can be said of initial values in the paper: they hardly matter.
+
+    ```python
+    found = ex.register_neurons(lmm, [image])
+    lmm.generate(image, "What is this?", vi.edits.recipes.registers(found.neurons)).text
+    ```
+
+    **Arguments:**
+
+    - `neurons`: the register neurons by layer of the vision encoder.
+    - `to`: a token that the tower has, instead of a new one: 0 is CLIP's CLS. That is the paper's
+        way of moving outliers within the image. For towers that take no other token (Qwen2-VL,
+        InternVL, Pixtral and others) it is the only one: the patch in question becomes an outlier.
+    """
+    moves = EditGraph(
+        *(MoveNeurons(tuple(own), -1 if to is None else to, at) for at, own in neurons.items())
+    )
+    return AddRegister() | moves | DropRegister() if to is None else moves

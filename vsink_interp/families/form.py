@@ -131,6 +131,7 @@ STREAM_LAYER: LayerTaps = {"hook_resid_pre": Tap("", "input"), "hook_resid_post"
 CLIP_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("self_attn", "first output"),
+    "mlp.hook_post": Tap("mlp.fc2", "input"),
     "hook_mlp_out": Tap("mlp", "output"),
     "hook_resid_post": Tap("", "output"),
 }
@@ -139,10 +140,17 @@ CLIP_LAYER: LayerTaps = {
 PACKED_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input", shape="q d"),
     "hook_attn_out": Tap("attn", "output", shape="q d"),
+    "mlp.hook_post": Tap("mlp.fc2", "input", shape="q d"),
     "hook_mlp_out": Tap("mlp", "output", shape="q d"),
     "hook_resid_post": Tap("", "output", shape="q d"),
 }
 """A vision layer that takes all images as one row of patches: Qwen2-VL and its successors."""
+
+GATED_PACKED_LAYER: LayerTaps = {
+    **PACKED_LAYER,
+    "mlp.hook_post": Tap("mlp.down_proj", "input", shape="q d"),
+}
+"""The same with a gated MLP: Qwen2.5-VL and GLM-4.1V."""
 
 
 @final

@@ -26,6 +26,7 @@ TOKENS = {
 GEMMA4_VISION_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("post_attention_layernorm", "output"),
+    "mlp.hook_post": Tap("mlp.down_proj", "input"),
     "hook_mlp_out": Tap("post_feedforward_layernorm", "output"),
     "hook_resid_post": Tap("", "output"),
 }

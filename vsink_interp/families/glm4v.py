@@ -6,7 +6,7 @@ A convolution merges patches two by two before the projector, which gets one row
 from dataclasses import replace
 from typing import Any
 
-from .form import LLAMA_LAYER, LayerTaps, Tap
+from .form import GATED_PACKED_LAYER, LLAMA_LAYER, LayerTaps, Tap
 from .qwen2_vl import MROPE, QWEN2_VL, TOWER
 
 MARKER = "<|image|>"
@@ -59,6 +59,7 @@ GLM4V = replace(
     video=None,
     model_types=("glm4v",),
     layer_taps=GLM4_LAYER,
+    vision_taps=GATED_PACKED_LAYER,
     merged="",
     marker=MARKER,
     placeholder=f"<|begin_of_image|>{MARKER}<|end_of_image|>",

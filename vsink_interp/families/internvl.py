@@ -6,7 +6,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..tokens import ImageSpan, View
-from .form import STREAM_LAYER, Family, tiled, whole_image
+from .form import STREAM_LAYER, Family, Tap, tiled, whole_image
 
 WHY = "it is scaled after its module, so no module holds what it adds"
 
@@ -76,7 +76,7 @@ INTERNVL = Family(
     model_types=("internvl",),
     decoder="model.language_model",
     vision_layers="model.vision_tower.encoder.layer",
-    vision_taps=STREAM_LAYER,
+    vision_taps={**STREAM_LAYER, "mlp.hook_post": Tap("mlp.fc2", "input")},
     refused={
         "vision_encoder.blocks.{layer}.hook_attn_out": WHY,
         "vision_encoder.blocks.{layer}.hook_mlp_out": WHY,

@@ -13,6 +13,7 @@ from .form import Family, LayerTaps, Tap, whole_image
 PIXTRAL_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("attention", "first output"),
+    "mlp.hook_post": Tap("feed_forward.down_proj", "input"),
     "hook_mlp_out": Tap("feed_forward", "output"),
     "hook_resid_post": Tap("", "output"),
 }

@@ -14,6 +14,7 @@ MARKS = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
 OVIS2_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("attention", "first output"),
+    "mlp.hook_post": Tap("ffn.down_proj", "input"),
     "hook_mlp_out": Tap("ffn", "output"),
     "hook_resid_post": Tap("", "output"),
 }

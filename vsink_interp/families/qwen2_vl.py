@@ -8,7 +8,7 @@ import torch
 from PIL.Image import Image
 
 from ..tokens import ImageSpan
-from .form import PACKED_LAYER, Family, Filmed, VideoForm, whole_image
+from .form import GATED_PACKED_LAYER, PACKED_LAYER, Family, Filmed, VideoForm, whole_image
 
 MARKER = "<|image_pad|>"
 MARKS = ("<|vision_start|>", MARKER, "<|vision_end|>", "<|video_pad|>")
@@ -132,6 +132,7 @@ QWEN2_5_VL = replace(
     QWEN2_VL,
     name="Qwen2.5-VL",
     model_types=("qwen2_5_vl",),
+    vision_taps=GATED_PACKED_LAYER,
     tiny=tiny_2_5,
     video=replace(VIDEO, film=film_timed),
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .qwen2_vl import MROPE, QWEN2_VL, TOWER, tiny_kind
-from .qwen3_vl import STAMPED
+from .qwen3_vl import QWEN3_VISION_LAYER, STAMPED
 
 ANSWERS = tuple(
     f"<|im_start|>assistant\n{thought}" for thought in ("<think>\n\n</think>\n\n", "<think>\n")
@@ -35,6 +35,7 @@ QWEN3_5 = replace(
     QWEN2_VL,
     name="Qwen3.5",
     video=STAMPED,
+    vision_taps=QWEN3_VISION_LAYER,
     model_types=("qwen3_5", "qwen3_5_moe"),
     role_markers=(*ANSWERS, *QWEN2_VL.role_markers),
     tiny=tiny,

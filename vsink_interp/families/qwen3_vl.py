@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .form import Filmed
+from .form import PACKED_LAYER, Filmed, LayerTaps, Tap
 from .qwen2_vl import MARKS, MROPE, QWEN2_VL, TOWER, VIDEO, VIDEO_MARKER, film, tiny_kind
 
 VIDEO_PIXELS = (4096, 25165824)
@@ -53,6 +53,16 @@ def tiny() -> tuple[Any, Any]:
     return tiny_kind("Qwen3VL", {**TOWER, **own, "depth": 3}, head_dim=16, rope_parameters=rope)
 
 
+QWEN3_VISION_LAYER: LayerTaps = {
+    **PACKED_LAYER,
+    "mlp.hook_post": Tap("mlp.linear_fc2", "input", shape="q d"),
+}
+
 QWEN3_VL = replace(
-    QWEN2_VL, name="Qwen3-VL", video=STAMPED, model_types=("qwen3_vl", "qwen3_vl_moe"), tiny=tiny
+    QWEN2_VL,
+    name="Qwen3-VL",
+    video=STAMPED,
+    model_types=("qwen3_vl", "qwen3_vl_moe"),
+    vision_taps=QWEN3_VISION_LAYER,
+    tiny=tiny,
 )

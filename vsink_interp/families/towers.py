@@ -10,6 +10,7 @@ from .infer import unseen
 SCALED_LAYER: LayerTaps = {
     "hook_resid_pre": Tap("", "input"),
     "hook_attn_out": Tap("layer_scale1", "output"),
+    "mlp.hook_post": Tap("mlp.fc2", "input"),
     "hook_mlp_out": Tap("layer_scale2", "output"),
     "hook_resid_post": Tap("", "output"),
 }
@@ -17,14 +18,17 @@ SCALED_LAYER: LayerTaps = {
 
 PLACES: Final = ("encoder.layers", "encoder.layer", "layers", "model.layer", "model.layers")
 """Where the layers of a tower of patches of one size lie, below the tower."""
+FREE: Final = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers")
+"""Towers whose layers take any number of tokens: no positions, windows or masks of their own."""
 _TOWER: Final = "model.vision_tower"
+NEURONS: Final = "mlp.hook_post"
 
 
 def with_tower(family: Family, modules: Mapping[str, Any]) -> Family | None:
     """A family whose models may have other towers, with that of this model.
 
     Of layers built like CLIP's or DINOv2's all hook points are offered, of others the residual
-    stream; of stages that merge patches, none.
+    stream and the neurons of an MLP; of stages that merge patches, none.
 
     **Returns:** None for a tower that is not known.
     """
@@ -35,13 +39,31 @@ def with_tower(family: Family, modules: Mapping[str, Any]) -> Family | None:
             return replace(family, vision_layers="", refused=refused)
         if f"{path}.0" in modules:
             taps = _taps(modules, f"{path}.0")
-            same = path == family.vision_layers and taps is family.vision_taps
+            same = path == family.vision_layers and taps == family.vision_taps
             return family if same else replace(family, vision_layers=path, vision_taps=taps)
     return None
 
 
 def _taps(modules: Mapping[str, Any], layer: str) -> LayerTaps:
-    if {f"{layer}.layer_scale1", f"{layer}.layer_scale2"} <= modules.keys():
-        return SCALED_LAYER
     built = {f"{layer}.self_attn", f"{layer}.mlp"} <= modules.keys()
-    return CLIP_LAYER if built else STREAM_LAYER
+    taps = CLIP_LAYER if built else STREAM_LAYER
+    if {f"{layer}.layer_scale1", f"{layer}.layer_scale2"} <= modules.keys():
+        taps = SCALED_LAYER
+    # The last linear map of an MLP takes its neurons.
+    ends = [end for end in ("mlp.fc2", "mlp.down_proj") if f"{layer}.{end}" in modules]
+    return {**taps, NEURONS: Tap(ends[0], "input")} if ends else taps
+
+
+def why_no_register(config: Any, family: Family) -> str:
+    """Why no token can be added behind the patches of a tower; empty if one can.
+
+    One can where the tower's layers take any number of tokens, and the projector the patches as
+    they come, so that the token can be taken away before it.
+    """
+    kind = getattr(getattr(config, "vision_config", None), "model_type", "no vision encoder")
+    if family.inferred or kind not in FREE:
+        return (
+            f"{kind} in {family.name} may have positions, windows or masks for its own number of "
+            f"patches, or reorder them before the projector. It is known of {', '.join(FREE)}"
+        )
+    return ""

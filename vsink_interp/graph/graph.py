@@ -45,7 +45,8 @@ class Edges:
 class Sizes:
     """The sizes of a model: layers, query heads, width of the residual stream, key heads.
 
-    `learned_sinks` are the layers whose softmax has a learned sink for every head.
+    `learned_sinks` are the layers whose softmax has a learned sink for every head; `no_register`
+    says why no token can be added to the patches of the vision encoder, if none can.
     """
 
     n_layers: int
@@ -53,6 +54,7 @@ class Sizes:
     d_model: int
     n_kv_heads: int = 0
     learned_sinks: tuple[int, ...] = ()
+    no_register: str = ""
 
 
 TokenOf: TypeAlias = Callable[[str | int], int]
@@ -131,6 +133,11 @@ class Node(ABC):
     @property
     def needs_gradient(self) -> bool:
         """Whether it takes part in a backward pass."""
+        return False
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether what it returns has another number of patches than what it was given."""
         return False
 
     @property

@@ -70,6 +70,13 @@ HOOKS: tuple[HookPoint, ...] = (
         phases=("prefill",),
     ),
     _row(
+        "mlp.hook_post",
+        "image patch d_mlp",
+        "neurons of a vision layer's MLP: after the activation, gated where it is",
+        stack=_TOWER,
+        phases=("prefill",),
+    ),
+    _row(
         "hook_mlp_out", _VISION, "what a vision layer's MLP adds", stack=_TOWER, phases=("prefill",)
     ),
     _row(

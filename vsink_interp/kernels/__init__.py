@@ -33,6 +33,7 @@ from .measure import (
     output_gram as output_gram,
     value_norms as value_norms,
 )
+from .neurons import move_neurons as move_neurons
 from .patterns import (
     copy_head as copy_head,
     move_mass as move_mass,

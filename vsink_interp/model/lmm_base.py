@@ -9,7 +9,7 @@ import torch
 
 from ..engine import HookedModel
 from ..errors import CapabilityError, NotationError, unknown
-from ..families import FAMILIES, Family, family_of, load_processor
+from ..families import FAMILIES, Family, family_of, load_processor, why_no_register
 from ..graph import EditGraph, Graphlike, Sizes, as_graph, resolve_layers, split_hook
 from ..graph.plan import Plan, plan
 from ..remote import Hosted
@@ -280,6 +280,7 @@ class LMMBase:
             self.d_model,
             self.hooked.n_heads["kv_head"],
             self.hooked.learned_sinks,
+            why_no_register(self.hooked.hf_model.config, self.hooked.family),
         )
 
     def plan(self, graph: Graphlike) -> Plan:

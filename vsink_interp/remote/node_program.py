@@ -328,12 +328,12 @@ class Programs:
         }
 
     def _layer_sizes(self, point: HookPoint, layer: int | None) -> dict[str, int]:
-        """The sizes in which decoder layers may differ: those of heads and of the MLP."""
-        if layer is None or point.stack != "blocks":
+        """The sizes in which layers may differ: those of heads and of the MLP."""
+        if layer is None:
             return {}
-        sizes = dict(self.hooked.head_sizes[layer])
+        sizes = dict(self.hooked.head_sizes[layer]) if point.stack == "blocks" else {}
         if "d_mlp" in point.axes:
-            tap = self.hooked.family.tap("blocks.{layer}.mlp.hook_post", layer)
+            tap = self.hooked.family.tap(f"{point.stack}.{{layer}}.mlp.hook_post", layer)
             down: Any = self.hooked.hf_model.get_submodule(tap.module)
             sizes["d_mlp"] = down.in_features
         return sizes
