@@ -60,6 +60,7 @@ OF_ONE_IMAGE = {
     ex.ImageAttribution: lambda lmm, **o: ex.integrated_gradients(
         lmm, IMAGE, ASKED, "white", steps=2, **o
     ),
+    ex.RegisterNeurons: lambda lmm, **o: ex.register_neurons(lmm, [IMAGE], norm=10.0, n=4, **o),
     ex.VisionSinks: lambda lmm, **o: ex.vision_sinks(lmm, IMAGE, ASKED, **o),
 }
 MADE = OVER_CASES | OF_ONE_IMAGE

@@ -23,6 +23,8 @@ GATED = {"Qwen3.5"}
 """Families whose queries come with a gate beside them: hook_q of theirs holds both."""
 LINEAR = "linear_attn.hook_out"
 """Their name of what linear attention adds."""
+NEURONS = "mlp.hook_post"
+"""What its vision layers have in no family that is known."""
 ABSENT = ("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_result")
 """What it has no hook point for there."""
 
@@ -78,6 +80,8 @@ def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
         other = theirs_of(theirs, name, key)
         if key == "hook_embed":
             continue  # ours is what enters layer 0
+        if other is None and key.startswith("vision") and key.endswith(NEURONS):
+            continue
         if name in WHOLE_TOWER and key.startswith("vision_encoder.blocks"):
             assert other is None, f"{key}: take {name} out of WHOLE_TOWER"
             continue

@@ -37,8 +37,9 @@ def test_names_shapes_and_values_are_transformer_lens_s(bridge):
     depth = {None: [None], "blocks": range(tiny.LAYERS), "vision_encoder.blocks": range(2)}
     compared = 0
     for point in vi.HOOKS:
-        if point.template not in lmm.hooks or point.template == "hook_embed":
-            continue
+        neurons = point.stack == "vision_encoder.blocks" and point.name == "mlp.hook_post"
+        if point.template not in lmm.hooks or point.template == "hook_embed" or neurons:
+            continue  # its vision layers have no hook at their neurons
         for layer in depth[point.stack]:
             name = point.at(layer)
             mine, other = ours[name], theirs[theirs_of(name)]

@@ -10,10 +10,14 @@ from tests import tiny
 from tests.edits.test_own import Shrink
 from tests.nodes import ACTIVATIONS, CONTRASTS, DROPS, EDITS, PROBES, apart, real
 from tests.remote.conftest import SAME, same_records
+from vsink_interp.edits import recipes
 from vsink_interp.kernels import cut
 from vsink_interp.remote.client import Submitting
 
-OWN = {"an edit of one's own": Shrink(0.5, "1:3")}
+OWN = {
+    "an edit of one's own": Shrink(0.5, "1:3"),
+    "a register in the vision encoder": recipes.registers({1: (3, 17)}),
+}
 LOOKED_AT = {
     "what is left of a dropped image": vi.probes.Activation("attn.hook_attn_scores")
     | vi.DropKeys("image[0]", "1:3")

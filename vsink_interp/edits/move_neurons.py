@@ -23,7 +23,7 @@ class MoveNeurons(Edit):
     an added token; `experiments.register_neurons` finds the neurons.
 
     ```python
-    moved = vi.MoveNeurons((3, 17), 0, layers=1)      # to the first of the tower's tokens: CLIP's CLS
+    moved = vi.MoveNeurons((3, 17), 0, layers=1)      # to the first of the tower: CLIP's CLS
     run = lmm.run(image, "What is this?", moved)
     ```
 
@@ -40,8 +40,8 @@ class MoveNeurons(Edit):
         (CLS) as in the released code.
 
     **Raises:** `NotationError` for a neuron that the MLP lacks, or another `by`. When run:
-    `LayoutError` without an image, and for several images that the tower takes as one row of patches
-    (Qwen2-VL and its successors): one's maximum would be moved into another.
+    `LayoutError` without an image, and for several images that the tower takes as one row of
+    patches (Qwen2-VL and its successors): one's maximum would be moved into another.
     """
 
     hook: ClassVar[str] = "vision_encoder.blocks.{layer}.mlp.hook_post"

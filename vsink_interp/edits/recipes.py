@@ -103,7 +103,7 @@ def registers(neurons: Mapping[int, Sequence[int]], to: int | None = None) -> Ed
     is the same). What can be said of initial values in the paper: they hardly matter.
 
     ```python
-    found = ex.register_neurons(lmm, [image])
+    found = ex.register_neurons(lmm, [image], norm=10.0)
     lmm.generate(image, "What is this?", vi.edits.recipes.registers(found.neurons)).text
     ```
 

@@ -1,7 +1,7 @@
 """A token beside the patches of the vision encoder: put in before its first layer, and out again.
 
-Both are parts of `recipes.registers`; one without the other leaves the language model a wrong number
-of image tokens, and raises.
+Both are parts of `recipes.registers`; one without the other leaves the language model a wrong
+number of image tokens, and raises.
 """
 
 from dataclasses import dataclass

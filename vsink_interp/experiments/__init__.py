@@ -48,6 +48,10 @@ from .object_masks import ObjectMasks as ObjectMasks
 from .overlays import WordMaps as WordMaps, word_maps as word_maps
 from .patching import PatchSweep as PatchSweep, patching as patching
 from .query_only import QueryOnly as QueryOnly, query_only as query_only
+from .register_neurons import (
+    RegisterNeurons as RegisterNeurons,
+    register_neurons as register_neurons,
+)
 from .segment_mass import (
     SegmentShares as SegmentShares,
     segment_mass as segment_mass,

@@ -259,6 +259,8 @@ class Programs:
             **self._sizes(len(rows), whole.stop, shape_number),
             **self._layer_sizes(point, layer),
         }
+        if "image" in point.axes:
+            sizes["image"] = self._fewest(point, layer) + shape_number
 
         def act(recorder: Recorder) -> Tensor:
             return self._act(node, point, layer, rows, whole, sizes, recorder)
@@ -323,9 +325,15 @@ class Programs:
             "vocab": config.vocab_size,
             "d_vision": getattr(vision, "hidden_size", 16),
             # Not known before the run: two different guesses, of which nothing may depend.
-            "image": 1 + shape_number,
             "patch": 5 + 2 * shape_number,
         }
+
+    def _fewest(self, point: HookPoint, layer: int | None) -> int:
+        """How many rows images have at least: one each, unless all are in one row of patches."""
+        family = self.hooked.family
+        if "q d" in (family.tap(point.template, layer).shape, family.projected):
+            return 1
+        return max(1, sum(map(len, self.run_state.masks.layout.images)))
 
     def _layer_sizes(self, point: HookPoint, layer: int | None) -> dict[str, int]:
         """The sizes in which layers may differ: those of heads and of the MLP."""
