@@ -32,18 +32,26 @@ IMAGES = [tiny.image(seed) for seed in (3, 5)]
 
 def plainly(model, images):
     """Algorithm 1 by hand: mean over images of the mean activation at outliers, layer 0."""
-    found = []
+    found, seen = [], {}
+    layers = model.hf_model.model.vision_tower.encoder.layers
+
+    def keep_neurons(_, args):
+        seen["neurons"] = args[0]
+
+    def keep_output(_, args, out):
+        del args
+        seen["out"] = out[0] if isinstance(out, tuple) else out
+
     for image in images:
-        seen, layers = {}, model.hf_model.model.vision_tower.encoder.layers
         handles = [
-            layers[0].mlp.fc2.register_forward_pre_hook(lambda _, a: seen.update(neurons=a[0])),
-            layers[1].register_forward_hook(lambda _, a, out: seen.update(out=out)),
+            layers[0].mlp.fc2.register_forward_pre_hook(keep_neurons),
+            layers[1].register_forward_hook(keep_output),
         ]
         with torch.no_grad():
             model.hf_model(**model.encode(image, "count").inputs)
         for handle in handles:
             handle.remove()
-        out = seen["out"][0] if isinstance(seen["out"], tuple) else seen["out"]
+        out = seen["out"]
         norms = out.reshape(-1, out.shape[-1])[1:].norm(dim=-1).numpy()
         found.append((seen["neurons"][0, 1:].numpy(), norms))
     return found

@@ -27,8 +27,8 @@ class _Register(Edit):
     def fit(self, sizes: Sizes) -> None:
         if sizes.no_register:
             raise CapabilityError(
-                f"no token can be added to the patches of this vision encoder: {sizes.no_register}. "
-                "Move neurons into a token that it has: recipes.registers(neurons, to=0)"
+                f"no token can be added to the patches of this vision encoder: {sizes.no_register}."
+                " Move neurons into a token that it has: recipes.registers(neurons, to=0)"
             )
 
 

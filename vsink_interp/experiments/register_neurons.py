@@ -32,8 +32,8 @@ class RegisterNeurons(Result):
     **Attributes:**
 
     - `chosen`: layer and number of each neuron.
-    - `at_outliers`, `elsewhere`: its mean activation at outlier patches and at the others, mean over
-        images.
+    - `at_outliers`, `elsewhere`: its mean activation at outlier patches and at the others, mean
+        over images.
     - `n_outliers`: of each image.
     - `norm`: the largest norm of a patch of each image, over the median of its patches.
     - `layers`: the layers that were searched.
@@ -99,7 +99,7 @@ def register_neurons(
 
     Jiang et al. (2025), arXiv 2506.08010, algorithm 1: avg[l, n] is the mean over images of the
     mean activation of neuron n of layer l at the image's outliers; the `n` largest are returned.
-    Outliers are patches whose norm leaving the last layer is large. Images without any do not count.
+    Outliers are patches of a large norm behind the last layer; images without any are left out.
 
     ```python
     found = ex.register_neurons(lmm, [image], norm=10.0)
@@ -114,8 +114,8 @@ def register_neurons(
         stand out (the paper's `top_layer`).
     - `norm`: the least norm of an outlier; by default three standard deviations above the mean of
         the image's patches. The paper takes 75 for OpenCLIP.
-    - `spare`: how many tokens the tower puts before the patches (CLS, registers), which are none; by
-        default those that do not go into the projector.
+    - `spare`: how many tokens the tower puts before the patches (CLS, registers), which are none;
+        by default those that do not go into the projector.
     - `tick`: called in the place of a progress bar, after every image.
 
     **Raises:** `LayoutError` if no image has an outlier; `CapabilityError` if the model does not

@@ -19,8 +19,8 @@ from .overview import overview as overview
 from .patching import patching as patching
 from .patterns import attention_patterns as attention_patterns
 from .query_only import query_only as query_only
-from .report import report as report
 from .register_neurons import register_neurons as register_neurons
+from .report import report as report
 from .reproduction import reproduction as reproduction
 from .segments import segment_mass as segment_mass
 from .sinks import (
