@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFilter
 
 import vsink_interp as vi
 from tests import tiny
@@ -15,8 +16,21 @@ def ids(*words):
     return tiny.tokenizer().convert_tokens_to_ids(list(words))
 
 
-def by_autograd(steps, baseline, *words, encoding=None):
-    """Integrated gradients at the input of the first layer of the plain model."""
+def middles(steps):
+    return [((step + 0.5) / steps, 1 / steps) for step in range(steps)]
+
+
+def trapezoids(nodes):
+    """Each node with half of the parts on both of its sides."""
+    edges = [nodes[0], *nodes, nodes[-1]]
+    return [(edges[i], (edges[i + 1] - edges[i - 1]) / 2) for i in range(1, len(nodes) + 1)]
+
+
+def by_autograd(nodes, baseline, *words, encoding=None):
+    """Integrated gradients at the input of the first layer of the plain model.
+
+    `nodes` are places on the way and their weights, `baseline` a name or the tokens themselves.
+    """
     model, encoding = tiny.lmm(attention="eager").hf_model, encoding or tiny.encode()
     image = encoding.layout.mask("image[0]")[0]
     ends = {}
@@ -25,7 +39,8 @@ def by_autograd(steps, baseline, *words, encoding=None):
         def put(_, args):
             value = args[0].detach().clone()
             own = value[:, image]
-            base = own.mean(1, keepdim=True) if baseline == "mean" else torch.zeros_like(own)
+            named = {"mean": own.mean(1, keepdim=True), "zero": torch.zeros_like(own)}
+            base = named[baseline] if isinstance(baseline, str) else baseline
             moved = (base + share * (own - base)).requires_grad_(True)
             ends.update(own=own, base=base, moved=moved)
             value[:, image] = moved
@@ -38,10 +53,9 @@ def by_autograd(steps, baseline, *words, encoding=None):
         return found[0] - sum(found[1:])
 
     total = 0
-    for step in range(steps):
-        target = logit((step + 0.5) / steps)
-        total = total + torch.autograd.grad(target, ends["moved"])[0]
-    values = ((ends["own"] - ends["base"]) * total / steps).sum(-1)[0]
+    for node, weight in nodes:
+        total = total + weight * torch.autograd.grad(logit(node), ends["moved"])[0]
+    values = ((ends["own"] - ends["base"]) * total).sum(-1)[0]
     with torch.no_grad():
         reached = float(logit(1.0) - logit(0.0))
     return values.double().numpy(), reached
@@ -54,11 +68,53 @@ def test_integrated_gradients(baseline):
         tiny.lmm(), IMAGE, QUESTION, "red", against="blue", steps=3, baseline=baseline,
         tick=lambda done, total: ticks.append((done, total)),
     )  # fmt: skip
-    values, reached = by_autograd(3, baseline, "red", "blue")
+    values, reached = by_autograd(middles(3), baseline, "red", "blue")
     np.testing.assert_allclose(found.values, values, atol=1e-4)
     assert found.reached == pytest.approx(reached, abs=1e-4)
     assert (found.word, found.against, len(found.values)) == ("red", "blue", tiny.N_IMAGE)
     assert ticks == [(1, 3), (2, 3), (3, 3)]
+
+
+def entering(image):
+    """The image tokens as they enter the first layer of the plain model."""
+    seen, encoding = [], tiny.lmm().encode(image, QUESTION)
+    model = tiny.lmm(attention="eager").hf_model
+    layer = model.model.language_model.layers[0]
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(**encoding.inputs)
+    hook.remove()
+    return seen[0][:, encoding.layout.mask("image")[0]]
+
+
+def test_steps_go_where_the_logit_moves_until_the_parts_add_up():
+    ticks = []
+    found = ex.integrated_gradients(
+        tiny.lmm(), IMAGE, QUESTION, "red", gap=0.01, tick=lambda done, _: ticks.append(done)
+    )
+    values, reached = by_autograd(trapezoids(found.nodes.tolist()), "mean", "red")
+    np.testing.assert_allclose(found.values, values, atol=1e-4)
+    assert found.reached == pytest.approx(reached, abs=1e-4)
+    assert found.gap <= 0.01
+    assert "at most 1.0% was asked for" in str(found)
+    parts = np.diff(found.nodes)
+    assert ticks == [*range(1, len(found.nodes) + 1)]
+    assert found.nodes[0] == 0
+    assert found.nodes[-1] == 1
+    assert parts.max() > parts.min()
+    few = ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", gap=1e-9, most=11)
+    assert len(few.nodes) == 11
+    assert "in 11 steps: the most that were allowed" in str(few)
+
+
+def test_the_way_may_begin_at_another_image():
+    blurred = IMAGE.filter(ImageFilter.GaussianBlur(6))
+    values, reached = by_autograd(middles(2), entering(blurred), "red")
+    found = ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", steps=2, baseline=blurred)
+    np.testing.assert_allclose(found.values, values, atol=1e-4)
+    assert found.reached == pytest.approx(reached, abs=1e-4)
+    other, _ = by_autograd(middles(2), "mean", "red")
+    assert np.abs(values - other).max() > 1e-2
 
 
 def test_they_add_up_with_many_steps():
@@ -75,7 +131,7 @@ def test_of_a_later_word_and_of_the_first_of_several_images():
     lmm, after = tiny.lmm(), "a big"
     encoding = lmm.encode(images, text)
     longer = lmm.encode([images], [f"{encoding.prompts[0]} {after}"], chat=False)
-    values, reached = by_autograd(2, "mean", "disc", encoding=longer)
+    values, reached = by_autograd(middles(2), "mean", "disc", encoding=longer)
     found = ex.integrated_gradients(lmm, images, text, "disc", after=after, steps=2)
     np.testing.assert_allclose(found.values, values, atol=1e-4)
     assert found.reached == pytest.approx(reached, abs=1e-4)
@@ -115,7 +171,12 @@ def test_by_default_it_is_of_the_models_own_word_and_through_edits():
 
 
 def test_what_cannot_be_attributed_is_refused():
-    for more, words in (({"steps": 0}, "at least one"), ({"baseline": "black"}, "mean")):
+    for more, words in (
+        ({"steps": 0}, "at least one"),
+        ({"steps": "many"}, "'auto'"),
+        ({"most": 3}, "at least 9 passes"),
+        ({"baseline": "black"}, "mean"),
+    ):
         with pytest.raises(vi.InputError, match=words):
             ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, **more)
     with pytest.raises(vi.InputError, match="not one token"):

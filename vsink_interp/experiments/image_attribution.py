@@ -1,8 +1,8 @@
 """Image tokens that a word of the answer depends on: integrated gradients, gradient x attention."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, final
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from ..tokens import ImageSpan
 from .provenance import with_provenance
 
 BASELINES = ("mean", "zero")
+Baseline: TypeAlias = Literal["mean", "zero"] | ImageInput
+FIRST = 9
+"""With how many nodes the way begins, if their number is not given."""
 PATTERN = "attn.hook_pattern"
 
 
@@ -39,6 +42,8 @@ class ImageAttribution(Result):
         token speaks against the word.
     - `reached`: what integrated gradients should add up to: the logit (difference) with the image,
         less that at the baseline. NaN for the other method.
+    - `nodes`: where on the way the gradients were taken, 0 at the baseline and 1 at the image.
+    - `stopped`: why no more of them were; empty where their number was given.
     """
 
     figure: ClassVar[str] = "image_attribution"
@@ -51,10 +56,12 @@ class ImageAttribution(Result):
     method: str
     values: Float[np.ndarray, " token"]
     reached: float = float("nan")
+    nodes: Float[np.ndarray, " node"] = field(default_factory=lambda: np.zeros(0))
+    stopped: str = ""
 
     @property
     def gap(self) -> float:
-        """The share of `reached` by which the values miss it; with more `steps` it goes to zero.
+        """The share of `reached` by which the values miss it; with more steps it goes to zero.
 
         It does not where the model reads the image by other ways than the image tokens that enter
         its first layer, as Qwen3-VL does.
@@ -64,7 +71,10 @@ class ImageAttribution(Result):
     def __str__(self) -> str:
         """The word, the method and what the values add up to, in one line."""
         against = "" if self.against is None else f" - {self.against!r}"
-        end = "" if np.isnan(self.reached) else f", of {self.reached:.2f} (gap {self.gap:.1%})"
+        end = ""
+        if not np.isnan(self.reached):
+            why = f": {self.stopped}" if self.stopped else ""
+            end = f", of {self.reached:.2f} (gap {self.gap:.1%} in {len(self.nodes)} steps{why})"
         return (
             f"{self.method} of {self.word!r}{against} over {len(self.values)} image tokens: "
             f"sum {self.values.sum():.2f}{end}"
@@ -72,22 +82,21 @@ class ImageAttribution(Result):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Toward(Edit):
     """The first image on the way from a baseline to itself, where it enters the first layer."""
 
     share: float
-    baseline: str
+    base: Float[Tensor, "token d_model"] = field(repr=False)
     hook: ClassVar[str] = "hook_resid_pre"
     layers: int = field(default=0)
 
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
-        image = site.queries("image[0]")[..., None]
-        base = torch.zeros_like(value)
-        if self.baseline == "mean":
-            base = (value * image).sum(1, keepdim=True) / image.sum(1, keepdim=True)
-        return torch.where(image, base + self.share * (value - base), value)
+        image, moved = site.queries("image[0]"), value.clone()
+        base = self.base.to(value)
+        moved[image] = base + self.share * (value[image] - base)
+        return moved
 
 
 @with_provenance
@@ -99,23 +108,30 @@ def integrated_gradients(
     *,
     against: str | int | None = None,
     after: str = "",
-    steps: int = 16,
-    baseline: str = "mean",
+    steps: int | str = "auto",
+    gap: float = 0.05,
+    most: int = 256,
+    baseline: Baseline = "mean",
     graph: Graphlike = None,
     tick: Tick | None = None,
 ) -> ImageAttribution:
     """Integrated gradients of a word's logit over the image tokens that enter the language model.
 
     Sundararajan et al. (2017), arXiv 1703.01365: the difference of each token from a baseline,
-    times the gradient averaged over the straight way between them (at the middles of `steps`
-    parts). The values add up to what the image adds to the logit over the baseline; how nearly is
-    in the result, as `gap`. Look at it first: while it is large, the values say little. Where the
-    logit jumps on the way, as where sinks form all at once, it takes hundreds of steps to close.
+    times the gradient averaged over the straight way between them. The values add up to what the
+    image adds to the logit over the baseline; how nearly is in the result, as `gap`. Look at it
+    first: while it is large, the values say little.
+
+    The logit jumps on the way where sinks form all at once, and equal steps close the gap slowly.
+    By default steps go where they are needed: each pass gives the logit as well as its gradient, so
+    every part of the way is known to add up or not (trapezoids), and those that do not are halved.
+    A number of steps takes the middles of as many equal parts.
+
     Of several images the first alone is on the way, and the others are as they are.
 
     ```python
-    found = ex.integrated_gradients(lmm, image, "what color is the circle?", steps=8)
-    print(found, found.gap)
+    found = ex.integrated_gradients(lmm, image, "what color is the circle?", most=24)
+    print(found, found.gap)                                       # says which it was, gap or most
     ```
 
     **Arguments:**
@@ -123,31 +139,122 @@ def integrated_gradients(
     - `word`: a word of one token, or an id; by default the model's own next token.
     - `against`: another word, whose logit is subtracted.
     - `after`: what the answer says before the word; nothing by default.
-    - `steps`: how many forward and backward passes.
-    - `baseline`: `"mean"`, an image of which every token is the mean of its tokens, or `"zero"`.
+    - `steps`: how many forward and backward passes; `"auto"` takes as many as are needed.
+    - `gap`: with `"auto"`, the share of the whole by which the parts may miss it together.
+    - `most`: with `"auto"`, the most passes, 9 at least.
+    - `baseline`: `"mean"`, an image of which every token is the mean of its tokens; `"zero"`; or
+        another image of as many tokens, such as a blurred one.
     - `graph`: edits that act in every pass.
     - `tick`: called in the place of a progress bar, after every step.
 
     **Raises:** `LayoutError` without an image; `InputError` for fewer than one step, another
     baseline, or a word that is not one token.
     """
-    if baseline not in BASELINES:
-        raise InputError(unknown("baseline", baseline, BASELINES))
-    if steps < 1:
-        raise InputError(f"steps={steps}: at least one step")
+    _refuse_steps(steps, gap, most)
     asked = _Asked.of(lmm, image, prompt, after, word, against, as_graph(graph))
-    slope = Gradient("hook_resid_pre", of=asked.of_logit, layers=0, rows="image[0]")
-    ends = [asked.run(_Toward(share, baseline)) for share in (0.0, 1.0)]
-    entering, tell, total = asked.entering(), shown(tick, "steps"), torch.zeros(())
-    for step in range(steps):
-        run = asked.run(_Toward((step + 0.5) / steps, baseline) | slope)
-        total = total + run[slope].values[0, 0].double()
-        tell(step + 1, steps)
-    base = torch.zeros(()) if baseline == "zero" else entering.mean(0)
-    own = _of_first(asked.encoding, total / steps)
-    values = (own * (entering - base)).sum(-1).numpy()
-    reached = asked.logit(ends[1]) - asked.logit(ends[0])
-    return asked.result("integrated gradients", values, reached)
+    way = _Way(asked, asked.entering(), _base(asked, baseline))
+    tell = shown(tick, "steps")
+    if isinstance(steps, int):
+        nodes = [(step + 0.5) / steps for step in range(steps)]
+        for number, node in enumerate(nodes):
+            way.go(node)
+            tell(number + 1, steps)
+        values, stopped = sum(way.found[node][1] for node in nodes) / steps, ""
+        reached = way.logit(1.0) - way.logit(0.0)
+    else:
+        stopped = _refine(way, gap, most, tell)
+        nodes = sorted(way.found)
+        values, reached = way.trapezoids().sum(0), way.logit(1.0) - way.logit(0.0)
+    return replace(
+        asked.result("integrated gradients", values, reached),
+        nodes=np.array(nodes),
+        stopped=stopped,
+    )
+
+
+def _refuse_steps(steps: int | str, gap: float, most: int) -> None:
+    if isinstance(steps, str) and steps != "auto":
+        raise InputError(f"steps={steps!r}: a number of steps, or 'auto'")
+    if isinstance(steps, int) and steps < 1:
+        raise InputError(f"steps={steps}: at least one step")
+    if gap <= 0 or most < FIRST:
+        raise InputError(f"gap={gap}, most={most}: a share above 0, and at least {FIRST} passes")
+
+
+def _base(asked: "_Asked", baseline: Baseline) -> Float[Tensor, "token d_model"]:
+    """The tokens from which the way begins.
+
+    **Raises:** `InputError` for an unknown name, or an image of another number of tokens.
+    """
+    own = asked.entering()
+    if isinstance(baseline, str) and baseline in BASELINES:
+        return torch.zeros_like(own) if baseline == "zero" else own.mean(0).expand_as(own)
+    if isinstance(baseline, str):
+        raise InputError(unknown("baseline", baseline, BASELINES) + ", or an image")
+    other = asked.showing(baseline).entering()
+    if other.shape != own.shape:
+        raise InputError(
+            f"the baseline is an image of {len(other)} tokens, and the image has {len(own)}: give "
+            "one of the same size in pixels"
+        )
+    return other
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """The straight way from a baseline to the image: at each node, the logit and the products of
+    gradient and difference.
+    """
+
+    asked: "_Asked"
+    image: Float[Tensor, "token d_model"]
+    base: Float[Tensor, "token d_model"]
+    found: dict[float, tuple[float, Float[np.ndarray, " token"]]] = field(default_factory=dict)
+
+    def go(self, node: float) -> None:
+        """Take the gradient at a node."""
+        asked = self.asked
+        slope = Gradient("hook_resid_pre", of=asked.of_logit, layers=0, rows="image[0]")
+        run = asked.run(_Toward(node, self.base) | slope)
+        own = _of_first(asked.encoding, run[slope].values[0, 0].double())
+        product = (own * (self.image - self.base)).sum(-1).numpy()
+        self.found[node] = (asked.logit(run), product)
+
+    def logit(self, node: float) -> float:
+        """The logit at a node."""
+        if node in self.found:
+            return self.found[node][0]
+        return self.asked.logit(self.asked.run(_Toward(node, self.base)))
+
+    def trapezoids(self) -> Float[np.ndarray, "part token"]:
+        """What each part of the way between two nodes adds to every token."""
+        nodes = sorted(self.found)
+        slopes = np.stack([self.found[node][1] for node in nodes])
+        return np.diff(nodes)[:, None] * (slopes[1:] + slopes[:-1]) / 2
+
+    def misses(self) -> Float[np.ndarray, " part"]:
+        """By how much each part misses what the logit does in it."""
+        logits = np.array([self.found[node][0] for node in sorted(self.found)])
+        return np.abs(self.trapezoids().sum(-1) - np.diff(logits))
+
+
+def _refine(way: _Way, gap: float, most: int, tell: Tick) -> str:
+    """Halve the parts that miss the logit until all together miss a share of it; why it ended."""
+    todo = [step / (FIRST - 1) for step in range(FIRST)]
+    while True:
+        for node in todo:
+            way.go(node)
+            tell(len(way.found), most)
+        nodes, misses = sorted(way.found), way.misses()
+        allowed = gap * abs(way.logit(1.0) - way.logit(0.0))
+        if misses.sum() <= allowed:
+            return f"at most {gap:.1%} was asked for"
+        room = most - len(nodes)
+        if not room:
+            return "the most that were allowed"
+        worst = [at for at in np.argsort(-misses)[:room] if misses[at] > allowed / len(misses)]
+        todo = [(nodes[at] + nodes[at + 1]) / 2 for at in worst]
 
 
 @with_provenance
@@ -239,6 +346,12 @@ class _Asked:
     def of_logit(self) -> str:
         """What the gradient is of."""
         return f"logit of {' - '.join(map(str, self.ids))} at last"
+
+    def showing(self, image: ImageInput) -> "_Asked":
+        """The same of another image in the place of the first."""
+        images = [image, *self.encoding.images[0][1:]]
+        encoding = self.lmm.encode([images], list(self.encoding.prompts), chat=False)
+        return replace(self, encoding=encoding)
 
     def run(self, more: "Edit | EditGraph") -> Run:
         """A run with the edits, behind which others act."""
