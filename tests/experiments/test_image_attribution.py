@@ -113,6 +113,7 @@ def test_the_way_may_begin_at_another_image():
     found = ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", steps=2, baseline=blurred)
     np.testing.assert_allclose(found.values, values, atol=1e-4)
     assert found.reached == pytest.approx(reached, abs=1e-4)
+    assert found.provenance["settings"]["baseline"] == vi.model.digest([([blurred], "")])
     other, _ = by_autograd(middles(2), "mean", "red")
     assert np.abs(values - other).max() > 1e-2
 

@@ -111,6 +111,30 @@ def test_a_seed_shows_other_scenes_in_every_entry(monkeypatch):
         assert shown[-3] == shown[-2] != shown[-1]
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_a_seed_that_draws_nothing_is_refused(entry, tmp_path):
+    """On data of one's own a seed draws tokens, heads and noise; elsewhere it changes nothing."""
+    with pytest.raises(vi.InputError) as told:
+        vi.reproduce(entry.name, tiny.lmm(), tmp_path, seed=1, tick=silent)
+    assert ("a seed changes nothing" in str(told.value)) is not entry.draws
+
+
+def test_chance_follows_the_seed(monkeypatch):
+    """Contexts of chance tokens are those of the seed, in all three entries that have some."""
+    asked = []
+
+    def compress(_image, _opening, specs, **_):
+        asked.append([spec.seed for spec in specs if spec.score == "random"])
+        raise InterruptedError
+
+    monkeypatch.setattr(vi.LMM, "compress", staticmethod(compress))
+    for name in ("B.fig5", "B.selection", "AB.top-k"):
+        (entry,) = (one for one in ENTRIES if one.name == name)
+        with pytest.raises(InterruptedError):
+            entry.measure(name, tiny.lmm(), Setup(limit=1, seed=3, tick=silent))
+        assert {*asked[-1]} == {3}
+
+
 def test_an_unknown_name_lists_the_known(lmm):
     with pytest.raises(vi.NotationError, match=r"A\.fig3b"):
         vi.reproduce("A.fig3x", lmm)

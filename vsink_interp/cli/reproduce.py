@@ -71,11 +71,21 @@ def reproduce(
     server: Any = True if remote == "configured" else remote
     lmm = open_model(model, remote=server)
     settings: dict[str, Any] = {"data": data, "limit": limit, "seed": seed, "quick": quick}
-    found = [_measured(lmm, entry, out, settings) for entry in entries]
-    _write(out, found, whole=name == "all")
+    found = [
+        # Of all, those that draw nothing on data of one's own go on without the seed.
+        _measured(lmm, e, out, {**settings, "seed": seed if _draws(e, data, name) else 0})
+        for e in entries
+    ]
+    cases = "toy scenes" if data is None else str(data)
+    few = ", a handful of cases of each (--quick)" if quick else ""
+    _write(out, found, f"{lmm.name} on {cases}{few}" if name == "all" else "")
     _tell(out, found, as_json)
     if all("error" in one for one in found):
         raise typer.Exit(1)
+
+
+def _draws(entry: "Entry", data: Path | None, name: str) -> bool:
+    return name != "all" or data is None or entry.draws
 
 
 def _list(entries: Sequence["Entry"], as_json: bool, of_measuring: Mapping[str, Any]) -> None:
@@ -122,14 +132,15 @@ def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]
     }  # fmt: skip
 
 
-def _write(out: Path, found: Sequence[dict[str, Any]], *, whole: bool) -> None:
+def _write(out: Path, found: Sequence[dict[str, Any]], about: str) -> None:
+    """The page of all of them; none without `about`, which says what they were measured on."""
     from ..plot.reproduction_page import page
     from ..storage import write_text
 
-    if not whole:
+    if not about:
         return
     write_text(out / "index.json", json.dumps(list(found), ensure_ascii=False, indent=1))
-    write_text(out / "index.html", page(out, found))
+    write_text(out / "index.html", page(out, found, about))
 
 
 def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:

@@ -23,7 +23,7 @@ class MoveNeurons(Edit):
     an added token; `experiments.register_neurons` finds the neurons.
 
     ```python
-    moved = vi.MoveNeurons((3, 17), 0, layers=1)      # to the first of the tower: CLIP's CLS
+    moved = vi.MoveNeurons((3, 17), 0, layers=0)      # to the first of the tower: CLIP's CLS
     run = lmm.run(image, "What is this?", moved)
     ```
 

@@ -207,6 +207,7 @@ def compressed_context(
     keeps: Sequence[float] = KEEPS,
     scores: Sequence[str] = CHOSEN,
     strategies: Sequence[str] = ("qs",),
+    seed: int = 0,
     log: str | Path | None = None,
     tick: Tick | None = None,
 ) -> CompressedAnswers:
@@ -222,14 +223,21 @@ def compressed_context(
 
     - `keeps`, `scores`: the shares of image tokens that stay, and the scores that choose them.
     - `strategies`: image tokens with the query tokens (`"qs"`), or alone (`"s"`).
+    - `seed`: of the score `"random"`.
     - `log`: a JSONL file to which the answers about each image are written; an interrupted
         measurement continues from it.
     - `tick`: called in the place of a progress bar, after every image.
 
     **Raises:** `ResultError` if `log` belongs to another measurement.
     """
-    grid = product(strategies, scores, keeps)
-    specs = (QUERY_ONLY, *(CompressedContext(k, s, strategy=how) for how, s, k in grid))
+    seeds = {"random": seed}
+    specs = (
+        QUERY_ONLY,
+        *(
+            CompressedContext(keep, score, strategy=how, seed=seeds.get(score, 0))
+            for how, score, keep in product(strategies, scores, keeps)
+        ),
+    )
     steps = ((f"image {i}", partial(_ask, lmm, quizzes, i, specs)) for i in range(len(quizzes)))
     asks = any(spec.needs_sinks for spec in specs)
     about = dependence("compressed_context", lmm, needs_sinks=asks, quizzes=quizzes, contexts=specs)

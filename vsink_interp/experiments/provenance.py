@@ -17,7 +17,7 @@ from ..results.result import Result
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Result)
-GIVEN: Final = ("cases", "quizzes", "located", "image", "clean", "corrupted")
+GIVEN: Final = ("cases", "quizzes", "located", "image", "images", "clean", "corrupted")
 """The arguments that hold images."""
 NOT_SHOWN: Final = ("about", "batch_size")
 """What cases say about themselves, and no answer depends on."""
@@ -65,6 +65,8 @@ def setting(value: Any) -> Any:
         return value
     if isinstance(value, tuple | list | range):
         return [setting(one) for one in value]
+    if isinstance(value, Image | torch.Tensor) or _is_image(value):
+        return digest(_shown(value))
     return repr(value)
 
 

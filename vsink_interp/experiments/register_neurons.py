@@ -1,6 +1,6 @@
 """Neurons of the vision encoder that make patches of large norm (Jiang et al. 2025)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -87,7 +87,7 @@ class _Seen:
 @with_provenance
 def register_neurons(
     lmm: LMM,
-    images: Iterable[ImageInput],
+    images: Sequence[ImageInput],
     *,
     n: int = 10,
     layers: Layers | None = None,
@@ -121,16 +121,16 @@ def register_neurons(
     **Raises:** `LayoutError` if no image has an outlier; `CapabilityError` if the model does not
     offer its neurons.
     """
-    given, seen = list(images), []
+    seen: list[_Seen] = []
     tell = shown(tick, "images")
-    for number, image in enumerate(given):
+    for number, image in enumerate(images):
         seen += _views(lmm, image, norm, spare)
-        tell(number + 1, len(given))
+        tell(number + 1, len(images))
     found = [view for view in seen if view.outlier.any()]
     if not found or any(view.outlier.all() for view in found):
         which = "all patches of an image are outliers" if found else "no image has an outlier patch"
         raise LayoutError(
-            f"{which} of {len(given)} images: the largest norm is {_spread(seen):.1f} times the "
+            f"{which} of {len(images)}: the largest norm is {_spread(seen):.1f} times the "
             f"median of its image; give a {'higher' if found else 'lower'} norm=, or other images"
         )
     searched = _until(found) if layers is None else resolve_layers(layers, len(found[0].norms))
@@ -163,7 +163,7 @@ def _views(lmm: LMM, image: ImageInput, norm: float | None, spare: int | None) -
         spare = patches % run[FEATURES].values.shape[-2] if ends else 0
     for view in range(norms.shape[1]):
         own = norms[:, view, spare:]
-        least = own[-1].mean() + SPREADS * own[-1].std() if norm is None else norm
+        least = own[-1].mean() + SPREADS * own[-1].std(correction=0) if norm is None else norm
         yield _Seen(values[:, view, spare:], own, own[-1] > least)
 
 
@@ -180,7 +180,7 @@ def _until(found: list[_Seen]) -> tuple[int, ...]:
 def _far(norms: Float[Tensor, " patch"], outlier: Bool[Tensor, " patch"]) -> float:
     """How far outliers lie above the mean of the others, in standard deviations of these."""
     others = norms[~outlier]
-    return float((norms[outlier].mean() - others.mean()) / others.std().clamp_min(1e-9))
+    return float((norms[outlier].mean() - others.mean()) / others.std(correction=0).clamp_min(1e-9))
 
 
 def _largest(view: _Seen) -> float:

@@ -69,7 +69,11 @@ def data_uri(content: bytes) -> str:
 
 def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
     """A matplotlib figure at its own size."""
-    content = png(figure)
+    return drawn(png(figure), alt)
+
+
+def drawn(content: bytes, alt: str) -> str:
+    """A figure that was written as a PNG file, at its own size."""
     width = int.from_bytes(content[16:20], "big") * 96 // DPI
     image = f'<img src="{data_uri(content)}" width="{width}" alt="{escape(alt)}">'
     return f"<figure>{image}</figure>"
@@ -122,19 +126,25 @@ def chips(pieces: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tokens">{"".join(shown)}</div><p class="legend">{legend}</p>'
 
 
-def render(title: str, lead: str, facts: str, sections: Sequence[Section], footer: str) -> str:
-    """The whole page."""
+def render(
+    title: str,
+    lead: str,
+    facts: str,
+    sections: Sequence[Section],
+    footer: str,
+    *,
+    contents: bool = True,
+) -> str:
+    """The whole page; its `contents` list all sections, where `facts` do not."""
     template = Template(
         files(__name__.rpartition(".")[0]).joinpath("report.html").read_text(encoding="utf-8")
     )
-    contents = "\n".join(
-        f'<li><a href="#{part.name}">{escape(part.title)}</a></li>' for part in sections
-    )
+    links = [f'<li><a href="#{one.name}">{escape(one.title)}</a></li>' for one in sections]
     return template.substitute(
         title=escape(title),
         lead=lead,
         facts=facts,
-        contents=contents,
+        contents="<nav><ol>\n" + "\n".join(links) + "\n</ol></nav>" if contents else "",
         sections="\n".join(part.html() for part in sections),
         footer=footer,
     )

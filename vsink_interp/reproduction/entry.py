@@ -127,6 +127,7 @@ class Entry:
     - `figure`: how it is drawn; `axes` names what lies on x, what tells lines or bars apart, and
         what panels.
     - `drawn`: what is drawn of the rows, where these are not drawn as they are.
+    - `draws`: whether something is drawn beside toy scenes, which `--seed` then draws anew.
     - `here`: what of it cannot run on a server; empty where all of it can.
     - `unit`: of the values.
     - `published`: the paper's numbers.
@@ -142,6 +143,7 @@ class Entry:
     figure: Figure
     drawn: Callable[[Measurements], Measurements] | None = None
     axes: Sequence[str] = ()
+    draws: bool = False
     here: str = ""
     unit: str
     published: tuple[Published, ...] = ()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import NotationError, unknown
+from ..errors import InputError, NotationError, unknown
 from ..model import LMM, Tick
 from .both import chosen_tokens, crossings, localising_heads
 from .entry import Entry, Setup
@@ -116,20 +116,25 @@ def reproduce(
     - `name`: one of `vsink reproduce list`, as in `"A.fig3b"`.
     - `data`: a folder of images, of COCO, or of benchmarks; toy scenes by default.
     - `limit`: how many cases; the reproduction's own number by default.
-    - `seed`: of what is drawn, and the first toy scene.
+    - `seed`: of what is drawn, and the first toy scene; on your own data for those that draw.
     - `quick`: a handful of cases, to see that it works.
     - `log`: a folder that takes the rows as they come; a stopped reproduction goes on from it.
     - `tick`: called in the place of a progress bar.
 
     **Raises:** `NotationError` for an unknown name; `InputError` if the folder does not hold what
-    it takes; `ResultError` if `log` belongs to another measurement; `CapabilityError` for what
-    cannot run on a server, before anything is sent.
+    it takes, or for a seed where nothing is drawn; `ResultError` if `log` belongs to another
+    measurement; `CapabilityError` for what cannot run on a server, before anything is sent.
     """
     entry = find(name)
     if entry.here:
         what = f"{name}, which measures {entry.here},"
         lmm.backend.require_here(what, "open it without remote=")
     folder, place = (None if path is None else Path(path) for path in (data, log))
+    if seed and folder is not None and not entry.draws:
+        raise InputError(
+            f"seed={seed}: {name} draws nothing on data of your own, so a seed changes nothing; "
+            "leave it out"
+        )
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
     setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=place, tick=tick)

@@ -32,7 +32,7 @@ def higher(
     if not cases:
         return Outcome(None, f"no case has both {_named(more)} and {_named(less)}")
     pair = paired_difference([b[case] for case in cases], [a[case] for case in cases])
-    told = f"{_named(more)} {pair.on:.3g}, {_named(less)} {pair.off:.3g}; difference {pair}"
+    told = f"{_named(more)}: {pair.on:.3g}; {_named(less)}: {pair.off:.3g}; difference {pair}"
     if len(cases) < 2:
         return Outcome(None, f"{told}; one case")
     if pair.low > least:

@@ -16,8 +16,7 @@ SCORES = ("attention", "attention-without-sinks", "contribution", "random")
 
 def accuracies(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     """The share of questions answered right from a tenth of the image tokens, by who chose them."""
-    del setup
-    found = compressed_context(lmm, some, keeps=(0.1,), scores=SCORES, tick=silent)
+    found = compressed_context(lmm, some, keeps=(0.1,), scores=SCORES, seed=setup.seed, tick=silent)
     for score in found.scores:
         chosen = "whole prompt" if score.spec is None else score.name
         if score.spec is not None and score.spec.strategy == "qs":
@@ -35,6 +34,7 @@ TOP_K = Entry(
     "answers from a tenth of the image tokens, chosen with and without sinks",
     "image tokens chosen without sinks answer more than those chosen with them",
     measure=OverCases(accuracies, quick=4, full=60, at_once=2, source=quizzes),
+    draws=True,
     outcome=_without_sinks,
     figure="bars",
     axes=("chosen",),

@@ -88,6 +88,7 @@ KNOCKOUT = Entry(
     "cutting the flow from visual sinks costs less than cutting it from all other image tokens, or "
     "from as many random ones",
     measure=OverCases(by_source, quick=8, full=80, at_once=8),
+    draws=True,
     outcome=_sinks_carry_little,
     figure="bars",
     axes=("cut",),

@@ -144,6 +144,7 @@ TABLE4 = Entry(
     "VAR in image-centric, random, text-centric and all heads",
     "redistribution helps in image-centric heads more than in others",
     measure=OverTasks(("pope", "mme"), head_selection, toy=("pope",)),
+    draws=True,
     outcome=_selection,
     figure="bars",
     axes=("arm", "arm", "metric"),

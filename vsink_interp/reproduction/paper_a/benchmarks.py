@@ -105,6 +105,7 @@ VCD = Entry(
     "VAR and VCD: neither, each, both",
     "VAR composes with VCD: both together beat off",
     measure=OverTasks(("pope",), with_vcd, toy=("pope",)),
+    draws=True,
     outcome=_beats_neither,
     figure="bars",
     axes=("arm", "arm", "metric"),

@@ -23,7 +23,8 @@ def by_share(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     shown = lmm.encode(some.images[0], some.questions[0][0]).layout
     keeps = tuple(keep for keep in keeps if keep * int(shown.mask("image").sum()) >= 1)
     scores = ("attention", "attention-without-sinks", "random")
-    found = compressed_context(lmm, some, keeps=keeps, scores=scores, tick=silent)
+    how = {"keeps": keeps, "scores": scores, "seed": setup.seed}
+    found = compressed_context(lmm, some, **how, tick=silent)
     for score in found.scores:
         chosen, keep = "whole prompt", 1.0
         if score.spec is not None:
@@ -150,6 +151,7 @@ FIG5 = Entry(
     "accuracy and F1 by the share of image tokens that stay in the context",
     "a few image tokens, chosen by attention, restore much of what the query alone lacks",
     measure=OverCases(by_share, quick=4, full=60, at_once=2, source=quizzes),
+    draws=True,
     outcome=_more_is_better,
     figure="curves",
     axes=("keep", "chosen", "of"),

@@ -20,7 +20,7 @@ MOST = 32
 """The absolute number of image tokens; a quarter of them where there are fewer than four times."""
 
 
-def choices(n_image: int) -> dict[str, CompressedContext]:
+def choices(n_image: int, seed: int = 0) -> dict[str, CompressedContext]:
     """A tenth of the image tokens by every score there is, and a number of them by attention."""
     count = min(MOST, n_image // 4)
     return {
@@ -29,18 +29,17 @@ def choices(n_image: int) -> dict[str, CompressedContext]:
         "norm, share": CompressedContext(0.1, "norm"),
         "norm, number": CompressedContext(score="norm", count=count),
         "attention, number": CompressedContext(count=count),
-        "random": CompressedContext(0.1, "random"),
+        "random": CompressedContext(0.1, "random", seed=seed),
     }
 
 
 def chosen(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     """Accuracy, and how many of the tokens that stay are visual sinks of their layer."""
-    del setup
     for case, (image, asked, truth) in enumerate(
         zip(some.images, some.questions, some.answers, strict=True)
     ):
         n_image = int(lmm.encode(image, some.opening).layout.mask("image").sum())
-        specs = choices(n_image)
+        specs = choices(n_image, setup.seed)
         opening = (image, some.opening, list(specs.values()))
         kept = lmm.compress(*opening, max_new_tokens=some.described)
         for name, context in zip(specs, kept, strict=True):
@@ -81,6 +80,7 @@ SELECTION = Entry(
     "answers from image tokens that attention, the norm or chance chose",
     "image tokens of the largest norm are visual sinks, and answer less than those attended to",
     measure=OverCases(chosen, quick=4, full=60, at_once=2, source=quizzes),
+    draws=True,
     outcome=_norm_picks_sinks,
     figure="bars",
     axes=("chosen", "chosen", "of"),
