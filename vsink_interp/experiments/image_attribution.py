@@ -155,21 +155,13 @@ def integrated_gradients(
     way = _Way(asked, asked.entering(), _base(asked, baseline))
     tell = shown(tick, "steps")
     if isinstance(steps, int):
-        nodes = [(step + 0.5) / steps for step in range(steps)]
-        for number, node in enumerate(nodes):
-            way.go(node)
-            tell(number + 1, steps)
-        values, stopped = sum(way.found[node][1] for node in nodes) / steps, ""
-        reached = way.logit(1.0) - way.logit(0.0)
+        values, stopped = _equal_parts(way, steps, tell), ""
     else:
         stopped = _refine(way, gap, most, tell)
-        nodes = sorted(way.found)
-        values, reached = way.trapezoids().sum(0), way.logit(1.0) - way.logit(0.0)
-    return replace(
-        asked.result("integrated gradients", values, reached),
-        nodes=np.array(nodes),
-        stopped=stopped,
-    )
+        values = way.trapezoids().sum(0)
+    nodes, reached = np.array(sorted(way.found)), way.logit(1.0) - way.logit(0.0)
+    found = asked.result("integrated gradients", values, reached)
+    return replace(found, nodes=nodes, stopped=stopped)
 
 
 def _refuse_steps(steps: int | str, gap: float, most: int) -> None:
@@ -237,6 +229,14 @@ class _Way:
         """By how much each part misses what the logit does in it."""
         logits = np.array([self.found[node][0] for node in sorted(self.found)])
         return np.abs(self.trapezoids().sum(-1) - np.diff(logits))
+
+
+def _equal_parts(way: _Way, steps: int, tell: Tick) -> Float[np.ndarray, " token"]:
+    """What the middles of equal parts add to every token."""
+    for step in range(steps):
+        way.go((step + 0.5) / steps)
+        tell(step + 1, steps)
+    return np.stack([slope for _, slope in way.found.values()]).mean(0)
 
 
 def _refine(way: _Way, gap: float, most: int, tell: Tick) -> str:

@@ -23,8 +23,7 @@ def by_share(lmm: LMM, some: Quizzes, setup: Setup) -> Iterator[Row]:
     shown = lmm.encode(some.images[0], some.questions[0][0]).layout
     keeps = tuple(keep for keep in keeps if keep * int(shown.mask("image").sum()) >= 1)
     scores = ("attention", "attention-without-sinks", "random")
-    how = {"keeps": keeps, "scores": scores, "seed": setup.seed}
-    found = compressed_context(lmm, some, **how, tick=silent)
+    found = compressed_context(lmm, some, keeps=keeps, scores=scores, seed=setup.seed, tick=silent)
     for score in found.scores:
         chosen, keep = "whole prompt", 1.0
         if score.spec is not None:
