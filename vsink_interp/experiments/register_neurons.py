@@ -53,7 +53,7 @@ class RegisterNeurons(Result):
     @property
     def names(self) -> tuple[str, ...]:
         """Layer and number of each neuron, as text."""
-        return tuple(f"{layer}.{neuron}" for layer, neuron in self.chosen)
+        return tuple(f"L{layer}.{neuron}" for layer, neuron in self.chosen)
 
     @property
     def neurons(self) -> dict[int, tuple[int, ...]]:

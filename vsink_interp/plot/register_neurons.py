@@ -30,9 +30,10 @@ def register_neurons(found: RegisterNeurons) -> "matplotlib.figure.Figure":
     )
     axes.bar(places + 0.2, found.elsewhere[shown], 0.4, color=MUTED, label="other patches")
     axes.set_xticks(places, names, rotation=60, fontsize=8)
-    tidy(axes, "layer.neuron of the vision encoder", "mean activation")
+    tidy(axes, "neuron of a layer of the vision encoder", "mean activation")
     axes.legend(fontsize=8, frameon=False)
-    n_images = int((found.n_outliers > 0).sum())
-    title = f"{found.n_outliers.sum():.0f} outlier patches in {n_images} views of images"
+    some = int((found.n_outliers > 0).sum())
+    views = f"{some} of {len(found.n_outliers)} views of images"
+    title = f"{found.n_outliers.sum():.0f} outlier patches in {views}"
     axes.set_title(title, fontsize=9, loc="left")
     return figure
