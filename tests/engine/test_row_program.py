@@ -6,8 +6,9 @@ import torch
 import vsink_interp as vi
 from tests import tiny
 from tests.model.test_lmm import sliding
+from vsink_interp.engine import row_program
 from vsink_interp.engine.row_program import RowProgram
-from vsink_interp.probes import Pattern
+from vsink_interp.probes import Pattern, SegmentMass
 
 NEAR = 2e-5
 
@@ -112,3 +113,29 @@ def test_rows_that_padding_blinds_are_not_laid_at_an_edits_door(attention):
     assert not real.all()
     run = lmm.run(batch, graph=same)
     assert apart(run.logits[real], tiny.plain(lmm, batch)[real]) < NEAR
+
+
+def test_what_sums_over_keys_and_what_shows_them_share_rows():
+    """Rows in the middle of a prompt, whose pattern is computed without the keys behind them."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    shown, summed = Pattern("image", "1"), SegmentMass(rows="image", layers="1")
+    with torch.no_grad():
+        eager = tiny.lmm(attention="eager").hf_model
+        theirs = eager(**encoding.inputs, output_attentions=True).attentions[1]
+    rows = encoding.layout.mask("image")[0].nonzero().flatten()
+    assert rows[-1] < encoding.layout.length - 1
+    run = lmm.run(encoding, graph=shown | summed)
+    assert apart(run[shown].values[0][:, :, -len(rows) :], theirs[:, :, rows]) < NEAR
+    masses = run[summed].at(segment="image").values[0][:, :, -len(rows) :]
+    assert apart(masses, theirs[:, :, rows][..., rows].sum(-1)) < NEAR
+
+
+@pytest.mark.parametrize("beside", [(), (SegmentMass(),)])
+def test_rows_are_not_split_for_a_function(monkeypatch, beside):
+    monkeypatch.setattr(row_program, "TILE_ELEMENTS", 1)
+    monkeypatch.setattr(row_program, "LEAST_ROWS", 4)
+    seen = []
+    fn = vi.Fn("attn.hook_pattern", lambda x, hook: seen.append(x.shape[2]), layers=1)  # noqa: ARG005
+    run = tiny.lmm().run(tiny.encode(), graph=vi.EditGraph(*beside, fn))
+    assert seen == [tiny.encode().layout.length]
+    assert apart(run.logits, tiny.plain(tiny.lmm(), tiny.encode())) < NEAR

@@ -12,6 +12,7 @@ import vsink_interp as vi
 from tests import nodes, tiny
 from tests.integrations.conftest import cached
 from vsink_interp import integrations, probes
+from vsink_interp.integrations.lens_model import LensModel
 
 needs_tl = pytest.mark.skipif(
     importlib.util.find_spec("transformer_lens") is None, reason="needs transformer-lens: make tl"
@@ -215,3 +216,14 @@ def test_without_transformer_lens_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
     with pytest.raises(vi.CapabilityError, match=r"vsink-interp\[tl\]"):
         integrations.run_with_cache(tiny.lmm(), tiny.encode())
+
+
+def test_the_view_of_a_model_has_the_names_that_their_cache_asks_for():
+    """They are TransformerLens's own, and this needs no transformer-lens."""
+    lmm = tiny.lmm()
+    view, layer = LensModel(lmm, vi.readout(lmm)), lmm.hf_model.model.language_model.layers[1]
+    heads = layer.self_attn.o_proj.weight.T.reshape(tiny.HEADS, -1, tiny.WIDTH)
+    assert torch.equal(view.blocks[1].attn.W_O, heads)
+    assert torch.equal(view.blocks[1].mlp.W_out, layer.mlp.down_proj.weight.T)
+    assert len(view.blocks) == view.cfg.n_layers == tiny.LAYERS
+    assert view.W_U.shape == (tiny.WIDTH, view.cfg.d_vocab)

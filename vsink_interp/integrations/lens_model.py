@@ -33,7 +33,7 @@ class LensModel:
     def __init__(self, lmm: LMM, readout: Readout) -> None:
         self.readout = readout
         self.cfg = _config(lmm, readout)
-        self.taps_by_layer = [_layer(lmm, layer) for layer in range(lmm.n_layers)]
+        self.blocks = [_layer(lmm, layer) for layer in range(lmm.n_layers)]
         self.ln_final = RMSOnly(readout)
         self.unembed = SimpleNamespace()
         self.adapter = SimpleNamespace(apply_output_logits_transform=self._cap)
@@ -66,8 +66,8 @@ class LensModel:
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, " d_model"]:
         """The output biases that reach the input of a layer."""
-        attention = [self.taps_by_layer[i].attn.b_O for i in range(layer + mlp_input)]
-        mlp = [self.taps_by_layer[i].mlp.b_out for i in range(layer)] if include_mlp_biases else []
+        attention = [self.blocks[i].attn.b_O for i in range(layer + mlp_input)]
+        mlp = [self.blocks[i].mlp.b_out for i in range(layer)] if include_mlp_biases else []
         return torch.stack([torch.zeros(self.cfg.d_model), *attention, *mlp]).sum(0)
 
     def _cap(self, logits: Tensor) -> Tensor:

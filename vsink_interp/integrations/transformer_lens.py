@@ -33,12 +33,14 @@ def cache_graph(lmm: LMM, names_filter: NamesFilter = None) -> EditGraph:
     **Arguments:**
 
     - `names_filter`: as `run_with_cache` of TransformerLens takes it, over `blocks.3.hook_mlp_out`
-        and the other names of the hook table. By default what every method of the cache needs.
+        and the other names of the hook table. By default what every method of the cache needs, as
+        far as the model offers it; a method that needs more raises `KeyError` with the name.
 
     **Raises:** `NotationError` for an unknown name, `ResultError` if no name passes the filter.
     """
     if names_filter is None:
-        return EditGraph(*(_wherever(lmm, name) for name in DEFAULT_NAMES))
+        offered = [name for name in DEFAULT_NAMES if not lmm.hooked.refusal(find_hook(name))]
+        return EditGraph(*(_wherever(lmm, name) for name in offered))
     return chosen_graph(lmm, names_filter)
 
 
