@@ -21,6 +21,8 @@ HEADS_FIRST = {"Gemma 3", "Qwen3.5"}
 """Families where they show queries and keys behind their norm with heads in front of tokens."""
 GATED = {"Qwen3.5"}
 """Families whose queries come with a gate beside them: hook_q of theirs holds both."""
+NORMED_VALUES = {"Gemma 4"}
+"""Families whose values are normed: ours are what attention weighs, theirs what comes before."""
 LINEAR = "linear_attn.hook_out"
 """Their name of what linear attention adds."""
 NEURONS = "mlp.hook_post"
@@ -53,6 +55,9 @@ def theirs_of(cache, family, name):
     """Their entry of one of our names; None if there is none."""
     if family in HEADS_FIRST and "_norm." in name:
         return cache[name].transpose(1, 2)
+    if family in NORMED_VALUES and name.endswith("attn.hook_v"):
+        values = cache[name]
+        return values * torch.rsqrt(values.square().mean(-1, keepdim=True) + 1e-6)
     if family in GATED and name.endswith("attn.hook_q"):
         found = cache[name.replace("hook_q", "q_norm.hook_in")].transpose(1, 2)
         assert cache[name].numel() == 2 * found.numel()
