@@ -22,6 +22,10 @@
 # To stay offline, we start a server of the same protocol on this machine. It is another process,
 # which cannot import `vsink_interp`: as on NDIF, all that it knows of our edits is what the request
 # tells it.
+#
+# That server is a file of the repository's tests, and not in the installed package. If you have the
+# package alone, run this notebook from a folder inside a clone of the repository; or, with an NDIF
+# key, take `vi.LMM.from_pretrained(name, remote=True)` for `far` below.
 
 # %%
 import json
@@ -38,7 +42,11 @@ import matplotlib.pyplot as plt
 import vsink_interp as vi
 from vsink_interp.toy import weights_dir
 
-script = Path(vi.__file__).parents[1] / "tests" / "remote" / "server.py"  # of the repository
+folders = [Path(vi.__file__).parents[1], Path.cwd(), *Path.cwd().parents]
+servers = [folder / "tests" / "remote" / "server.py" for folder in folders]
+script = next((path for path in servers if path.exists()), None)
+assert script, "needs tests/remote/server.py: run this notebook inside a clone of vsink_interp"
+
 room = Path(tempfile.mkdtemp())
 nursery = subprocess.Popen(
     [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -1,5 +1,6 @@
 """What every test stands on: no network, one thread, one toy LMM."""
 
+import gc
 import ipaddress
 import os
 import socket
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from tests import lacking, plain_process
-from tests.checked import checked
+from tests.checked import cache_own_code_alone, checked
 
 jaxtyping.jaxtyped = checked  # what the hook of --jaxtyping-packages writes before every function
+cache_own_code_alone()
 torch.set_num_threads(1)  # the same sums in the same order on every machine
 
 REACHED: list[str] = []
@@ -81,6 +83,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(no_gpu)
         if "network" in item.keywords and os.environ.get("VSINK_NETWORK") != "1":
             item.add_marker(no_network)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules and tests stay to the end: no collection of garbage walks them, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,11 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run(code, *argv, cwd=ROOT):
-    """Run a program: its status, what it said, and its complaints, as `subprocess.run` has them."""
+def run(code, *argv, cwd=ROOT, after=""):
+    """Run a program: its status, what it said, and its complaints, as `subprocess.run` has them.
+
+    Programs `after` the same code are forked from one process that has run it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         said, complaints = Path(folder, "stdout"), Path(folder, "stderr")
-        order = [code, [str(word) for word in argv], str(cwd), str(said), str(complaints)]
+        order = [after, code, [str(word) for word in argv], str(cwd), str(said), str(complaints)]
         mother = _mother()
         mother.stdin.write(json.dumps(order) + "\n")
         mother.stdin.flush()
@@ -79,12 +82,46 @@ def _serve():
     sys.path[0] = str(ROOT)
     assert "vsink_interp" not in sys.modules
     torch.set_num_threads(1)
+    prepared = {}
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            _work(*json.loads(line))
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        after, *order = json.loads(line)
+        if after:
+            if after not in prepared:
+                prepared[after] = _prepared(after)
+            orders, statuses = prepared[after]
+            orders.write(json.dumps(["", *order]) + "\n")
+            orders.flush()
+            status = statuses.readline()
+        else:
+            status = f"{_status_of_child(*order)}\n"
+        sys.stdout.write(status)
         sys.stdout.flush()
+    for orders, _ in prepared.values():
+        orders.close()
+        os.wait()
+
+
+def _prepared(code):
+    """A process that has run some code and then takes orders: where to write them, what it says."""
+    (orders, to_it), (from_it, statuses) = os.pipe(), os.pipe()
+    if os.fork():
+        os.close(orders)
+        os.close(statuses)
+        return os.fdopen(to_it, "w"), os.fdopen(from_it)
+    os.close(to_it)
+    os.close(from_it)
+    os.dup2(2, 1)  # what it says is no status
+    exec(compile(code, "<before a test's programs>", "exec"), {"__name__": "before"})
+    for line in os.fdopen(orders):
+        os.write(statuses, f"{_status_of_child(*json.loads(line)[1:])}\n".encode())
+    os._exit(0)
+
+
+def _status_of_child(*order):
+    child = os.fork()
+    if not child:
+        _work(*order)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

@@ -169,3 +169,10 @@ def test_nothing_is_cut_off(site, browser, page):
         cut = f"[...document.querySelectorAll('.md-content pre code')].filter({over}).length"
         assert browser.run(cut) == 0
     assert browser.complaints == []
+
+
+def test_a_figure_of_several_panels_can_be_read_on_a_narrow_screen(site, browser):
+    browser.open(site / "concepts" / "sinks.html", 390, ready=LOADED)
+    figure = "document.querySelector('p.wide > img')"
+    assert browser.run(f"{figure}.clientWidth") > 600
+    assert browser.run(f"{figure}.parentElement.scrollWidth > {figure}.parentElement.clientWidth")

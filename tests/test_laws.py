@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -146,6 +147,11 @@ def patterns(lmm, encoding, edit, probe=None):
     return lmm.run(encoding, graph=edit | probe)[probe].values
 
 
+@cache
+def unedited_patterns(prompt, attention):
+    return patterns(tiny.lmm(attention=attention), tiny.batch(prompt, "image last"), vi.EditGraph())
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @every([name for name in nodes.PORTABLE if name not in nodes.SHRINKING])
 def test_rows_of_the_pattern_sum_to_one_after_an_edit(name, attention):
@@ -154,7 +160,7 @@ def test_rows_of_the_pattern_sum_to_one_after_an_edit(name, attention):
     sums = after.sum(-1)
     keep = real(encoding)[None, :, None].expand_as(sums)
     torch.testing.assert_close(sums[keep], torch.ones_like(sums[keep]), atol=2e-6, rtol=0)
-    before = patterns(tiny.lmm(attention=attention), encoding, vi.EditGraph())
+    before = unedited_patterns(prompt_for(name), attention)
     assert apart(after, before) > 0.01, "nothing changed"
 
 
@@ -204,12 +210,16 @@ def test_every_edit_acts(name, attention):
     assert apart(lmm.run(encoding, graph=EDITS[name]).logits, tiny.plain(lmm, encoding)) > 0.1
 
 
+@cache
+def unedited_answer(prompt):
+    return tiny.lmm().generate(tiny.encode(prompt), max_new_tokens=4)
+
+
 @every(EDITS)
 def test_every_edit_acts_in_decode(name):
     """From the second token on, where the hook point occurs there."""
-    edit, encoding = EDITS[name], encoding_for(name)
-    lmm = tiny.lmm()
-    plain, edited = (lmm.generate(encoding, graph=g, max_new_tokens=4) for g in (None, edit))
+    plain = unedited_answer(prompt_for(name))
+    edited = tiny.lmm().generate(encoding_for(name), graph=EDITS[name], max_new_tokens=4)
     assert apart(plain.logits[:, 1:], edited.logits[:, 1:]) > 0.1
 
 

@@ -19,11 +19,20 @@ SHOWN = [path for path in SOURCES if path.stem not in BARE]
 LARGEST = 300_000
 """The size of a notebook with its outputs, in bytes."""
 
+BEFORE = """
+import os
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as in a kernel
+import IPython.core.interactiveshell, matplotlib.pyplot
+import vsink_interp as vi
+from vsink_interp import evaluation, experiments, model, plot, toy
+vi.LMM.toy()
+"""
+"""What every notebook begins with, once."""
+
 RUN = """
 import json, os, signal, sys
 from importlib import metadata
 signal.alarm(600)
-os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as in a kernel
 os.environ["VSINK_CACHE"] = os.path.join(os.getcwd(), "cache")
 
 def installed(name, known=metadata.distribution):
@@ -61,10 +70,10 @@ def test_every_notebook_has_a_source():
 
 @pytest.mark.parametrize("source", SOURCES, ids=name)
 def test_a_notebook_runs(source, tmp_path):
-    """In a process forked from one that has loaded torch: a kernel would load it for each."""
+    """In a process forked from one that has opened the toy: a kernel would load all for each."""
     code = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
     (tmp_path / "cells.json").write_text(json.dumps(code))
-    done = plain_process.run(RUN, tmp_path / "cells.json", cwd=tmp_path)
+    done = plain_process.run(RUN, tmp_path / "cells.json", cwd=tmp_path, after=BEFORE)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert ("Not evidence: the toy LMM stands in" in done.stdout) == (source.stem in BARE)
     assert not [*tmp_path.glob("cache/*")]

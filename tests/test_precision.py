@@ -27,6 +27,7 @@ from vsink_interp.graph.hook_points import find_hook
 from vsink_interp.graph.site import Site, TokenMasks
 
 HALF = [torch.bfloat16, torch.float16]
+ATTENTIONS = ["sdpa", "eager"]
 MARGIN = 1.15
 """The root mean square of our error over that of eager's own: two roundings differ by chance."""
 
@@ -125,10 +126,17 @@ def ours(lmm, encoding, node):
     return run[node].values if isinstance(node, vi.Probe) else run.logits
 
 
-def rows_of(lmm, encoding, probe):
-    """The rows that a record covers, and their axis in it."""
-    record = lmm.run(encoding, graph=probe)[probe]
-    return torch.tensor(record.coords["query"]), record.axes.index("query")
+def pairwise(names):
+    """Each name in both precisions and with both attentions, in two of the four combinations."""
+    both = [(ATTENTIONS, ATTENTIONS[::-1])[at % 2] for at in range(len(names))]
+    return pytest.mark.parametrize(
+        ("name", "attention", "dtype"),
+        [
+            (name, *case)
+            for name, kinds in zip(names, both, strict=True)
+            for case in zip(kinds, HALF, strict=True)
+        ],
+    )
 
 
 def squares(value, exact):
@@ -162,16 +170,17 @@ def errors(node, dtype, attention):
     theirs = mine = size = 0.0
     for prompt, encoding in acting(node):
         exact, own = (by_eager(kind, prompt, node) for kind in (torch.float64, dtype))
-        got = ours(lmm_in(dtype, attention), encoding, node)
+        run = lmm_in(dtype, attention).run(encoding, graph=node)
+        got = run[node].values if isinstance(node, vi.Probe) else run.logits
         if isinstance(node, vi.Probe) and got.shape != exact.shape:
-            rows, axis = rows_of(lmm_in(dtype, attention), encoding, node)
+            rows, axis = torch.tensor(run[node].coords["query"]), run[node].axes.index("query")
             exact, own = (x.index_select(axis, rows) for x in (exact, own))
         theirs, mine = theirs + squares(own, exact), mine + squares(got, exact)
         size += squares(torch.zeros(()).expand_as(exact), exact)
     return math.sqrt(mine), math.sqrt(theirs), math.sqrt(size)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", [name for name in nodes.PORTABLE if EDITS[name].point.computed])
 def test_in_fp32_an_edit_equals_full_eager_attention(name, attention):
     edit = sure(EDITS[name])
@@ -182,18 +191,14 @@ def test_in_fp32_an_edit_equals_full_eager_attention(name, attention):
         assert nodes.apart(got, want) < (3e-5 if name == "scaled scores" else 1e-5)
 
 
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", nodes.PORTABLE)
+@pairwise(list(nodes.PORTABLE))
 def test_an_edit_is_no_worse_than_by_eager_attention(name, attention, dtype):
     mine, theirs, size = errors(sure(EDITS[name]), dtype, attention)
     assert 0 < theirs < 0.1 * size
     assert mine < MARGIN * theirs
 
 
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", RECORDS)
+@pairwise(RECORDS)
 def test_a_probe_is_no_worse_than_by_eager_attention(name, attention, dtype):
     mine, theirs, size = errors(PROBES[name], dtype, attention)
     assert 0 < theirs < 0.1 * size

@@ -157,10 +157,12 @@ PROMPTS = {
 """Prompts of different lengths, with images in different places."""
 
 
+@cache
 def encode(name: str = "one image") -> vi.Encoding:
     return lmm().encode(*PROMPTS[name])
 
 
+@cache
 def batch(*names: str) -> vi.Encoding:
     """Several of the prompts as one left-padded batch."""
     images, prompts = zip(*(PROMPTS[name] for name in names or PROMPTS), strict=True)

@@ -260,7 +260,9 @@ def test_what_is_not_defined_is_refused_by_name(kind):
         vi.LMM(model, tiny.processor())
 
 
-def test_the_command_prints_one_json_object():
+def test_the_command_prints_one_json_object(monkeypatch):
+    known, load = {"Gemma 3": opened("Gemma 3")}, vi.LMM.tiny
+    monkeypatch.setattr(vi.LMM, "tiny", lambda name: known.get(name) or load(name))
     done = CliRunner().invoke(app, ["check-model", "--tiny", "Gemma 3", "--json"])
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.stdout)["models"]

@@ -88,7 +88,7 @@ FINITE += ["hook_resid_mid", "hook_resid_post", "attn.hook_pattern", "attn.hook_
 def test_it_is_the_slope_of_small_edits_through_other_edits(hook):
     """Where no module of the plain model holds the value: a finite difference, in float64."""
     lmm = vi.LMM(tiny.hf_model(torch.float64), tiny.processor(), sinks=tiny.SINKS, check=False)
-    encoding = tiny.encode()
+    encoding = lmm.encode(*tiny.PROMPTS["one image"])
     encoding.inputs["pixel_values"] = encoding.inputs["pixel_values"].double()
     cut = vi.Knockout("system -> query", layers=range(1, 3))
     probe = Gradient(hook, OF, LAYER)

@@ -54,7 +54,7 @@ def every_word(study: Study) -> str:
             "<em>Before</em> and <em>after</em> VAR are of the same words, because the unedited "
             "answer is fed back."
         )
-        + shown.fragment("every-word", theme="light")
+        + shown.fragment("every-word")
         + setting("The same page for any image: <code>vsink view</code>.")
     )
 

@@ -67,6 +67,10 @@ def data_uri(content: bytes) -> str:
     return "data:image/png;base64," + b64encode(content).decode("ascii")
 
 
+_WIDE = 2.2
+"""Width over height from which a figure scrolls on a narrow screen, where it would be too small."""
+
+
 def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
     """A matplotlib figure at its own size."""
     return drawn(png(figure), alt)
@@ -74,9 +78,10 @@ def drawing(figure: "matplotlib.figure.Figure", alt: str) -> str:
 
 def drawn(content: bytes, alt: str) -> str:
     """A figure that was written as a PNG file, at its own size."""
-    width = int.from_bytes(content[16:20], "big") * 96 // DPI
+    width, height = (int.from_bytes(content[at : at + 4], "big") * 96 // DPI for at in (16, 20))
     image = f'<img src="{data_uri(content)}" width="{width}" alt="{escape(alt)}">'
-    return f"<figure>{image}</figure>"
+    wide = ' class="wide" tabindex="0"' if width > _WIDE * height else ""
+    return f"<figure{wide}>{image}</figure>"
 
 
 def photo(image: Image, alt: str) -> str:
@@ -119,7 +124,7 @@ def chips(pieces: Iterable[tuple[str, str]]) -> str:
         style = f"background:{colour};color:{ink}"
         shown.append(f'<span{wide} style="{style}">{escape(label)}</span>')
     legend = "".join(
-        f'<b style="background:{colour}"></b>{name}'
+        f'<span><b style="background:{colour}"></b>{name}</span> '
         for name, colour in COLOURS.items()
         if name != "sink"
     )
