@@ -18,8 +18,10 @@ if [ ! -e "$NDIF/.done" ]; then
   $PIP install --no-deps --ignore-requires-python ndif==0.1.2
   $PIP install "ray[default]" fastapi "uvicorn[standard]" gunicorn python-multipart "redis<6" click \
     python-dotenv pyyaml boto3 "moto[server]" psutil "huggingface-hub>=1.5,<2"
-  # What the patches change, and what the first environment has in another version, is its own.
-  $PIP install --no-deps --ignore-installed peft accelerate transformers==5.17.0 nnsight==0.8.1
+  # What the patches change, what the first environment has in another version, and what it has
+  # already but with a command of its own (ray), is its own.
+  $PIP install --no-deps --ignore-installed peft accelerate transformers==5.17.0 nnsight==0.8.1 \
+    ray==2.60.0
   touch "$NDIF/.done"
 fi
 "$NDIF/bin/python" $HERE/patch.py "$(SITE "$NDIF/bin/python")"
@@ -102,7 +104,7 @@ status=0
 for mode in trusted sandboxed; do
   echo "==> $mode"
   [ $mode = trusted ] && export VSINK_NDIF_TRUSTED=1 || export VSINK_NDIF_TRUSTED=0
-  timeout 900 "$DEV" -m pytest -q --tb=short -p no:cacheprovider $HERE/test_ndif.py \
+  timeout "${NDIF_TIMEOUT:-900}" "$DEV" -m pytest -q --tb=short -p no:cacheprovider $HERE/test_ndif.py \
     tests/remote/test_laws.py tests/remote/test_contexts.py tests/remote/test_jobs.py \
     tests/remote/test_faults.py "$@" \
     | tee "$WORK/$mode.txt" || { status=1; tail -n 30 "$WORK"/ray.log "$WORK"/api.log; }
