@@ -68,6 +68,8 @@ done
 export PATH="$NDIF/bin:$PATH" HF_HUB_OFFLINE=1 GRPC_ENABLE_FORK_SUPPORT=0 OMP_NUM_THREADS=1
 # Some of Ray's ports are open on every interface: it answers those alone who know this word.
 export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
+# Ray's own 15 leaves the workers nothing on a machine that does other work.
+export RAY_worker_niceness=${RAY_worker_niceness:-0}
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export RAY_AUTH_TOKEN
 export NDIF_REDIS_URL=redis://127.0.0.1:6390/ NDIF_RAY_ADDRESS=ray://127.0.0.1:10001
