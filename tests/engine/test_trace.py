@@ -93,6 +93,17 @@ def test_edits_of_nnsight_compose():
     assert torch.equal(lmm.run(encoding).logits, plain), "the edit is a copy's own"
 
 
+def test_an_edit_of_nnsight_in_place_acts_in_runs_where_no_node_waits_too():
+    lmm, encoding = tiny.fresh(), tiny.encode()
+    plain = tiny.plain(lmm, encoding)
+    with lmm.nnsight.edit(inplace=True):
+        lmm.nnsight.model.language_model.layers[1].output[...] = 0
+    for graph in (None, vi.probes.SegmentMass()):
+        assert apart(lmm.run(encoding, graph=graph).logits, plain) > 0.1
+    lmm.nnsight.clear_edits()
+    assert torch.equal(lmm.run(encoding).logits, plain)
+
+
 def test_a_trace_is_disarmed_by_an_exception():
     lmm, encoding = tiny.fresh(), tiny.encode()
     plain = tiny.plain(lmm, encoding)

@@ -22,8 +22,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import CapabilityError
 from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
 from .kept_tokens import TokensAtHand, Window
+from .layer_nodes import LayerNodes
 from .row_program import Base, RowProgram
-from .run_state import Numbered, RunState
+from .run_state import RunState
 
 _names = count()
 HARMLESS = frozenset(
@@ -56,15 +57,18 @@ class AttentionBinding:
         self.base_name = hooked.attention
         self.thread = get_ident()
         plan = run_state.plan if run_state else None
-        self.nodes: list[dict[str, Numbered]] = [
-            {
-                point.name: plan.at(point.template, layer)
-                if plan and hooked.computes(point, layer)
-                else ()
-                for point in COMPUTED
-            }
+        self.nodes: list[LayerNodes] = [
+            LayerNodes.of(
+                {
+                    point.name: plan.at(point.template, layer)
+                    if plan and hooked.computes(point, layer)
+                    else ()
+                    for point in COMPUTED
+                }
+            )
             for layer in range(hooked.n_layers)
         ]
+        self._read = HARMLESS | hooked.arguments
         self._inverted: tuple[Tensor, Tensor] | None = None
         self._bases: dict[str, Base] = {}
 
@@ -152,7 +156,7 @@ class AttentionBinding:
         narrow = kept.mask(attention_mask, key.shape[2]) if kept else attention_mask
         base = partial(self.base(module), module, attention_mask=narrow, scaling=scaling)
         awaited = self._awaited(layer)
-        if not awaited and not any(self.nodes[layer].values()):
+        if not awaited and not self.nodes[layer].some:
             return base(query, key, value, **kwargs)
         self._refuse_unread(kwargs, attention_mask)
         self._refuse_again(layer, kept)
@@ -192,7 +196,7 @@ class AttentionBinding:
         """
         unread = [
             name
-            for name in sorted(given.keys() - HARMLESS - self.hooked.arguments)
+            for name in sorted(given.keys() - self._read)
             if given[name] is not None and given[name] is not False
         ]
         if mask is None and given.get("is_causal") is False:

@@ -120,14 +120,12 @@ def _execute(
     forget_longest(hooked.hf_model.get_submodule(hooked.family.layers.rpartition(".")[0]))
     box: list[Any] = []
 
-    def driver(**_: Any) -> None:
+    def driver() -> None:
         with binding.armed(), beside_the_first(hooked, passes):
             if generate is None:
                 box.append(hooked.hf_model(**hooked.here(plain)))
             else:
                 box.append(hooked.hf_model.generate(**hooked.here(plain), **given))
-        # The layer waits for a step that never comes; ending it here is not an error.
-        hooked.nnsight.interleaver.cancel()
 
     stops = _stops(hooked, plan, generates=generate is not None)
     reached: list[_Stop] = []
@@ -135,7 +133,10 @@ def _execute(
     with torch.inference_mode(False), torch.set_grad_enabled(asks):
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
         with interruptible():
-            _trace(hooked, stops, run_state, passes, driver, plain, reached)
+            if stops or hooked.nnsight._edits:
+                _trace(hooked, stops, run_state, passes, driver, plain, reached)
+            else:  # every module would ask a trace in which nobody waits
+                driver()
     if missed := [stop.point.at(stop.layer) for stop in stops[len(reached) :]]:
         raise CapabilityError(
             f"{type(hooked.hf_model).__name__} did not reach {', '.join(missed)} in the order "
@@ -175,7 +176,13 @@ def _trace(
 ) -> None:
     """Run the model, act at each stop, and note which stops of the first pass were reached."""
     length = inputs["input_ids"].shape[1]
-    with hooked.nnsight.trace(**inputs, fn=driver) as tracer:
+
+    def traced(**_: Any) -> None:
+        driver()
+        # The layer waits for a step that never comes; ending it here is not an error.
+        hooked.nnsight.interleaver.cancel()
+
+    with hooked.nnsight.trace(**inputs, fn=traced) as tracer:
         for step in _steps(tracer, stops):
             for stop in stops:
                 if step == 0 or stop.decodes:

@@ -1,7 +1,5 @@
 """What nodes return, checked before the model or a record takes it."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -67,14 +65,9 @@ def checked_record(node: Probe, value: Tensor, measured: Any, site: Site) -> Ten
     )
 
 
-@contextmanager
-def named(node: Node, site: Site) -> Generator[None]:
+def note(error: Exception, node: Node, site: Site) -> None:
     """Say with an error inside a node which node it was, where, and in which phase."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {node!r} at {where(site)}")
-        raise
+    error.add_note(f"raised by {node!r} at {where(site)}")
 
 
 def where(site: Site) -> str:

@@ -8,13 +8,13 @@ import torch
 from nnsight.intervention.envoy import Envoy
 from torch import Tensor, nn
 
-from ..graph import Edit, HookPoint, find_hook
+from ..graph import HookPoint, find_hook
 from ..kernels import add_mask, attend, attention_scores, log_total, softmax
-from .edges import may_blind, removed_by
 from .gradients import through
 from .hooked_model import HookedModel
 from .kept_tokens import TokensAtHand
-from .run_state import Numbered, RunState, overlap
+from .layer_nodes import LayerNodes
+from .run_state import RunState, overlap
 
 Base = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -40,7 +40,7 @@ class RowProgram:
     - `hooked`: the model.
     - `module`: the attention module.
     - `run_state`: the run; None in a plain trace.
-    - `nodes`: the nodes of each hook point inside attention.
+    - `nodes`: the nodes inside the attention of the layer.
     - `points`: nnsight's envoys of these hook points; empty if no trace waits for one.
     - `mask`, `scaling`: as transformers passes them to attention.
     - `hidden`: the entries that a boolean `mask` hides; None for other masks.
@@ -53,7 +53,7 @@ class RowProgram:
     hooked: HookedModel
     module: nn.Module
     run_state: RunState | None
-    nodes: Mapping[str, Numbered]
+    nodes: LayerNodes
     points: Mapping[str, Envoy]
     mask: Tensor | None
     hidden: Tensor | None
@@ -86,11 +86,10 @@ class RowProgram:
         rows = range(n_tokens - query.shape[2], n_tokens)
         query = self._heads_last(ROT_Q, query, rows, rows)
         key = self._heads_last(ROT_K, key, range(rows.stop), rows)
-        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
-        needed, edited = self._spans(numbered, rows)
+        needed, edited = self._spans(rows)
         # Where every row is edited, as in decode, the model's own attention would be wasted.
         z, weights = (None, None) if edited == rows else base(query, key, value)
-        whole = bool(self.points) or any(node.whole for _, node in numbered)
+        whole = bool(self.points) or self.nodes.whole
         for tile in row_tiles(needed, query.shape[0] * query.shape[1] * rows.stop, whole):
             if spans := self._keys_left(tile, rows):
                 part = self._gathered(query, key, value, tile, rows, spans)
@@ -104,14 +103,15 @@ class RowProgram:
                 part = through(own, attend(pattern, value))
                 z = _put(z, part, tile.start - rows.start, len(rows))
             if keep:
-                part = pattern[:, :, keep.start - tile.start : keep.stop - tile.start]
+                inside = slice(keep.start - tile.start, keep.stop - tile.start)
+                part = pattern if keep == tile else pattern[:, :, inside]
                 z = _put(z, attend(part, value), keep.start - rows.start, len(rows))
                 weights = None
         assert z is not None  # noqa: S101 (either the base ran, or every row was edited)
         return self._through(Z, z, rows, rows)[0], weights
 
     def _heads_last(self, point: HookPoint, value: Tensor, rows: range, whole: range) -> Tensor:
-        if not self.points and not self.nodes[point.name]:
+        if not self.points and not self.nodes.at[point.name]:
             return value
         if point is ROT_K:  # else a hook function that writes in place would write into the cache
             value = value.clone()
@@ -136,7 +136,7 @@ class RowProgram:
             value = self.points[point.name]._module(value)
             written = value is not before or value._version != version
         if self.run_state is not None:
-            for number, node in self.nodes[point.name]:
+            for number, node in self.nodes.at[point.name]:
                 value = self.run_state.visit(
                     number, node, value, point, self._layer, rows, whole, extras
                 )
@@ -146,19 +146,19 @@ class RowProgram:
     def _layer(self) -> int:
         return self.module.layer_idx  # ty: ignore[invalid-explicit-return]
 
-    def _spans(self, numbered: Numbered, rows: range) -> tuple[range, range]:
+    def _spans(self, rows: range) -> tuple[range, range]:
         """The rows that must be computed explicitly, and those that edits change."""
         none = range(rows.start, rows.start)
         state = self.run_state
-        needed, edited = (none, none) if state is None else state.spans(numbered, rows)
+        needed, edited = (none, none) if state is None else state.spans(self.nodes.numbered, rows)
         return rows if self.points else needed, edited
 
     def _keys_left(self, tile: range, rows: range) -> tuple[range, ...] | None:
         """The few keys to gather, where all that happens is that these rows lose the others."""
-        other = self.points or self.kept or self.sliding or self.nodes[PATTERN.name]
+        other = self.points or self.kept or self.sliding or self.nodes.at[PATTERN.name]
         if self.run_state is None or other:
             return None
-        removed = removed_by(node for _, node in self.nodes[SCORES.name])
+        removed = self.nodes.removed
         spans = self.run_state.keys_left(removed, tile, rows.stop) if removed else None
         few = spans is not None and FEW * sum(map(len, spans)) <= rows.stop
         return spans if few else None
@@ -192,7 +192,11 @@ class RowProgram:
         """The pattern of a tile of rows after all nodes, and whether a trace wrote it."""
         local = slice(tile.start - rows.start, tile.stop - rows.start)
         seen = tile.stop if self._only_causal() else rows.stop
-        scores = attention_scores(query[:, :, local], key[:, :, :seen], self.scaling)
+        if len(tile) < query.shape[2]:
+            query = query[:, :, local]
+        if seen < key.shape[2]:
+            key = key[:, :, :seen]
+        scores = attention_scores(query, key, self.scaling)
         if self.kept:
             scores = self.kept.spread(scores, -1, rows.stop, -torch.inf)
         scores = self._masked(scores, tile, local, last=tile.start == rows.stop - 1)
@@ -201,16 +205,16 @@ class RowProgram:
         mask = self.mask if self._may_see_nothing(tile) else None
         rows_mask = None if mask is None else mask[..., local, :]
         pattern = softmax(scores, rows_mask, self.learned_sinks)
-        if any(node.needs_total for _, node in self.nodes[PATTERN.name]):
+        if self.nodes.needs_total:
             extras = {**extras, "total": log_total(scores)}
-        if seen < rows.stop and not all(node.sums_keys for _, node in self.nodes[PATTERN.name]):
+        if seen < rows.stop and not self.nodes.sums_keys:
             pattern = nn.functional.pad(pattern, (0, rows.stop - seen))
         pattern, second = self._through(PATTERN, pattern, tile, rows, extras)
         return self._at_keys(pattern), first or second
 
     def _only_causal(self) -> bool:
         """Whether no row sees a key after its own, and nobody asks for the scores of such keys."""
-        return not (self.mask is not None or self.kept or self.points or self.nodes[SCORES.name])
+        return not (self.mask is not None or self.kept or self.points or self.nodes.at[SCORES.name])
 
     def _masked(self, scores: Tensor, tile: range, local: slice, *, last: bool) -> Tensor:
         if self.hidden is not None:
@@ -237,9 +241,9 @@ class RowProgram:
         return scores, written
 
     def _may_blind(self) -> bool:
-        edits = [node for _, node in self.nodes[SCORES.name] if isinstance(node, Edit)]
         # What the cache has lost adds to what edits cut.
-        return may_blind(edits) or (bool(edits) and (self.kept is not None or self.sliding))
+        lost = self.kept is not None or self.sliding
+        return self.nodes.may_blind or (self.nodes.edits_scores and lost)
 
     def _may_see_nothing(self, tile: range) -> bool:
         return self.run_state is None or self.run_state.pads(tile)
@@ -248,15 +252,13 @@ class RowProgram:
         """The pattern at the keys that there are, edits checked for giving mass to others."""
         if not self.kept:
             return pattern
-        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
-        if self.run_state is not None and any(isinstance(node, Edit) for _, node in numbered):
+        if self.run_state is not None and self.nodes.edits:
             gone = self.kept.gone(pattern.shape[-1]).to(pattern.device)[:, None, None]
             self.run_state.see_lost(self._layer, (pattern != 0) & gone)
         return self.kept.narrow(pattern, -1)
 
     def _extras(self, value: Tensor, n_tokens: int) -> dict[str, Any]:
-        numbered = (*self.nodes[SCORES.name], *self.nodes[PATTERN.name])
-        if not any(node.needs_values for _, node in numbered):
+        if not self.nodes.needs_values:
             return {}
         assert self.run_state is not None  # noqa: S101 (without it there are no nodes)
         projection: Any = self.module.o_proj

@@ -18,7 +18,7 @@ from .edges import all_lose, blind_message, keys_left, refuse_inert, refuse_join
 from .gradients import Watched, backward, watched
 from .kept_tokens import KeptTokens
 from .linear_map import Asked
-from .node_results import checked_record, checked_value, named
+from .node_results import checked_record, checked_value, note
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 Numbered = tuple[tuple[int, Node], ...]
@@ -53,6 +53,7 @@ class RunState:
         self._new_phi = frozenset(plan.new_phi_layers)
         self._constants: dict[tuple[int | None, torch.device], dict[Any, Tensor]] = {}
         self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
+        self._spans: dict[tuple[tuple[str, bool], range], range] = {}
         self._blind: list[tuple[int, Tensor]] = []
         self._lost: list[tuple[int, Tensor]] = []
 
@@ -117,7 +118,12 @@ class RunState:
         """The smallest span of these rows that holds all rows of a node, in every sample."""
         if node.targets is None:
             return rows
-        group, first_token = node.targets
+        key = node.targets, rows
+        if key not in self._spans:
+            self._spans[key] = self._span(*node.targets, rows)
+        return self._spans[key]
+
+    def _span(self, group: str, first_token: bool, rows: range) -> range:
         some = self.masks.held(parse_group(group), first_token)[0]
         places = [row for row in rows if some[row]]
         return range(places[0], places[-1] + 1) if places else range(rows.start, rows.start)
@@ -166,8 +172,11 @@ class RunState:
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
             site = self.site(point, layer, rows, n_keys, whole.start, value.device, extras, number)
-            with named(node, site):
+            try:
                 new = node.apply(value, site)
+            except Exception as error:
+                note(error, node, site)
+                raise
             return checked_value(node, value, new, site)
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole and not node.needs_gradient
@@ -183,8 +192,11 @@ class RunState:
                 self.watched.append(seen)
                 return value
             before = value._version
-            with named(node, site):
+            try:
                 measured = node.measure(value_here, site)
+            except Exception as error:
+                note(error, node, site)
+                raise
             if value._version != before:
                 raise CapabilityError(
                     f"{node!r} wrote into {point.at(layer)}, and a probe changes nothing: let it "

@@ -45,7 +45,7 @@ class SegmentMass(GroupProbe):
     def measure(self, value: Tensor, site: Site) -> Tensor:
         if self.needs_new_phi:
             return group_mass(value, self._shares(site))
-        return group_mass(value, site.once(self, self._shares)[:, : site.n_keys])
+        return group_mass(value, site.once("shares", self._shares)[:, : site.n_keys])
 
     def _shares(self, site: Site) -> Float[Tensor, "batch key segment"]:
         return self.columns(site).float()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -99,9 +100,9 @@ class GroupProbe(RowProbe):
     def needs_phi(self) -> bool:
         return any("sink" in parse_group(group).words for group in self.groups)
 
-    @property
+    @cached_property
     @override
-    def needs_new_phi(self) -> bool:
+    def needs_new_phi(self) -> bool:  # asked for in every layer of every pass
         return any(grows_by_sinks(group) for group in self.groups)
 
     @override
