@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 from ..graph import Edges, Edit, find_hook
 from .edges import may_blind, removed_by
@@ -43,7 +43,7 @@ class LayerNodes:
     removed: tuple[Edges, ...] | None
 
     @classmethod
-    def of(cls, at: Mapping[str, Numbered]) -> Self:
+    def of(cls, at: Mapping[str, Numbered]) -> "LayerNodes":
         """What the nodes of a layer need."""
         scores, pattern = at[SCORES], at[PATTERN]
         numbered = (*scores, *pattern)
