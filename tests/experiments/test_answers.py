@@ -8,8 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import vsink_interp as vi
 from tests import tiny
 from vsink_interp import experiments as ex
+from vsink_interp.experiments.encoded_cases import EncodedCases
 
 MERGES = [("c", "a"), ("ca", "f"), ("Ġ", "a"), ("s", "t")]
 
@@ -150,3 +152,16 @@ def test_an_answer_cut_off_within_a_letter(kind):
     assert [word.text for word in words] == ["a", "café"]
     assert words == whole[:2]
     assert ex.naming_rows(lmm, shorter, "café") == whole[1].rows
+
+
+@pytest.mark.parametrize("room, encodings", [(2**29, 3), (0, 9)])
+def test_a_sweep_encodes_its_cases_once_while_there_is_room(room, encodings, sunk, monkeypatch):
+    cases = replace(ex.Cases.scenes(5), batch_size=2, max_new_tokens=2)
+    made, encode = [], type(sunk).encode
+    counted = lambda *args, **more: made.append(1) or encode(*args, **more)  # noqa: E731
+    monkeypatch.setattr(type(sunk), "encode", counted)
+    asked = EncodedCases(sunk, cases, room)
+    graphs = (None, vi.Knockout("image -> query"), vi.Knockout("image -> generated"))
+    told = [ex.answers(sunk, asked, graph) for graph in graphs]
+    assert len(made) == encodings
+    assert told == [ex.answers(sunk, cases, graph) for graph in graphs]

@@ -11,11 +11,14 @@ from ..graph import Graphlike
 from ..model import LMM
 from ..results import Run
 from .cases import Cases
+from .encoded_cases import EncodedCases
 
 
-def runs(lmm: LMM, cases: Cases, graph: Graphlike = None) -> Iterator[Run]:
+def runs(lmm: LMM, cases: Cases | EncodedCases, graph: Graphlike = None) -> Iterator[Run]:
     """Generate the answers of all cases under a graph, a batch at a time."""
-    return (answered(lmm, batch, graph) for batch in cases.batches())
+    asked = cases if isinstance(cases, EncodedCases) else EncodedCases(lmm, cases, room=0)
+    longest = asked.cases.max_new_tokens
+    return (lmm.generate(one, graph=graph, max_new_tokens=longest) for one in asked)
 
 
 def answered(lmm: LMM, batch: Cases, graph: Graphlike) -> Run:
@@ -24,8 +27,8 @@ def answered(lmm: LMM, batch: Cases, graph: Graphlike) -> Run:
     return lmm.generate(images, prompts, graph, max_new_tokens=batch.max_new_tokens)
 
 
-def answers(lmm: LMM, cases: Cases, graph: Graphlike = None) -> list[str]:
-    """The answer to each case under a graph.
+def answers(lmm: LMM, cases: Cases | EncodedCases, graph: Graphlike = None) -> list[str]:
+    """The answer to each case under a graph; `EncodedCases` spare a sweep to encode them again.
 
     ```python
     ex.answers(lmm, cases, vi.Knockout("image -> generated"))     # one text a case

@@ -20,6 +20,7 @@ from ..results.result import Result
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
+from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
 from .steps import Step, taken
 
@@ -136,7 +137,8 @@ def knockout_sweep(
     chosen, flows = _starts(lmm, layers, window), _listed(flows)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     cuts = [None if step is None else _knockout(lmm, *step, window) for step in steps]
-    work = (_step(lmm, cases, cut) for cut in cuts)
+    asked = EncodedCases(lmm, cases)
+    work = (_step(lmm, asked, cut) for cut in cuts)
     about = dependence("knockout_sweep", lmm, needs_sinks=False, cases=cases)
     told = [*taken(work, len(cuts), about, log=log, tick=tick, what="knockouts")]
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
@@ -147,7 +149,7 @@ def knockout_sweep(
     )
 
 
-def _step(lmm: LMM, cases: Cases, cut: Knockout | None) -> Step[list[str]]:
+def _step(lmm: LMM, cases: EncodedCases, cut: Knockout | None) -> Step[list[str]]:
     name = "uncut" if cut is None else f"{cut.flow}, {cut.layers}"
     if cut is not None and cut.needs_sinks:
         name += f", {lmm.sinks}"

@@ -13,6 +13,7 @@ from ..results.result import Result
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
+from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
 from .steps import taken
 
@@ -70,9 +71,10 @@ def query_only(
     **Raises:** `ResultError` if `log` belongs to another measurement.
     """
     graph = Knockout("image -> generated", pattern_layers(lmm), first_token=first_token)
+    asked = EncodedCases(lmm, cases)
     steps = (
-        ("normal", lambda: answers(lmm, cases)),
-        ("query only", lambda: answers(lmm, cases, graph)),
+        ("normal", lambda: answers(lmm, asked)),
+        ("query only", lambda: answers(lmm, asked, graph)),
     )
     about = dependence("query_only", lmm, needs_sinks=False, cases=cases, first_token=first_token)
     normal, blind = taken(steps, 2, about, log=log, tick=tick, what="answers")

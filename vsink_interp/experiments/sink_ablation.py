@@ -19,6 +19,7 @@ from ..results.result import Result
 from .answers import answers, runs
 from .cases import Cases
 from .depth import pattern_layers
+from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
 from .steps import taken
 
@@ -127,7 +128,8 @@ def sink_ablation(
     }
     graphs = [graph for graphs in arms.values() for graph in graphs]
     about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases)
-    steps = ((repr(graph), _step(lmm, cases, graph, hidden)) for graph in graphs)
+    asked = EncodedCases(lmm, cases)
+    steps = ((repr(graph), _step(lmm, asked, graph, hidden)) for graph in graphs)
     counted: list[int] = []
     told: list[list[str]] = []
     for found in taken(steps, len(graphs), about, log=log, tick=tick, what="graphs"):
@@ -148,7 +150,7 @@ def sink_ablation(
     )
 
 
-def _step(lmm: LMM, cases: Cases, graph: EditGraph, hidden: HideKeys) -> Callable[[], Any]:
+def _step(lmm: LMM, cases: EncodedCases, graph: EditGraph, hidden: HideKeys) -> Callable[[], Any]:
     """The answers under a graph; unedited also the number of visual sinks of each case."""
     if graph:
         return lambda: {"answers": answers(lmm, cases, graph)}

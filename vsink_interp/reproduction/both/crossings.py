@@ -7,6 +7,7 @@ import numpy as np
 from ...edits import HideKeys, Knockout
 from ...experiments import Cases, answers, knockout_sweep, sweep_layers, vision_sinks
 from ...experiments.depth import pattern_layers
+from ...experiments.encoded_cases import EncodedCases
 from ...graph import Graphlike, resolve_layers
 from ...model import LMM
 from ...model.progress import silent
@@ -21,7 +22,8 @@ RANDOM = "as many random image tokens"
 
 def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Object F1 with the flow to the text cut from sinks, as many random tokens, others, all."""
-    plain = answers(lmm, cases)
+    asked = EncodedCases(lmm, cases)
+    plain = answers(lmm, asked)
     for case, f1 in enumerate(cases.f1(plain, plain)):
         yield {"case": case, "cut": "nothing", "value": f1}
     layers = pattern_layers(lmm)
@@ -30,7 +32,7 @@ def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     }
     cuts[RANDOM] = HideKeys("sink & image", layers, control=setup.seed)
     for source, graph in cuts.items():
-        for case, f1 in enumerate(cases.f1(answers(lmm, cases, graph), plain)):
+        for case, f1 in enumerate(cases.f1(answers(lmm, asked, graph), plain)):
             yield {"case": case, "cut": source, "value": f1}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ...edits import Knockout
 from ...experiments import FLOWS, Cases, answers
 from ...experiments.depth import pattern_layers
+from ...experiments.encoded_cases import EncodedCases
 from ...metrics import LexicalJudge
 from ...model import LMM
 from ..entry import Entry, Outcome, Published, Setup
@@ -17,9 +18,10 @@ def judged(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     """Precision, recall and F1 of the objects of captions, against the uncut ones."""
     del setup
     judge = LexicalJudge()
-    plain = answers(lmm, cases)
+    asked = EncodedCases(lmm, cases)
+    plain = answers(lmm, asked)
     for flow in FLOWS:
-        cut = answers(lmm, cases, Knockout(flow, pattern_layers(lmm)))
+        cut = answers(lmm, asked, Knockout(flow, pattern_layers(lmm)))
         for case, (candidate, reference) in enumerate(zip(cut, plain, strict=True)):
             score = judge.compare(candidate, reference)
             for of in ("precision", "recall", "f1"):

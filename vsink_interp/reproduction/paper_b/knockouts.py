@@ -13,6 +13,7 @@ from ...experiments import (
     sweep_layers,
 )
 from ...experiments.depth import pattern_layers
+from ...experiments.encoded_cases import EncodedCases
 from ...graph import Layers, resolve_layers
 from ...model import LMM
 from ...model.progress import silent
@@ -27,12 +28,13 @@ _READ = "InternVL2-76B, read off figure 2"
 
 def _cut(lmm: LMM, cases: Cases, places: Mapping[Any, Layers], key: str) -> Iterator[Row]:
     """Object F1 of the answers with each flow cut in each set of layers, and uncut."""
-    plain = answers(lmm, cases)
+    asked = EncodedCases(lmm, cases)
+    plain = answers(lmm, asked)
     for case, f1 in enumerate(cases.f1(plain, plain)):
         yield {"case": case, "flow": "uncut", "value": f1}
     for flow in FLOWS:
         for label, layers in places.items():
-            told = answers(lmm, cases, Knockout(flow, layers))
+            told = answers(lmm, asked, Knockout(flow, layers))
             for case, f1 in enumerate(cases.f1(told, plain)):
                 yield {"case": case, "flow": flow, key: label, "value": f1}
 
