@@ -122,3 +122,9 @@ def test_which_generated_tokens_belong_is_what_the_layout_says(terms):
 def test_groups_that_an_answer_adds_to(text, grows, by_sinks):
     group = parse_group(text)
     assert (group.grows, group.grows_by_sinks) == (grows, by_sinks)
+
+
+def test_words_that_a_run_has_to_find_before():
+    assert parse_group("vsink & image query").measured == {"vsink"}
+    assert parse_group("top(image, 2, 1) bos").measured == {"top(image,2,1)"}
+    assert not parse_group("image query sink").measured

@@ -148,6 +148,29 @@ def test_layouts_grow_shrink_and_select():
     assert twice.to("cpu").length == 15
 
 
+def test_the_token_that_ends_an_answer_is_not_read():
+    assert ONE.read[0].tolist() == [False] * 2 + [True] * 12 + [False]
+    assert ONE.first(14).read[0].tolist() == [False] * 2 + [True] * 12
+
+
+def test_an_image_of_which_a_part_is_shown_is_printed_by_its_tokens():
+    assert "image[3]" in str(layout("biiiq", " 111 "))
+    assert "image[2x2=4]" in str(layout("biiiiq", " 1111 "))
+
+
+def test_tokens_that_are_no_patches_are_of_no_view():
+    tile = vi.View((2, 2), (0, 0, 4, 4), newline=True, tail=1, head=1)
+    span = vi.ImageSpan.of((tile, vi.View((1, 2), (0, 0, 4, 4))), whole=1)
+    assert span.places == (
+        None, (0, 0, 0), (0, 0, 1), None, (0, 1, 0), (0, 1, 1), None, None, (1, 0, 0), (1, 0, 1),
+    )  # fmt: skip
+    assert span.tokens_of(0) == (1, 2, 4, 5)
+    assert span.tokens_of() == span.tokens_of(1) == (8, 9)
+    assert span.grid == (1, 2)
+    assert str(span) == "2x2+1x2"
+    assert str(vi.ImageSpan.of((tile, tile, vi.View((1, 2))))) == "2*2x2+1x2"
+
+
 def test_a_patch_has_its_box():
     span = SPANS[1]
     assert span.size == 4

@@ -95,7 +95,7 @@ class TokenLayout:
         real = self.segments != PAD
         if self.length == self.first_pass:
             return real
-        last = real & (real.flip(-1).cumsum(-1).flip(-1) == 1)
+        last = real.flip(-1).cumsum(-1).flip(-1) == 1
         return real & ~last
 
     def __repr__(self) -> str:
