@@ -90,6 +90,7 @@ def test_sinks_must_be_given():
         ("all -> query", r"positions \[7, 12, 13\]"),
         ("all -> generated", r"positions \[14\]"),
         ("prompt -> generated", None),
+        ("image[1] -> image[0]", "can see a token of .*nothing flows there"),
     ],
 )
 @pytest.mark.parametrize("length", [14, 15])
