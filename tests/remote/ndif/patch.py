@@ -39,7 +39,7 @@ def change(path: Path, pairs: dict[str, str], end: str = "") -> None:
 
 
 HEAD = "    ray start --head \\\n"
-SMALL = "--num-gpus=1 --num-cpus=4 --object-store-memory=100000000"
+SMALL = "--num-gpus=1 --num-cpus=16 --object-store-memory=100000000"
 change(RAY / "resources.py", {"    return int(total)\n": "    return int(total) or int(8e9)\n"})
 change(
     RAY / "start.sh",
