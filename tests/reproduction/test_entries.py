@@ -29,7 +29,7 @@ def small(entry):
     """The entry in steps of one case, or of four questions."""
     if isinstance(entry.measure, OverCases):
         return replace(entry.measure, at_once=1), 2
-    return entry.measure, 20
+    return entry.measure, 12
 
 
 def killed(measure, name, lmm, setup):
