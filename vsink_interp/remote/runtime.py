@@ -129,7 +129,8 @@ def gradients(job: dict[str, Any], state: dict[str, Any], logits: Tensor) -> Non
         mine = [each for each in state["watched"] if each[0]["node"] == target["node"]]
         program = job["programs"][target["program"]]
         total = job["kernels"]["play"](job, program, {"value": logits.float()}, state, job["shift"])
-        if not total.requires_grad:
+        head = state["model"].get(job["unembed"]["head"])
+        if head.weight.is_meta or not total.requires_grad:
             raise RuntimeError(
                 "this server runs intervention code apart from the model, so no gradient comes "
                 "back through it: a key that the server trusts has them, or run it locally"
