@@ -215,7 +215,8 @@ class Programs:
             **self._layer_sizes(point, layer),
         }
         assert isinstance(node, Probe)  # noqa: S101 (edits take none)
-        self.store.weigh(node, 4 * prod(sizes[axis] for axis in point.axes))
+        # How many images and patches there are is not known before the run.
+        self.store.weigh(node, 4 * prod(sizes.get(axis, 2**10) for axis in point.axes))
         return None
 
     def _program(
