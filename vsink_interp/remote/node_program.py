@@ -216,7 +216,7 @@ class Programs:
         }
         assert isinstance(node, Probe)  # noqa: S101 (edits take none)
         # How many images and patches there are is not known before the run.
-        self.store.weigh(node, 4 * prod(sizes.get(axis, 2**10) for axis in point.axes))
+        self.store.weigh(node, 4 * prod(sizes.get(axis, 2**5) for axis in point.axes))
         return None
 
     def _program(
