@@ -108,7 +108,8 @@ def section(form, found):
     made.append(table(list(near), [[number(value) for value in near.values()]]))
     ours, frozen = found["perplexity"]
     made.append(
-        f"Perplexity of a paragraph of English: {ours:.2f}; SmolLM2 as it comes {frozen:.2f}.\n\n"
+        f"Perplexity of four paragraphs of English: {ours:.2f}; "
+        f"SmolLM2 as it comes {frozen:.2f}.\n\n"
     )
     if "answers" in found:
         made.append(answered(found))

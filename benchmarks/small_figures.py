@@ -39,8 +39,21 @@ PROSE = (
     "Students spread their notes across the wood, an old man read yesterday's newspaper from the "
     "first page to the last, and two children argued in whispers about which book to borrow. "
     "Nobody minded the noise of the rain against the tall windows; it made the room feel warmer "
-    "than it was."
+    "than it was.",
+    "Iron rusts because it reacts with oxygen and water. The reaction is slow in dry air and much "
+    "faster near the sea, where salt helps electrons to move through the film of moisture on the "
+    "metal. Paint and grease keep the water away. Zinc does more: it gives up its own electrons "
+    "first, so that the iron beneath it stays whole even where the coating is scratched.",
+    "The council voted on Tuesday evening to keep the night bus to the northern villages for "
+    "another year. Three members had asked for a smaller service, since fewer than twenty people "
+    "use it on most nights. Nurses from the hospital came to the meeting and said that without it "
+    "they would have to walk home along the main road after the late shift.",
+    '"You said that you would call," Anna said. He put his coat over the chair and looked for '
+    "something to say. The truth was that he had forgotten, and that he had remembered at two in "
+    'the morning, when it was too late. "I know," he said. "I am sorry. Is there any tea left?" '
+    "She pushed the pot across the table without looking up.",
 )
+"""Four paragraphs of English, written for this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,14 +208,17 @@ def nearest_words(held):
 
 @torch.no_grad()
 def perplexity(held):
-    """Of a paragraph of English without an image: this model's, and SmolLM2's as it comes."""
+    """Of four paragraphs of English without an image: this model's, and SmolLM2's as it comes."""
     file = language_file()
     frozen = type(held.decoder.model)(language_config(file))
     frozen.load_state_dict(language_weights(file))
-    ids = torch.tensor([[held.writer.start, *held.writer.ids(PROSE)]])
     found = []
     for model in (held.decoder.model, frozen):
-        final = model(ids).last_hidden_state[:, 1:-1]
-        logits = F.linear(final, model.embed_tokens.weight)
-        found.append(float(F.cross_entropy(logits[0], ids[0, 2:]).exp()))
+        losses = []
+        for text in PROSE:
+            ids = torch.tensor([[held.writer.start, *held.writer.ids(text)]])
+            final = model(ids).last_hidden_state[:, 1:-1]
+            logits = F.linear(final, model.embed_tokens.weight)
+            losses.append(F.cross_entropy(logits[0], ids[0, 2:], reduction="none"))
+        found.append(float(torch.cat(losses).mean().exp()))
     return found

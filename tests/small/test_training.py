@@ -235,6 +235,27 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
     assert any(value.abs().max() > 0 for name, value in whole["lora"].items() if "/up" in name)
 
 
+def test_prose_holds_the_lm_to_what_it_was():
+    """The divergence from the frozen LM: 0 without updates, and numpy's with them."""
+    parts, lora = tiny_parts(), updates(tiny_parts())
+    prose = torch.randint(4, len(tokenizer()), (5, 9), generator=torch.Generator().manual_seed(0))
+    projector = Projector(4, WIDTH)
+    fresh = train.Trainee.of(projector, Lora(parts.model.config))
+    assert float(train.prose_loss(parts, fresh, prose).detach()) == pytest.approx(0, abs=1e-6)
+    loss = train.prose_loss(parts, train.Trainee.of(projector, lora), prose)
+    loss.backward()
+    assert all(factor.grad.abs().max() > 0 for factor in lora.factors.values())
+    read = prose[np.random.default_rng((0, 23)).permutation(5)[:3]]
+    told = []
+    for model in (parts.model, merged(parts, lora)):
+        with torch.no_grad():
+            logits = (model(read).last_hidden_state @ parts.model.embed_tokens.weight.T).double()
+        told.append(logits.numpy() - np.log(np.exp(logits.numpy()).sum(-1, keepdims=True)))
+    wanted = (np.exp(told[0]) * (told[0] - told[1])).sum(-1).mean()
+    assert wanted > 0.01
+    assert float(loss.detach()) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_a_folder_is_of_one_recipe(tmp_path):
     """Of more or fewer steps, but not of another projection in part, with the old alignment."""
     path = tmp_path / "recipe.json"

@@ -25,19 +25,19 @@ IGNORE: Final = -100
 ASKED: Final = {
     "object": 2.5,
     "color": 1.2,
-    "count": 2.5,
+    "count": 4.0,
     "relation": 2.5,
-    "what-color": 0.5,
+    "what-color": 0.7,
     "what-shape": 0.6,
     "where": 1.0,
-    "how-many": 1.3,
-    "background": 0.35,
+    "how-many": 1.5,
+    "background": 0.5,
 }
 """How often each kind is asked, relative to the others."""
 WEIGHTS: Final = {
     "object": 1.5,
     "color": 1.2,
-    "count": 2.0,
+    "count": 3.0,
     "relation": 2.0,
     "what-color": 0.8,
     "what-shape": 0.8,

@@ -1,5 +1,6 @@
-"""English that SmolLM2 wrote itself: trained on now and then, it keeps the LM's English."""
+"""English that SmolLM2 wrote itself: held to on the way, it keeps the LM's English."""
 
+from itertools import product
 from typing import Any, Final
 
 import torch
@@ -8,31 +9,47 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 LENGTH: Final = 96
+REQUESTS: Final = (
+    "Write about {}.", "Explain {} to a child.", "Tell a short story about {}.",
+    "Write a news report about {}.", "What do you know about {}?", "Write a letter about {}.",
+)  # fmt: skip
 SUBJECTS: Final = (
-    "the sea", "a small town", "how bread is made", "the history of writing", "birds in winter",
-    "a friend who moved away", "why the sky is blue", "learning to cook", "a walk in the forest",
-    "how computers work", "the moon", "a difficult decision", "music", "an old house", "rivers",
-    "good teachers",
+    "the sea", "a small town", "bread", "the history of writing", "birds in winter",
+    "a friend who moved away", "the colour of the sky", "learning to cook", "a walk in the forest",
+    "computers", "the moon", "a difficult decision", "music", "an old house", "rivers", "teachers",
+    "a train journey", "money", "sleep", "the human heart", "a lost dog", "mountains", "elections",
+    "volcanoes", "a wedding", "mathematics", "medicine", "football", "the desert", "libraries",
+    "a job interview", "bees", "the Roman Empire", "electricity", "gardens", "a storm",
+    "photography", "friendship", "bridges", "the future",
 )  # fmt: skip
 
 
 @torch.no_grad()
 def write_prose(
-    model: LlamaModel, tokenizer: PreTrainedTokenizerFast, *, rounds: int = 2
+    model: LlamaModel, tokenizer: PreTrainedTokenizerFast, *, rounds: int = 4, batch: int = 60
 ) -> Int[Tensor, "sample token"]:
-    """Sample answers of the frozen LM to plain requests; the same every time."""
+    """Sample answers of the frozen LM to plain requests, every other one behind its request.
+
+    The same every time on one machine.
+    """
     torch.manual_seed(0)
     speaker: Any = LlamaForCausalLM(model.config)
     speaker.model, speaker.lm_head.weight = model, model.embed_tokens.weight
     texts = [
-        f"<|im_start|>user\nWrite about {subject}.<|im_end|>\n<|im_start|>assistant\n"
-        for subject in SUBJECTS
-    ]
+        f"<|im_start|>user\n{request.format(subject)}<|im_end|>\n<|im_start|>assistant\n"
+        for subject, request in product(SUBJECTS, REQUESTS)
+    ] * rounds
     made = []
-    for _ in range(rounds):
-        inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    for at in range(0, len(texts), batch):
+        inputs = tokenizer(texts[at : at + batch], return_tensors="pt", padding=True)
         out = speaker.generate(
             **inputs, do_sample=True, min_new_tokens=LENGTH, max_new_tokens=LENGTH
         )
-        made.append(out[:, -LENGTH:])
-    return torch.cat(made)
+        asked, pads = inputs.input_ids.shape[1], (inputs.attention_mask == 0).sum(1).tolist()
+        made += [
+            row[start : start + LENGTH]
+            for row, start in zip(
+                out, [(asked, pad)[i % 2] for i, pad in enumerate(pads)], strict=True
+            )
+        ]
+    return torch.stack(made)

@@ -15,12 +15,12 @@ class Recipe:
     last `decay` of the steps; that of the projector is `projector_rate` times it. After
     `lower_until` of the steps the projector and the updates of layers 8 to 11 stay as they are.
     `blind` is the share of captions, after `blind_from` of the steps, whose rows may not see the
-    image; every `prose_every` steps the LM reads its own prose. Without `anchored` no background
-    patch is held, and the LM's gradient reaches all of them: the control.
+    image; every `prose_every` steps the LM is held to what it was on its own prose. Without
+    `anchored` no background patch is held, and the LM's gradient reaches all of them: the control.
     """
 
     _: KW_ONLY
-    steps: int = 1800
+    steps: int = 2800
     scenes: int = 2
     room: int = 150
     lr: float = 1e-3
@@ -31,7 +31,7 @@ class Recipe:
     captions: float = 0.7
     blind: float = 0.25
     blind_from: float = 0.3
-    prose_every: int = 12
+    prose_every: int = 3
     anchor: float = 0.25
     anchored: bool = True
     align_steps: int = 300

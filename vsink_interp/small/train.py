@@ -35,6 +35,7 @@ from .scenes import Photo, photo_scene, photographs
 
 log = logging.getLogger("vsink_interp.small.train")
 _POOL: Final = 768
+_PROSE: Final = 3  # texts a reading
 _HELD_OUT: Final = 500_000  # seeds of the look into training; those of the evaluation lie below
 
 
@@ -193,14 +194,16 @@ def scene_loss(
 
 
 def prose_loss(parts: Parts, trainee: Trainee, prose: Tensor) -> Tensor:
-    """Cross entropy of the LM's own prose."""
+    """How far the next-token distributions are from the frozen LM's, on its own prose: KL, nats."""
     rng = np.random.default_rng((trainee.step, 23))
-    ids = prose[torch.from_numpy(rng.permutation(len(prose))[:2])]
+    ids = prose[torch.from_numpy(rng.permutation(len(prose))[:_PROSE])]
     mask = torch.ones(len(ids), ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     position = torch.arange(ids.shape[1]).expand_as(ids)
-    final = parts.decoder(parts.model.embed_tokens(ids), position, mask, trainee.lora)
-    logits = F.linear(final[:, :-1], parts.model.embed_tokens.weight)
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    inputs, head = parts.model.embed_tokens(ids), parts.model.embed_tokens.weight
+    with torch.no_grad():
+        frozen = F.linear(parts.decoder(inputs, position, mask, None), head).log_softmax(-1)
+    ours = F.linear(parts.decoder(inputs, position, mask, trainee.lora), head).log_softmax(-1)
+    return F.kl_div(ours, frozen, reduction="none", log_target=True).sum(-1).mean()
 
 
 @torch.no_grad()
@@ -291,7 +294,7 @@ def _step(
     trainee.optimiser.zero_grad(set_to_none=True)
     terms = scene_loss(parts, trainee, recipe, statistics)
     if trainee.step % recipe.prose_every == recipe.prose_every - 1:
-        terms["prose"] = 0.5 * prose_loss(parts, trainee, prose)
+        terms["prose"] = prose_loss(parts, trainee, prose)
     torch.stack(list(terms.values())).sum().backward()
     for group in trainee.optimiser.param_groups:
         nn.utils.clip_grad_norm_(group["params"], 1.0)
