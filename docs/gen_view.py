@@ -1,6 +1,7 @@
 """Photograph the viewer: `python docs/gen_view.py` writes docs/assets/view.png and view.gif.
 
-The GIF walks through the words of an answer in a headless Chromium, on a real run of the toy LMM.
+The GIF walks through the words of an answer in a headless Chromium, on a real run of the small LMM,
+whose packages `make small` installs.
 """
 
 import sys
@@ -12,15 +13,18 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 import vsink_interp as vi
+from vsink_interp.small.scenes import photo_scene, photographs
+from vsink_interp.toy.language import COLORS, DESCRIBE, SHAPES
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # for the browser of the tests
 ASSETS = DOCS / "assets"
-SEED, LAYER, WIDTH, HEIGHT = 3, 4, 1000, 800
+SEED, LAYER, WIDTH, HEIGHT = 100_003, 23, 1000, 800
+"""A scene that was not trained on, and the layer whose words find their objects best."""
 WORDS = "[...document.querySelectorAll('.word')].map((w, i) => [i, w.textContent, w.title])"
 FAINTER = """(o => { o.value = 0.6; o.dispatchEvent(new Event('input')); })
   (document.querySelector('[aria-label=opacity]'))"""
-SHOWN = ("white", "circle", "red", "cross", "blue", "cyan", "diamond", "green")
+SHOWN = {*COLORS, *SHAPES}
 
 
 def shot(browser) -> Image.Image:
@@ -37,14 +41,14 @@ def shot(browser) -> Image.Image:
 
 def frames(browser) -> list[Image.Image]:
     """One frame for each content word of the answer, at one layer."""
-    for _ in range(8):
+    for _ in range(30):
         browser.press("ArrowDown")
     for _ in range(LAYER):
         browser.press("ArrowUp")
     browser.run(FAINTER)
     found, told = [], set()
     for place, text, title in browser.run(WORDS):
-        if title.startswith("answer") and text in SHOWN and text not in told:
+        if title.startswith("answer") and (text := text.strip()) in SHOWN and text not in told:
             told.add(text)
             browser.run(f"document.querySelectorAll('.word')[{place}].click()")
             found.append(shot(browser))
@@ -55,8 +59,8 @@ def main() -> None:
     """A run, its viewer, the frames, and one of them as the still picture."""
     from tests.viewer.browser import Browser
 
-    lmm, image = vi.LMM.toy(), vi.toy.scene(SEED).image
-    view = vi.viewer.look(lmm, image, "describe the image", vi.VAR(rho=0.5), heads="3:5")
+    lmm, image = vi.LMM.small(), photo_scene(SEED, photographs(), always=True).image
+    view = vi.viewer.look(lmm, image, DESCRIBE, heads=f"{LAYER}")
     with TemporaryDirectory() as folder:
         view.save(Path(folder) / "view.html")
         browser = Browser(Path(folder))

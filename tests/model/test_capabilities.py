@@ -174,6 +174,7 @@ def test_a_model_of_no_known_family_works_where_its_layout_is_usual():
     lmm = vi.LMM(*unknown_llava(), sinks=tiny.SINKS)
     assert "inferred" in repr(lmm)
     assert lmm.capabilities.inferred
+    assert str(lmm.capabilities).count("inferred") == 1
     assert lmm.capabilities.passed
     encoding = tiny.encode()
     mine = lmm.encode(*tiny.PROMPTS["one image"])

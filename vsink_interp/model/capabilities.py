@@ -95,7 +95,7 @@ class Capabilities:
         return asdict(self) | {"hooks": hooks, "passed": self.passed}
 
     def __str__(self) -> str:
-        about = f"{self.model}, family {self.family}{' (inferred)' if self.inferred else ''}"
+        about = f"{self.model}, family {self.family}"
         exact = "equal" if self.exact else "DIFFERENT"
         lines = [
             f"{about}, transformers {self.transformers}; logits without edits: {exact}",
