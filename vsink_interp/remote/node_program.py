@@ -343,8 +343,10 @@ class Programs:
         sizes = dict(self.hooked.head_sizes[layer]) if point.stack == "blocks" else {}
         if "d_mlp" in point.axes:
             tap = self.hooked.family.tap(f"{point.stack}.{{layer}}.mlp.hook_post", layer)
-            down: Any = self.hooked.hf_model.get_submodule(tap.module)
-            sizes["d_mlp"] = down.in_features
+            down = self.hooked.hf_model.get_submodule(tap.module)
+            # Gemma 4's tower wraps its linear maps.
+            inner: Any = next(part for part in down.modules() if hasattr(part, "in_features"))
+            sizes["d_mlp"] = inner.in_features
         return sizes
 
 
