@@ -205,7 +205,7 @@ def test_a_device_map_is_handed_on(tmp_path):
 
 def test_a_transformer_lens_cache_is_given_what_an_adapter_adds():
     lmm = opened("adapted")
-    layer = LensModel(lmm, vi.readout(lmm)).taps_by_layer[1]
+    layer = LensModel(lmm, vi.readout(lmm)).blocks[1]
     down = lmm.hf_model.model.language_model.layers[1].mlp.down_proj
     wanted = down.get_delta_weight("default") + down.base_layer.weight
     assert nodes.apart(layer.mlp.W_out, wanted.T) < 1e-5

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vsink_interp as vi
-from vsink_interp.remote import runtime
+from vsink_interp.remote import program_player, runtime
 from vsink_interp.remote.decode_template import Constants, DiffersError, merge
 from vsink_interp.remote.op_trace import record
 
@@ -24,7 +24,9 @@ def played(fn, value=VALUE):
         noted[-1] = 0
     job = {"constants": constants.tensors, "origins": ["here"]}
     inputs = {"value": value.clone()}
-    return runtime.play(job, {"ops": ops, "out": out, "checks": checks}, inputs, {"length": 0})
+    return program_player.play(
+        job, {"ops": ops, "out": out, "checks": checks}, inputs, {"length": 0}, 0
+    )
 
 
 def in_place(x):
@@ -102,11 +104,12 @@ def test_equal_constants_are_sent_once():
     assert len(constants.tensors) == 2
 
 
-def test_what_is_sent_imports_torch_alone_and_calls_no_super():
-    tree = ast.parse(Path(runtime.__file__).read_text())
+@pytest.mark.parametrize("module", [runtime, program_player])
+def test_what_is_sent_imports_torch_alone_and_calls_no_super(module):
+    tree = ast.parse(Path(module.__file__).read_text())
     froms = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert froms | names == {"torch", "typing"}  # typing is for annotations, which stay here
     kinds = (ast.ClassDef, ast.Global, ast.Nonlocal, ast.AsyncFunctionDef)
     assert not [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    assert "inputs." not in Path(runtime.__file__).read_text()
+    assert "inputs." not in Path(module.__file__).read_text()
