@@ -18,7 +18,7 @@ from vsink_interp.families.tiny import TEXT, VISION, build
 from vsink_interp.kernels import softcapped
 from vsink_interp.model.identities import noise
 from vsink_interp.probes import Logits, TokenProbability
-from vsink_interp.remote import runtime
+from vsink_interp.remote.program_player import unembed
 
 TOWER = {**VISION, "image_size": 42, "patch_size": 14}
 QUERIES = {"model_type": "blip_2_qformer", "num_hidden_layers": 1, "cross_attention_frequency": 1}
@@ -153,7 +153,7 @@ def test_a_server_makes_the_same_logits(name):
     state = {"model": modules, "dtype": torch.float32}
     job = {"unembed": parts | known, "kernels": {"softcapped": softcapped}}
     with torch.no_grad():
-        made = runtime.unembed(entering[0], job, state)
+        made = unembed(entering[0], job, state)
     assert apart(made, theirs) < 1e-5
 
 

@@ -38,6 +38,7 @@ CALLS = {
     "head_result": (torch.randn(2, 3, 4, 5), torch.randn(4, 5, 7)),
     "log_total": (PATTERN.log(),),
     "move_mass": (PATTERN, torch.stack([SINK, MASK & ~SINK], 1), 0.5, ROWS),
+    "move_neurons": (VALUE[0], [1, 3], 0, 0.5, True, 1),
     "non_sink_ratio": (PATTERN, SINK, MASK),
     "normalised": (torch.randn(2, 6, 8),),
     "output_along": (torch.randn(4, 5, 7), torch.randn(7)),

@@ -1,5 +1,7 @@
 """`vsink`, `lsink` and `top(...)`: found by a pass before, against plain transformers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,7 @@ def test_they_are_tokens_as_all_others(tmp_path):
 
 
 def test_vision_sinks_are_the_outliers_of_the_plain_tower(monkeypatch):
-    monkeypatch.setattr(marking, "RATIO", 1.1)
+    monkeypatch.setattr(marking, "patch_norms", partial(marking.patch_norms, ratio=1.1))
     lmm, encoding, seen = tiny.lmm(), tiny.batch("two images", "text", "one image"), []
     projector = lmm.hf_model.model.multi_modal_projector
     hook = projector.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
