@@ -68,7 +68,7 @@ The toy's sinks were [trained in](toy-model-card.md), so what holds there is no 
 papers; it shows that the measurement works. No 7B model was measured here.
 
 The toy was measured on 32 cases of each entry (`--limit 32`); the small LMM, with its trained
-adapter, on four (`--model small --quick --limit 4`), and on some entries alone: an interval over
+adapter, on four (`--model small --quick --limit 4`): an interval over
 four toy scenes is a hint.
 
 """
