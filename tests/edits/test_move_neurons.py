@@ -50,6 +50,8 @@ def test_what_cannot_be_moved_is_refused():
     image, text = PROMPTS["two"]
     cases = [
         (lambda: vi.MoveNeurons((), 0, 1), vi.NotationError, "at least one neuron"),
+        (lambda: recipes.registers({}), vi.NotationError, "no neuron"),
+        (lambda: recipes.registers({}, to=0), vi.NotationError, "no neuron"),
         (lambda: vi.MoveNeurons((1,), 0, 1, by="mean"), vi.NotationError, "max, size"),
         (lambda: run(vi.MoveNeurons((48,), 0, 1)), vi.NotationError, "neurons 0 to 47"),
         (lambda: run(vi.MoveNeurons((1,), 10, 1)), vi.NotationError, "tokens 0 to 9"),

@@ -171,10 +171,23 @@ def test_by_default_it_is_of_the_models_own_word_and_through_edits():
     np.testing.assert_array_equal(found.values, 0)  # the answer's row is one of the query
 
 
+def test_a_logit_that_is_no_number_ends_it():
+    spoilt = vi.Fn("unembed.hook_out", _no_number)
+    with pytest.raises(vi.ResultError, match="no number"):
+        ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", graph=spoilt)
+
+
+def _no_number(value, _site):
+    return value * float("nan")
+
+
 def test_what_cannot_be_attributed_is_refused():
     for more, words in (
         ({"steps": 0}, "at least one"),
         ({"steps": "many"}, "'auto'"),
+        ({"steps": 4, "gap": 0.1}, "leave them out"),
+        ({"steps": 4, "most": 64}, "leave them out"),
+        ({"gap": 0.0}, "above 0"),
         ({"most": 3}, "at least 9 passes"),
         ({"baseline": "black"}, "mean"),
     ):

@@ -83,3 +83,6 @@ def test_without_outliers_it_says_so(model):
     for norm, words in ((1e9, "lower norm"), (0.0, "higher norm")):
         with pytest.raises(vi.LayoutError, match=words):
             ex.register_neurons(model, IMAGES[:1], norm=norm)
+    for more in ({"n": 0}, {"spare": -1}):
+        with pytest.raises(vi.InputError, match="at least one neuron"):
+            ex.register_neurons(model, IMAGES[:1], **more)

@@ -6,6 +6,7 @@ Each is one published form, not a reproduction of a result. Settings are those o
 import math
 from collections.abc import Mapping, Sequence
 
+from ..errors import NotationError
 from ..graph import EditGraph, Layers, TopHeads
 from .act import ACT
 from .contrast import Contrast
@@ -113,7 +114,11 @@ def registers(neurons: Mapping[int, Sequence[int]], to: int | None = None) -> Ed
     - `to`: a token that the tower has, instead of a new one: 0 is CLIP's CLS. That is the paper's
         way of moving outliers within the image. For towers that take no other token (Qwen2-VL,
         InternVL, Pixtral and others) it is the only one: the patch in question becomes an outlier.
+
+    **Raises:** `NotationError` without a neuron.
     """
+    if not neurons:
+        raise NotationError("registers of no neuron would move nothing; name layers and neurons")
     moves = EditGraph(
         *(MoveNeurons(tuple(own), -1 if to is None else to, at) for at, own in neurons.items())
     )

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from typing_extensions import override
 
-from ..errors import InputError, LayoutError, unknown
+from ..errors import InputError, LayoutError, ResultError, unknown
 from ..graph import Edit, EditGraph, Graphlike, Layers, Site, as_graph, resolve_layers
 from ..model import LMM, Encoding, ImageInput, Tick, token_id
 from ..model.progress import shown
@@ -25,6 +25,8 @@ BASELINES = ("mean", "zero")
 Baseline: TypeAlias = Literal["mean", "zero"] | ImageInput
 FIRST = 9
 """With how many nodes the way begins, if their number is not given."""
+GAP, MOST = 0.05, 256
+"""The share by which the parts may miss the whole, and the most nodes, if they are not given."""
 PATTERN = "attn.hook_pattern"
 
 
@@ -109,8 +111,8 @@ def integrated_gradients(
     against: str | int | None = None,
     after: str = "",
     steps: int | str = "auto",
-    gap: float = 0.05,
-    most: int = 256,
+    gap: float | None = None,
+    most: int | None = None,
     baseline: Baseline = "mean",
     graph: Graphlike = None,
     tick: Tick | None = None,
@@ -140,15 +142,16 @@ def integrated_gradients(
     - `against`: another word, whose logit is subtracted.
     - `after`: what the answer says before the word; nothing by default.
     - `steps`: how many forward and backward passes; `"auto"` takes as many as are needed.
-    - `gap`: with `"auto"`, the share of the whole by which the parts may miss it together.
-    - `most`: with `"auto"`, the most passes, 9 at least.
+    - `gap`: with `"auto"`, the share of the whole by which the parts may miss it together; .05.
+    - `most`: with `"auto"`, the most passes, 9 at least; 256.
     - `baseline`: `"mean"`, an image of which every token is the mean of its tokens; `"zero"`; or
         another image of as many tokens, such as a blurred one.
     - `graph`: edits that act in every pass.
     - `tick`: called in the place of a progress bar, after every step.
 
-    **Raises:** `LayoutError` without an image; `InputError` for fewer than one step, another
-    baseline, or a word that is not one token.
+    **Raises:** `LayoutError` without an image; `InputError` for fewer than one step, `gap` or
+    `most` beside a number of steps, another baseline, or a word that is not one token;
+    `ResultError` for a logit that is no number.
     """
     _refuse_steps(steps, gap, most)
     asked = _Asked.of(lmm, image, prompt, after, word, against, as_graph(graph))
@@ -157,19 +160,21 @@ def integrated_gradients(
     if isinstance(steps, int):
         values, stopped = _equal_parts(way, steps, tell), ""
     else:
-        stopped = _refine(way, gap, most, tell)
+        stopped = _refine(way, gap or GAP, most or MOST, tell)
         values = way.trapezoids().sum(0)
     nodes, reached = np.array(sorted(way.found)), way.logit(1.0) - way.logit(0.0)
     found = asked.result("integrated gradients", values, reached)
     return replace(found, nodes=nodes, stopped=stopped)
 
 
-def _refuse_steps(steps: int | str, gap: float, most: int) -> None:
-    if isinstance(steps, str) and steps != "auto":
+def _refuse_steps(steps: int | str, gap: float | None, most: int | None) -> None:
+    if isinstance(steps, bool) or not (steps == "auto" or isinstance(steps, int)):
         raise InputError(f"steps={steps!r}: a number of steps, or 'auto'")
     if isinstance(steps, int) and steps < 1:
         raise InputError(f"steps={steps}: at least one step")
-    if gap <= 0 or most < FIRST:
+    if isinstance(steps, int) and (gap is not None or most is not None):
+        raise InputError(f"steps={steps}: gap and most end steps='auto'; leave them out")
+    if (gap is not None and not gap > 0) or (most is not None and most < FIRST):
         raise InputError(f"gap={gap}, most={most}: a share above 0, and at least {FIRST} passes")
 
 
@@ -247,6 +252,8 @@ def _refine(way: _Way, gap: float, most: int, tell: Tick) -> str:
             way.go(node)
             tell(len(way.found), most)
         nodes, misses = sorted(way.found), way.misses()
+        if not np.isfinite(misses).all():
+            raise ResultError("the logit is no number on the way; is it one under these edits?")
         allowed = gap * abs(way.logit(1.0) - way.logit(0.0))
         if misses.sum() <= allowed:
             return f"at most {gap:.1%} was asked for"

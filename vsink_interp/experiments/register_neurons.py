@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import LayoutError
+from ..errors import InputError, LayoutError
 from ..graph import Layers, resolve_layers
 from ..model import LMM, ImageInput, Tick
 from ..model.patch_features import FEATURES
@@ -118,9 +118,11 @@ def register_neurons(
         by default those that do not go into the projector.
     - `tick`: called in the place of a progress bar, after every image.
 
-    **Raises:** `LayoutError` if no image has an outlier; `CapabilityError` if the model does not
-    offer its neurons.
+    **Raises:** `LayoutError` if no image has an outlier; `InputError` for less than one neuron, or
+    a negative `spare`; `CapabilityError` if the model does not offer its neurons.
     """
+    if n < 1 or (spare is not None and spare < 0):
+        raise InputError(f"n={n}, spare={spare}: at least one neuron, and no less than 0 tokens")
     seen: list[_Seen] = []
     tell = shown(tick, "images")
     for number, image in enumerate(images):

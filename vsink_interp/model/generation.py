@@ -1,6 +1,6 @@
 """Options of `model.generate`: those a run supports, those it refuses, and where answers end."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
@@ -158,6 +158,20 @@ def refuse_unread(hf_model: Any, given: Mapping[str, Any]) -> None:
             f"{', '.join(unread)}: for generating, and this is one forward pass; give "
             "max_new_tokens as well, or leave it out"
         )
+
+
+def called(
+    hf_model: Any, tokenizer: Any, given: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What a plain trace calls, and with which options: to generate where `max_new_tokens` is one.
+
+    **Raises:** as `options`, or as `refuse_unread`.
+    """
+    given = dict(given)
+    if "max_new_tokens" not in given:
+        refuse_unread(hf_model, given)
+        return hf_model, given
+    return hf_model.generate, options(hf_model, tokenizer, given.pop("max_new_tokens"), given)
 
 
 def _stop_strings(config: Any, given: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from .compressed_context import Context, describe
 from .compression import CompressedContext
 from .encoding import Encoding, encode, gather
 from .execution import RunRequest, carry_out
-from .generation import closing, options, refuse_unread, seeded
+from .generation import called, closing, seeded
 from .lens_style import LensStyle
 from .session import Job, Session
 from .soundness import made_by
@@ -34,7 +34,6 @@ class LMM(LensStyle):
     - `processor`: its processor.
     - `sinks`: its sink dimensions; by default, the first graph that needs them runs
         `find_sink_dims`, which takes about six forward passes.
-
     - `family`: the form of its family, if it is not in `vsink_interp.families`.
     - `check`: try every hook point on a tiny random model of the same classes, which takes about
         a second, once per process; hook points that fail are not offered. `capabilities` tries
@@ -383,13 +382,7 @@ class LMM(LensStyle):
         """
         self.backend.require_here("a trace of your own", "open one on lmm.nnsight with remote=True")
         encoding = self._whole(image, prompt)
-        call = self.hf_model
-        if "max_new_tokens" in hf_kwargs:
-            call = self.hf_model.generate
-            length = hf_kwargs.pop("max_new_tokens")
-            hf_kwargs = options(self.hf_model, self.processor.tokenizer, length, hf_kwargs)
-        else:
-            refuse_unread(self.hf_model, hf_kwargs)
+        call, hf_kwargs = called(self.hf_model, self.processor.tokenizer, hf_kwargs)
 
         def driver(**inputs: Any) -> Any:
             with AttentionBinding(self.hooked, None).armed():

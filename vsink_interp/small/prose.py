@@ -40,16 +40,12 @@ def write_prose(
         for subject, request in product(SUBJECTS, REQUESTS)
     ] * rounds
     made = []
-    for at in range(0, len(texts), batch):
-        inputs = tokenizer(texts[at : at + batch], return_tensors="pt", padding=True)
+    for first in range(0, len(texts), batch):
+        inputs = tokenizer(texts[first : first + batch], return_tensors="pt", padding=True)
         out = speaker.generate(
             **inputs, do_sample=True, min_new_tokens=LENGTH, max_new_tokens=LENGTH
         )
         asked, pads = inputs.input_ids.shape[1], (inputs.attention_mask == 0).sum(1).tolist()
-        made += [
-            row[start : start + LENGTH]
-            for row, start in zip(
-                out, [(asked, pad)[i % 2] for i, pad in enumerate(pads)], strict=True
-            )
-        ]
+        starts = [pad if i % 2 else asked for i, pad in enumerate(pads)]
+        made += [row[at : at + LENGTH] for row, at in zip(out, starts, strict=True)]
     return torch.stack(made)
