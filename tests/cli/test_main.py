@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,7 +14,7 @@ import vsink_interp as vi
 from tests import plain_process
 from vsink_interp.cli import figures
 from vsink_interp.cli.main import app
-from vsink_interp.small import packages
+from vsink_interp.small import packages, scenes
 
 
 @pytest.fixture
@@ -174,6 +175,35 @@ def test_the_demo_is_on_the_small_lmm_too_where_it_is_installed(vsink, tmp_path,
     assert out.read_text() == "9"
     assert int((tmp_path / "demo-small.html").read_text()) < 9, "each takes half a minute"
     assert f"at most {figures.SMALL_SCENES} scenes" in " ".join(figures.demo.__doc__.split())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_small_lmm_gets_scenes_on_photographs_where_there_are_any(
+    vsink, tmp_path, monkeypatch, there
+):
+    """As in its training; objects and captions stay those of the plain scenes."""
+
+    def photographs():
+        if there:
+            return (np.random.default_rng(0).integers(0, 256, (90, 90, 3)).astype(np.float32),)
+        raise vi.CapabilityError("scikit-image is not here")
+
+    studies = []
+    monkeypatch.setattr(figures, "open_model", lambda _: vi.LMM.toy())
+    monkeypatch.setattr(vi.plot, "report", lambda study, **_: studies.append(study) or "page")
+    monkeypatch.setattr(packages, "installed", lambda: True)
+    monkeypatch.setattr(scenes, "photographs", photographs)
+    done = vsink("demo", "--out", str(tmp_path / "demo.html"), "--scenes", "2")
+    assert ("gets plain scenes here: scikit-image is not here" in done.stdout) is not there
+    toy, small = studies
+    pixels, shown = np.asarray(toy.image), np.asarray(small.image)
+    assert np.array_equal(np.asarray(small.located[0].image), shown)
+    assert small.cases.truth == toy.cases.truth
+    assert small.cases.about == "toy scenes 0 to 1" + ", on photographs" * there
+    mask = np.any(vi.toy.scene(0).masks, axis=0)
+    assert np.array_equal(pixels[mask], shown[mask])
+    moved = np.abs(pixels[~mask].astype(int) - shown[~mask]).mean()
+    assert bool(moved > 5) is there
 
 
 def test_the_demo_on_a_small_lmm_that_is_not_there_is_refused_before_the_work(

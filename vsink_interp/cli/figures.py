@@ -3,6 +3,8 @@
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 import vsink_interp as vi
 
-from ..errors import InputError
+from ..errors import CapabilityError, InputError
 from ..storage import reserved
 from .terminal import (
     JsonOption,
@@ -72,7 +74,24 @@ def demo(
 def _demo_on(model: str, out: Path, scenes: int, seed: int | None) -> None:
     with reserved(out, REPORT_SIZE) as write:
         lmm = open_model(model)
-        _write_report(vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed or 0), out, write)
+        _write_report(_scenes_for(lmm, model, scenes, seed or 0), out, write)
+
+
+def _scenes_for(lmm: vi.LMM, model: str, scenes: int, seed: int) -> vi.plot.Study:
+    """Toy scenes; for the small LMM on photographs, as in its training, where there are any."""
+    from ..small.scenes import photo_scene, photographs
+
+    try:
+        photos = photographs() if model == "small" else ()
+    except CapabilityError as error:
+        typer.echo(f"The small LMM gets plain scenes here: {error}")
+        photos = ()
+    if not photos:
+        return vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed)
+    draw = partial(photo_scene, photos=photos, always=True)
+    study = vi.plot.Study.of_scenes(lmm, scenes=scenes, seed=seed, draw=draw)
+    about = f"{study.cases.about}, on photographs"
+    return replace(study, cases=replace(study.cases, about=about))
 
 
 def report(

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..metrics import content_words, score_objects
 from ..model import ImageInput, as_image
 from ..results.result import OneLine
-from ..toy import scene
+from ..toy import Scene, scene
 from ..toy.language import DESCRIBE, parse_objects
 
 
@@ -63,9 +63,16 @@ class Cases(OneLine):
         return len(self.images)
 
     @classmethod
-    def scenes(cls, count: int, first_seed: int = 0) -> "Cases":
-        """Toy scenes from seed `first_seed` on, to be described; their objects are known."""
-        drawn = [scene(first_seed + i) for i in range(count)]
+    def scenes(
+        cls, count: int, first_seed: int = 0, *, draw: Callable[[int], Scene] = scene
+    ) -> "Cases":
+        """Toy scenes from seed `first_seed` on, to be described; their objects are known.
+
+        **Arguments:**
+
+        - `draw`: makes the scene of a seed; `toy.scene`, or one with another background.
+        """
+        drawn = [draw(first_seed + i) for i in range(count)]
         return cls(
             tuple(one.image for one in drawn),
             (DESCRIBE,) * count,

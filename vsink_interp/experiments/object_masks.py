@@ -1,5 +1,6 @@
 """`ObjectMasks`: objects with known masks, against which localisation is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,7 +10,7 @@ from PIL.Image import Image
 from ..errors import InputError
 from ..model import as_image
 from ..results.result import OneLine
-from ..toy import scene
+from ..toy import Scene, scene
 from ..toy.language import DESCRIBE
 
 
@@ -48,9 +49,16 @@ class ObjectMasks(OneLine):
         _check(self.mask, self.image)
 
     @classmethod
-    def scenes(cls, count: int, first_seed: int = 0) -> "tuple[ObjectMasks, ...]":
-        """All objects of toy scenes from seed `first_seed` on, to be named in a description."""
-        drawn = [scene(first_seed + i) for i in range(count)]
+    def scenes(
+        cls, count: int, first_seed: int = 0, *, draw: Callable[[int], Scene] = scene
+    ) -> "tuple[ObjectMasks, ...]":
+        """All objects of toy scenes from seed `first_seed` on, to be named in a description.
+
+        **Arguments:**
+
+        - `draw`: makes the scene of a seed; `toy.scene`, or one with another background.
+        """
+        drawn = [draw(first_seed + i) for i in range(count)]
         return tuple(
             cls(one.image, DESCRIBE, thing.name, mask)
             for one in drawn

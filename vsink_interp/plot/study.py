@@ -1,5 +1,6 @@
 """`Study`: the input of a report."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -11,7 +12,7 @@ from ..experiments import Cases, ObjectMasks, WordMaps, word_maps
 from ..model import LMM, ImageInput, as_image
 from ..model.progress import silent
 from ..results import Run
-from ..toy import scene
+from ..toy import Scene, scene
 from ..toy.language import DESCRIBE
 
 
@@ -42,13 +43,24 @@ class Study:
     located: tuple[ObjectMasks, ...] = ()
 
     @classmethod
-    def of_scenes(cls, lmm: LMM, *, scenes: int = 50, seed: int = 0) -> "Study":
+    def of_scenes(
+        cls,
+        lmm: LMM,
+        *,
+        scenes: int = 50,
+        seed: int = 0,
+        draw: Callable[[int], Scene] = scene,
+    ) -> "Study":
         """The toy scene of a seed, and a number of scenes from that seed on as cases.
 
         Objects are located in the first twelve of them.
+
+        **Arguments:**
+
+        - `draw`: makes the scene of a seed; `toy.scene`, or one with another background.
         """
-        shown, cases = scene(seed), Cases.scenes(scenes, seed)
-        located = ObjectMasks.scenes(min(scenes, 12), seed)
+        shown, cases = draw(seed), Cases.scenes(scenes, seed, draw=draw)
+        located = ObjectMasks.scenes(min(scenes, 12), seed, draw=draw)
         return cls(lmm, shown.image, DESCRIBE, cases, shown.caption, located)
 
     @classmethod
