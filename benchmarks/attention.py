@@ -5,6 +5,10 @@
 minute. A key of the figures is `<feature>@<tokens>`, with `/gqa` behind it where four key heads
 serve sixteen query heads, or `<feature>@toy` for whole answers of the toy LMM.
 
+`--device cuda` measures a decoder of a 7B's size instead (32 layers of width 4,096, bf16, random
+weights; 32 key heads, or 8 with `/gqa`): seconds of the clock, memory that torch allocates, and how
+often the host waits for the GPU. A few minutes; its figures stay out of the page of the docs.
+
 Variants are interleaved, each round in the reverse order of the last; `ratio` is the median over
 rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller than its distance from
 1 is noise. `peak_ratio` compares the peak memory of forked processes that ran one variant each.
@@ -14,12 +18,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from measure import Figures, Variants, measure
-from models import GRIDS, Size, build, prompt, toy
+from models import GRIDS, SEVEN_B, Size, build, prompt, toy
 from page import report, write
 from variants import answers, attention
 
@@ -36,12 +40,13 @@ class Setting:
     rounds: int
     size: Size | None = None
     tokens: int = 0
+    device: str = "cpu"
 
     def variants(self) -> Variants:
         """Every variant of this setting, ready to run."""
         if self.size is None:
             return answers(*toy())
-        lmm = build(self.tokens, self.size)
+        lmm = build(self.tokens, self.size, device=self.device)
         return attention(lmm, prompt(lmm, self.tokens))
 
 
@@ -51,6 +56,13 @@ def settings(tokens: list[int]) -> Iterator[Setting]:
         yield Setting(f"{n}", ROUNDS[n], Size(layers=LAYERS[n]), n)
         yield Setting(f"{n}/gqa", ROUNDS[n], Size(layers=LAYERS[n], kv_heads=4), n)
     yield Setting("toy", 7)
+
+
+def on_gpu(tokens: list[int]) -> Iterator[Setting]:
+    """A 7B's shapes."""
+    for n in tokens:
+        yield Setting(f"{n}/cuda", 5, SEVEN_B, n, "cuda")
+        yield Setting(f"{n}/gqa/cuda", 5, replace(SEVEN_B, kv_heads=8), n, "cuda")
 
 
 def main() -> None:
@@ -63,10 +75,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the figures of --json into docs/")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, nargs="*", default=list(GRIDS), choices=list(GRIDS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda" and (options.write or not torch.cuda.is_available()):
+        parser.error("--device cuda wants a GPU, and keeps its figures with --json, not --write")
     torch.set_num_threads(options.threads)
     figures: Figures = {}
-    chosen = [Setting("600", 2, QUICK, 600)] if options.quick else settings(options.tokens)
+    every = on_gpu if options.device == "cuda" else settings
+    quick = Setting("600", 2, QUICK, 600, options.device)
+    chosen = [quick] if options.quick else every(options.tokens)
     for setting in chosen:
         found = measure(setting.variants(), setting.rounds, setting.mark)
         figures |= {f"{name}@{setting.mark}": figure for name, figure in found.items()}

@@ -67,19 +67,20 @@ def vectorised(pattern: Tensor, sink: Tensor, image: Tensor, rows: Tensor) -> Te
 def patched(lmm: vi.LMM, encoding: vi.Encoding, edit: Callable[..., Tensor]) -> Iterator[None]:
     """The model with eager attention and VAR written into it; sinks are given, not looked for."""
     layers, config = lmm.hooked.layers, lmm.hooked.layers[0].self_attn.config
-    image, length = encoding.layout.mask("image"), encoding.layout.length
+    image, length = encoding.layout.mask("image").to(lmm.device), encoding.layout.length
+    last_image = int(image[0].nonzero()[-1])
     probe = vi.probes.SinkValue()
-    phi = lmm.run(encoding, graph=probe)[probe].values
+    phi = lmm.run(encoding, graph=probe)[probe].values.to(lmm.device)
 
     def attention(module, query, key, value, attention_mask, scaling, **_):
         pattern = full_pattern(module, query, key, attention_mask, scaling)
         if module.layer_idx < len(layers) - 1:
             keys, extra = key.shape[2], key.shape[2] - length
-            pad = torch.zeros(1, max(extra, 0), dtype=torch.bool)
+            pad = torch.zeros(1, max(extra, 0), dtype=torch.bool, device=key.device)
             sink = torch.cat([phi[module.layer_idx] >= lmm.sinks.tau, pad], 1)[:, :keys]
             here = torch.cat([image, pad], 1)[:, :keys]
-            positions = torch.arange(keys - query.shape[2], keys)[None]
-            rows = positions > int(image[0].nonzero()[-1])
+            positions = torch.arange(keys - query.shape[2], keys, device=key.device)[None]
+            rows = positions > last_image
             pattern = edit(pattern, sink, here, rows)
         z = pattern @ repeat_kv(value, module.num_key_value_groups)
         return z.transpose(1, 2).contiguous(), pattern

@@ -5,6 +5,7 @@ import resource
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,29 +23,39 @@ class Variant:
 
     **Attributes:**
 
-    - `run`: does it once, and returns the CPU seconds that count.
+    - `run`: does it once, and returns the seconds that count, as `now` counts them.
     - `base`: the name of the variant that it is compared with.
+    - `device`: where it runs, `"cpu"` or `"cuda"`.
     """
 
     run: Callable[[], float]
     base: str
+    device: str = "cpu"
 
 
 Variants = dict[str, Variant]
 
 
-def timed(run: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
+def now(device: str = "cpu") -> float:
+    """Seconds of this process's CPU; of the clock, once everything is done, for a GPU."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(run: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, as `now` counts them."""
+    start = now(device)
     with torch.no_grad():
         run()
-    return time.process_time() - start
+    return now(device) - start
 
 
 def measure(variants: Variants, rounds: int, what: str) -> Figures:
     """Ratios of every variant to its base; the base itself is entered twice and left out."""
     # Memory first: a process that has run nothing yet forks one child per variant.
-    peaks = {name: peak(variant.run) for name, variant in variants.items()}
+    peaks = {name: _peak(variant) for name, variant in variants.items()}
     bases = {variant.base for variant in variants.values()}
     entered = variants | {f"aa {base}": variants[base] for base in bases}
     times: dict[str, list[float]] = {name: [] for name in entered}
@@ -56,6 +67,7 @@ def measure(variants: Variants, rounds: int, what: str) -> Figures:
     return {
         name: _figure(times[name], times[variant.base], times[f"aa {variant.base}"])
         | {"peak_ratio": peaks[name] / peaks[variant.base]}
+        | ({} if variant.device == "cpu" else {"waits": waits(variant.run)})
         for name, variant in variants.items()
         if name not in bases
     }
@@ -72,6 +84,29 @@ def _figure(own: list[float], base: list[float], again: list[float]) -> dict[str
         "aa_least": min(twice),
         "aa_largest": max(twice),
     }
+
+
+def _peak(variant: Variant) -> float:
+    if variant.device == "cpu":
+        return peak(variant.run)
+    torch.cuda.reset_peak_memory_stats()
+    variant.run()
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def waits(run: Callable[[], object]) -> int:
+    """How often the host waits for the GPU in one call (`torch.cuda.set_sync_debug_mode`).
+
+    What torch does not watch, a copy to the host by another library, is not counted.
+    """
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(one.message) for one in seen)
 
 
 def peak(run: Callable[[], object]) -> float:

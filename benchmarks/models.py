@@ -31,8 +31,15 @@ class Size:
     layers: int = 4
 
 
-def build(tokens: int, size: Size, attention: str = "sdpa") -> vi.LMM:
-    """A LLaVA with a one-layer tower and a decoder of `size`, for prompts of `tokens` tokens."""
+SEVEN_B = Size(width=4096, heads=32, kv_heads=32, layers=32)
+"""The decoder of LLaVA-1.5-7B; with eight key heads that of Llama 3."""
+
+
+def build(tokens: int, size: Size, attention: str = "sdpa", device: str = "cpu") -> vi.LMM:
+    """A LLaVA with a one-layer tower and a decoder of `size`, for prompts of `tokens` tokens.
+
+    In fp32 on the CPU, in bf16 on a GPU, where its weights are made.
+    """
     torch.manual_seed(0)
     grid, width = GRIDS[tokens], size.width
     config = LlavaConfig(
@@ -56,9 +63,13 @@ def build(tokens: int, size: Size, attention: str = "sdpa") -> vi.LMM:
         image_token_index=4,
         vision_feature_layer=-1,
     )
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation=attention).eval()
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    with torch.device(device):
+        model = LlavaForConditionalGeneration._from_config(
+            config, attn_implementation=attention, dtype=dtype
+        ).eval()
     model.generation_config.eos_token_id = None
-    lmm = vi.LMM(model, processor(grid))
+    lmm = vi.LMM(model, processor(grid), check=device == "cpu")
     lmm.sinks = plant(lmm, tokens)
     return lmm
 

@@ -67,9 +67,13 @@ def report(figures: Figures) -> str:
     """The figures as lines of text."""
     return "".join(
         f"{name:28} {f['ratio']:5.2f} [{f['least']:.2f}-{f['largest']:.2f}]"
-        f"  aa {f['aa']:.2f}  peak {f['peak_ratio']:.2f}\n"
+        f"  aa {f['aa']:.2f}  peak {f['peak_ratio']:.2f}{_waits(f)}\n"
         for name, f in figures.items()
     )
+
+
+def _waits(figure: dict[str, float]) -> str:
+    return f"  waits {figure['waits']:.0f}" if "waits" in figure else ""
 
 
 def write(figures: Figures) -> None:

@@ -1,6 +1,5 @@
 """What is compared: ours, plain SDPA, eager attention, and the published ways to do VAR."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 from baselines import head_loop, patched, vectorised
-from measure import Variant, Variants, timed
+from measure import Variant, Variants, now, timed
 
 import vsink_interp as vi
 
@@ -37,14 +36,15 @@ OTHERS = {"eager": None, "eager-var": vectorised, "released-var": head_loop}
 
 
 class Clock:
-    """A streamer that notes the CPU time of every token, so that decoding is timed by itself."""
+    """A streamer that notes the time of every token, so that decoding is timed by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self.times: list[float] = []
+        self.device = device
 
     def put(self, _value: torch.Tensor) -> None:
         """Called by `generate` with the prompt, then with every token."""
-        self.times.append(time.process_time())
+        self.times.append(now(self.device))
 
     def end(self) -> None:
         """Called by `generate` at the end."""
@@ -70,17 +70,18 @@ def attention(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
     """A prefill, and decode steps by themselves, in every way."""
     plain = partial(_forward, lmm, encoding)
     decode = partial(_generate, lmm, encoding)
-    found = {"plain": Variant(plain, "plain"), "plain-decode": Variant(decode, "plain-decode")}
-    for name, graph in OURS.items():
-        found[name] = Variant(partial(_ours, lmm, encoding, graph), "plain")
-    for name, graph in OURS_DECODE.items():
-        found[name] = Variant(partial(_ours_decode, lmm, encoding, graph), "plain-decode")
+    runs: dict[str, Callable[[], float]] = {"plain": plain, "plain-decode": decode}
+    runs |= {name: partial(_ours, lmm, encoding, graph) for name, graph in OURS.items()}
+    runs |= {
+        name: partial(_ours_decode, lmm, encoding, graph) for name, graph in OURS_DECODE.items()
+    }
     for name, edit in OTHERS.items():
-        found[name] = Variant(partial(_inside, plain, lmm, encoding, edit), "plain")
-        found[f"{name}-decode"] = Variant(
-            partial(_inside, decode, lmm, encoding, edit), "plain-decode"
-        )
-    return found
+        runs[name] = partial(_inside, plain, lmm, encoding, edit)
+        runs[f"{name}-decode"] = partial(_inside, decode, lmm, encoding, edit)
+    return {
+        name: Variant(run, "plain-decode" if name.endswith("decode") else "plain", lmm.device.type)
+        for name, run in runs.items()
+    }
 
 
 def answers(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
@@ -98,12 +99,18 @@ def answers(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
     }
 
 
+def _inputs(lmm: vi.LMM, encoding: vi.Encoding) -> dict[str, Any]:
+    """Where the model is, and in its precision."""
+    moved = {name: value.to(lmm.device) for name, value in encoding.inputs.items()}
+    return moved | {"pixel_values": moved["pixel_values"].to(lmm.dtype)}
+
+
 def _forward(lmm: vi.LMM, encoding: vi.Encoding) -> float:
-    return timed(lambda: lmm.hf_model(**encoding.inputs))
+    return timed(lambda: lmm.hf_model(**_inputs(lmm, encoding)), lmm.device.type)
 
 
 def _generate(lmm: vi.LMM, encoding: vi.Encoding) -> float:
-    clock = Clock()
+    clock = Clock(lmm.device.type)
     _decode_plain(lmm, encoding, clock)
     return clock.decode
 
@@ -111,7 +118,7 @@ def _generate(lmm: vi.LMM, encoding: vi.Encoding) -> float:
 def _decode_plain(lmm: vi.LMM, encoding: vi.Encoding, clock: Clock | None) -> None:
     # `Run` holds the logits, so plain generation keeps them too.
     lmm.hf_model.generate(
-        **encoding.inputs,
+        **_inputs(lmm, encoding),
         max_new_tokens=STEPS + 1,
         do_sample=False,
         pad_token_id=0,
@@ -122,11 +129,11 @@ def _decode_plain(lmm: vi.LMM, encoding: vi.Encoding, clock: Clock | None) -> No
 
 
 def _ours(lmm: vi.LMM, encoding: vi.Encoding, graph: Any) -> float:
-    return timed(lambda: lmm.run(encoding, graph=graph))
+    return timed(lambda: lmm.run(encoding, graph=graph), lmm.device.type)
 
 
 def _ours_decode(lmm: vi.LMM, encoding: vi.Encoding, graph: Any) -> float:
-    clock = Clock()
+    clock = Clock(lmm.device.type)
     lmm.generate(encoding, graph=graph, max_new_tokens=STEPS + 1, streamer=clock)
     return clock.decode
 
