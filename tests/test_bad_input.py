@@ -6,6 +6,8 @@ import traceback
 import pytest
 import torch
 from jaxtyping import Float
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import vsink_interp as vi
 from tests import nodes, plain_process, restated, tiny
@@ -307,3 +309,81 @@ def test_values_of_other_types_are_refused_or_right(tmp_path):
     program = OTHER_TYPES.replace("PATH", repr(str(tmp_path / "a.png")))
     done = plain_process.run(program)
     assert done.returncode == 0, done.stderr
+
+
+def twice_as_sharp(module, query, key, value, given, scaling=None, **more):
+    """An attention function of one's own, whose mask has another name than transformers gives."""
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    return own(module, query, key, value, given, scaling=2 * scaling, **more)
+
+
+@pytest.fixture
+def sharp():
+    ALL_ATTENTION_FUNCTIONS.register("sharp", twice_as_sharp)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("sharp", sdpa_mask)
+    yield "sharp"
+    del ALL_ATTENTION_FUNCTIONS._global_mapping["sharp"]
+    del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["sharp"]
+
+
+def test_attention_that_was_set_after_opening_was_not_tried_and_is_refused(sharp, monkeypatch):
+    lmm = tiny.fresh()
+    encoding, plain = tiny.encode(), tiny.plain(lmm, tiny.encode())
+    lmm.hf_model.set_attn_implementation("eager")
+    assert apart(lmm.run(encoding).logits, plain) < 2e-5
+    lmm.hf_model.set_attn_implementation(sharp)
+    asks = (
+        lambda: lmm.run(encoding),
+        lambda: lmm.run(encoding, graph=vi.VAR()),
+        lambda: lmm.generate(encoding, max_new_tokens=1),
+    )
+    for ask in asks:
+        with pytest.raises(vi.CapabilityError, match=r"is 'sharp', and was .*open the model anew"):
+            ask()
+    lmm.hf_model.set_attn_implementation("sdpa")
+    assert torch.equal(lmm.run(encoding).logits, plain)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", twice_as_sharp)
+    with pytest.raises(vi.CapabilityError, match="'sdpa' is another function than it was"):
+        lmm.run(encoding)
+
+
+def test_attention_of_ones_own_is_tried_when_the_model_is_opened(sharp):
+    model = tiny.hf_model()
+    model.set_attn_implementation(sharp)
+    lmm = vi.LMM(model, tiny.processor(), sinks=tiny.SINKS)
+    assert {name.rpartition("_")[2] for name in lmm.hooked.failed} == {"scores", "pattern"}
+    assert torch.equal(lmm.run(tiny.encode()).logits, tiny.plain(lmm, tiny.encode()))
+    with pytest.raises(vi.CapabilityError, match="changes the logits"):
+        lmm.run(tiny.encode(), graph=vi.VAR())
+
+
+@pytest.mark.parametrize(
+    ("returns", "shown"),
+    [
+        ("batch query", r'-> Float\[Tensor, "batch query"\].*got \'batch query\''),
+        ("query", r'-> Float\[Tensor, "query"\]'),
+        ("Float[Tensor, 'query'", r'-> Float\[Tensor, "batch head query"\]'),
+        (torch.Tensor, "got Tensor"),
+        (Float[torch.Tensor, "..."], "a name for each axis"),
+        (None, "got nothing"),
+    ],
+)
+def test_axes_that_are_not_named_as_they_should_be(returns, shown):
+    def spelled(value, site):
+        del site
+        return value
+
+    spelled.__annotations__["return"] = returns
+    with pytest.raises(vi.NotationError, match=f"spelled must say what it returns.*{shown}"):
+        vi.probe("hook_resid_pre")(spelled)
+
+
+def test_axes_in_one_text_are_refused():
+    with pytest.raises(vi.NotationError, match=r"is a tuple of names, \('batch', 'query'\)"):
+
+        class Mine(vi.Probe):
+            layers, hook, axes = ":", "hook_resid_pre", "batch query"
+
+            def measure(self, value, site):
+                del site
+                return value

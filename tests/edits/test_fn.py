@@ -92,3 +92,70 @@ def test_what_a_function_returns_is_brought_to_the_precision_of_the_model(hook):
     want = lmm.generate(encoding, graph=same, max_new_tokens=2)
     assert torch.equal(run.logits, want.logits)
     assert not torch.equal(run.logits, lmm.generate(encoding, max_new_tokens=2).logits)
+
+
+def spoiled(number, *, in_place=False, later=False):
+    """A function that writes a number that is none, in layer 1."""
+
+    def fn(value, site):
+        if site.layer not in (1, None) or (later and site.prefill):
+            return None
+        new = value if in_place else value.clone()
+        new[..., -1] = number
+        return new
+
+    return fn
+
+
+NAN, INF = float("nan"), float("inf")
+RAN = {
+    "run": lambda lmm, graph: lmm.run(tiny.encode(), graph=graph),
+    "sampled": lambda lmm, graph: lmm.generate(
+        tiny.encode(), graph=graph, max_new_tokens=3, do_sample=True, seed=0
+    ),
+}
+
+
+@pytest.mark.parametrize(("how", "in_place"), [("run", False), ("sampled", True)])
+@pytest.mark.parametrize("point", nodes.POINTS, ids=lambda point: point.template)
+def test_what_is_no_number_is_refused_by_edit_and_layer(point, how, in_place):
+    hook = point.name if point.stack == "blocks" else point.template
+    edit, where = vi.Fn(hook, spoiled(NAN, in_place=in_place)), point.at(1 if point.stack else None)
+    with pytest.raises(vi.CapabilityError) as raised:
+        RAN[how](tiny.lmm(), edit)
+    assert f"{edit!r} turned {where} in the prefill" in str(raised.value)
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_pattern", "hook_resid_post", "attn.hook_attn_scores"])
+def test_in_a_decode_step_too_and_what_is_infinite(hook):
+    edit = vi.Fn(hook, spoiled(INF, later=True))
+    with pytest.raises(vi.CapabilityError, match=r"blocks\.1\.\S+ in a decode step, tokens 22"):
+        tiny.lmm().generate(tiny.encode(), graph=edit, max_new_tokens=3)
+
+
+def test_scores_and_logits_may_be_minus_infinity():
+    def cut(value, site):
+        del site
+        value = value.clone()
+        value[..., 1:9] = -torch.inf
+        return value
+
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    by_hand = lmm.run(encoding, graph=vi.Fn("attn.hook_attn_scores", cut, layers=2))
+    assert by_hand.logits.isfinite().all()
+    assert nodes.apart(by_hand.logits, lmm.run(encoding).logits) > 1e-3
+    words = lmm.generate(encoding, graph=vi.Fn("unembed.hook_out", cut), max_new_tokens=2)
+    assert words.logits[..., 1:9].isneginf().all()
+
+
+def test_keys_that_left_the_cache_are_no_fault_of_the_function():
+    """They are shown as NaN."""
+    graph = vi.DropKeys("image") | vi.Fn("attn.hook_rot_k", lambda k, site: k * 1.5)  # noqa: ARG005
+    assert tiny.lmm().generate(tiny.encode(), graph=graph, max_new_tokens=3).logits.isfinite().all()
+
+
+def test_edits_of_ours_that_grow_too_large_are_named_with_the_graph():
+    lmm = tiny.lmm(torch.float16)
+    graph = vi.edits.Steer((6e4,) * tiny.WIDTH, layers=1) | vi.ScaleHeads(1e5)
+    with pytest.raises(vi.CapabilityError, match=r"under .*Steer.* are not numbers"):
+        lmm.run(tiny.encode(), graph=graph)

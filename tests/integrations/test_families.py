@@ -23,6 +23,8 @@ GATED = {"Qwen3.5"}
 """Families whose queries come with a gate beside them: hook_q of theirs holds both."""
 NORMED_VALUES = {"Gemma 4"}
 """Families whose values are normed: ours are what attention weighs, theirs what comes before."""
+SCALE, END = ".hook_scale", ".hook_resid_post"
+"""What it does not show of that family's norms, and where the last one reads."""
 LINEAR = "linear_attn.hook_out"
 """Their name of what linear attention adds."""
 NEURONS = "mlp.hook_post"
@@ -58,6 +60,9 @@ def theirs_of(cache, family, name):
     if family in NORMED_VALUES and name.endswith("attn.hook_v"):
         values = cache[name]
         return values * torch.rsqrt(values.square().mean(-1, keepdim=True) + 1e-6)
+    if family in NORMED_VALUES and name.endswith(SCALE):
+        assert name not in cache.cache_dict, f"{name}: compare it"
+        return rms_of(cache, name)
     if family in GATED and name.endswith("attn.hook_q"):
         found = cache[name.replace("hook_q", "q_norm.hook_in")].transpose(1, 2)
         assert cache[name].numel() == 2 * found.numel()
@@ -67,6 +72,17 @@ def theirs_of(cache, family, name):
     spelled = name.replace("vision_encoder.blocks", "vision_encoder.encoder_layers")
     found = cache.cache_dict.get(spelled, cache.cache_dict.get(name))
     return found[None] if found is not None and packed(name, found) else found
+
+
+def rms_of(cache, name):
+    """What a norm divides by, of the residual stream that they show before it."""
+    norm, last = (
+        name.removesuffix(SCALE),
+        max(k for k in cache.cache_dict if k.startswith("blocks.") and k.endswith(END)),
+    )
+    before = {"ln1": "hook_resid_pre", "ln2": "hook_resid_mid"}.get(norm.rpartition(".")[2])
+    resid = cache[f"{norm.rpartition('.')[0]}.{before}" if before else last]
+    return torch.sqrt(resid.square().mean(-1, keepdim=True) + 1e-6)
 
 
 def packed(name, value):
@@ -96,9 +112,6 @@ def test_names_shapes_and_values_are_transformer_lens_s(name, tmp_path):
             continue
         if name in WHOLE_TOWER and key.startswith("vision_encoder.blocks"):
             assert other is None, f"{key}: take {name} out of WHOLE_TOWER"
-            continue
-        if name in NORMED_VALUES and key == "ln_final.hook_scale":
-            assert other is None, f"{key}: compare it"
             continue
         if name in DELEGATED and key.endswith(ABSENT):
             assert other is None, f"{key}: take it out of ABSENT"

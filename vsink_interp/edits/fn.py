@@ -59,6 +59,11 @@ class Fn(Edit):
     def whole(self) -> bool:
         return True
 
+    @property
+    @override
+    def is_foreign(self) -> bool:
+        return True
+
     @override
     def apply(self, value: Tensor, site: Site) -> Tensor:
         changed = call(self.fn, value, site, with_hook=takes_hook(self.fn, "Fn"))

@@ -6,7 +6,6 @@ Layers without nodes go straight to the model's own function; in the others only
 ask for are computed explicitly: scores, mask, score edits, softmax, pattern edits, values.
 """
 
-import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from ..errors import CapabilityError
 from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
 from .kept_tokens import TokensAtHand, Window
 from .layer_nodes import LayerNodes
+from .own_attention import attention_function, refuse_untried
 from .row_program import Base, RowProgram
 from .run_state import RunState
 
@@ -77,6 +77,7 @@ class AttentionBinding:
         """Register the function, select it in the decoder's configuration, and always undo both."""
         name = f"{ARMED}{next(_names)}"
         before = self.config._attn_implementation
+        refuse_untried(self.hooked.layers, self.base_name, self.hooked.tried_attention)
         self._refuse_other_masks()
         try:
             # Globally: some decoders (Doge) look functions up in an interface of their own.
@@ -130,8 +131,7 @@ class AttentionBinding:
         """The model's own attention function."""
         home = type(module).__module__
         if home not in self._bases:
-            eager: Any = getattr(sys.modules[home], "eager_attention_forward", None)
-            self._bases[home] = ALL_ATTENTION_FUNCTIONS.get_interface(self.base_name, eager)
+            self._bases[home] = attention_function(module, self.base_name)
         return self._bases[home]
 
     def __call__(
@@ -154,10 +154,14 @@ class AttentionBinding:
             )
         kept = self._kept(layer, query.shape[2], key.shape[2])
         narrow = kept.mask(attention_mask, key.shape[2]) if kept else attention_mask
-        base = partial(self.base(module), module, attention_mask=narrow, scaling=scaling)
+        own = self.base(module)
+
+        def base(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
+            return own(module, query, key, value, narrow, scaling=scaling, **kwargs)
+
         awaited = self._awaited(layer)
         if not awaited and not self.nodes[layer].some:
-            return base(query, key, value, **kwargs)
+            return base(query, key, value)
         self._refuse_unread(kwargs, attention_mask)
         self._refuse_again(layer, kept)
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
@@ -175,7 +179,7 @@ class AttentionBinding:
             residual_scale=self.hooked.residual_scale(layer),
             learned_sinks=kwargs.get("s_aux"),
         )
-        return call.attend(query, key, value, partial(base, **kwargs))
+        return call.attend(query, key, value, base)
 
     def _refuse_again(self, layer: int, kept: TokensAtHand | None) -> None:
         """Refuse nodes where a layer attends more than once in a pass, over the same keys.

@@ -146,5 +146,6 @@ def beside_the_first(hooked: HookedModel, passes: Mapping[int, SecondPass]) -> G
         hook.remove()
     for second in passes.values():
         if second.run_state is not None:
+            second.run_state.ranges.refuse()
             second.run_state.refuse_blind()
             second.run_state.refuse_lost()

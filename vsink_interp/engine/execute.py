@@ -132,7 +132,7 @@ def _execute(
     # Edits in place are noticed by version counters, which tensors of inference mode lack.
     with torch.inference_mode(False), torch.set_grad_enabled(asks):
         plain = {name: x.clone() if x.is_inference() else x for name, x in inputs.items()}
-        with interruptible():
+        with interruptible(), sound(run_state):
             if stops or hooked.nnsight._edits:
                 _trace(hooked, stops, run_state, passes, driver, plain, reached)
             else:  # every module would ask a trace in which nobody waits
@@ -148,6 +148,17 @@ def _execute(
     run_state.refuse_blind()
     run_state.refuse_lost()
     return Outcome(box[0], run_state.records())
+
+
+@contextmanager
+def sound(run_state: RunState) -> Generator[None]:
+    """Refuse what a user's edit returned, also where the run failed of it, as sampling does."""
+    try:
+        yield
+    except Exception as error:
+        run_state.ranges.refuse(error)
+        raise
+    run_state.ranges.refuse()
 
 
 @contextmanager

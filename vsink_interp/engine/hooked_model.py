@@ -25,6 +25,7 @@ from ..families import (
 from ..graph import HOOKS, HookPoint, find_hook
 from ..kernels import softcapped
 from .linear_map import Asked, LinearMap, linear_map
+from .own_attention import attention_functions
 from .placement import execution_device
 from .turns import OwnThread, turns_of
 
@@ -60,7 +61,7 @@ class HookedModel:
 
     def _wrap(self, family: Family, kind: str) -> None:
         hf_model, processor = self.hf_model, self.processor
-        _ = self.attention
+        self.tried_attention = attention_functions(self.layers, self.attention)
         self._lacking: dict[tuple[HookPoint, int | None], str] = {}
         self.family = replace(
             family,

@@ -19,6 +19,7 @@ from .gradients import Watched, backward, watched
 from .kept_tokens import KeptTokens
 from .linear_map import Asked
 from .node_results import checked_record, checked_value, note
+from .value_ranges import ValueRanges, range_of
 
 Pieces = dict[int | None, list[tuple[int, Tensor]]]
 Numbered = tuple[tuple[int, Node], ...]
@@ -47,6 +48,7 @@ class RunState:
         self.pieces: dict[int, Pieces] = {}
         self.watched: list[Watched] = []
         self.asked: Asked = {}
+        self.ranges = ValueRanges()
         self._masks = {masks.device: masks}
         self._dims: dict[torch.device, tuple[int, ...] | Tensor] = {}
         self._phis: dict[int | None, list[Tensor]] = {}
@@ -172,12 +174,16 @@ class RunState:
         n_keys = value.shape[point.axes.index("key")] if "key" in point.axes else whole.stop
         if isinstance(node, Edit):
             site = self.site(point, layer, rows, n_keys, whole.start, value.device, extras, number)
+            before = range_of(value) if node.is_foreign else None
             try:
                 new = node.apply(value, site)
             except Exception as error:
                 note(error, node, site)
                 raise
-            return checked_value(node, value, new, site)
+            new = checked_value(node, value, new, site)
+            if before is not None:
+                self.ranges.see(node, site, before, new)
+            return new
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole and not node.needs_gradient
         span = overlap(self.span(node, whole), rows) if narrow else rows

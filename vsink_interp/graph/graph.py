@@ -202,6 +202,11 @@ class Edit(Node):
     ```
     """
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it runs code from outside this package: what it returns is looked through."""
+        return type(self).__module__.partition(".")[0] != __name__.partition(".")[0]
+
     @abstractmethod
     def apply(self, value: Tensor, site: Site) -> Tensor:
         """The new value."""
@@ -234,6 +239,14 @@ class Probe(Node):
     """
 
     axes: tuple[str, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse axes in one text, of which every letter would be an axis."""
+        super().__init_subclass__(**kwargs)
+        if isinstance(axes := vars(cls).get("axes"), str):
+            raise NotationError(
+                f"axes of {cls.__name__} is a tuple of names, {tuple(axes.split())!r}; got {axes!r}"
+            )
 
     @property
     def about(self) -> str | None:

@@ -138,7 +138,7 @@ def _read(
     layout: TokenLayout,
     outcome: Outcome,
 ) -> Run:
-    refuse_nan(lmm.hooked, run_request.encoding, logits)
+    refuse_nan(lmm.hooked, run_request.encoding, run_request.graph, logits)
     decode = lmm.processor.tokenizer.batch_decode
     with turns_of(lmm.processor.tokenizer).hold():
         words = tuple(tuple(decode([[i] for i in row])) for row in ids.tolist())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import CapabilityError, InputError, VsinkError
 from ..families import Family
+from ..graph import EditGraph
 from .encoding import Encoding
 
 
@@ -110,13 +111,23 @@ def made_by(config: Any, processor: Any, family: Family) -> str:
     return f"{family.name}, {len(processor.tokenizer)} tokens, image token {image}"
 
 
-def refuse_nan(hooked: Any, encoding: Encoding, logits: Tensor) -> None:
-    """Refuse logits that are not numbers where the model itself is the reason.
+def refuse_nan(hooked: Any, encoding: Encoding, graph: EditGraph, logits: Tensor) -> None:
+    """Refuse logits that are not numbers, by the model or by edits.
 
-    **Raises:** `CapabilityError` naming the first layer whose output is not finite.
+    **Raises:** `CapabilityError` naming the first layer whose output is not finite, or the edits.
     """
-    if not logits[:, -1].isnan().any() or hooked.weightless or encoding.cached_prefix is not None:
+    if not logits[:, -1].isnan().any():
         return
+    if not hooked.weightless and encoding.cached_prefix is None:
+        _refuse_model(hooked, encoding)
+    raise CapabilityError(
+        f"the logits under {graph!r} are not numbers, and those of the model alone are: an edit "
+        "makes values that are too large for its precision, or leaves a row nothing to attend to"
+    )
+
+
+def _refuse_model(hooked: Any, encoding: Encoding) -> None:
+    """Refuse a model whose logits are not numbers without any edit."""
     bad: list[int] = []
 
     def see(layer: int, output: Any) -> None:

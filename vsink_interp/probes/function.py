@@ -86,13 +86,29 @@ def probe(
     """
 
     def wrap(fn: Measure) -> ProbeFunction:
-        annotation = get_type_hints(fn).get("return")
-        axes = getattr(annotation, "dim_str", None)
-        if axes is None:
-            raise NotationError(
-                f"{getattr(fn, '__name__', fn)} must say what it returns, as in "
-                '-> Float[Tensor, "batch head query"] (from jaxtyping import Float)'
-            )
-        return ProbeFunction(hook, fn, tuple(axes.split()), layers, key, by_row)
+        return ProbeFunction(hook, fn, _declared(fn), layers, key, by_row)
 
     return wrap
+
+
+def _declared(fn: Measure) -> tuple[str, ...]:
+    """The axes that a function's return annotation names."""
+    given = getattr(fn, "__annotations__", {}).get("return")
+    try:
+        found = get_type_hints(fn).get("return")
+    except Exception as error:
+        raise NotationError(_unread(fn, given)) from error
+    axes = getattr(found, "dim_str", "").split()
+    if not axes or not all(map(str.isidentifier, axes)):
+        raise NotationError(_unread(fn, given))
+    return tuple(axes)
+
+
+def _unread(fn: Measure, given: Any) -> str:
+    shown = "nothing" if given is None else getattr(given, "__name__", repr(given))
+    axes = given if isinstance(given, str) and given.replace(" ", "").isidentifier() else ""
+    return (
+        f"{getattr(fn, '__name__', fn)} must say what it returns, with a name for each axis, as in "
+        f'-> Float[Tensor, "{axes or "batch head query"}"] (from jaxtyping import Float; from '
+        f"torch import Tensor); got {shown}"
+    )
