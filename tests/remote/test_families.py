@@ -20,6 +20,7 @@ from tests.families.test_families import (
 from tests.nodes import apart, real
 from tests.remote.conftest import SAME, Real, same_records
 from vsink_interp import probes
+from vsink_interp.edits import recipes
 from vsink_interp.families import Tap, gemma4
 from vsink_interp.families.tiny import build
 from vsink_interp.remote.compiler import held_as
@@ -193,3 +194,16 @@ def test_contrasts_go_in_step_there(family, loopback):
         assert apart(here.logits, there.logits) < 10 * SAME
         assert apart(plain, there.logits) > 0.01
         same_records(here, there)
+
+
+REGISTERS = {"Gemma 3": None, "InternVL": 0}
+"""A token of its own beside the patches, and one that the tower has."""
+
+
+@pytest.mark.parametrize("family", REGISTERS, indirect=True)
+def test_registers_of_other_towers_act_there_as_here(family, loopback):
+    name, remote = family
+    graph, encoding = recipes.registers({1: (1, 2, 3)}, REGISTERS[name]), batch(name)[1]
+    there = remote.generate(encoding, graph=graph, max_new_tokens=2, remote=loopback.server())
+    same(lmm(name).generate(encoding, graph=graph, max_new_tokens=2), there, ...)
+    assert apart(there.logits, lmm(name).generate(encoding, max_new_tokens=2).logits) > 0.1

@@ -14,6 +14,12 @@ remote = typer.Typer(
     help="An NDIF server: its models, and whether package versions match. Uses the network.",
 )
 
+KEYS = {
+    True: "known and trusted",
+    False: "known; its code runs in a sandbox, without gradients",
+    None: "not known here, or none is asked for; set one with nnsight.login()",
+}
+"""What the server says of the user's key."""
 HostOption = Annotated[
     str | None,
     typer.Option("--host", help="An address; by default, the server in nnsight's configuration."),
@@ -22,9 +28,10 @@ HostOption = Annotated[
 
 @remote.command(cls=Command)
 def status(host: HostOption = None, as_json: JsonOption = False) -> None:
-    """Whether the server answers, and its versions beside ours."""
+    """Whether the server answers and knows your key, and its versions beside ours."""
     server = vi.Server(host, patience=5.0)
     found: dict[str, Any] = {"host": server.host, "deployments": len(server.models())}
+    found["key"] = KEYS[server.trusts]
     for name, (ours, theirs) in server.packages().items():
         found[name] = theirs if ours == theirs else f"{theirs}, here {ours}"
     show(found, as_json)
@@ -42,5 +49,10 @@ def models(host: HostOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show({"models": found}, as_json)
         return
+    if not found:
+        typer.echo(
+            "none is up; NDIF may still load one that it is asked for, which takes minutes",
+            err=True,
+        )
     for row in found:
         typer.echo("  ".join(str(value) for value in row.values() if value))

@@ -155,7 +155,8 @@ class Session:
     print(session.runs[plain].text, session.runs[cut].text)
     ```
 
-    Leaving the `with` block sends the runs and waits; `submit` sends without waiting.
+    Leaving the `with` block sends the runs and waits; `submit` sends without waiting. Should the
+    wait end early, the runs are still there: `session.job.collect(lmm)`.
     """
 
     def __init__(self, lmm: Any, server: Server, hosted: Hosted, *, allow_large: bool) -> None:
@@ -166,6 +167,7 @@ class Session:
         self.run_request: list[RunRequest] = []
         self.requests: list[Request] = []
         self.runs: list[Run] = []
+        self.job: Job | None = None
         self._sinks: SinkDims | None = None
 
     def run(self, image: Any, prompt: Any = None, graph: Graphlike = None) -> int:
@@ -214,7 +216,8 @@ class Session:
             raise ResultError("this session has nothing to send; ask with run or generate first")
         number = self.server.submit(self.hosted, self.requests, allow_large=self.allow_large)
         expected = sum(sum(request.sizes.values()) for request in self.requests)
-        return Job(self.server, number, list(self.run_request), self._sinks, expected)
+        self.job = Job(self.server, number, list(self.run_request), self._sinks, expected)
+        return self.job
 
     def __enter__(self) -> "Session":
         return self

@@ -14,6 +14,15 @@ from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.response import ResponseModel, Status
 
 from ..errors import CapabilityError, RemoteError, UnreachableError
+from .refusals import (
+    UnknownJobError,
+    explained,
+    given_up,
+    misfit,
+    out_of_time,
+    refuse_status,
+    standing,
+)
 from .request import Hosted, Request, send
 from .transport import Answer, Bounds, ask
 from .untrusted import (
@@ -30,12 +39,15 @@ Watch = Callable[[str], None]
 LARGE = 64 * 2**20
 """The most bytes that a request fetches without `allow_large`."""
 MATCHING = ("nnsight", "transformers")
+UNTOLD = "unknown"
 SMALL = 4 * 2**20
 """The most bytes of an answer that is no result."""
 SLACK = 16 * 2**20
 """What a result may have beside the tensors that were asked for."""
 MOMENT = 60.0
 """Seconds for an answer that is no result."""
+PULSE = 60.0
+"""Seconds after which a job that waits on is told of again."""
 
 
 def tell(line: str) -> None:
@@ -77,7 +89,7 @@ class Submitting(RemoteBackend):
             data={"data": request.metadata()},
             files={"blob": ("request", blob, "application/octet-stream")},
         )
-        _refuse_status(self.host, answer)
+        refuse_status(self.host, answer)
         with answering(self.host, "an answer to a request"):
             response = ResponseModel.model_validate_json(answer.body)
         check_number(response.id)
@@ -136,6 +148,8 @@ class Server:
         """
         self._weigh(requests, allow_large=allow_large)
         self._compare(exact=any(request.job["exact"] for request in requests))
+        if any(request.job["targets"] for request in requests):
+            self._refuse_apart()
         backend = Submitting(
             hosted.key, host=self.host, env=hosted.nnsight._remoteable_get_env(), blocking=False
         )
@@ -145,7 +159,9 @@ class Server:
         try:
             send(hosted, requests, backend)
         except httpx.HTTPError as error:
-            raise UnreachableError(f"no server answers at {self.host}: {error}") from error
+            raise UnreachableError(
+                f"no server answers at {self.host}: {error}; send the runs again later"
+            ) from error
         assert backend.job_id is not None  # noqa: S101 (it was accepted)
         self.watch(f"sent {_bytes(backend.sent)} to {self.host} as job {backend.job_id}")
         return backend.job_id
@@ -177,9 +193,14 @@ class Server:
         self._theirs = self._theirs or self._packages()
         for name in MATCHING:
             ours, their = version(name), self._theirs[name]
+            if their == UNTOLD:
+                raise CapabilityError(
+                    f"{self.host} does not say which {name} it runs, which has to match; is it an "
+                    "NDIF server?"
+                )
             if ours == their:
                 continue
-            if why := _misfit(name, ours, their, exact=exact):
+            if why := misfit(name, ours, their, exact=exact):
                 raise CapabilityError(
                     f"{self.host} runs {name} {their} and this is {name} {ours}, {why}; install "
                     f"{name}=={their} here"
@@ -192,7 +213,34 @@ class Server:
         answer = self._get("/env")
         with answering(self.host, "its versions"):
             theirs = dict(json.loads(answer.body)["packages"])
-        return {name: plain_text(theirs.get(name), 100) for name in (*MATCHING, "torch")}
+        return {name: plain_text(theirs.get(name, UNTOLD), 100) for name in (*MATCHING, "torch")}
+
+    @property
+    def trusts(self) -> bool | None:
+        """Whether code of your key runs beside the model's weights, or in a sandbox (False); None
+        if the server does not say, as without a key.
+
+        **Raises:** `UnreachableError` if no server answers.
+        """
+        try:
+            answer = self._get("/whoami")
+            with answering(self.host, "who you are"):
+                found = json.loads(answer.body)
+                known, tags = found["email"], list(found["tags"])
+        except UnreachableError:
+            raise
+        except RemoteError:
+            return None
+        return "trusted" in tags if known or tags else None
+
+    def _refuse_apart(self) -> None:
+        """Refuse gradients where code runs apart from the model; where that is not known, the job
+        itself says so."""
+        if self.trusts is False:
+            raise CapabilityError(
+                f"{self.host} runs the code of your key in a sandbox, apart from the model, so no "
+                "gradient comes back: a key that it trusts has them, or run it locally"
+            )
 
     def wait(self, job: str, expected: int = LARGE) -> list[Mapping[str, Any]]:
         """Wait for a job and return its result.
@@ -204,24 +252,21 @@ class Server:
         **Raises:** `RemoteError` if the job failed, with the server's traceback, or is not done in
         time; `UnreachableError` if the server cannot be reached, or has lost the job.
         """
-        until, seen, pause = time.monotonic() + self.timeout, "", 0.02
+        began, pause, said = time.monotonic(), 0.02, ("", 0.0)
         while True:
-            response = self.status(job)
-            line = f"{response.status.value} {response.description}".strip()
+            response, waited = self.status(job), time.monotonic() - began
+            line = standing(response)
             if response.status == Status.COMPLETED:
-                return self.fetch(response, Bounds(2 * expected + SLACK, until))
-            if time.monotonic() > until:
-                raise RemoteError(
-                    f"job {job} at {self.host} is still {line} after {self.timeout:g} s; it was "
-                    "not cancelled: collect it later, or wait longer with Server(timeout=...)"
-                )
-            if line != seen:
-                self.watch(f"job {job}: {line}")
-            seen = line
+                return self.fetch(response, Bounds(2 * expected + SLACK, began + self.timeout))
+            if waited > self.timeout:
+                raise RemoteError(out_of_time(job, self.host, line, self.timeout))
+            if line != said[0] or waited - said[1] > PULSE:
+                since = f" ({waited / 60:.0f} min)" if line == said[0] else ""
+                said = line, waited
+                self.watch(f"job {job}: {line}{since}")
             time.sleep(pause)
-            pause = min(
-                pause * 1.2, 2.0
-            )  # a job that is done is noticed within a fifth of its time
+            # A job that is done is noticed within a fifth of its time.
+            pause = min(pause * 1.2, 2.0)
 
     def collected(self, job: str, n_runs: int, expected: int) -> list[Mapping[str, Any]]:
         """As `wait`, of a job of so many runs.
@@ -248,7 +293,7 @@ class Server:
             )
         response.description = plain_text(response.description)
         if response.status == Status.ERROR:
-            raise RemoteError(_explained(response.description))
+            raise RemoteError(explained(response.description))
         return response
 
     def fetch(self, response: ResponseModel, bounds: Bounds) -> list[Mapping[str, Any]]:
@@ -284,8 +329,8 @@ class Server:
             bounds = Bounds(SMALL, time.monotonic() + MOMENT)
             answer = ask("GET", self.host + path, bounds, headers)
             if answer.code == httpx.codes.NOT_FOUND and lost:
-                raise httpx.RemoteProtocolError("it does not know this job")
-            _refuse_status(self.host, answer)
+                raise UnknownJobError("404")
+            refuse_status(self.host, answer)
             return answer
 
         return self._again(attempt, f"{self.host} does not answer")
@@ -299,7 +344,7 @@ class Server:
             except httpx.HTTPError as error:
                 if time.monotonic() + pause > until:
                     raise UnreachableError(
-                        f"{what}, asked for {self.patience:g} s: {error or type(error).__name__}"
+                        given_up(self.host, what, self.patience, error)
                     ) from error
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
@@ -325,45 +370,6 @@ class Later:
     """A server whose runs are not waited for, as `Server.job` gives it."""
 
     server: Server
-
-
-def _refuse_status(host: str, answer: Answer) -> None:
-    """Refuse an answer that is no success.
-
-    **Raises:** `RemoteError` if asking again does not help, else `httpx.RemoteProtocolError`.
-    """
-    if answer.code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        if CONFIG.API.APIKEY and not key_for(host):
-            raise RemoteError(
-                f"{host} wants a key, and yours is for {CONFIG.API.HOST}: it goes nowhere else, "
-                "and never over http but to this machine; set NDIF_HOST to a server that you trust"
-            )
-        raise RemoteError(
-            f"{host} rejects this API key: run nnsight.login(), or set NDIF_API_KEY; a key is "
-            "free at login.ndif.us"
-        )
-    if httpx.codes.is_server_error(answer.code):
-        raise httpx.RemoteProtocolError(f"status {answer.code}")
-    if not httpx.codes.is_success(answer.code):
-        detail = plain_text(answer.text, 2000)
-        raise RemoteError(f"{host} refused the request ({answer.code}): {detail}")
-
-
-def _misfit(name: str, ours: str, theirs: str, *, exact: bool) -> str:
-    """Why two versions of a package do not match; empty if they do."""
-    parts = 2 if name == "nnsight" else 1
-    if ours.split(".")[:parts] != theirs.split(".")[:parts]:
-        return "which do not fit"
-    if exact and name == "transformers":
-        return "and what attention with windows or image blocks sees is worked out here"
-    return ""
-
-
-def _explained(description: str) -> str:
-    """A server's error message with its reason moved to the front, before the traceback."""
-    lines = [line for line in description.strip().splitlines() if line.strip()]
-    reason = lines[-1 if lines[0].startswith("Traceback") else 0] if lines else "no reason given"
-    return f"the job failed on the server: {reason}\n{description}"
 
 
 def _bytes(size: int | float) -> str:

@@ -24,14 +24,17 @@ _ESCAPES = re.compile(
     r"|[\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # the direction of writing
 )
 _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_NO_KEY = "\0"  # no text holds it any more
 _PORTS = {"http": 80, "https": 443}
 WINDOW = 2**27
 """The most bytes that decompression may look back for, and so has to keep."""
 
 
 def plain_text(text: object, longest: int = 20_000) -> str:
-    """Text of a server's without what a terminal would obey, and no longer than it may be."""
+    """Text of a server's without what a terminal would obey and without the user's key, which some
+    errors quote, and no longer than it may be."""
     shown = _ESCAPES.sub("", str(text).replace("\r\n", "\n"))
+    shown = shown.replace(CONFIG.API.APIKEY or _NO_KEY, "[your API key]")
     return shown if len(shown) <= longest else f"{shown[:longest]} [...]"
 
 

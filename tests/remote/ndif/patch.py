@@ -70,3 +70,11 @@ change(
 HUB = "        from huggingface_hub import HfApi\n\n        try:\n            info = HfApi()"
 LOCAL = "        from pathlib import Path\n\n        if Path(repo_id).is_dir():\n"
 change(ROOT / "nnsight/modeling/huggingface.py", {HUB: f"{LOCAL}            return None\n\n{HUB}"})
+# An environment that stands on another has two of some packages: the first is what is imported.
+change(
+    ROOT / "nnsight/ndif.py",
+    {
+        "packages[name] = dist.version": "packages.setdefault(name, dist.version)",
+        "packages[dist_name] = dist.version": "packages.setdefault(dist_name, dist.version)",
+    },
+)
