@@ -38,15 +38,15 @@ are in fp32.
 ## What passed
 
 The model is the tiny LLaVA of the tests. Every edit and probe is compared with a local run, in ids,
-logits and records, to 1e-5, contrasts (VCD, ICD, edits of a second pass) to 1e-4. So are tokens that
-leave the cache (DropKeys), questions to compressed contexts, test-time registers in the vision
-encoder, and gradients where code is trusted; in the sandbox the job says why it has none.
+logits and records, to 1e-5, contrasts (VCD, ICD, edits of a second pass) to 1e-4. So are DropKeys,
+questions to compressed contexts, test-time registers in the vision encoder, and gradients where
+code is trusted; in the sandbox the job says why it has none.
 
 Tiny models of other families:
 
 | | runs as it does here |
 |---|---|
-| Gemma 3 | Steer, VCD, ICD, registers; what needs masks is refused, for they want the same transformers |
+| Gemma 3 | Steer, VCD, ICD, registers; other edits of attention want the same transformers |
 | InternVL | Steer, VCD, ICD, registers in a patch, Knockout, DropKeys, VAR, a compressed context |
 | Qwen2.5-VL | Steer, VCD, ICD, Knockout, DropKeys, VAR |
 
