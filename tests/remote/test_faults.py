@@ -147,9 +147,9 @@ def test_a_wrong_or_missing_key(lmm, tmp_path, tiny_dir, monkeypatch, capfd):
 
     guarded = Loopback(tmp_path, [tiny_dir], key=KEY).start()
     try:
-        for key in (None, "wrong"):
+        for key, said in ((None, "none is set"), ("wrong", "rejects this API key")):
             monkeypatch.setattr(CONFIG.API, "APIKEY", key)
-            with pytest.raises(vi.RemoteError, match=r"rejects this API key: run nnsight\.login"):
+            with pytest.raises(vi.RemoteError, match=rf"{said}: run nnsight\.login"):
                 ask(lmm, guarded.server())
         monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
         session = lmm.session(guarded.server())
