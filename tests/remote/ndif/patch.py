@@ -72,9 +72,9 @@ LOCAL = "        from pathlib import Path\n\n        if Path(repo_id).is_dir():\
 change(ROOT / "nnsight/modeling/huggingface.py", {HUB: f"{LOCAL}            return None\n\n{HUB}"})
 # An environment that stands on another has two of some packages: the first is what is imported.
 change(
-    ROOT / "nnsight/ndif.py",
+    RAY / "deployments/controller/controller.py",
     {
-        "packages[name] = dist.version": "packages.setdefault(name, dist.version)",
-        "packages[dist_name] = dist.version": "packages.setdefault(dist_name, dist.version)",
+        "packages[imp_name] = version": "packages.setdefault(imp_name, version)",
+        "packages[dist_name] = version": "packages.setdefault(dist_name, version)",
     },
 )
