@@ -129,6 +129,13 @@ def test_a_register_is_a_column_of_the_softmax():
     np.testing.assert_allclose(far, with_column(clean(SCORES), *later), atol=1e-6)
 
 
+def test_a_register_of_heads_chosen_by_row():
+    scores, pattern = clean(SCORES), clean(PATTERN)
+    acts = chosen(pattern)[..., None] & rows()
+    found = edited(vi.SoftmaxRegister(0.7, heads=TOP, layers=AT, rows="query"), PATTERN)
+    np.testing.assert_allclose(found, np.where(acts, with_column(scores, 0.7), pattern), atol=1e-6)
+
+
 def on_text(layout, change):
     """An edit of plain eager attention: rows of query and generated tokens, what `change` makes."""
 

@@ -163,6 +163,14 @@ def test_copied_heads():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_a_head_copied_to_all():
+    pattern = clean(PATTERN)
+    wanted = np.where(edges(columns="all"), pattern[1:2], pattern)
+    for heads in (None, ":", (0, 1, 2, 3)):
+        found = edited(CopyHead(1, heads=heads, layers=AT, rows="query"), PATTERN)
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_scaled_heads():
     z = clean(Z)
     acts = mask("query")[:, None] & np.isin(np.arange(tiny.HEADS), (1, 3))
@@ -217,6 +225,23 @@ def test_sinks_may_be_named_as_keys():
     np.testing.assert_allclose(found, softmax(np.where(acts, scores + 1, scores)), atol=1e-6)
 
 
+def test_edits_of_generated_rows_change_no_bit_of_the_prompt():
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    plain = lmm.generate(encoding, max_new_tokens=2).logits[0]
+    for edit in (AddScores("image", 1.0, rows="generated"), CopyHead(1, rows="generated")):
+        first, second = lmm.generate(encoding, graph=edit, max_new_tokens=2).logits[0]
+        assert torch.equal(first, plain[0])
+        assert (second - plain[1]).abs().max() > 1e-3
+
+
+def test_an_edit_of_what_was_cut_before_another_edit_of_scores_is_refused():
+    """Scores stay finite in it, so that what was cut before it is cut behind it."""
+    cut, between = vi.Knockout("image -> query"), AddScores("bos", 1.0)
+    inert = Redistribute("bos", "image", 0.5, rows="query")
+    with pytest.raises(vi.LayoutError, match="changes nothing together with Knockout"):
+        tiny.lmm().run(tiny.encode(), graph=cut | between | inert)
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -239,6 +264,8 @@ def test_what_the_model_does_not_have_is_refused(edit):
         lambda: ScaleScores("image", 1.0, heads=()),
         lambda: Redistribute("bos", "image", 1.5),
         lambda: AddScores("image", 1.0, rows="sink"),
+        lambda: CopyHead(1, heads=(1,)),
+        lambda: CopyHead(1, heads=1),
         lambda: SetDims(()),
         lambda: Steer((0.0, 1.0), norm="half"),
     ],

@@ -6,7 +6,7 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.sinks.image_heads import head_probes, image_centric, rank_heads
+from vsink_interp.sinks.image_heads import HeadRanking, head_probes, image_centric, rank_heads
 
 RATIO, MASS = vi.HEAD_PROBES.nodes
 
@@ -33,6 +33,26 @@ def test_heads_are_ranked_by_their_mean_ratio(run):
     top = ranking.top(100)
     assert [row[:2] for row in top] == [row[:2] for row in ever]
     assert ranking.top(2) == top[:2]
+
+
+def test_rows_of_several_runs_count_together(run):
+    """Whatever the order in which they recorded the two probes."""
+    other = tiny.lmm().generate(tiny.encode("short"), graph=MASS | RATIO, max_new_tokens=2)
+    ranking = rank_heads(run, other, rho=0.8, min_image_mass=0.45)
+    ratio = np.concatenate([one[RATIO].values[:, 0] for one in (run, other)], -1)
+    mass = np.concatenate([one[MASS].values[:, 0, ..., 0] for one in (run, other)], -1)
+    assert ratio.shape[-1] > run[RATIO].values.shape[-1] > 0
+    np.testing.assert_allclose(ranking.ratio, ratio.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(ranking.mass, mass.mean(-1), rtol=1e-5)
+    chosen = (ratio >= 0.8) & (mass >= 0.45)
+    np.testing.assert_allclose(ranking.selected, chosen.mean(-1), rtol=1e-5)
+
+
+def test_heads_that_are_image_centric_in_no_row_are_not_among_the_highest():
+    ratio = torch.tensor([[0.0, 0.5], [0.75, torch.nan]])
+    selected = torch.tensor([[0.25, 1.0], [0.0, 0.0]])
+    ranking = HeadRanking(ratio, torch.full((2, 2), 0.3), selected, (4, 7), 0.0)
+    assert ranking.top(4) == [(4, 1, 0.5), (4, 0, 0.0)]
 
 
 def test_image_centric_needs_both():

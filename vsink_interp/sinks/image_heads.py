@@ -67,13 +67,13 @@ class HeadRanking(Result):
 
         **Returns:** layer, head and ratio of each.
         """
-        score = torch.where(self.selected > 0, self.ratio, -1.0).nan_to_num(nan=-1.0)
-        order = score.flatten().argsort(descending=True)[:n].tolist()
-        width = score.shape[1]
+        chosen = self.selected.flatten() > 0
+        ratio = torch.where(chosen, self.ratio.flatten(), -torch.inf)
+        width = self.ratio.shape[1]
         return [
-            (self.layers[i // width], i % width, float(score.flatten()[i]))
-            for i in order
-            if score.flatten()[i] >= 0
+            (self.layers[i // width], i % width, float(ratio[i]))
+            for i in ratio.argsort(descending=True)[:n].tolist()
+            if chosen[i]
         ]
 
 
