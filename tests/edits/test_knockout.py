@@ -298,7 +298,9 @@ def test_what_only_the_run_can_tell_is_refused_after_it():
     """A cut behind one of sinks, which keeps a row's last keys until then."""
     everything = vi.Fn("attn.hook_attn_scores", lambda x, hook: x.fill_(-torch.inf))  # noqa: ARG005
     sinks = vi.Knockout("image & ~sink -> query") | vi.Knockout("image & sink -> query")
-    for graph in (everything, sinks | vi.Knockout("~image -> query")):
+    others = vi.Knockout("~image -> query")
+    by_row = vi.Knockout("image -> query", heads=vi.TopHeads("sink & image", 1))
+    for graph in (everything, sinks | others, others | by_row):
         with pytest.raises(vi.LayoutError, match="nothing to attend to"):
             tiny.lmm().run(tiny.encode(), graph=graph)
 

@@ -245,7 +245,7 @@ def test_an_edit_of_what_was_cut_before_another_edit_of_scores_is_refused():
 @pytest.mark.parametrize(
     "edit",
     [
-        ScaleScores("image", 2.0, heads=(9,)),
+        ScaleScores("image", 2.0, heads=(1, 9)),
         CopyHead(4),
         Steer((1.0,) * 3),
         SetDims((tiny.WIDTH,)),
@@ -262,6 +262,8 @@ def test_what_the_model_does_not_have_is_refused(edit):
         lambda: ScaleScores("imge", 1.0),
         lambda: ScaleScores("image", 1.0, by="much"),
         lambda: ScaleScores("image", 1.0, heads=()),
+        lambda: ScaleScores("image", 1.0, heads=(-1, 1)),
+        lambda: ScaleScores("image", 1.0, heads="1:").acts_on,
         lambda: Redistribute("bos", "image", 1.5),
         lambda: AddScores("image", 1.0, rows="sink"),
         lambda: CopyHead(1, heads=(1,)),

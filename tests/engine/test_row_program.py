@@ -5,10 +5,11 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
+from tests.families.decoders import opened
 from tests.model.test_lmm import sliding
 from vsink_interp.engine import row_program
 from vsink_interp.engine.row_program import RowProgram
-from vsink_interp.probes import Pattern, SegmentMass
+from vsink_interp.probes import Activation, Pattern, SegmentMass
 
 NEAR = 2e-5
 
@@ -101,8 +102,23 @@ def test_keys_are_counted_by_token_where_the_cache_has_lost_some(gathered):
 
 def test_a_window_that_holds_none_of_the_few_keys_is_refused():
     """Rows far from BOS would keep it in a full layer; their window holds nothing that is left."""
+    kinds = ["full_attention", "sliding_attention"] * 2
+    lmm = opened("qwen2", use_sliding_window=True, sliding_window=6, layer_types=kinds)
+    encoding = lmm.encode(*tiny.PROMPTS["one image"])
+    assert encoding.layout.windows == (None, 6, None, 6)
     with pytest.raises(vi.LayoutError, match=r"layers \[1\] nothing to attend to"):
-        sliding().run(tiny.encode(), graph=vi.Knockout("~bos -> query", "1"))
+        lmm.run(encoding, graph=vi.Knockout("~bos -> query", "1"))
+
+
+def test_a_flow_beyond_the_window_of_every_layer_is_refused_before_the_run():
+    lmm = sliding()
+    encoding = lmm.encode(*tiny.PROMPTS["one image"])
+    for flow, why in {
+        "bos -> query": "nothing flows there",
+        "~bos -> query": "leaves nothing to attend to at positions",
+    }.items():
+        with pytest.raises(vi.LayoutError, match=why):
+            lmm.run(encoding, graph=vi.Knockout(flow, "1"))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -128,6 +144,33 @@ def test_what_sums_over_keys_and_what_shows_them_share_rows():
     assert apart(run[shown].values[0][:, :, -len(rows) :], theirs[:, :, rows]) < NEAR
     masses = run[summed].at(segment="image").values[0][:, :, -len(rows) :]
     assert apart(masses, theirs[:, :, rows][..., rows].sum(-1)) < NEAR
+
+
+def test_scores_of_rows_in_the_middle_of_a_prompt_are_of_all_keys():
+    """Those behind a row are there, and hidden."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    scores = Activation("attn.hook_attn_scores", 1, rows="image")
+    with torch.no_grad():
+        eager = tiny.lmm(attention="eager").hf_model
+        theirs = eager(**encoding.inputs, output_attentions=True).attentions[1]
+    record = lmm.run(encoding, graph=scores)[scores]
+    rows = list(record.labels("query"))
+    assert rows[-1] < encoding.layout.length - 1
+    found = record.values[0]
+    assert found.shape == theirs[:, :, rows].shape
+    assert apart(found.softmax(-1), theirs[:, :, rows]) < NEAR
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_row_alone_sees_every_key(count):
+    encoding = tiny.encode().with_answer(torch.tensor([[20, 21]])[:, :count])
+    with torch.no_grad():
+        eager = tiny.lmm(attention="eager").hf_model
+        theirs = eager(**encoding.inputs, output_attentions=True).attentions[1]
+    pattern = Pattern("generated", "1")
+    found = tiny.lmm().run(encoding, graph=pattern)[pattern].values[0]
+    assert found.shape[2] == count
+    assert apart(found, theirs[:, :, -count:]) < NEAR
 
 
 @pytest.mark.parametrize("beside", [(), (SegmentMass(),)])

@@ -58,7 +58,14 @@ def test_dimensions_are_used_where_they_are_asked_for():
     assert entry(tau=None).sinks(1.5).tau == 1.5
 
 
-@pytest.mark.parametrize("bad", [{"dims": (64,)}, {"dims": ()}, {"dims": (-1,)}, {"status": "x"}])
+def test_an_entry_says_what_it_is():
+    assert str(entry()) == "tiny: (7, 30), tau 2 [third-party] a test"
+    assert str(entry(tau=None)) == "tiny: (7, 30) [third-party] a test"
+
+
+@pytest.mark.parametrize(
+    "bad", [{"dims": (7, 64)}, {"dims": ()}, {"dims": (-1, 7)}, {"status": "x"}]
+)
 def test_a_senseless_entry_is_refused(bad):
     with pytest.raises(vi.InputError):
         entry(**bad)
@@ -76,7 +83,9 @@ def test_entries_of_ones_own_go_into_a_file_of_ones_own(tmp_path):
         catalogue.add(entry(), catalogue.PACKAGED)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1, "entries": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 2, "entries": []}', '{"format": 1, "entries": [{}]}']
+)
 def test_a_file_that_is_no_catalogue_is_refused(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(vi.InputError, match="is not a catalogue"):

@@ -95,6 +95,10 @@ def spread(low, high, count=200):
         ([23.8], torch.cat([spread(8, 16), spread(16, 23.8, 80)]), 16, 24, "tail"),
         # LLaVA-1.5-7B: far apart, and 20 lies between.
         ([55.0], torch.cat([spread(0.5, 6), spread(40, 50, 5)]), 19.9, 20.1, "two modes"),
+        # One token of a thousand near 20 is no crowd.
+        ([24.0], torch.cat([spread(8, 16, 999), torch.tensor([20.0])]), 19.99, 20.01, "tail"),
+        # The widest empty place, not the last.
+        ([10.0], torch.cat([spread(0.5, 1), spread(8, 8.5, 9)]), 2.75, 2.9, "two modes"),
         # A narrow model whose phi cannot reach 20.
         ([5.7, 5.5], torch.cat([spread(0.2, 1.8), spread(5, 5.6, 9)]), 2, 5, "two modes"),
     ],
@@ -104,6 +108,15 @@ def test_tau_lies_in_the_valley_and_at_20_where_that_is_one(first, rest, low, hi
     assert low < found.tau < high
     assert found.shape == shape
     assert f"first tokens {min(first):.1f} or more" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "low", "high"), [(3.0, 4.0, 1.5, 3.0), (4.0, 4.0, 2.0, 4.0 / 1.075)]
+)
+def test_first_tokens_that_hold_no_more_than_others_have_tau_below_them(first, rest, low, high):
+    """Between their least and half of it, in the middle of where no other token is."""
+    found = valley(torch.tensor([first, 8.0]), spread(rest, rest + 5))
+    assert found.tau == pytest.approx((low * high) ** 0.5, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -274,8 +274,9 @@ class TokenLayout:
             seen = self.visible(range(self.length), window)
             return (seen & keys[:, None]).any(-1)
         before = keys.cumsum(-1)
-        if isinstance(window, int):
-            left = torch.nn.functional.pad(before, (window, 0))[:, : self.length]
+        wide = widest(self.sight, self.windows)[0] if window == "any" else window
+        if wide is not None:
+            left = torch.nn.functional.pad(before, (wide, 0))[:, : self.length]
             before = before - left
         return (before > 0) & (self.segments != PAD)
 

@@ -21,7 +21,9 @@ a model lets it see."""
 def widest(sight: Sight, windows: Sequence[int | None]) -> tuple[int | None, ...]:
     """The windows of layers of which one or the other sees all that any layer sees."""
     wide = [window for window in windows if window is not None]
-    return (None, max(wide)) if sight == "windowed image blocks" and wide else (None,)
+    if not wide or (len(wide) < len(windows) and sight != "windowed image blocks"):
+        return (None,)
+    return (max(wide),) if len(wide) == len(windows) else (None, max(wide))
 
 
 def seen_from(
