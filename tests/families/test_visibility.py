@@ -69,7 +69,9 @@ def test_a_row_sees_what_eager_attention_gives_something(name):
     assert torch.equal(got, expected)
     if name in WINDOWED or layout.windows:
         assert any(windows)
-        assert any(not torch.equal(one, layout.visible(rows)) for one in got)
+        whole = replace(layout, windows=()).visible(rows)
+        assert any(not torch.equal(one, whole) for one in got)
+    assert torch.equal(layout.visible(rows), expected.any(0)), "what some layer lets see"
     for group in ("image", "query", "bos query", "generated"):
         keys = layout.mask(group)
         reached = torch.stack([layout.reached(keys, window) for window in windows])
