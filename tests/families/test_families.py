@@ -370,6 +370,8 @@ def test_a_question_goes_on_from_the_whole_context(name, attention):
     run = context.ask([question, "count"], max_new_tokens=6)
     with torch.no_grad():
         cache = reference(**encoding.inputs, use_cache=True).past_key_values
+        held = (one.keys.nbytes + one.values.nbytes for one in cache.layers)
+        assert [size * encoding.layout.length for size in model.hooked.cache_bytes] == [*held]
         theirs = reference.generate(
             **context.encode(question).inputs, **{CACHE_ARGUMENT: cache}, max_new_tokens=6,
             return_dict_in_generate=True, output_logits=True,

@@ -130,6 +130,7 @@ def test_full_patterns_and_large_results_ask_first(lmm, loopback, monkeypatch):
             lmm.generate(ASSET, PROMPT, max_new_tokens=6, remote=server)
         assert loopback.jobs == before
         run = ask(lmm, server, vi.probes.Pattern(), allow_large=True)
+        ask(lmm, loopback.server(allow_large=True), vi.probes.Pattern())
     assert run[vi.probes.Pattern()].values.shape[2] == tiny.HEADS
 
 

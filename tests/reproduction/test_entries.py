@@ -12,10 +12,14 @@ import pytest
 import vsink_interp as vi
 from tests import tiny
 from vsink_interp import plot
+from vsink_interp.engine import execute
+from vsink_interp.model import backends, compressed_context
 from vsink_interp.model.progress import silent
+from vsink_interp.remote import compile_run
 from vsink_interp.reproduction import ENTRIES, Measurements, Setup, over_tasks
 from vsink_interp.reproduction.over_cases import OverCases
 from vsink_interp.reproduction.over_tasks import OverTasks
+from vsink_interp.toy import weights_dir
 
 FORK = multiprocessing.get_context("fork")
 PINNED = (
@@ -44,12 +48,33 @@ def killed(measure, name, lmm, setup):
     assert process.exitcode == -signal.SIGKILL, process.kill()
 
 
+@pytest.fixture(scope="module")
+def weightless():
+    """The toy as it is opened for a server, which nothing here asks."""
+    return vi.LMM.from_pretrained(weights_dir, remote="http://127.0.0.1:1")
+
+
+@pytest.fixture
+def compiled(weightless, monkeypatch):
+    """Compiles each run for a server as well, which raises for what could not be sent."""
+
+    def carried_out(hooked, *args):
+        counted.append(compile_run(weightless.hooked, weightless.backend.hosted, *args))
+        return execute(hooked, *args)
+
+    counted = []
+    for module in (backends, compressed_context):
+        monkeypatch.setattr(module, "execute", carried_out)
+    return counted
+
+
 def steps_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
+def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path, compiled):
+    """And every run of it could be sent to a server, or it says why a server cannot measure it."""
     measure, limit = small(entry)
     setup = Setup(limit=limit, quick=True, log=tmp_path, tick=silent)
     killed(measure, entry.name, lmm, setup)
@@ -58,6 +83,7 @@ def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path):
     found = measure(entry.name, lmm, setup)
     rows, images = found.rows, found.images
     after = steps_of(log)
+    assert compiled or entry.here
     assert len(before) == 1
     assert after[: len(before)] == before, "what was finished is not measured again"
     assert len({step["step"] for step in after}) == len(after)

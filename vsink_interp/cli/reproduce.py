@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError, VsinkError
-from .terminal import Command, JsonOption, ModelOption, open_model, progress
+from ..errors import InputError, UnreachableError, VsinkError
+from .terminal import CONFIGURED, Command, JsonOption, ModelOption, open_model, progress
 
 if TYPE_CHECKING:
     import vsink_interp as vi
@@ -27,7 +27,7 @@ class WithAddress(Command):
             found.append(one)
             after = args[place + 1] if place + 1 < len(args) else ""
             if one == "--remote" and ":" not in after:
-                found.append("configured")
+                found.append(CONFIGURED)
         return super().parse_args(ctx, found)
 
 
@@ -68,8 +68,7 @@ def reproduce(
         _list(ENTRIES, as_json, {**asked, "seed": seed or None, "quick": quick or None})
         return
     entries = ENTRIES if name == "all" else (find(name),)
-    server: Any = True if remote == "configured" else remote
-    lmm = open_model(model, remote=server)
+    lmm = open_model(model, remote)
     settings: dict[str, Any] = {"data": data, "limit": limit, "seed": seed, "quick": quick}
     found = [
         # Of all, those that draw nothing on data of one's own go on without the seed.
@@ -123,6 +122,8 @@ def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]
             found.save(out)
             write_bytes(out / f"{entry.name}.png", png(found.plot()))
             outcome = entry.outcome(found)
+        except UnreachableError:
+            raise  # nor would it answer the entries that follow
         except VsinkError as error:
             return {**about, "error": str(error)}
     seconds = round(perf_counter() - start, 1)

@@ -62,20 +62,28 @@ class Commands(_PlainHelp, TyperGroup):
             raise typer.Exit(1) from error
 
 
-def open_model(model: str | None, remote: Any = None) -> "vi.LMM":
+CONFIGURED = "configured"
+"""The `--remote` of a command line that names no address: the server in nnsight's configuration."""
+
+
+def open_model(model: str | None, remote: str | None = None) -> "vi.LMM":
     """The model of a folder or a Hub id, or a named one; the toy LMM for None.
 
     **Arguments:**
 
-    - `remote`: the server on which everything runs, as `LMM.from_pretrained` takes it.
+    - `remote`: the address of the server on which everything runs, or `CONFIGURED`. What a command
+        needs from it is fetched, however large; stderr says how large, before it is asked for.
 
     **Raises:** `CapabilityError` if it does not open; `InputError` for a model of the package on a
     server.
     """
     if remote and (model in (None, "toy") or model.split("/")[0] == "small"):
         raise InputError("--remote runs a model that the server hosts: name it with --model")
+    server: vi.Server | bool = False
+    if remote:
+        server = vi.Server(None if remote == CONFIGURED else remote, allow_large=True)
     try:
-        return vi.LMM.from_pretrained(model or "toy", remote=remote)
+        return vi.LMM.from_pretrained(model or "toy", remote=server)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CapabilityError(

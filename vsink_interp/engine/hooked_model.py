@@ -156,6 +156,12 @@ class HookedModel:
         return widths.pop()
 
     @property
+    def cache_bytes(self) -> tuple[int, ...]:
+        """The bytes of a token's key and value in the KV cache of each layer."""
+        size = self.hf_model.dtype.itemsize
+        return tuple(2 * each["kv_head"] * each["d_head"] * size for each in self.head_sizes)
+
+    @property
     def advertised(self) -> tuple[str, ...]:
         """The hook points that this model offers, as templates in forward order."""
         return tuple(p.template for p in HOOKS if not self.refusal(p))

@@ -72,7 +72,8 @@ def spectrum(
     encoding.layout.check_group("image")
     at = lmm.n_layers // 2 if layer is None else layer
     probe = Resid("all", layers=at, at="pre")
-    run = lmm.run(encoding, graph=probe)
+    # Unlike run, it computes, and fetches from a server, the logits of the last row alone.
+    run = lmm.generate(encoding, graph=probe, max_new_tokens=1)
     shown(tick, "passes")(1, 1)
     resid = run[probe].values[0, :1]
     phi = sink_value(resid, lmm.sinks.dims)[0]

@@ -161,7 +161,8 @@ def vision_sinks(
     if ratio is not None and norm is not None:
         raise InputError(f"ratio={ratio} and norm={norm} both say what a V-sink is: give one")
     encoding, edits = lmm.encode(image, prompt), as_graph(graph)
-    stream = Resid("image", at="pre")
+    layers = middle_layers(lmm.n_layers)
+    stream = Resid("image", layers=layers, at="pre")
     maps = AttentionMaps(layers=lmm.layers_with(AttentionMaps.hook))
     run = lmm.run(encoding, graph=edits | FEATURES | PROJECTED | ENTERING | VALUE | maps | stream)
     tell = shown(tick, "passes")
@@ -172,8 +173,7 @@ def vision_sinks(
     norms, least = patch_norms(features, RATIO if ratio is None else ratio)
     least = least if norm is None else norm
     found = norms >= least
-    layers = middle_layers(lmm.n_layers)
-    resid = run.of(stream, "image[0]").values[:, 0][list(layers)][:, found]
+    resid = run.of(stream, "image[0]").values[:, 0][:, found]
     without = _without(lmm, encoding, edits, tokens[found], tokens[~found])
     tell(2, 2)
     sinks = lmm.sinks

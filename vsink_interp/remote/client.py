@@ -113,6 +113,7 @@ class Server:
         job.
     - `timeout`: for how many seconds to wait for a job, in the queue and while its result comes.
     - `watch`: called with one line about each size and status; `tell` by default.
+    - `allow_large`: fetch large results and full patterns of every run, as if each said so.
     """
 
     def __init__(
@@ -122,12 +123,14 @@ class Server:
         patience: float = 30.0,
         timeout: float = 7200.0,
         watch: Watch | None = None,
+        allow_large: bool = False,
     ) -> None:
         self.host = (host or CONFIG.API.HOST).rstrip("/")
         address(self.host)
         self.patience = patience
         self.timeout = timeout
         self.watch: Watch = watch or tell
+        self.allow_large = allow_large
         self._theirs: dict[str, str] = {}
         self._told: set[str] = set()
 
@@ -146,7 +149,7 @@ class Server:
         **Raises:** `CapabilityError` for results that are too large to fetch unasked, or versions
         that do not match; `RemoteError` if the server refuses; `UnreachableError` if none answers.
         """
-        self._weigh(requests, allow_large=allow_large)
+        self._weigh(requests, allow_large=allow_large or self.allow_large)
         self._compare(exact=any(request.job["exact"] for request in requests))
         if any(request.job["targets"] for request in requests):
             self._refuse_apart()
@@ -182,7 +185,8 @@ class Server:
         raise CapabilityError(
             f"this would bring home {why}; the largest parts are: {listed}. Ask for a reduction "
             "(SegmentMass, AttentionMaps, fewer rows or layers; generate with max_new_tokens=1 in "
-            "place of run for the last row's logits alone), or say allow_large=True"
+            "place of run for the last row's logits alone), or say allow_large=True; for whatever "
+            "measures many runs, open the model with remote=vi.Server(address, allow_large=True)"
         )
 
     def _compare(self, *, exact: bool) -> None:

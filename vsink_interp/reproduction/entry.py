@@ -128,7 +128,8 @@ class Entry:
         what panels.
     - `drawn`: what is drawn of the rows, where these are not drawn as they are.
     - `draws`: whether something is drawn beside toy scenes, which `--seed` then draws anew.
-    - `here`: what of it cannot run on a server; empty where all of it can.
+    - `here`: why it cannot be measured on a server; empty where it can.
+    - `left_out`: what its rows lack on a server, and why; empty where they lack nothing.
     - `unit`: of the values.
     - `published`: the paper's numbers.
     - `note`: where this departs from the paper, and what was not established.
@@ -145,6 +146,7 @@ class Entry:
     axes: Sequence[str] = ()
     draws: bool = False
     here: str = ""
+    left_out: str = ""
     unit: str
     published: tuple[Published, ...] = ()
     note: str = ""

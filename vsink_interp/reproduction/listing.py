@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import InputError, NotationError, unknown
+from ..errors import CapabilityError, InputError, NotationError, unknown
 from ..model import LMM, Tick
 from .both import chosen_tokens, crossings, localising_heads
 from .entry import Entry, Setup
-from .measurements import Measurements
+from .measurements import LEFT_OUT, Measurements
 from .over_cases import about as dependence
 from .paper_a import (
     ablations,
@@ -123,12 +123,16 @@ def reproduce(
 
     **Raises:** `NotationError` for an unknown name; `InputError` if the folder does not hold what
     it takes, or for a seed where nothing is drawn; `ResultError` if `log` belongs to another
-    measurement; `CapabilityError` for what cannot run on a server, before anything is sent.
+    measurement; `CapabilityError` for what cannot run on a server, before anything is sent, and for
+    results larger than a server's `allow_large` lets through.
     """
     entry = find(name)
-    if entry.here:
-        what = f"{name}, which measures {entry.here},"
-        lmm.backend.require_here(what, "open it without remote=")
+    server = lmm.backend.server(None)
+    if server and entry.here:
+        raise CapabilityError(
+            f"{name} is not measured on a server: {entry.here}. Nothing was sent; open the model "
+            "with its weights, without remote="
+        )
     folder, place = (None if path is None else Path(path) for path in (data, log))
     if seed and folder is not None and not entry.draws:
         raise InputError(
@@ -140,6 +144,8 @@ def reproduce(
     setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=place, tick=tick)
     found = entry.measure(name, lmm, setup)
     about = {**_provenance(entry, lmm, setup), "data digest": found.data}
+    if server and entry.left_out:
+        about[LEFT_OUT] = entry.left_out
     return Measurements(name, found.rows, about, found.images)
 
 

@@ -27,6 +27,8 @@ Row: TypeAlias = dict[str, Any]
 CASE: Final = "case"
 VALUE: Final = "value"
 ENDS: Final = ("low", "high")
+LEFT_OUT: Final = "left out"
+"""What `about` calls that which was not measured, and why."""
 
 
 @final
@@ -106,7 +108,9 @@ class Measurements(OneLine):
         - `by`: what the lines tell apart; by default what varied in no more than twelve ways.
         """
         by = tuple(by) or tuple(n for n in self.factors if len(self.labels(n)) <= 12)
-        return summary_table(self.summary(by), by)
+        told = summary_table(self.summary(by), by)
+        missing = self.about.get(LEFT_OUT)
+        return f"{told}\nleft out: {missing}" if missing else told
 
     def __str__(self) -> str:
         return f"{self.name}\n{self.table()}"

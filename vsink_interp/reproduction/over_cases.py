@@ -73,6 +73,8 @@ class OverCases:
 def about(name: str, lmm: LMM, setup: Setup) -> dict[str, Any]:
     """What the rows of a reproduction depend on."""
     settings = {"name": name, "seed": setup.seed, "quick": setup.quick}
+    if server := lmm.backend.server(None):
+        settings["server"] = server.host
     return {**settings, "sinks": _sinks(lmm), **fingerprint(lmm)}
 
 

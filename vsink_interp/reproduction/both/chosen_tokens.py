@@ -38,6 +38,5 @@ TOP_K = Entry(
     outcome=_without_sinks,
     figure="bars",
     axes=("chosen",),
-    here="compressed contexts",
     unit="accuracy",
 )

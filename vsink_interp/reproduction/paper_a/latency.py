@@ -50,7 +50,7 @@ LATENCY = Entry(
     outcome=_small,
     figure="bars",
     axes=("arm",),
-    here="time",
+    here="the seconds of a server are those of its queue and of the network, not the method's",
     unit="ms a token",
     note="The paper calls the cost small (secondary source); one comparison of 2026 measured the "
     "released code at 11.1 times. docs/benchmarks.md measures more carefully.",

@@ -23,7 +23,7 @@ def background(lmm: LMM, found: tuple[ObjectMasks, ...], setup: Setup) -> Iterat
     del setup
     probe = SinkValue("image")
     for case, here in enumerate(by_image(found)):
-        run = lmm.run(here[0].image, here[0].prompt, probe)
+        run = lmm.generate(here[0].image, here[0].prompt, probe, max_new_tokens=1)
         span = run.layout.images[0][0]
         tokens, free = _free(span, np.logical_or.reduce([one.mask for one in here]))
         phi = run.of(probe, "image[0]").values[:, 0, tokens].numpy()

@@ -23,9 +23,11 @@ def profile(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     layers = sorted({0, max(1, round(2 * last / 31)), round(20 * last / 31)})
     probe = SinkValue(layers=tuple(layers))
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
-        run = lmm.run(image, prompt, probe)
-        phi = run.of(probe, "all").values[:, 0]
-        names = [SEGMENTS[code - 1] for code in run.layout.segments[0].tolist() if code > 0]
+        encoding = lmm.encode(image, prompt)
+        # Unlike run, it computes, and fetches from a server, the logits of the last row alone.
+        run = lmm.generate(encoding, graph=probe, max_new_tokens=1)
+        phi = run.of(probe, "prompt").values[:, 0]
+        names = [SEGMENTS[code - 1] for code in encoding.layout.segments[0].tolist() if code > 0]
         for layer, values in zip(layers, phi.tolist(), strict=True):
             for position, (segment, value) in enumerate(zip(names, values, strict=True)):
                 yield {
@@ -39,7 +41,8 @@ def counts(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     del setup
     probe = SinkValue("image")
     for case, (image, prompt) in enumerate(zip(cases.images, cases.prompts, strict=True)):
-        phi = lmm.run(image, prompt, probe).of(probe, "image").values[:, 0]
+        run = lmm.generate(image, prompt, probe, max_new_tokens=1)
+        phi = run.of(probe, "image").values[:, 0]
         for scale in SCALES:
             tau = round(scale * lmm.sinks.tau, 3)
             for layer, count in enumerate((phi >= tau).sum(-1).tolist()):

@@ -55,7 +55,7 @@ def _sinks(lmm: LMM, some: Quizzes, case: int, kept: dict[str, Context]) -> Iter
         tau = lmm.sinks.tau
     except CapabilityError:
         return
-    run = lmm.run(some.images[case], some.opening, PHI)
+    run = lmm.generate(some.images[case], some.opening, PHI, max_new_tokens=1)
     sink = run.of(PHI, "image").values[:, 0] >= tau
     layers = sink.any(-1)
     for name, context in kept.items():
@@ -84,7 +84,6 @@ SELECTION = Entry(
     outcome=_norm_picks_sinks,
     figure="bars",
     axes=("chosen", "chosen", "of"),
-    here="compressed contexts",
     unit="as named",
     note="The released code's attn_over_gen, attn_over_query, norm_percentage, norm and random; "
     "the norm is that of the residual stream entering each layer. A tenth of the image tokens, or "
