@@ -58,6 +58,13 @@ and the other benchmarks' own files ([evaluation](evaluation.md)); or masks: bes
 folder `NAME.masks` with one black-and-white image for each object, called by the object's name.
 Images are opened when they are reached, so that 100,000 take the memory of a few.
 
+**On a server.** `--remote ADDRESS` runs an entry on an [NDIF server](remote.md) that hosts the model which
+`--model` names; `--remote` alone takes the server in nnsight's configuration. Rows are those of the
+same model here, and a stopped entry goes on from its folder likewise. The command fetches what it
+needs, however large; in Python, open the model with
+`remote=vi.Server(address, allow_large=True)` for that.
+{remote}
+
 **Verdicts.** Each entry states the paper's claim as a sentence that can be true of a model. It
 *holds* if the whole 95 % interval of the paired difference (bootstrap over cases) is on the right
 side, *does not hold* if it is on the wrong side, and otherwise *cannot be told* from these cases.
@@ -93,7 +100,7 @@ def page(found: Mapping[str, Any]) -> str:
     """The page."""
     models = list(dict.fromkeys(model for one in found.values() for model in one))
     head = ["", "shows", *(f"{model}" for model in models)]
-    lines = [HEAD, f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = [HEAD.replace("{remote}", _on_a_server()), f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for entry in ENTRIES:
         cells = [_verdict(found.get(entry.name, {}).get(model)) for model in models]
         link = f"[`{entry.name}`](#{entry.name.lower().replace('.', '')})"
@@ -106,6 +113,13 @@ def page(found: Mapping[str, Any]) -> str:
             lines += ["", f"## {PAPERS[paper]}"]
         lines += ["", *_section(entry, found.get(entry.name, {}))]
     return "\n".join(lines) + "\n"
+
+
+def _on_a_server() -> str:
+    """What cannot be measured there, and what lacks something, with the reasons."""
+    parts = [f"`{entry.name}` is refused there: {entry.here}." for entry in ENTRIES if entry.here]
+    parts += [f"`{e.name}` lacks its {e.left_out}." for e in ENTRIES if e.left_out]
+    return " ".join([*parts, "All others run whole."])
 
 
 def _verdict(one: Mapping[str, Any] | None) -> str:
