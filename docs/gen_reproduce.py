@@ -58,10 +58,10 @@ and the other benchmarks' own files ([evaluation](evaluation.md)); or masks: bes
 folder `NAME.masks` with one black-and-white image for each object, called by the object's name.
 Images are opened when they are reached, so that 100,000 take the memory of a few.
 
-**On a server.** `--remote ADDRESS` runs an entry on an [NDIF server](remote.md) that hosts the model which
-`--model` names; `--remote` alone takes the server in nnsight's configuration. Rows are those of the
-same model here, and a stopped entry goes on from its folder likewise. The command fetches what it
-needs, however large; in Python, open the model with
+**On a server.** `--remote ADDRESS` runs an entry on an [NDIF server](remote.md) that hosts the
+model which `--model` names; `--remote` alone takes the server in nnsight's configuration. Rows are
+those of the same model here, and a stopped entry goes on from its folder likewise. The command
+fetches what it needs, however large; in Python, open the model with
 `remote=vi.Server(address, allow_large=True)` for that.
 {remote}
 
@@ -100,7 +100,11 @@ def page(found: Mapping[str, Any]) -> str:
     """The page."""
     models = list(dict.fromkeys(model for one in found.values() for model in one))
     head = ["", "shows", *(f"{model}" for model in models)]
-    lines = [HEAD.replace("{remote}", _on_a_server()), f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = [
+        HEAD.replace("{remote}", _on_a_server()),
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+    ]
     for entry in ENTRIES:
         cells = [_verdict(found.get(entry.name, {}).get(model)) for model in models]
         link = f"[`{entry.name}`](#{entry.name.lower().replace('.', '')})"
