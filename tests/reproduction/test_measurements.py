@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 
 import vsink_interp as vi
 from vsink_interp.reproduction import Measurements
-from vsink_interp.reproduction.outcomes import both, higher, improved
+from vsink_interp.reproduction.outcomes import both, higher, improved, telling_scores
 
 
 def rows(values, **labels):
@@ -106,6 +106,23 @@ def test_a_benchmark_of_one_split_counts_beside_one_that_has_them_all():
     alone = [{**row, "split": "random"} for row in difference("f1", -0.1, -0.2, -0.05)]
     assert improved(measured(parts)).holds is True
     assert improved(measured(parts, alone)).holds is False
+
+
+def test_figures_show_a_benchmark_with_the_interval_of_its_difference():
+    """As far from the score of off: .5 and its interval become .8 and .7 to .9."""
+    part = {"task": "t", "metric": "f1"}
+    scores = [
+        {**part, "split": split, "arm": arm, "of": "score", "value": value}
+        for split in ("all", "random")
+        for arm, value in (("off", 0.3), ("VAR", 0.8))
+    ]
+    other = [{**row, "metric": "yes ratio"} for row in scores]
+    shown = telling_scores(measured(scores, other, difference("f1", 0.5, 0.4, 0.6))).rows
+    assert [row["arm"] for row in shown] == ["off", "VAR"]
+    assert "low" not in shown[0]
+    assert (shown[1]["low"], shown[1]["high"]) == pytest.approx((0.7, 0.9))
+    plain = measured(rows([1.0]))
+    assert telling_scores(plain) is plain
 
 
 def test_saved_and_loaded(tmp_path):

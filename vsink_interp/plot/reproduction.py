@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ..reproduction import TELLING, Entry, Measurements, Summary, find
-from ..reproduction.outcomes import of_all_splits
+from ..reproduction import Entry, Measurements, Summary, find
+from ..reproduction.outcomes import telling_scores
 from .style import COLOURS, GROUP_COLOURS, MUTED, NAMES, new_figure, tidy
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+    import matplotlib.lines
 
 CYCLE: Final = (
     COLOURS["image"], COLOURS["sink"], COLOURS["generated"], COLOURS["query"], COLOURS["system"],
@@ -32,6 +33,8 @@ FIXED: Final = {
 }
 """Labels that have one colour in every figure."""
 MOST_PANELS: Final = 6
+MOST_LINES: Final = 3
+"""With more lines the first are thicker, so that one beneath another still shows."""
 ACROSS: Final = 3
 """The most panels of bars side by side."""
 
@@ -50,7 +53,7 @@ def reproduction(found: Measurements) -> "matplotlib.figure.Figure":
 
 def _bars(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     x, hue, panel = _axes(entry)
-    found = _scores(found)
+    found = telling_scores(found)
     panels = found.labels(panel)[:MOST_PANELS] if panel else (None,)
     parts = [found if label is None else found.where(**{str(panel): label}) for label in panels]
     hues = found.labels(hue) if hue and hue != x else ("",)
@@ -118,13 +121,15 @@ def _curves(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     figure = new_figure(3.2 + 3.4 * len(panels), 3.4)
     drawn = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     hues = found.labels(str(hue))
+    thick = np.linspace(*((3.6, 1.2) if len(hues) > MOST_LINES else (1.5, 1.5)), len(hues))
     for axes, label in zip(drawn, panels, strict=True):
         part = found if label is None else found.where(**{str(panel): label})
         for name in part.labels(str(hue)):
             some = part.where(**{str(hue): name})
             line = some.summary([x])
             if line:
-                _line(axes, x, line, _said(str(hue), name), _colour(name, hues))
+                (curve,) = _line(axes, x, line, _said(str(hue), name), _colour(name, hues))
+                curve.set_linewidth(thick[hues.index(name)])
             elif len(found.labels(x)) > 1:
                 level = some.mean()
                 axes.axhline(level, color=_colour(name, hues), linestyle="--", linewidth=1)
@@ -135,7 +140,9 @@ def _curves(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
         tidy(axes, x, "", "" if label is None else f"{panel} {label}")
     drawn[0].set_ylabel(entry.unit)
     handles, labels = drawn[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside upper right", ncols=4)
+    across = 5 if max(map(len, labels), default=0) < 12 else 4
+    place = "outside upper right"
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc=place, ncols=across)
     return _told(figure, found)
 
 
@@ -146,18 +153,19 @@ def _said(factor: str, label: Any) -> str:
 
 def _line(
     axes: "matplotlib.axes.Axes", x: str, line: Sequence[Summary], name: str, colour: str
-) -> None:
+) -> "list[matplotlib.lines.Line2D]":
     line = sorted(line, key=lambda one: one.group[x])
     at = [one.group[x] for one in line]
     marker = "o" if len(line) <= 40 else ""
-    axes.plot(at, [one.mean for one in line], color=colour, marker=marker, markersize=4, label=name)
+    means = [one.mean for one in line]
     ends = np.array([(one.low, one.high) for one in line])
     axes.fill_between(at, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+    return axes.plot(at, means, color=colour, marker=marker, markersize=4, label=name)
 
 
 def _grid(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     x, y, _ = _axes(entry)
-    scores = _scores(found)
+    scores = telling_scores(found)
     metric = next(m for m in ("f1", "score", "accuracy") if m in scores.labels("metric"))
     part = scores.where(metric=metric, tau="own")
     xs, ys = part.labels(x), part.labels(str(y))
@@ -173,7 +181,7 @@ def _grid(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     axes.set_yticks(range(len(ys)), [f"{b:g}" for b in ys])
     tidy(axes, x, str(y), f"{metric}; off {off:.3f}")
     figure.colorbar(shown, ax=axes, label="difference from off", shrink=0.8)
-    return figure
+    return _captioned(figure, found, "")
 
 
 def _maps(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
@@ -210,7 +218,8 @@ def _maps(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     scale = ScalarMappable(Normalize(0, top), colormaps["YlOrRd"])
     bar = figure.colorbar(scale, ax=panels, shrink=0.8, pad=0.01, extend="max")
     bar.set_label(entry.unit, fontsize=8)
-    return figure
+    boxed = any(one.get("sink") for one in case.rows)
+    return _captioned(figure, found, "one image" + "; boxed: visual sinks" * boxed)
 
 
 def _map(
@@ -250,7 +259,7 @@ def _scatter(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     axes.set_yscale("log")
     tidy(axes, x, entry.unit)
     axes.legend(fontsize=8.5, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return _cases(figure, found, "")
+    return _captioned(figure, found, _over(found))
 
 
 def _spectrum(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
@@ -271,8 +280,9 @@ def _spectrum(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
                     )  # fmt: skip
             tidy(axes, "dimension" if line is panels[-1] else "", "", f"{token}, layer {layer}")
             axes.margins(y=0.15)
+            axes.set_ylim(bottom=0)
         line[0].set_ylabel(entry.unit)
-    return _cases(figure, found, "mean over images; numbers: the sink dimensions")
+    return _captioned(figure, found, f"mean {_over(found)}; numbers: the sink dimensions")
 
 
 def _sorted(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
@@ -298,22 +308,13 @@ def _sorted(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
     right.set_xticks(range(0, len(heads), max(1, -(-len(heads) // 12))))
     tidy(right, str(y), x)
     figure.colorbar(shown, ax=right, label="r (mean)")
-    return _cases(figure, found, "mean over text rows and images")
+    return _captioned(figure, found, f"mean over text rows, {_over(found)}")
 
 
 def _axes(entry: Entry) -> tuple[str, str | None, str | None]:
     x, hue, panel = (*entry.axes, None, None)[:3]
     assert x is not None  # noqa: S101 (every entry with a figure names its x axis)
     return x, hue, panel
-
-
-def _scores(found: Measurements) -> Measurements:
-    """Of benchmarks the scores, over all splits where these are scored together."""
-    if "of" not in found.factors or "score" not in found.labels("of"):
-        return found
-    scores = of_all_splits(found.where(of="score"))
-    telling = (row for row in scores.rows if row["metric"] in TELLING)
-    return replace(found, rows=tuple(telling))
 
 
 def _colour(label: Any, labels: Sequence[Any]) -> str:
@@ -348,18 +349,23 @@ def _wrapped(name: Any) -> str:
 
 
 def _told(figure: "matplotlib.figure.Figure", found: Measurements) -> "matplotlib.figure.Figure":
-    spread = "" if "of" in found.factors and "arm" in found.factors else "95 % bootstrap"
-    return _cases(figure, found, spread)
+    """Say what its whiskers or bands are."""
+    benchmark = "arm" in found.factors and "of" in found.factors
+    what = "difference from off: 95 % paired bootstrap over images"
+    return _captioned(figure, found, what if benchmark else f"95 % bootstrap {_over(found)}")
 
 
-def _cases(
+def _over(found: Measurements) -> str:
+    count = len({row["case"] for row in found.rows if "case" in row})
+    return f"over {count} case{'s' * (count > 1)}"
+
+
+def _captioned(
     figure: "matplotlib.figure.Figure", found: Measurements, spread: str
 ) -> "matplotlib.figure.Figure":
     """Say under the figure what was measured, and what its whiskers or bands are."""
-    count = len({row["case"] for row in found.rows if "case" in row})
-    over = f"over {count} case{'s' * (count > 1)}" if count else ""
-    about = f"{found.about.get('model', '')}, {found.about.get('data', '')}".strip(", ")
-    told = f"{found.name} · {about} · {spread} {over}".rstrip(" ·").replace(" ·  ", " · ")
+    about = ", ".join(str(found.about[n]) for n in ("model", "data") if found.about.get(n))
+    told = " · ".join(part for part in (found.name, about, spread) if part)
     figure.supxlabel(told, fontsize=7.5, color=MUTED)
     return figure
 

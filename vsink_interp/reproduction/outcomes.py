@@ -8,7 +8,7 @@ import numpy as np
 
 from ..metrics import paired_difference
 from .entry import Outcome
-from .measurements import CASE, VALUE, Measurements
+from .measurements import CASE, ENDS, VALUE, Measurements, Row
 
 TELLING: Final = ("accuracy", "f1", "score", "CHAIR_i", "CHAIR_s", "pair accuracy")
 """The scores that say whether answers are better; the others say how they differ."""
@@ -52,6 +52,30 @@ def of_all_splits(found: Measurements) -> Measurements:
     whole = {row["task"] for row in found.rows if row["split"] == "all"}
     rows = (row for row in found.rows if row["split"] == "all" or row["task"] not in whole)
     return replace(found, rows=tuple(rows))
+
+
+def telling_scores(found: Measurements) -> Measurements:
+    """Of benchmarks the scores that figures show, over all splits where these are scored together.
+
+    Each arm has the interval of its difference from off, as far from the score of off.
+    """
+    if "of" not in found.factors or "score" not in found.labels("of"):
+        return found
+    changes = {_arm(row): row for row in found.rows if row["of"] == "difference"}
+    scores = of_all_splits(found.where(of="score"))
+    telling = (row for row in scores.rows if row["metric"] in TELLING)
+    return replace(found, rows=tuple(_ended(row, changes.get(_arm(row))) for row in telling))
+
+
+def _arm(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("task", "split", "metric", "arm"))
+
+
+def _ended(score: Row, change: Row | None) -> Row:
+    if change is None:
+        return score
+    off = score[VALUE] - change[VALUE]
+    return {**score, **{end: off + change.get(end, np.nan) for end in ENDS}}
 
 
 def improved(found: Measurements, arm: str = "VAR") -> Outcome:
