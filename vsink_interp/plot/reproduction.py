@@ -258,7 +258,8 @@ def _scatter(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
         )  # fmt: skip
     axes.set_yscale("log")
     tidy(axes, x, entry.unit)
-    axes.legend(fontsize=8.5, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "markerscale": 2}
+    axes.legend(fontsize=8.5, frameon=False, ncols=2, **place)
     return _captioned(figure, found, _over(found))
 
 

@@ -11,6 +11,8 @@ from .page import Section, drawn, note, render, setting, table, text
 
 INK = {True: "#00695c", False: "#b3261e", None: "#5b6670"}
 """The colour of a verdict."""
+MANY = {"holds": "hold", "does not hold": "do not hold"}
+"""Verdicts of several claims."""
 
 
 def page(folder: Path, found: Sequence[Mapping[str, Any]], about: str) -> str:
@@ -23,7 +25,10 @@ def page(folder: Path, found: Sequence[Mapping[str, Any]], about: str) -> str:
     seconds = sum(one.get("seconds", 0.0) for one in found)
     lead = f"Every figure, table and ablation of both papers, measured anew: {escape(about)}."
     counts = Counter(map(_verdict, found))
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    told = ", ".join(
+        f"{count} {verdict if count == 1 else MANY.get(verdict, verdict)}"
+        for verdict, count in counts.most_common()
+    )
     facts = setting(f"{len(found)} in {seconds / 60:.1f} minutes; of their claims: {told}.")
     missing = Section(
         "not-established", "Not established", "", text(*(escape(one) for one in NOT_ESTABLISHED))
