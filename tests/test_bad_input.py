@@ -201,6 +201,12 @@ def test_a_model_that_was_changed_after_opening_is_refused():
         lmm.run(tiny.encode())
     lmm.hf_model.eval()
     lmm.run(tiny.encode())
+    steady = tiny.fresh()
+    steady.hf_model.gradient_checkpointing_enable()
+    assert torch.equal(steady.run(tiny.encode()).logits, tiny.plain(steady, tiny.encode()))
+    steady.hf_model.train()
+    with pytest.raises(vi.CapabilityError, match=r"checkpoints its gradients.*eval\(\)"):
+        steady.generate(tiny.encode(), max_new_tokens=2)
     own = lmm.processor.tokenizer
     lmm.processor.tokenizer = copy.deepcopy(own)
     lmm.processor.tokenizer.add_tokens(["another"])

@@ -52,6 +52,13 @@ def hooked(bias=True):
     return module
 
 
+def overwritten(bias=True):
+    module = plain(bias)
+    own = module.forward
+    module.forward = lambda x: 2 * own(x)
+    return module
+
+
 def normed(bias=True):
     return nn.utils.parametrizations.weight_norm(plain(bias))
 
@@ -84,6 +91,7 @@ KINDS = {
     "LoRA": (lora, _adapted, 1.0, 1e-5),
     "offloaded": (offloaded, lambda _: plain().weight, 1.0, 1e-6),
     "behind a hook": (hooked, lambda module: 2 * module.weight, 2.0, 1e-5),
+    "written over": (overwritten, lambda module: 2 * module.weight, 2.0, 1e-5),
     "parametrised": (normed, lambda _: plain().weight, 1.0, 1e-5),
     "8 bits": (lambda bias=True: Int8(plain(bias)), lambda m: m.weight * m.scale, 1.0, 1e-5),
     "a tensor of its own": (packed, lambda _: plain().weight, 1.0, 1e-6),

@@ -152,3 +152,32 @@ def test_a_saved_run_keeps_the_place_of_the_cls_feature(tmp_path):
     run = model.run(model.encode(tiny.image(), "count"))
     run.save(tmp_path / "run")
     assert vi.Run.load(tmp_path / "run").layout.images == run.layout.images
+
+
+@pytest.mark.parametrize(
+    ("features", "read"), [(-1, 2), (-2, 1), (1, 1), ([-2, 1], 1), ([1, -1], 2), (2, 2)]
+)
+def test_edits_in_layers_of_the_tower_that_nobody_reads_are_refused(features, read):
+    """LLaVA reads the layer before the last; what is written behind it changes no logit."""
+    config, processor = LLAVA.tiny()
+    config.vision_feature_layer = features
+    model = vi.LMM(build(config), processor, check=False)
+    encoding = model.encode(tiny.image(), "count")
+    base, hook = model.run(encoding).logits, "vision_encoder.blocks.{layer}.hook_resid_post"
+    for layer in range(model.hooked.n_vision_layers):
+        edit = vi.Fn(hook, nodes.grow, layers=layer)
+        reference = build(config)
+        reference.load_state_dict(model.hf_model.state_dict())
+        grown = reference.get_submodule(model.hooked.family.vision_layers)[layer]
+        grown.forward = lambda *given, own=grown.forward, **more: 1.5 * own(*given, **more)
+        with torch.no_grad():
+            theirs = reference(**encoding.inputs).logits
+        assert torch.equal(theirs, base) == (layer >= read)
+        if layer < read:
+            assert nodes.apart(model.run(encoding, graph=edit).logits, theirs) < 1e-5
+            continue
+        for node in (edit, vi.probes.Gradient(hook, "logit of 7 at last", layer)):
+            with pytest.raises(vi.CapabilityError, match=f"reaches nothing.* up to {read - 1}"):
+                model.run(encoding, graph=node)
+        seen = model.run(encoding, graph=vi.probes.Activation(hook, layer))
+        assert torch.equal(seen.logits, base)

@@ -21,7 +21,7 @@ from .cached_prefix import CachedPrefix
 from .contrast_pass import Beside, ContrastInputs, SecondPass, beside_the_first
 from .gradients import refuse_gradients
 from .hooked_model import HookedModel
-from .module_hooks import read, sum_beside, write
+from .module_hooks import read, refuse_replaced, sum_beside, write
 from .rope import forget_longest
 from .run_state import RunState
 
@@ -61,11 +61,12 @@ def _stops(hooked: HookedModel, plan: Plan, *, generates: bool) -> list[_Stop]:
 
 
 def _stop(hooked: HookedModel, plan: Plan, template: str, layer: int | None) -> _Stop:
-    point = find_hook(template)
+    point, tap = find_hook(template), hooked.family.tap(template, layer)
+    refuse_replaced(hooked, tap.module)
     return _Stop(
         point,
         layer,
-        hooked.family.tap(template, layer),
+        tap,
         plan.at(template, layer),
         phi=template == RESID_PRE and layer in plan.phi_layers,
         decodes="decode" in point.phases,

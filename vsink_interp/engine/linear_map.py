@@ -82,6 +82,8 @@ def linear_map(module: nn.Module, width: int, like: Tensor) -> LinearMap:
 def _is_plain(module: nn.Module) -> bool:
     if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
         return False
+    if "forward" in vars(module):  # written over, as some packages do
+        return False
     weight = module.weight
     return (
         type(weight) is nn.Parameter

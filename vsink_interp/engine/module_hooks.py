@@ -19,6 +19,24 @@ def inside_trace() -> bool:
     return getattr(getcurrent(), "mediator", None) is not None
 
 
+def refuse_replaced(hooked: HookedModel, path: str) -> None:
+    """Refuse a module that stands elsewhere, or is another, than when the model was opened.
+
+    nnsight would go on watching the old one, which an adapter may still call inside the new one.
+
+    **Raises:** `CapabilityError` naming it.
+    """
+    try:
+        now = hooked.hf_model.get_submodule(path)
+    except AttributeError:
+        now = None
+    if now is not hooked.envoy(path)._module:
+        raise CapabilityError(
+            f"{path} is not the module that it was when the model was opened (an adapter or "
+            "another layer was put in its place); open the model anew: LMM(hf_model, processor)"
+        )
+
+
 def read(tap: Tap, envoy: Any, hooked: HookedModel, asked: Asked) -> Tensor:
     """The value of a tap, inside a trace, in the axes of its hook point."""
     value = _held(tap, envoy, hooked, asked)
@@ -98,6 +116,7 @@ def live(hooked: HookedModel, name: str) -> Tensor:
             f"{name!r} is computed on demand, so writing it in place would be lost; use "
             f"Fn({point.name!r}, function) or probes.Activation({point.name!r}) in run()"
         )
+    refuse_replaced(hooked, tap.module)
     module = hooked.envoy(tap.module)
     value = read(tap, module, hooked, {})
     if tap.held and value.requires_grad:

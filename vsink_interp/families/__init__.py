@@ -16,7 +16,11 @@ from .infer import infer as infer
 from .llava import LLAVA as LLAVA, llava_spans
 from .logits import logits_scale_of as logits_scale_of, softcap_of as softcap_of
 from .processing import load_processor as load_processor
-from .towers import why_no_register as why_no_register, with_tower
+from .towers import (
+    layers_read as layers_read,
+    why_no_register as why_no_register,
+    with_tower,
+)
 
 
 def _families() -> tuple[Family, ...]:

@@ -54,6 +54,14 @@ def _taps(modules: Mapping[str, Any], layer: str) -> LayerTaps:
     return {**taps, NEURONS: Tap(ends[0], "input")} if ends else taps
 
 
+def layers_read(config: Any, n_layers: int) -> int:
+    """How many layers of a tower reach the projector: LLaVA reads the one before the last."""
+    names = ("vision_feature_layers", "vision_feature_layer")
+    said = next((at for name in names if (at := getattr(config, name, None)) is not None), -1)
+    places = [said] if isinstance(said, int) else said
+    return max(at if at >= 0 else n_layers + 1 + at for at in places)
+
+
 def why_no_register(config: Any, family: Family) -> str:
     """Why no token can be added behind the patches of a tower; empty if one can.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..edits import Contrast, Knockout
 from ..engine import Outcome, turns_of
 from ..errors import CapabilityError, InputError, LayoutError
-from ..graph import HOOKS, CacheEdit, EditGraph, Node, Probe, find_hook
+from ..families import layers_read
+from ..graph import HOOKS, CacheEdit, Edit, EditGraph, Node, Probe, find_hook
 from ..graph.plan import Plan, plan
 from ..results import Recorded, Run, counted, split_words
 from ..sinks import SinkDims
@@ -202,6 +203,7 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
         if node.needs_values and (why := lmm.hooked.gating):
             raise CapabilityError(f"{node!r}: {why}")
         _refuse_unlike_logits(lmm, node)
+        _refuse_unread(lmm, node)
         node.fit(lmm.sizes)
         if "vision" in node.point.template and not any(encoding.images):
             raise LayoutError(
@@ -211,6 +213,20 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
     return planned
+
+
+def _refuse_unread(lmm: Any, node: Node) -> None:
+    """Refuse what would act in layers of the vision encoder alone whose features are not read."""
+    if node.point.stack != "vision_encoder.blocks":
+        return
+    depth = lmm.hooked.n_vision_layers
+    read = layers_read(lmm.hf_model.config, depth)
+    acts = isinstance(node, Edit) or node.needs_gradient
+    if acts and all(layer >= read for layer in node.resolved_layers(depth)):
+        raise CapabilityError(
+            f"{node!r} reaches nothing: {lmm.name} reads what layer {read - 1} of its vision "
+            f"encoder gives (vision_feature_layer), and no later one; name layers up to {read - 1}"
+        )
 
 
 def _refuse_unlike_logits(lmm: Any, node: Node) -> None:

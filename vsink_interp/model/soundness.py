@@ -92,6 +92,11 @@ def refuse_changed(lmm: Any, encoding: Encoding) -> None:
         raise CapabilityError(
             "the model is in training mode and drops activations at random; call hf_model.eval()"
         )
+    if training and getattr(hf_model, "is_gradient_checkpointing", False):
+        raise CapabilityError(
+            "the model is in training mode and checkpoints its gradients, so transformers keeps no "
+            "cache; call hf_model.eval()"
+        )
     here = made_by(hf_model.config, lmm.processor, hooked.family)
     if here != lmm.opened_with:
         raise CapabilityError(
