@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         merge_shards,
         readout,
         run_dataset,
+        run_experiment,
     )
     from .probes import probe
     from .remote import Server
@@ -107,6 +108,7 @@ __all__ = (  # noqa: RUF022 (in the order of the pages of the documentation)
     "readout",
     "RunStore",
     "run_dataset",
+    "run_experiment",
     "merge_shards",
     "Server",
     "Session",

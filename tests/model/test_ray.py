@@ -129,7 +129,7 @@ def test_a_model_is_sent_with_all_that_its_answers_depend_on():
     assert (there.sinks, there.hooked.failed) == (tiny.SINKS, lmm.hooked.failed)
     assert vi.model.fingerprint(there) == vi.model.fingerprint(lmm)
     lmm.hf_model.hf_device_map = {"": 0}
-    with pytest.raises(vi.CapabilityError, match="give run_dataset a function that opens it"):
+    with pytest.raises(vi.CapabilityError, match="give a function that opens it"):
         ray_workers.Packed.of(lmm)
 
 

@@ -10,7 +10,7 @@ from ..errors import InputError, NotationError, unknown
 from ..graph import EditGraph, Graphlike, as_graph
 from ..metrics import Judge
 from ..model import LMM, fingerprint, graph_key
-from ..storage import RowLog
+from ..storage import Log, opened_log
 from . import toy_benchmark
 from .chair import Chair
 from .choice import CvBench, Mmvp
@@ -96,7 +96,7 @@ def evaluate(
     tasks: Sequence[Task | str],
     graphs: Mapping[str, Graphlike],
     *,
-    log: str | Path | None = None,
+    log: Log = None,
     batch_size: int = 16,
     remote: Any = None,
     tick: Tick | None = None,
@@ -136,18 +136,17 @@ def evaluate(
     server = lmm.backend.server(remote)
     about = {**_about(lmm, chosen, arms, batch_size), "server": server and server.host}
     total, done = sum(len(task.questions) for task in chosen), 0
-    found: dict[str, TaskAnswers] = {}
-    with RowLog(log, _of_answers(about)) as rows:
+    with opened_log(log, _of_answers(about)) as rows:
         for task in chosen:
             for batch in _batches(task, batch_size):
                 key = f"{task.name}: {batch[0].id}"
-                if key not in rows.known:
+                if rows.wants(key):
                     rows.add(key, _ask(lmm, task, batch, arms, remote))
                 done += len(batch)
                 if tick is not None:
                     tick(done, total)
-            found[task.name] = TaskAnswers(task, _collected(task, rows.known, arms, batch_size))
-    return Evaluation(found, about)
+    found = {task.name: _collected(task, rows.known, arms, batch_size) for task in chosen}
+    return Evaluation({task.name: TaskAnswers(task, found[task.name]) for task in chosen}, about)
 
 
 def _tasks(tasks: Sequence[Task | str]) -> tuple[Task, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..graph import EditGraph, Layers, find_hook, resolve_layers, short_name, sp
 from ..model import LMM, Tick
 from ..probes import Activation, Gradient
 from ..results.result import Result
+from ..storage import Log
 from ..tokens import TokenLayout
 from .patch_pair import (
     HEADED,
@@ -111,7 +111,7 @@ def attribution_patching(
     layers: Layers | None = None,
     check: int | None = 32,
     seed: int = 0,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> AttributionSweep:
     """Estimate every entry of `patching` from one gradient, and run some of them to see how well.

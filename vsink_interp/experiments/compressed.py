@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..errors import InputError, ResultError, unknown
 from ..metrics import read_answer
 from ..model import LMM, CompressedContext, Context, Tick
 from ..results.result import OneLine, Result
+from ..storage import Log
 from ..toy import scene
 from ..toy.language import YES_NO_KINDS
 from .provenance import dependence, with_provenance
@@ -208,7 +208,7 @@ def compressed_context(
     scores: Sequence[str] = CHOSEN,
     strategies: Sequence[str] = ("qs",),
     seed: int = 0,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> CompressedAnswers:
     """Answer all questions from contexts of several sizes, and from the whole prompt.

@@ -1,7 +1,6 @@
 """Attention to sinks, and what they contribute (Kang et al. 2025, figure 3c)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..model import LMM, Tick
 from ..probes import AttentionMaps, Contribution, SinkValue
 from ..results import Run
 from ..results.result import Result
+from ..storage import Log
 from .cases import Cases
 from .depth import chosen_layers, middle_layers
 from .provenance import dependence, with_provenance
@@ -50,7 +50,7 @@ def contributions(
     cases: Cases,
     *,
     layers: Layers | None = None,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> Contributions:
     """Compare attention and contribution of visual sinks with those of other image tokens.

@@ -1,7 +1,5 @@
 """Heads ranked by visual non-sink ratio (Kang et al. 2025, figure 4)."""
 
-from pathlib import Path
-
 import torch
 
 from ..graph import resolve_layers
@@ -9,6 +7,7 @@ from ..model import LMM, Tick
 from ..results import Run
 from ..sinks import HeadRanking, head_probes
 from ..sinks.image_heads import head_rows, ranked
+from ..storage import Log
 from .cases import Cases
 from .depth import pattern_layers
 from .provenance import dependence, with_provenance
@@ -22,7 +21,7 @@ def image_heads(
     *,
     rho: float = 0.5,
     min_image_mass: float = 0.2,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> HeadRanking:
     """Mean visual non-sink ratio and image mass of every head, over all text rows of all cases.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..model import LMM, Tick
 from ..probes import Pattern
 from ..results.recorded import optional_package
 from ..results.result import Result
+from ..storage import Log
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
@@ -109,7 +109,7 @@ def knockout_sweep(
     flows: Sequence[str] = FLOWS,
     layers: Layers | None = None,
     window: int | None = None,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> KnockoutSweep:
     """Cut each flow from each layer on, or in a window of layers, and score the answers.

@@ -7,7 +7,6 @@ tokens and images of several views are treated. The arguments say what is chosen
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..model.progress import shown
 from ..probes import Pattern
 from ..results import Recorded
 from ..results.result import Result
-from ..storage import RowLog
+from ..storage import Log, opened_log
 from .attention_peaks import DIRECT, KEYS, SharedCanvas, Way, grouped, log_about, measure
 from .object_masks import ObjectMasks
 from .provenance import with_provenance
@@ -168,7 +167,7 @@ def localisation(
     graph: Graphlike = None,
     max_new_tokens: int = 64,
     batch_size: int = 16,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> Localisation:
     """Generate answers, and measure where attention peaks when they name an object.
@@ -225,9 +224,8 @@ def localisation(
     )
     asked = grouped(lmm, located, way)
     tell = shown(tick, "images")
-    kept: RowLog[dict[str, Any]]
-    with RowLog(log, log_about(lmm, asked, way)) as kept:
-        left = [i for i in range(len(asked)) if f"image {i}" not in kept.known]
+    with opened_log(log, log_about(lmm, asked, way)) as kept:
+        left = [i for i in range(len(asked)) if kept.wants(f"image {i}")]
         for start in range(0, len(left), batch_size):
             chosen = left[start : start + batch_size]
             for i, found in zip(chosen, measure(lmm, [asked[i] for i in chosen], way), strict=True):

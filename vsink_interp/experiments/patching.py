@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..graph import Layers, resolve_layers, short_name, split_hook
 from ..model import LMM, Tick
 from ..probes import Activation
 from ..results.result import Result
+from ..storage import Log
 from .patch_pair import (
     By,
     ImagePrompt,
@@ -93,7 +93,7 @@ def patching(
     rows: str = "prompt",
     layers: Layers | None = None,
     window: int = 1,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> PatchSweep:
     """Patch activations of a clean run into a corrupted one: one layer and one place at a time.

@@ -1,7 +1,6 @@
 """Query-token-only generation (Kaduri et al. 2025, KO_{img -> gen} in all layers)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from ..edits import Knockout
 from ..model import LMM, Tick
 from ..results.result import Result
+from ..storage import Log
 from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
@@ -49,7 +49,7 @@ def query_only(
     cases: Cases,
     *,
     first_token: bool = False,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> QueryOnly:
     """Answer every case twice: normally, and with the image cut off from generated tokens.

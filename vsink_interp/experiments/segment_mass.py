@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..probes import SegmentMass
 from ..probes.mass import THREE_WAY
 from ..results import Run
 from ..results.result import Result
+from ..storage import Log
 from ..tokens import SEGMENTS
 from .cases import Cases
 from .depth import pattern_layers
@@ -67,7 +67,7 @@ def segment_mass(
     *,
     groups: tuple[str, ...] = SEGMENTS,
     layers: Layers | None = None,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> SegmentShares:
     """Relative attention of the rows that predict the answer, equation B-5 of docs/papers.md.
@@ -114,7 +114,7 @@ def segment_mass(
 
 @with_provenance
 def three_way(
-    lmm: LMM, cases: Cases, *, log: str | Path | None = None, tick: Tick | None = None
+    lmm: LMM, cases: Cases, *, log: Log = None, tick: Tick | None = None
 ) -> SegmentShares:
     """`segment_mass` in the split of the paper, in which BOS and system count as query tokens.
 

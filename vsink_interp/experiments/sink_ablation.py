@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..model import LMM, Tick
 from ..probes import SinkValue
 from ..results import Run
 from ..results.result import Result
+from ..storage import Log
 from .answers import answers, runs
 from .cases import Cases
 from .depth import pattern_layers
@@ -89,7 +89,7 @@ def sink_ablation(
     *,
     seed: int = 0,
     draws: int = 3,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> SinkAblation:
     """Hide the visual sinks from the text, and as many random image tokens as a control.

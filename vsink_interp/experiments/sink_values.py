@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..model import LMM, Tick
 from ..probes import AttentionMaps, SinkValue
 from ..results import Run
 from ..results.result import Result
+from ..storage import Log
 from ..tokens import SEGMENTS
 from .cases import Cases
 from .depth import chosen_layers, middle_layers
@@ -71,7 +71,7 @@ def sink_values(
     cases: Cases,
     *,
     layers: Layers | None = None,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> SinkValues:
     """phi of every token of all cases, answers included.

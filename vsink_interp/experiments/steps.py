@@ -2,7 +2,6 @@
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -11,7 +10,7 @@ from ..graph import Graphlike
 from ..model import LMM, Tick
 from ..model.progress import shown
 from ..results import Run
-from ..storage import RowLog
+from ..storage import Log, opened_log
 from .answers import answered
 from .cases import Cases
 
@@ -26,7 +25,7 @@ def taken(
     count: int,
     about: Mapping[str, Any],
     *,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
     what: str = "steps",
 ) -> Iterator[T]:
@@ -42,12 +41,13 @@ def taken(
     - `what`: stands before the bar.
     """
     tell = shown(tick, what)
-    with RowLog[T](log, about) as kept:
+    with opened_log(log, about) as kept:
         for done, (name, take) in enumerate(steps, 1):
-            if name not in kept.known:
+            if kept.wants(name):
                 kept.add(name, take())
             tell(done, count)
-            yield kept.known[name]
+            if name in kept.known:
+                yield kept.known[name]
 
 
 def by_batch(
@@ -57,7 +57,7 @@ def by_batch(
     read: Callable[[Run], Arrays],
     about: Mapping[str, Any],
     *,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> Iterator[Arrays]:
     """What `read` takes of the run of each batch of cases, under a graph."""

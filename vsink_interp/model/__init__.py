@@ -4,6 +4,7 @@ from .batch_runs import run_dataset as run_dataset
 from .compressed_context import Context as Context
 from .compression import SCORES as SCORES, CompressedContext as CompressedContext
 from .encoding import Encoding as Encoding
+from .experiment_runs import run_experiment as run_experiment
 from .fingerprint import fingerprint as fingerprint
 from .graph_key import graph_key as graph_key
 from .images import ImageInput as ImageInput, as_image as as_image, digest as digest

@@ -8,13 +8,14 @@ from PIL import Image
 
 from ..errors import InputError, unknown
 from ..graph import Graphlike, as_graph
+from ..storage import Shard, shard_log
 from .graph_key import graph_key
 from .images import digest
 from .lmm import LMM, Where
 from .progress import Tick, shown as ticking
 from .ray_workers import OnRay
 from .run_store import LOG, Chunk, RunStore, Sample, finished, opened, put
-from .shards import Shard, merged_chunks, shard_log
+from .shards import merged_chunks
 from .video import Video, as_shown
 from .workers import ATTEMPTS, Here, Opener, Question, Workers
 
@@ -82,8 +83,9 @@ def run_dataset(
             "run_dataset takes a model or a function without arguments that opens one, as "
             f"functools.partial(vi.LMM.from_pretrained, repo); got {lmm!r}"
         )
-    _refuse_place(on, shard, (replicas, gpus_per_replica), remote, allow_large)
-    question = Question(as_graph(graph), max_new_tokens, Path(folder))
+    refuse_place(on, shard, (replicas, gpus_per_replica), elsewhere=bool(remote or allow_large))
+    place = Path(folder).absolute() if on == "ray" else Path(folder)
+    question = Question(as_graph(graph), max_new_tokens, place)
     workers: Workers = (
         OnRay(lmm, 1 if replicas is None else replicas, gpus_per_replica, attempts or ATTEMPTS)
         if on == "ray"
@@ -96,15 +98,21 @@ def run_dataset(
     return RunStore(folder)
 
 
-def _refuse_place(
-    on: str, shard: Shard | None, asked: tuple[Any, Any], remote: Where, allow_large: bool
+def refuse_place(
+    on: str, shard: Shard | None, asked: tuple[Any, Any], *, elsewhere: bool = False
 ) -> None:
-    """Refuse arguments that would be without effect where the samples are answered."""
+    """Refuse arguments that would be without effect where the work is done.
+
+    **Arguments:**
+
+    - `asked`: replicas and GPUs.
+    - `elsewhere`: whether something was said of a server.
+    """
     if on not in PLACES:
-        raise InputError(unknown("place of run_dataset", on, PLACES))
+        raise InputError(unknown("place to run", on, PLACES))
     if on == "here" and asked != (None, None):
         raise InputError("replicas and gpus_per_replica are of on='ray'; say it, or leave them out")
-    if on == "ray" and (remote or allow_large or shard is not None):
+    if on == "ray" and (elsewhere or shard is not None):
         raise InputError(
             "on='ray' opens the model on the cluster and shares its chunks out by itself: leave "
             "remote=, allow_large= and shard= out"
@@ -149,8 +157,8 @@ def _answer(
     """Have all chunks answered that are not there, and write them."""
     folder = question.folder
     merged = merged_chunks(folder, about, shard)
-    name, own = (LOG, {}) if shard is None else (shard_log(shard), {"shard": [*shard]})
-    with opened(folder / name, {**about, **own}) as log:
+    whole, own = folder / LOG, {} if shard is None else {"shard": [*shard]}
+    with opened(shard_log(whole, shard) if shard else whole, {**about, **own}) as log:
         left = chunks.left(lambda one: one.name in merged or finished(log, folder, one))
         for made in workers.made(question, left):
             put(log, folder, made)

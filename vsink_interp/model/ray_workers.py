@@ -1,11 +1,10 @@
-"""`OnRay`: several copies of a model on a Ray cluster, which answer a data set chunk by chunk."""
+"""`OnRay`: several copies of a model on a Ray cluster, which do some work piece by piece."""
 
 import os
-import socket
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -16,8 +15,7 @@ from ..errors import CapabilityError, InputError, ResultError, UnreachableError
 from ..families import Family
 from ..sinks import SinkDims
 from .lmm import LMM
-from .run_store import Chunk, Made, write_part
-from .workers import Opener, Question, Workers, answers, model_about
+from .workers import Opener, Piece, Work, Workers
 
 PATIENCE = 900.0
 """How many seconds the cluster has to place a replica before it is asked what hinders it."""
@@ -45,7 +43,7 @@ class Packed:
         if spread or getattr(lmm.hf_model, "hf_quantizer", None) is not None:
             raise CapabilityError(
                 f"{lmm.name} was spread or quantised as it was loaded, and cannot be sent to "
-                "replicas; give run_dataset a function that opens it instead: "
+                "replicas; give a function that opens it instead: "
                 "functools.partial(vi.LMM.from_pretrained, repo, ...)"
             )
         lmm.backend.require_here("a job on Ray", "leave on='ray' out")
@@ -74,9 +72,9 @@ class Replica:
         """Answer as soon as there is room for this replica."""
 
     def open(
-        self, opener: Opener, question: Question, sinks: SinkDims | None, folder: Path
+        self, opener: Opener, work: Work, sinks: SinkDims | None, folder: Path
     ) -> tuple[dict[str, Any], SinkDims | None]:
-        """Open the model: what its answers depend on, and the sinks it found or was given.
+        """Open the model: what its results depend on, and the sinks it found or was given.
 
         **Arguments:**
 
@@ -87,20 +85,12 @@ class Replica:
         self._lmm = opener()
         if sinks is not None:
             self._lmm.sinks = sinks
-        return model_about(self._lmm, question), self._lmm.sinks_or_none
+        return work.about(self._lmm), self._lmm.sinks_or_none
 
-    def answer(self, question: Question, chunk: Chunk) -> Made:
-        """Answer a chunk, and write it.
-
-        **Raises:** `ResultError` where this machine does not see the folder.
-        """
+    def made(self, work: Work, piece: Piece) -> Any:
+        """Do a piece of the work."""
         assert self._lmm is not None  # noqa: S101 (`open` comes first)
-        if not question.folder.is_dir():
-            raise ResultError(
-                f"{socket.gethostname()} sees no folder {question.folder}: name a folder= that all "
-                "machines share"
-            )
-        return write_part(question.folder, chunk, answers(self._lmm, chunk.samples, question))
+        return work.made(self._lmm, piece)
 
 
 @final
@@ -112,7 +102,7 @@ class OnRay(Workers):
     - `source`: a model, whose weights are sent; or what opens one there.
     - `replicas`: how many.
     - `gpus`: how many GPUs each has; 1 by default.
-    - `attempts`: how many replicas may be lost over one chunk, or while they open, one after
+    - `attempts`: how many replicas may be lost over one piece, or while they open, one after
         another.
 
     **Raises:** `InputError` for no replica; `CapabilityError` without the package ray, or for a
@@ -133,7 +123,7 @@ class OnRay(Workers):
         self.attempts = attempts
         self._tasks: dict[Any, Task] = {}
         self._idle: list[Any] = []
-        self._again: deque[Chunk] = deque()
+        self._again: deque[Piece] = deque()
         self._losses: Counter[str] = Counter()
         self._model: dict[str, Any] = {}
         self._sinks: SinkDims | None = None
@@ -162,8 +152,8 @@ class OnRay(Workers):
             self.ray.shutdown()
 
     @override
-    def about(self, question: Question) -> dict[str, Any]:
-        self._question = replace(question, folder=question.folder.absolute())
+    def about(self, work: Work) -> dict[str, Any]:
+        self._work = self.ray.put(work)
         for _ in range(self.count):
             self.start()
         while not self._idle:
@@ -171,19 +161,19 @@ class OnRay(Workers):
         return self._model
 
     @override
-    def made(self, question: Question, chunks: Iterable[Chunk]) -> Iterator[Made]:
-        left = iter(chunks)
+    def made(self, work: Work, pieces: Iterable[Piece]) -> Iterator[Any]:
+        left = iter(pieces)
         while True:
-            while self._idle and (chunk := self._next(left)) is not None:
+            while self._idle and (piece := self._next(left)) is not None:
                 replica = self._idle.pop()
-                task = replica.answer.remote(self._question, chunk)
-                self._tasks[task] = Task(replica, chunk.name, chunk)
-            if self._idle and not any(task.chunk for task in self._tasks.values()):
+                task = replica.made.remote(self._work, piece)
+                self._tasks[task] = Task(replica, piece.name, piece)
+            if self._idle and not any(task.piece for task in self._tasks.values()):
                 return
             if (made := self._wait()) is not None:
                 yield made
 
-    def _next(self, left: Iterator[Chunk]) -> Chunk | None:
+    def _next(self, left: Iterator[Piece]) -> Piece | None:
         return self._again.popleft() if self._again else next(left, None)
 
     def start(self) -> None:
@@ -191,8 +181,8 @@ class OnRay(Workers):
         replica = self._kind.remote()
         self._tasks[replica.placed.remote()] = Task(replica, PLACED)
 
-    def _wait(self) -> Made | None:
-        """What the next task that ends has made, if it answered a chunk."""
+    def _wait(self) -> Any:
+        """What the next task that ends has made, if it did a piece of the work."""
         ready, _ = self.ray.wait([*self._tasks], timeout=PATIENCE)
         if not ready:
             self._refuse_unplaced()
@@ -210,14 +200,14 @@ class OnRay(Workers):
             return self.proceed(task, found)
         return None
 
-    def proceed(self, task: "Task", found: Any) -> Made | None:
+    def proceed(self, task: "Task", found: Any) -> Any:
         """Go on with a replica whose task has ended well."""
         if task.name == PLACED:
-            asked = self._source, self._question, self._sinks, Path.cwd()
+            asked = self._source, self._work, self._sinks, Path.cwd()
             self._tasks[task.replica.open.remote(*asked)] = Task(task.replica, OPENED)
             return None
         self._idle.append(task.replica)
-        if task.chunk is not None:
+        if task.piece is not None:
             return found
         about, self._sinks = found
         self._losses[OPENED] = self._losses[PLACED] = 0
@@ -231,7 +221,7 @@ class OnRay(Workers):
         return None
 
     def lost(self, task: "Task", error: Exception) -> None:
-        """Replace a replica that is gone or out of memory, and have its chunk taken again.
+        """Replace a replica that is gone or out of memory, and have its piece taken again.
 
         **Raises:** `UnreachableError` if that was tried often enough.
         """
@@ -239,12 +229,12 @@ class OnRay(Workers):
             self.ray.kill(task.replica)
         self._losses[task.name] += 1
         lost = self._losses[task.name]
-        if lost >= self.attempts * (1 if task.chunk else self.count):
+        if lost >= self.attempts * (1 if task.piece else self.count):
             raise UnreachableError(
                 f"{lost} replicas were lost, one after another, over {task.name}: {error}"
             ) from error
-        if task.chunk is not None:
-            self._again.append(task.chunk)
+        if task.piece is not None:
+            self._again.append(task.piece)
         self.start()
 
     def _refuse_unplaced(self) -> None:
@@ -262,11 +252,11 @@ PLACED, OPENED = "finding a place", "opening the model"
 @final
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a replica is at: finding a place, opening the model, or a chunk."""
+    """What a replica is at: finding a place, opening the model, or a piece of the work."""
 
     replica: Any
     name: str
-    chunk: Chunk | None = None
+    piece: Piece | None = None
 
 
 def _package() -> Any:
@@ -345,7 +335,7 @@ def refuse_idle_gpus(opener: Opener, gpus: float | int) -> None:
     if gpus and isinstance(opener, Packed) and opener.hf_model.device.type == "cpu":
         raise InputError(
             f"{opener.name} is on the CPU, and so are the copies that are sent of it: say "
-            "gpus_per_replica=0, or give run_dataset a function that opens it on a GPU: "
+            "gpus_per_replica=0, or give a function that opens it on a GPU: "
             "functools.partial(vi.LMM.from_pretrained, repo, device='cuda')"
         )
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ..errors import ResultError
 from ..results import Run, Tables
-from ..storage import RowLog, checksum, logged, sync, unwritable
+from ..storage import RowLog, checksum, logged, make_folder, sync, unwritable
 
 Sample = tuple[Any, str]
 Sums: TypeAlias = Mapping[str, Mapping[str, str]]
@@ -129,10 +129,7 @@ class Made:
 
 def opened(path: Path, about: Mapping[str, Any]) -> RowLog[Sums]:
     """A log in a folder, whose holder alone writes there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise unwritable(path.parent, error) from error
+    make_folder(path.parent)
     return RowLog(path, about)
 
 

@@ -2,24 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..errors import ResultError
-from ..storage import RowLog, described, logged, refuse_about, sync
+from ..storage import (
+    STEPS,
+    RowLog,
+    Shard,
+    described,
+    merged_steps,
+    refuse_unmerged,
+    shard_logs,
+    sync,
+)
 from .run_store import LOG, RunStore, Sums, opened, refuse_changed
-
-Shard: TypeAlias = tuple[int, int]
-"""Which of how many processes this one is, counted from 0."""
-
-
-def shard_log(shard: Shard) -> str:
-    """The name of the log of a shard."""
-    number, count = shard
-    return f"rows.{number:04d}-of-{count:04d}.jsonl"
-
-
-def _shard_logs(folder: Path) -> list[Path]:
-    return sorted(folder.glob("rows.*-of-*.jsonl"))
 
 
 def merged_chunks(folder: Path, about: Mapping[str, Any], shard: Shard | None) -> frozenset[str]:
@@ -28,19 +24,8 @@ def merged_chunks(folder: Path, about: Mapping[str, Any], shard: Shard | None) -
     **Raises:** `ResultError` if the folder belongs to another data set, to other shards, or is
     being written by a process that answers all of it.
     """
-    names = [path.name for path in _shard_logs(folder)]
-    alike = None if shard is None else f"-of-{shard[1]:04d}.jsonl"
-    other = [name for name in names if alike is None or not name.endswith(alike)]
-    if other:
-        raise ResultError(
-            f"{folder} holds shards that were not merged ({', '.join(other[:3])}); call "
-            f"`vsink merge {folder}` when they have ended"
-        )
-    there = None if shard is None else described(folder / LOG)
-    if there is None:
-        return frozenset()
-    refuse_about(folder / LOG, there, about)
-    return frozenset(logged(folder / LOG))
+    refuse_unmerged(folder / LOG, shard, folder)
+    return frozenset() if shard is None else merged_steps(folder / LOG, about)
 
 
 def merge_shards(folder: str | Path) -> RunStore:
@@ -59,10 +44,12 @@ def merge_shards(folder: str | Path) -> RunStore:
     being written, or rows of one are not what was written.
     """
     place = Path(folder)
-    paths = _shard_logs(place)
+    paths = shard_logs(place / LOG)
     if not paths and not (place / LOG).exists():
         raise ResultError(f"{place} holds no shards: run_dataset(..., shard=(i, n)) writes them")
     known = {path: about for path in paths if (about := described(path)) is not None}
+    if steps := [path.name for path, about in known.items() if STEPS in about]:
+        raise ResultError(f"{place} holds shards of an experiment: {steps[0]}; vsink merge {place}")
     for path, about in known.items():
         whole = {name: value for name, value in about.items() if name != "shard"}
         with opened(place / LOG, whole) as log, opened(path, about) as shard:

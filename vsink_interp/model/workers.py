@@ -1,16 +1,17 @@
 """What answers the samples of a data set: a model in this process, or what stands for several."""
 
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, final, runtime_checkable
 
 from typing_extensions import override
 
-from ..errors import InputError, UnreachableError
+from ..errors import InputError, ResultError, UnreachableError
 from ..graph import EditGraph
 from ..remote import Server
 from ..results import Run
@@ -24,14 +25,53 @@ ATTEMPTS: Final = 6
 """How often a chunk is tried by default."""
 
 
+@runtime_checkable
+class Piece(Protocol):
+    """A piece of work that one process does as a whole: a chunk of samples, or a few steps."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+
+class Work(ABC):
+    """What is done piece by piece, wherever a model was opened for it."""
+
+    @abstractmethod
+    def about(self, lmm: LMM) -> dict[str, Any]:
+        """What its results depend on; the same of every copy of the model, or they do not mix."""
+
+    @abstractmethod
+    def made(self, lmm: LMM, piece: Any) -> Any:
+        """Do a piece of it."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Question:
+class Question(Work):
     """What every sample of a data set is run under, and the folder that its run is written to."""
 
     graph: EditGraph
     max_new_tokens: int
     folder: Path
+
+    @override
+    def about(self, lmm: LMM) -> dict[str, Any]:
+        return model_about(lmm, self)
+
+    @override
+    def made(self, lmm: LMM, piece: Chunk) -> Made:
+        """Answer a chunk, and write it.
+
+        **Raises:** `ResultError` where this machine does not see the folder.
+        """
+        if not self.folder.is_dir():
+            raise ResultError(
+                f"{socket.gethostname()} sees no folder {self.folder}: name a folder= that all "
+                "machines share"
+            )
+        return write_part(self.folder, piece, answers(lmm, piece.samples, self))
 
     @property
     def needs_sinks(self) -> bool:
@@ -40,14 +80,14 @@ class Question:
 
 
 class Workers(AbstractContextManager["Workers"], ABC):
-    """What answers chunks; entered for the time of one job."""
+    """What answers a data set chunk by chunk; entered for the time of one job."""
 
     @abstractmethod
-    def about(self, question: Question) -> dict[str, Any]:
+    def about(self, work: Any) -> dict[str, Any]:
         """What the answers depend on of the model that gives them."""
 
     @abstractmethod
-    def made(self, question: Question, chunks: Iterable[Chunk]) -> Iterator[Made]:
+    def made(self, work: Any, pieces: Iterable[Any]) -> Iterator[Any]:
         """Answer chunks, which are asked for as there is somebody to take them."""
 
     @override
@@ -80,14 +120,14 @@ class Here(Workers):
         self.allow_large = allow_large
 
     @override
-    def about(self, question: Question) -> dict[str, Any]:
-        return model_about(self.lmm, question)
+    def about(self, work: Question) -> dict[str, Any]:
+        return model_about(self.lmm, work)
 
     @override
-    def made(self, question: Question, chunks: Iterable[Chunk]) -> Iterator[Made]:
-        for chunk in chunks:
+    def made(self, work: Question, pieces: Iterable[Chunk]) -> Iterator[Made]:
+        for chunk in pieces:
             where = self.lmm.backend.server(self.remote)
-            yield write_part(question.folder, chunk, self._insist(chunk.samples, question, where))
+            yield write_part(work.folder, chunk, self._insist(chunk.samples, work, where))
 
     def _insist(
         self, samples: Sequence[Sample], question: Question, where: Server | None

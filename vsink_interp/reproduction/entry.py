@@ -8,6 +8,7 @@ from typing import Final, Literal, Protocol, TypeAlias, final, runtime_checkable
 from PIL import Image
 
 from ..model import LMM, Tick
+from ..storage import Log
 from .measurements import Measurements, Row
 
 Figure: TypeAlias = Literal["bars", "curves", "grid", "maps", "scatter", "spectrum", "sorted"]
@@ -60,7 +61,7 @@ class Setup:
     limit: int | None = None
     seed: int = 0
     quick: bool = False
-    log: Path | None = None
+    log: Log = None
     tick: Tick | None = None
 
     def count(self, quick: int, full: int) -> int:
@@ -130,6 +131,7 @@ class Entry:
     - `draws`: whether something is drawn beside toy scenes, which `--seed` then draws anew.
     - `here`: why it cannot be measured on a server; empty where it can.
     - `left_out`: what its rows lack on a server, and why; empty where they lack nothing.
+    - `alone`: what of it other processes would change; empty where its steps can be shared out.
     - `unit`: of the values.
     - `published`: the paper's numbers.
     - `note`: where this departs from the paper, and what was not established.
@@ -147,6 +149,7 @@ class Entry:
     draws: bool = False
     here: str = ""
     left_out: str = ""
+    alone: str = ""
     unit: str
     published: tuple[Published, ...] = ()
     note: str = ""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..errors import CapabilityError, InputError, NotationError, unknown
 from ..model import LMM, Tick
+from ..storage import Log, Part
 from .both import chosen_tokens, crossings, localising_heads
 from .entry import Entry, Setup
 from .measurements import LEFT_OUT, Measurements
@@ -100,7 +101,7 @@ def reproduce(
     limit: int | None = None,
     seed: int = 0,
     quick: bool = False,
-    log: str | Path | None = None,
+    log: Log = None,
     tick: Tick | None = None,
 ) -> Measurements:
     """Measure a published figure or table anew.
@@ -133,15 +134,20 @@ def reproduce(
             f"{name} is not measured on a server: {entry.here}. Nothing was sent; open the model "
             "with its weights, without remote="
         )
-    folder, place = (None if path is None else Path(path) for path in (data, log))
+    if entry.alone and isinstance(log, Part):
+        raise CapabilityError(
+            f"{name} measures {entry.alone}, which other processes would change: measure it in "
+            "one, without on= and shard="
+        )
+    folder = None if data is None else Path(data)
     if seed and folder is not None and not entry.draws:
         raise InputError(
             f"seed={seed}: {name} draws nothing on data of your own, so a seed changes nothing; "
             "leave it out"
         )
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-    setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=place, tick=tick)
+    if isinstance(log, str | Path):
+        Path(log).mkdir(parents=True, exist_ok=True)
+    setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=log, tick=tick)
     found = entry.measure(name, lmm, setup)
     about = {**_provenance(entry, lmm, setup), "data digest": found.data}
     if server and entry.left_out:

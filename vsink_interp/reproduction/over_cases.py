@@ -11,7 +11,7 @@ from ..errors import CapabilityError, InputError
 from ..experiments import Cases, ObjectMasks, Quizzes
 from ..model import LMM, digest, fingerprint
 from ..model.progress import shown
-from ..storage import RowLog
+from ..storage import log_within, opened_log
 from .entry import Measured, Setup
 from .measurements import CASE, Row
 from .sources import by_image, captions
@@ -50,11 +50,11 @@ class OverCases:
         if count < 1:
             raise InputError(f"limit={count}: measure at least one case")
         tell, first = shown(setup.tick, name), 0
-        rows: list[Row] = []
+        steps: list[tuple[str, int]] = []
         data = sha256()
         images: dict[int, Image.Image] = {}
-        log = None if setup.log is None else setup.log / f"{name}.rows.jsonl"
-        with RowLog[list[Row]](log, about(name, lmm, setup)) as kept:
+        log = log_within(setup.log, f"{name}.rows.jsonl")
+        with opened_log(log, about(name, lmm, setup)) as kept:
             for some in self.source(setup, count, self.at_once):
                 found = _images(some)
                 images |= {
@@ -62,11 +62,12 @@ class OverCases:
                 }
                 step = f"{first}: {_key(some)}"
                 data.update(step.encode())
-                if step not in kept.known:
+                if kept.wants(step):
                     kept.add(step, list(self.measure(lmm, some, setup)))
-                rows += [_placed(row, first) for row in kept.known[step]]
+                steps.append((step, first))
                 first += len(found)
                 tell(min(first, count), count)
+        rows = (_placed(row, first) for step, first in steps for row in kept.known[step])
         return Measured(tuple(rows), images, data.hexdigest()[:16])
 
 

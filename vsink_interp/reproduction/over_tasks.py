@@ -9,6 +9,7 @@ from ..evaluation import Evaluation, Task, evaluate, load_tasks
 from ..graph import Graphlike
 from ..model import LMM
 from ..model.progress import shown
+from ..storage import log_within
 from .entry import Measured, Setup
 from .measurements import Row
 
@@ -46,7 +47,7 @@ class OverTasks:
         """One row for each score of each arm, and for each difference from off."""
         tasks = self._tasks(setup)
         arms = self.arms(lmm, setup)
-        log = None if setup.log is None else setup.log / f"{name}.answers.jsonl"
+        log = log_within(setup.log, f"{name}.answers.jsonl")
         found = evaluate(
             lmm,
             tasks,

@@ -21,6 +21,17 @@ def unwritable(path: object, error: Exception) -> ResultError:
     )
 
 
+def make_folder(path: Path) -> None:
+    """Have a folder, and those above it.
+
+    **Raises:** `ResultError` if it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise unwritable(path, error) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a file whole or not at all: a crash, or a full disk, leaves what was there.
 

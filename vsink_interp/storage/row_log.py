@@ -102,6 +102,10 @@ class RowLog(AbstractContextManager["RowLog[Any]"], Generic[Row]):
         except OSError as error:
             raise unwritable(self.path, error) from error
 
+    def wants(self, step: str) -> bool:
+        """Whether a step is still to be taken."""
+        return step not in self.known
+
     def forget(self, step: str) -> None:
         """Keep in memory of a step only that it is there, and not what it has found."""
         self.known[step] = cast("Row", None)

@@ -51,6 +51,7 @@ LATENCY = Entry(
     figure="bars",
     axes=("arm",),
     here="the seconds of a server are those of its queue and of the network, not the method's",
+    alone="time",
     unit="ms a token",
     note="The paper calls the cost small (secondary source); one comparison of 2026 measured the "
     "released code at 11.1 times. docs/benchmarks.md measures more carefully.",
