@@ -86,3 +86,37 @@ def test_a_server_wants_a_model():
     found = invoke("A.fig1", "--remote")
     assert found.exit_code == 1
     assert "--model" in found.stderr
+
+
+def test_shards_of_one_of_them(tmp_path, opened):
+    given = ["A.fig8a", "--limit", "3", "--quick", "--out", str(tmp_path)]
+    for shard in ("1/2", "0/2"):
+        out = invoke(*given, "--shard", shard)
+        assert out.exit_code == 0, out.output
+        assert "vsink merge" in out.stdout
+    refused = invoke(*given)
+    assert "not measured: " in refused.stdout
+    assert "vsink merge" in refused.stdout
+    joined = CliRunner().invoke(app, ["merge", str(tmp_path), "--json"])
+    (log,) = json.loads(joined.stdout)["logs"]
+    assert (log["rows"], log["steps"]) == (3, 3)
+    before = (tmp_path / "A.fig8a.rows.jsonl").read_bytes()
+    assert "A.fig8a" in invoke(*given).stdout
+    assert (tmp_path / "A.fig8a.rows.jsonl").read_bytes() == before
+    assert {row["case"] for row in vi.reproduction.Measurements.load(tmp_path, "A.fig8a").rows} == {
+        0, 1, 2
+    }  # fmt: skip
+    assert {*opened} == {"toy"}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--shard", "8"], "counted from 0, as in 0/8"),
+        (["--on", "ray", "--remote"], "on a cluster, and --remote on a server"),
+    ],
+)
+def test_where_it_cannot_be_measured_is_one_line(given, why):
+    found = invoke("A.fig1", *given)
+    assert found.exit_code == 1
+    assert why in found.stderr

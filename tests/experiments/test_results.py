@@ -17,6 +17,7 @@ import vsink_interp as vi
 from vsink_interp import experiments as ex
 from vsink_interp.model.progress import silent
 from vsink_interp.results.result import Result
+from vsink_interp.storage import merge_logs
 
 FORK = multiprocessing.get_context("fork")
 ASKED = "what color is the circle?"
@@ -179,8 +180,10 @@ def test_a_table_has_means_over_cases_with_their_interval():
 
 
 @logged
-def test_an_experiment_goes_on_after_kill_9(kind, tmp_path):
-    """The first step is not taken again, and what is found is what would have been found."""
+def test_an_experiment_goes_on_after_kill_9_and_in_shards(kind, tmp_path):
+    """The first step is not taken again, the next by a shard without those before it, the rest
+    here; and what is found is what would have been found.
+    """
     log = tmp_path / "rows.jsonl"
 
     def die(_done, _total):
@@ -193,8 +196,13 @@ def test_an_experiment_goes_on_after_kill_9(kind, tmp_path):
     assert process.exitcode == -signal.SIGKILL, process.kill()
     before = log.read_text().splitlines()
     assert len(before) == 2, "the head, and one step"
-    found = MADE[kind](toy(), log=log, tick=silent)
-    assert log.read_text().splitlines()[:2] == before
+    vi.run_experiment(MADE[kind], toy(), log=log, shard=(1, 2), tick=silent)
+    told = merge_logs(log)[log]
+    assert told["rows"] == 1 + told["steps"] // 2
+    found = vi.run_experiment(MADE[kind], toy(), log=log, tick=silent)
+    lines = log.read_text().splitlines()
+    assert lines[:2] == before
+    assert len({json.loads(line)["step"] for line in lines[1:]}) == len(lines) - 1 == told["steps"]
     whole = made(kind)
     for field in fields(found):
         if field.name != "provenance":

@@ -15,8 +15,10 @@ import pytest
 
 import vsink_interp as vi
 from tests import tiny
+from vsink_interp import experiments as ex
 from vsink_interp.model import ray_workers
 from vsink_interp.model.run_store import Chunk
+from vsink_interp.storage import logged
 
 ray = pytest.importorskip("ray", reason="needs the package ray: pip install 'vsink-interp[ray]'")
 
@@ -80,6 +82,29 @@ def test_rows_are_those_of_one_process_although_a_replica_is_killed(tmp_path):
         assert there.logits.allclose(run.logits, 0, 1e-5)
     files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("ray", "here")]
     assert files[0] == files[1]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_experiment_is_that_of_one_process_although_a_replica_is_killed(tmp_path):
+    """Its log too: begun here, gone on with there, and read here again."""
+    asked = tuple(tiny.image(i) for i in range(2)), ("what is w1 ?",) * 2
+    cases = ex.Cases(*asked, max_new_tokens=2, batch_size=1)
+    sweep = partial(ex.knockout_sweep, cases=cases, flows=["image -> generated"])
+    whole = sweep(tiny.lmm(), layers=[0, 1, 2], log=tmp_path / "whole.jsonl")
+    log, told = tmp_path / "rows.jsonl", []
+    sweep(tiny.lmm(), layers=[1], log=log)
+    found = vi.run_experiment(
+        partial(sweep, layers=[0, 1, 2]), partial(dies_once, tmp_path), log=log, on="ray",
+        replicas=2, gpus_per_replica=0, chunk=2, tick=lambda *at: told.append(at),
+    )  # fmt: skip
+    assert (tmp_path / "died").exists(), "no replica was killed"
+    assert found.f1.tolist() == whole.f1.tolist()
+    assert found.provenance["weights"] == whole.provenance["weights"]
+    assert told == [(4, 4)]
+    assert logged(log) == logged(tmp_path / "whole.jsonl")
+    assert len(log.read_text().splitlines()) == 1 + 4
+    again = sweep(tiny.lmm(), layers=[0, 1, 2], log=log)
+    assert again.f1.tolist() == whole.f1.tolist()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -19,6 +19,7 @@ from vsink_interp.remote import compile_run
 from vsink_interp.reproduction import ENTRIES, Measurements, Setup, over_tasks
 from vsink_interp.reproduction.over_cases import OverCases
 from vsink_interp.reproduction.over_tasks import OverTasks
+from vsink_interp.storage import merge_logs
 from vsink_interp.toy import weights_dir
 
 FORK = multiprocessing.get_context("fork")
@@ -73,19 +74,27 @@ def steps_of(path):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_an_entry_goes_on_after_kill_9_and_is_drawn(entry, lmm, tmp_path, compiled):
+def test_an_entry_goes_on_after_kill_9_and_in_a_shard_and_is_drawn(entry, lmm, tmp_path, compiled):
     """And every run of it could be sent to a server, or it says why a server cannot measure it."""
     measure, limit = small(entry)
     setup = Setup(limit=limit, quick=True, log=tmp_path, tick=silent)
     killed(measure, entry.name, lmm, setup)
     (log,) = tmp_path.glob("*.jsonl")
     before = steps_of(log)
+
+    def of_shard(lmm, **given):
+        return measure(entry.name, lmm, replace(setup, **given))
+
+    vi.run_experiment(of_shard, lmm, log=tmp_path, shard=(1, 2), tick=silent)
+    merge_logs(tmp_path)
+    shared = steps_of(log)
     found = measure(entry.name, lmm, setup)
     rows, images = found.rows, found.images
     after = steps_of(log)
     assert compiled or entry.here
     assert len(before) == 1
     assert after[: len(before)] == before, "what was finished is not measured again"
+    assert after == shared, "the shard has measured what was left"
     assert len({step["step"] for step in after}) == len(after)
     again = measure(entry.name, lmm, setup)
     assert repr(again.rows) == repr(rows)

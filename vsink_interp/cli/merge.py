@@ -1,21 +1,37 @@
-"""`vsink merge`: the shards of a data set, joined."""
+"""`vsink merge`: the shards of a data set or of experiments, joined."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .terminal import JsonOption, show
 
-FolderArgument = Annotated[Path, typer.Argument(help="What run_dataset was given as folder=.")]
+PlaceArgument = Annotated[
+    Path, typer.Argument(help="What run_dataset was given as folder=, run_experiment as log=.")
+]
 
 
-def merge(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Join what run_dataset(..., shard=(i, n)) wrote in n processes; exit status 1 if rows lack."""
+def merge(place: PlaceArgument, as_json: JsonOption = False) -> None:
+    """Join what n processes wrote with shard=(i, n) or --shard; exit status 1 if rows lack."""
     from ..model.shards import merge_shards, wanted
+    from ..storage import holds_steps, merge_logs
 
-    runs = merge_shards(folder)
-    samples = wanted(folder)
-    show({"folder": str(folder), "runs": len(runs), "samples": samples}, as_json)
-    if len(runs) < samples:
+    if holds_steps(place):
+        found = merge_logs(place)
+        _show_all([{"log": str(log), **counts} for log, counts in found.items()], as_json)
+        lack = any(one["rows"] < one["steps"] for one in found.values())
+    else:
+        runs, samples = merge_shards(place), wanted(place)
+        show({"folder": str(place), "runs": len(runs), "samples": samples}, as_json)
+        lack = len(runs) < samples
+    if lack:
         raise typer.Exit(1)
+
+
+def _show_all(logs: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        show({"logs": logs}, as_json)
+        return
+    for one in logs:
+        show(one, as_json)

@@ -1,7 +1,9 @@
 """`vsink reproduce`: figures, tables and ablations of both papers, measured anew."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,29 +60,65 @@ def reproduce(
     out: Annotated[
         Path, typer.Option("--out", help="A folder for rows and figures; a stopped one goes on.")
     ] = Path("reproduced"),
+    on: Annotated[
+        str, typer.Option("--on", help="`here`, or `ray`: the cluster that Ray finds or starts.")
+    ] = "here",
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", help="On Ray: how many copies of the model.")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus-per-replica", help="On Ray: how many each has; 1, or 0 for none."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="As process I of N; then: vsink merge OUT."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a figure or table of either paper anew, beside what was published."""
     from ..reproduction import ENTRIES, find
 
     if name == "list":
-        asked = {"model": model, "data": data, "limit": limit, "remote": remote}
-        _list(ENTRIES, as_json, {**asked, "seed": seed or None, "quick": quick or None})
+        asked = {"model": model, "data": data, "limit": limit, "remote": remote, "shard": shard}
+        more = {"seed": seed or None, "quick": quick or None, "replicas": replicas}
+        ray = {"on": None if on == "here" else on, "gpus-per-replica": gpus}
+        _list(ENTRIES, as_json, {**asked, **more, **ray})
         return
     entries = ENTRIES if name == "all" else (find(name),)
-    lmm = open_model(model, remote)
+    where = {"on": on, "replicas": replicas, "gpus_per_replica": gpus, "shard": _shard(shard)}
+    source = _source(model, on, remote)
     settings: dict[str, Any] = {"data": data, "limit": limit, "seed": seed, "quick": quick}
     found = [
         # Of all, those that draw nothing on data of one's own go on without the seed.
-        _measured(lmm, e, out, {**settings, "seed": seed if _draws(e, data, name) else 0})
+        _measured(source, e, out, {**settings, "seed": seed if _draws(e, data, name) else 0}, where)
         for e in entries
     ]
     cases = "toy scenes" if data is None else str(data)
     few = ", a handful of cases of each (--quick)" if quick else ""
-    _write(out, found, f"{lmm.name} on {cases}{few}" if name == "all" else "")
+    whole = name == "all" and shard is None
+    of = getattr(source, "name", model or "toy")
+    _write(out, found, f"{of} on {cases}{few}" if whole else "")
     _tell(out, found, as_json)
     if all("error" in one for one in found):
         raise typer.Exit(1)
+
+
+def _source(model: str | None, on: str, remote: str | None) -> "vi.LMM | Callable[[], vi.LMM]":
+    """The model; on Ray what opens it there."""
+    if on == "here":
+        return open_model(model, remote)
+    if remote is not None:
+        raise InputError(f"--on {on} opens the model on a cluster, and --remote on a server")
+    return partial(open_model, model)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    if not (found := re.fullmatch(r"(\d+)/(\d+)", text)):
+        raise InputError(f"--shard {text}: I/N is process I of N, counted from 0, as in 0/8")
+    return int(found[1]), int(found[2])
 
 
 def _draws(entry: "Entry", data: Path | None, name: str) -> bool:
@@ -99,8 +137,15 @@ def _list(entries: Sequence["Entry"], as_json: bool, of_measuring: Mapping[str, 
         typer.echo(f"{entry.name:{width}}  {entry.title}")
 
 
-def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Measure one entry, write its rows and figure, and say what came out."""
+def _measured(
+    source: "vi.LMM | Callable[[], vi.LMM]",
+    entry: "Entry",
+    out: Path,
+    settings: dict[str, Any],
+    where: dict[str, Any],
+) -> dict[str, Any]:
+    """Measure one entry, write its rows and figure, and say what came out; of a shard the rows."""
+    from ..model import run_experiment
     from ..plot import png
     from ..reproduction import reproduce as measure
     from ..storage import write_bytes
@@ -109,16 +154,15 @@ def _measured(lmm: "vi.LMM", entry: "Entry", out: Path, settings: dict[str, Any]
     about = {"name": entry.name, "title": entry.title, "claim": entry.claim}
     with progress() as watch:
         try:
-            found = measure(
-                entry.name,
-                lmm,
-                settings["data"],
-                limit=settings["limit"],
-                seed=settings["seed"],
-                quick=settings["quick"],
+            found: Any = run_experiment(
+                partial(measure, entry.name, **settings),
+                source,
                 log=out,
                 tick=lambda done, total: watch(f"{entry.name}: {done} of {total}", done / total),
+                **where,
             )
+            if where["shard"]:
+                return {**about, "shard": [*where["shard"]]}
             found.save(out)
             write_bytes(out / f"{entry.name}.png", png(found.plot()))
             outcome = entry.outcome(found)
@@ -154,7 +198,12 @@ def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:
         if "error" in one:
             typer.echo(f"{one['name']}  not measured: {one['error']}")
             continue
+        if "shard" in one:
+            typer.echo(f"{one['name']}  measured by shard {one['shard'][0]} of {one['shard'][1]}")
+            continue
         if len(found) == 1:
             typer.echo(one["table"])
         typer.echo(f"{one['name']}  {VERDICTS[one['holds']]}: {one['because']}")
-    typer.echo(f"rows and figures: {out}")
+    merge = any("shard" in one for one in found)
+    ended = f"when all shards have ended: vsink merge {out}"
+    typer.echo(ended if merge else f"rows and figures: {out}")

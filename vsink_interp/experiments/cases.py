@@ -89,9 +89,13 @@ class Cases(OneLine):
     def batches(self) -> Iterator["Cases"]:
         """The cases in order, at most `batch_size` at a time."""
         for start in range(0, len(self), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            truth = None if self.truth is None else self.truth[part]
-            yield replace(self, images=self.images[part], prompts=self.prompts[part], truth=truth)
+            yield self.batch(start)
+
+    def batch(self, start: int) -> "Cases":
+        """At most `batch_size` cases from one of them on."""
+        part = slice(start, start + self.batch_size)
+        truth = None if self.truth is None else self.truth[part]
+        return replace(self, images=self.images[part], prompts=self.prompts[part], truth=truth)
 
     def f1(self, answers: Sequence[str], references: Sequence[str] | None = None) -> list[float]:
         """Object F1 of each answer against the truth or, if that is unknown, a reference answer.

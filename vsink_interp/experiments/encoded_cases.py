@@ -25,14 +25,23 @@ class EncodedCases:
         self._room = room
         self._kept: dict[int, Encoding] = {}
 
-    def __iter__(self) -> Iterator[Encoding]:
-        for number, batch in enumerate(self.cases.batches()):
-            yield self._kept.get(number) or self._made(number, batch)
+    @property
+    def starts(self) -> range:
+        """The first case of each batch."""
+        return range(0, len(self.cases), self.cases.batch_size)
 
-    def _made(self, number: int, batch: Cases) -> Encoding:
+    def __iter__(self) -> Iterator[Encoding]:
+        return map(self.batch, self.starts)
+
+    def batch(self, start: int) -> Encoding:
+        """The batch whose first case that is."""
+        return self._kept.get(start) or self._made(start)
+
+    def _made(self, start: int) -> Encoding:
+        batch = self.cases.batch(start)
         made = self.lmm.encode(list(batch.images), list(batch.prompts))
         size = sum(one.numel() * one.element_size() for one in made.inputs.values())
         if size <= self._room:
             self._room -= size
-            self._kept[number] = made
+            self._kept[start] = made
         return made

@@ -17,12 +17,10 @@ from ..probes import Pattern
 from ..results.recorded import optional_package
 from ..results.result import Result
 from ..storage import Log
-from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers, sweep_layers
-from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
-from .steps import Step, taken
+from .steps import under_graphs
 
 if TYPE_CHECKING:
     import pandas
@@ -129,7 +127,7 @@ def knockout_sweep(
     - `window`: cut this many layers, `layer` to `layer + window - 1`, as a window that slides over
         the model and ends at its last layer; None cuts all later ones.
     - `log`: a JSONL file to which answers are written; an interrupted sweep continues from it.
-    - `tick`: called in the place of a progress bar, after each step (all cases under one cut).
+    - `tick`: called in the place of a progress bar, after each batch under each cut.
 
     **Raises:** `ResultError` if `log` belongs to another sweep; `InputError` for a window that does
     not fit into the model.
@@ -137,10 +135,9 @@ def knockout_sweep(
     chosen, flows = _starts(lmm, layers, window), _listed(flows)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]
     cuts = [None if step is None else _knockout(lmm, *step, window) for step in steps]
-    asked = EncodedCases(lmm, cases)
-    work = (_step(lmm, asked, cut) for cut in cuts)
+    graphs = [(_name(lmm, cut), cut) for cut in cuts]
     about = dependence("knockout_sweep", lmm, needs_sinks=False, cases=cases)
-    told = [*taken(work, len(cuts), about, log=log, tick=tick, what="knockouts")]
+    told = [*under_graphs(lmm, cases, graphs, about, log=log, tick=tick, what="knockouts")]
     baseline, *cut = [cases.f1(texts, told[0]) for texts in told]
     f1 = np.array(cut).reshape(len(flows), len(chosen), len(cases))
     reference = "the uncut answer" if cases.truth is None else "the true objects"
@@ -149,11 +146,11 @@ def knockout_sweep(
     )
 
 
-def _step(lmm: LMM, cases: EncodedCases, cut: Knockout | None) -> Step[list[str]]:
+def _name(lmm: LMM, cut: Knockout | None) -> str:
     name = "uncut" if cut is None else f"{cut.flow}, {cut.layers}"
     if cut is not None and cut.needs_sinks:
         name += f", {lmm.sinks}"
-    return name, lambda: answers(lmm, cases, cut)
+    return name
 
 
 def _listed(flows: Sequence[str]) -> tuple[str, ...]:

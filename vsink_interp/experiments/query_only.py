@@ -10,12 +10,10 @@ from ..edits import Knockout
 from ..model import LMM, Tick
 from ..results.result import Result
 from ..storage import Log
-from .answers import answers
 from .cases import Cases
 from .depth import pattern_layers
-from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
-from .steps import taken
+from .steps import under_graphs
 
 
 @final
@@ -66,18 +64,15 @@ def query_only(
     - `first_token`: cut the row that predicts the first token too; it is a query row, which Kaduri
         et al.'s released code does not cut.
     - `log`: a JSONL file to which the answers are written; an interrupted measurement continues.
-    - `tick`: called in the place of a progress bar, after each of the two answers to all cases.
+    - `tick`: called in the place of a progress bar, after each batch of answers, of which
+        there are two to each case.
 
     **Raises:** `ResultError` if `log` belongs to another measurement.
     """
     graph = Knockout("image -> generated", pattern_layers(lmm), first_token=first_token)
-    asked = EncodedCases(lmm, cases)
-    steps = (
-        ("normal", lambda: answers(lmm, asked)),
-        ("query only", lambda: answers(lmm, asked, graph)),
-    )
+    graphs = (("normal", None), ("query only", graph))
     about = dependence("query_only", lmm, needs_sinks=False, cases=cases, first_token=first_token)
-    normal, blind = taken(steps, 2, about, log=log, tick=tick, what="answers")
+    normal, blind = under_graphs(lmm, cases, graphs, about, log=log, tick=tick, what="answers")
     return QueryOnly(
         tuple(normal),
         tuple(blind),

@@ -16,12 +16,10 @@ from ..probes import SinkValue
 from ..results import Run
 from ..results.result import Result
 from ..storage import Log
-from .answers import answers, runs
 from .cases import Cases
 from .depth import pattern_layers
-from .encoded_cases import EncodedCases
 from .provenance import dependence, with_provenance
-from .steps import taken
+from .steps import under_graphs
 
 SINKS = "sink & image"
 
@@ -107,9 +105,9 @@ def sink_ablation(
 
     - `seed`: of the first draw; the others have the seeds after it.
     - `draws`: how often each random arm is measured.
-    - `log`: a JSONL file to which the answers under each graph are written; an interrupted
+    - `log`: a JSONL file to which the answers of each batch are written; an interrupted
         measurement continues from it.
-    - `tick`: called in the place of a progress bar, after each graph.
+    - `tick`: called in the place of a progress bar, after each batch under each graph.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions; `ResultError` if no case has
     a visual sink, or `log` belongs to another measurement; `InputError` without a draw.
@@ -128,13 +126,13 @@ def sink_ablation(
     }
     graphs = [graph for graphs in arms.values() for graph in graphs]
     about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases)
-    asked = EncodedCases(lmm, cases)
-    steps = ((repr(graph), _step(lmm, asked, graph, hidden)) for graph in graphs)
+    probe = SinkValue("image", layers=hidden.layers)
+    asked = [(repr(graph), graph or probe) for graph in graphs]
     counted: list[int] = []
     told: list[list[str]] = []
-    for found in taken(steps, len(graphs), about, log=log, tick=tick, what="graphs"):
-        told.append(found["answers"])
-        counted = counted or found["sinks"]
+    for found in under_graphs(lmm, cases, asked, about, _reader(lmm, probe), log=log, tick=tick):
+        told.append([row["answer"] for row in found])
+        counted = counted or [row["sinks"] for row in found]
         _refuse_none(lmm, cases, counted)
     scores = iter([cases.f1(texts, told[0]) for texts in told])
     f1 = [[next(scores) for _ in graphs] for graphs in arms.values()]
@@ -150,18 +148,16 @@ def sink_ablation(
     )
 
 
-def _step(lmm: LMM, cases: EncodedCases, graph: EditGraph, hidden: HideKeys) -> Callable[[], Any]:
-    """The answers under a graph; unedited also the number of visual sinks of each case."""
-    if graph:
-        return lambda: {"answers": answers(lmm, cases, graph)}
-    probe = SinkValue("image", layers=hidden.layers)
+def _reader(lmm: LMM, probe: SinkValue) -> Callable[[Run], list[Any]]:
+    """Of each case the answer; where nothing is hidden also the number of its visual sinks."""
 
-    def take() -> dict[str, Any]:
-        plain = list(runs(lmm, cases, probe))
-        sinks = [n for run in plain for n in _sinks(run, probe, lmm.sinks.tau).tolist()]
-        return {"answers": [text for run in plain for text in run.text], "sinks": sinks}
+    def read(run: Run) -> list[Any]:
+        if not run.records:
+            return [{"answer": text} for text in run.text]
+        sinks = _sinks(run, probe, lmm.sinks.tau).tolist()
+        return [{"answer": t, "sinks": n} for t, n in zip(run.text, sinks, strict=True)]
 
-    return take
+    return read
 
 
 def _refuse_none(lmm: LMM, cases: Cases, n_sinks: Sequence[int]) -> None:

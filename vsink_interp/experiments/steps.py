@@ -1,7 +1,7 @@
 """Work in steps: done once, written as they are done, gone on with after a stop, and told of."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..results import Run
 from ..storage import Log, opened_log
 from .answers import answered
 from .cases import Cases
+from .encoded_cases import EncodedCases
 
 T = TypeVar("T")
 Step: TypeAlias = tuple[str, Callable[[], T]]
@@ -73,6 +74,45 @@ def by_batch(
     about = {**about, "batch_size": size}
     for found in taken(steps, len(starts), about, log=log, tick=tick, what="batches"):
         yield unpacked(found)
+
+
+def texts(run: Run) -> list[Any]:
+    """The answers of a batch."""
+    return list(run.text)
+
+
+def under_graphs(
+    lmm: LMM,
+    cases: Cases,
+    graphs: Sequence[tuple[str, Graphlike]],
+    about: Mapping[str, Any],
+    read: Callable[[Run], list[Any]] = texts,
+    *,
+    log: Log = None,
+    tick: Tick | None = None,
+    what: str = "graphs",
+) -> Iterator[list[Any]]:
+    """Under each graph, by name, what `read` takes of the run of each case; a step for each batch.
+
+    Each batch is encoded once, for all graphs. Graphs of one name are one.
+    """
+    asked, longest = EncodedCases(lmm, cases), cases.max_new_tokens
+
+    def step(at: int, graph: Graphlike) -> Callable[[], list[Any]]:
+        return lambda: read(lmm.generate(asked.batch(at), graph=graph, max_new_tokens=longest))
+
+    steps = (
+        (f"{name}, cases from {at}", step(at, graph))
+        for name, graph in graphs
+        for at in asked.starts
+    )
+    about, count = {**about, "batch_size": cases.batch_size}, len(graphs) * len(asked.starts)
+    found: list[Any] = []
+    for rows in taken(steps, count, about, log=log, tick=tick, what=what):
+        found += rows
+        if len(found) == len(cases):
+            yield found
+            found = []
 
 
 def packed(arrays: Arrays) -> dict[str, Any]:

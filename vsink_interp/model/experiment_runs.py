@@ -133,7 +133,9 @@ def run_experiment(
 def _refuse_stepless(experiment: Callable[..., Any]) -> None:
     """Refuse what has no steps to share out, or a log that would not be used."""
     name = _name(experiment)
-    if not {"log", "tick"} <= inspect.signature(experiment).parameters.keys():
+    taken = inspect.signature(experiment).parameters
+    free = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    if not (free or {"log", "tick"} <= taken.keys()):
         raise InputError(
             f"{name} takes no log= and tick=: it measures one image or prompt in one piece, so "
             "there are no steps to share out. Call it; for many images share out vi.reproduce or "
@@ -190,7 +192,7 @@ class Measurement(Work):
     @override
     def about(self, lmm: LMM) -> dict[str, Any]:
         part = self.part(lmm, (), lambda *_: None)
-        return {**part.about, _LOG: part.path, _NAMES: part.steps}
+        return {**part.about, _LOG: part.path, _NAMES: [*part.steps]}
 
     @override
     def made(self, lmm: LMM, piece: Steps | Whole) -> Any:

@@ -26,7 +26,7 @@ class Part(AbstractContextManager["Part"]):
 
     **Attributes:**
 
-    - `steps`: all steps that the measurement has named so far.
+    - `steps`: all steps that the measurement has named so far, in their order.
     """
 
     known: Mapping[str, Any] = MappingProxyType({})
@@ -42,12 +42,13 @@ class Part(AbstractContextManager["Part"]):
         self.wanted = frozenset(wanted)
         self.keep = keep
         self.about = about or {}
-        self.steps: list[str] = []
+        self.steps: dict[str, None] = {}
 
     def wants(self, step: str) -> bool:
-        """Whether to take a step."""
-        self.steps.append(step)
-        return step in self.wanted
+        """Whether to take a step; each once."""
+        known = step in self.steps
+        self.steps[step] = None
+        return step in self.wanted and not known
 
     def add(self, step: str, answers: Any) -> None:
         """Tell of a row."""

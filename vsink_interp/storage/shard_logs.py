@@ -57,7 +57,7 @@ def merged_steps(whole: Path, about: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(logged(whole))
 
 
-def merge_logs(place: str | Path) -> dict[Path, tuple[int, int | None]]:
+def merge_logs(place: str | Path) -> dict[Path, dict[str, int]]:
     """Join what `run_experiment(..., shard=(i, n))` wrote in n processes, each row once.
 
     The log of the whole is then as one process would have written it, but for the order of its
@@ -67,8 +67,8 @@ def merge_logs(place: str | Path) -> dict[Path, tuple[int, int | None]]:
 
     - `place`: what was given as `log=`: a file, or a folder with the logs of reproductions.
 
-    **Returns:** of each log, how many rows it holds, and how many steps there are; None for a log
-    that has no shards.
+    **Returns:** of each log how many `rows` it holds, and how many `steps` its shards say there
+    are; as many as rows where it has no shards.
 
     **Raises:** `ResultError` if there is neither log nor shard, they are about different work, or
     one is still being written.
@@ -92,15 +92,15 @@ def _wholes(folder: Path) -> list[Path]:
     return sorted({path.with_name(path.stem.rpartition(".")[0] + path.suffix) for path in shards})
 
 
-def _merged(whole: Path) -> tuple[int, int | None]:
-    paths, steps = shard_logs(whole), None
+def _merged(whole: Path) -> dict[str, int]:
+    paths, steps = shard_logs(whole), 0
     for path in paths:
         head = described(path)
         if head is None:  # stopped in its first line
             continue
         if not {SHARD, STEPS} <= head.keys():
             raise ResultError(f"{path} is no shard of an experiment, but of a data set's answers")
-        steps = max(steps or 0, head[STEPS])
+        steps = max(steps, head[STEPS])
         about = {name: value for name, value in head.items() if name not in (SHARD, STEPS)}
         with RowLog[Any](whole, about) as log, RowLog[Any](path, head) as shard:
             for step in shard.known.keys() - log.known.keys():
@@ -108,4 +108,5 @@ def _merged(whole: Path) -> tuple[int, int | None]:
     for path in paths:
         path.unlink()
     sync(whole.parent)
-    return len(logged(whole)), steps
+    rows = len(logged(whole))
+    return {"rows": rows, "steps": steps if paths else rows}
