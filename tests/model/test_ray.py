@@ -95,14 +95,14 @@ def test_an_experiment_is_that_of_one_process_although_a_replica_is_killed(tmp_p
     sweep(tiny.lmm(), layers=[1], log=log)
     found = vi.run_experiment(
         partial(sweep, layers=[0, 1, 2]), partial(dies_once, tmp_path), log=log, on="ray",
-        replicas=2, gpus_per_replica=0, chunk=2, tick=lambda *at: told.append(at),
+        replicas=2, gpus_per_replica=0, chunk=3, tick=lambda *at: told.append(at),
     )  # fmt: skip
     assert (tmp_path / "died").exists(), "no replica was killed"
     assert found.f1.tolist() == whole.f1.tolist()
     assert found.provenance["weights"] == whole.provenance["weights"]
-    assert told == [(4, 4)]
+    assert [done for done, _ in told] in ([7, 8], [5, 8])
     assert logged(log) == logged(tmp_path / "whole.jsonl")
-    assert len(log.read_text().splitlines()) == 1 + 4
+    assert len(log.read_text().splitlines()) == 1 + 8
     again = sweep(tiny.lmm(), layers=[0, 1, 2], log=log)
     assert again.f1.tolist() == whole.f1.tolist()
 
