@@ -40,6 +40,10 @@ def merged(place, status=0):
 
 def test_shards_take_every_nth_step_and_the_rest_is_gone_on_with(tmp_path):
     log, told = tmp_path / "new" / "rows [0].jsonl", []
+    log.parent.mkdir()
+    others = {log.parent / f"rows [0].{name}.jsonl" for name in ("one-of-two", "b.0000-of-0001")}
+    for other in others:  # of another measurement, and the shard of one
+        other.touch()
     assert run(log, shard=(1, 3), tick=lambda *at: told.append(at)) is None
     assert TAKEN == ["b", "e"]
     assert told == [(1, 2), (2, 2)]
@@ -51,11 +55,11 @@ def test_shards_take_every_nth_step_and_the_rest_is_gone_on_with(tmp_path):
     assert merged(log, status=1) == [{"log": str(log), "rows": 2, "steps": 5}]
     run(log, shard=(1, 2))
     assert TAKEN == ["d"], "b is in the log of the whole"
-    merged(log.parent, status=1)
+    assert [one["rows"] for one in merged(log.parent, status=1)] == [3]
     assert run(log) == "aabbccddee"
     assert TAKEN == ["a", "c"]
     assert logged(log) == {one: 2 * one for one in "abcde"}
-    assert [path.name for path in log.parent.iterdir()] == [log.name]
+    assert {*log.parent.iterdir()} == {log, *others}
     assert merged(log)[0]["rows"] == 5, "merging what is merged is no fault"
 
 
@@ -96,7 +100,7 @@ def unsteady(_lmm, *, log=None, tick=None):
 @pytest.mark.parametrize(
     ("experiment", "given", "error", "why"),
     [
-        (ex.spectrum, {}, vi.InputError, "spectrum takes no log=.*one image or prompt"),
+        (ex.spectrum, {}, vi.InputError, "spectrum takes no log=.*in one piece"),
         (partial(spelt, log="x"), {}, vi.InputError, "give log to run_experiment, not to spelt"),
         (lambda _lmm, **_: 1, {"shard": (0, 2)}, vi.InputError, "kept no steps in log="),
         (unsteady, {"shard": (0, 1)}, vi.ResultError, "no longer the step 'call 1'"),

@@ -137,9 +137,8 @@ def _refuse_stepless(experiment: Callable[..., Any]) -> None:
     free = any(one.kind is one.VAR_KEYWORD for one in taken.values())
     if not (free or {"log", "tick"} <= taken.keys()):
         raise InputError(
-            f"{name} takes no log= and tick=: it measures one image or prompt in one piece, so "
-            "there are no steps to share out. Call it; for many images share out vi.reproduce or "
-            "run_dataset"
+            f"{name} takes no log= and tick=: it measures what it is given in one piece, and has "
+            "no steps to share out. Call it; for many images share out vi.reproduce or run_dataset"
         )
     given = experiment.keywords if isinstance(experiment, partial) else {}
     if clash := {"log", "tick", "lmm"} & given.keys():

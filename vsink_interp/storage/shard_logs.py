@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..errors import ResultError
 from .files import sync
@@ -11,6 +11,7 @@ from .row_log import RowLog, described, logged, refuse_about
 
 Shard: TypeAlias = tuple[int, int]
 """Which of how many processes this one is, counted from 0."""
+PATTERN: Final = "[0-9][0-9][0-9][0-9]*-of-[0-9][0-9][0-9][0-9]*"
 SHARD, STEPS = "shard", "steps"
 """What the log of a shard says in its head beside what its work is about."""
 
@@ -23,7 +24,7 @@ def shard_log(whole: Path, shard: Shard) -> Path:
 
 def shard_logs(whole: Path) -> list[Path]:
     """The logs of all shards that are there."""
-    return sorted(whole.parent.glob(f"{escape(whole.stem)}.*-of-*{escape(whole.suffix)}"))
+    return sorted(whole.parent.glob(f"{escape(whole.stem)}.{PATTERN}{escape(whole.suffix)}"))
 
 
 def refuse_unmerged(whole: Path, shard: Shard | None = None, at: Path | None = None) -> None:
@@ -88,7 +89,7 @@ def holds_steps(place: Path) -> bool:
 
 def _wholes(folder: Path) -> list[Path]:
     """The logs of steps in a folder of which there are shards."""
-    shards = (path for path in folder.glob("*.*-of-*") if STEPS in (described(path) or ()))
+    shards = (path for path in folder.glob(f"*.{PATTERN}") if STEPS in (described(path) or ()))
     return sorted({path.with_name(path.stem.rpartition(".")[0] + path.suffix) for path in shards})
 
 
