@@ -48,8 +48,8 @@ found.to_pandas()  # one line a measurement
 
 `found.save(folder)` writes a CSV, and `log=` the rows as they come. A run that was stopped, or
 killed, goes on from the folder, and is refused if the model's weights, code, versions or settings
-have changed. `all` also writes `index.html`, one page with every figure and verdict. `--on ray
---replicas N` and `--shard I/N` measure [in many processes](scale.md#experiments-reproductions-benchmarks).
+have changed. `all` also writes `index.html`, one page with every figure and verdict. With
+`--on ray --replicas N`, or `--shard I/N`, [many processes](scale.md) measure it.
 
 **Data.** Without `--data` the cases are toy scenes. A folder may hold images alone (described by
 "Describe the image."); a table `cases.csv` with the columns `image`, and if you like `prompt` and
