@@ -1,5 +1,6 @@
 """The tests' own net: wrong arguments, results, fields and shapes do not pass."""
 
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,11 @@ def added(one: Float[Tensor, "a b"], other: Float[Tensor, "a b"]) -> Float[Tenso
 
 
 @checked(typechecker=beartype)
+def halved(one: Float[Tensor, "a b"], rows: int) -> Float[Tensor, "a b"]:
+    return one[:rows]
+
+
+@checked(typechecker=beartype)
 def length(word: str) -> int:
     return len(word) if word else None
 
@@ -27,6 +33,39 @@ def length(word: str) -> int:
 @dataclass
 class Field:
     number: int
+
+
+def counter(start: list[int]):
+    """A function inside another, which is made at every call of it."""
+
+    @checked(typechecker=beartype)
+    def count(by: int) -> int:
+        return start[0] + by if by else None
+
+    return count
+
+
+def test_functions_inside_others_are_checked_each_for_itself():
+    one, other = counter([1]), counter([10])
+    assert (one(1), other(2)) == (2, 12)
+    for wrong in (lambda: one("1"), lambda: other(0)):
+        with pytest.raises(TypeCheckError):
+            wrong()
+
+
+def test_the_check_of_a_function_inside_another_keeps_nothing_alive():
+    start = Field(1)
+    gone = weakref.ref(start)
+    counter([start.number, start])(1)
+    del start
+    assert gone() is None
+
+
+def test_an_axis_is_as_long_in_the_result():
+    assert halved(torch.ones(4, 3), 4).shape == (4, 3)
+    with pytest.raises(TypeCheckError):
+        halved(torch.ones(4, 3), 2)
+    assert halved(torch.ones(2, 3), 2).shape == (2, 3), "the next call begins anew"
 
 
 def test_what_is_right_passes():

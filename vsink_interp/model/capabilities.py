@@ -19,9 +19,16 @@ from ..edits import Fn
 from ..errors import CapabilityError
 from ..families import Family
 from ..families.tiny import build, like
-from ..graph import HOOKS, HookPoint, find_hook
+from ..graph import HOOKS, EditGraph, HookPoint, find_hook
 from ..probes import Activation
-from .identities import PROMPT, changed_by_rewriting, noise, parts_that_miss
+from .identities import (
+    PROMPT,
+    asked_as,
+    changed_by_rewriting,
+    noise,
+    offered,
+    parts_that_miss,
+)
 
 Test = Callable[[dict[str, Any]], bool]
 """A test of a hook point, given the arguments that say at which layer."""
@@ -113,7 +120,8 @@ class Capabilities:
 def check(lmm: Any) -> Capabilities:
     """Try every hook point of an `LMM` on a small image and prompt.
 
-    Takes about four forward passes and one decode step per hook point.
+    Takes about two forward passes and one decode step per hook point: reading, and writing what
+    was read, are tried at all of them together, and at each alone only if that fails.
     """
     encoding = lmm.encode(noise(), PROMPT)
     with torch.no_grad():
@@ -122,18 +130,43 @@ def check(lmm: Any) -> Capabilities:
     family = lmm.hooked.family
     if family.inferred:
         refuse_ahead(lmm, encoding)
-    missing = _parts(lmm, encoding)
+    fine = _Fine(
+        _parts(lmm, encoding),
+        read=_all_read(lmm, encoding, plain),
+        kept=not changed_by_rewriting(lmm, offered(lmm, encoding), encoding, plain),
+    )
     return Capabilities(
         type(lmm.hf_model).__name__,
         family.name,
         family.inferred,
         version("transformers"),
         torch.equal(lmm.run(encoding).logits, plain),
-        tuple(
-            _try(lmm, point, encoding, plain, answer, missing.get(point.template, ""))
-            for point in HOOKS
-        ),
+        tuple(_try(lmm, point, encoding, plain, answer, fine) for point in HOOKS),
     )
+
+
+@final
+@dataclass(frozen=True)
+class _Fine:
+    """What trials of all hook points together have shown: which do not add up, what is right."""
+
+    missing: Mapping[str, str]
+    read: bool
+    kept: bool
+
+
+def _all_read(lmm: Any, encoding: Any, plain: Tensor) -> bool:
+    """Whether all hook points can be read in one run; if not, each is tried by itself."""
+    probes = [
+        Activation(asked_as(point), **place)
+        for point in offered(lmm, encoding)
+        for place in _one_of_each_kind(lmm, point, _layers(lmm, point))
+    ]
+    try:
+        run = lmm.run(encoding, graph=EditGraph(*probes))
+        return all(_reads_right(lmm, run, probe, plain) for probe in probes)
+    except Exception:  # noqa: BLE001 (the hook point that cannot be read fails by itself)
+        return False
 
 
 def refuse_ahead(lmm: Any, encoding: Any) -> None:
@@ -207,29 +240,36 @@ def _failed_in_small(
 
 
 def _try(
-    lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor, missing: str
+    lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor, fine: _Fine
 ) -> Capability:
     if why := lmm.hooked.refusal(point):
         return Capability(point.template, reason=why)
-    fine = (None,) if point.stack is None else lmm.hooked.offering(point)
+    layers = _layers(lmm, point)
     tests = _tests(lmm, point, encoding, plain, answer)
-    found, reasons = _outcomes(tests, _one_of_each_kind(lmm, point, fine))
-    if missing:
+    if fine.read:
+        tests["read"] = lambda _: True
+    found, reasons = _outcomes(tests, _one_of_each_kind(lmm, point, layers))
+    if missing := fine.missing.get(point.template):
         found["read"] = False
         reasons.insert(0, missing)
-    if found["write"] and (why := changed_by_rewriting(lmm, point, encoding, plain)):
+    rewritten = found["write"] and not fine.kept
+    if rewritten and (why := changed_by_rewriting(lmm, [point], encoding, plain)):
         found["write"] = False
         reasons.append(why)
     return Capability(
-        point.template, layer=fine[0], n_layers=len(fine), **found, reason="; ".join(reasons)
+        point.template, layer=layers[0], n_layers=len(layers), **found, reason="; ".join(reasons)
     )
+
+
+def _layers(lmm: Any, point: HookPoint) -> tuple[int | None, ...]:
+    return (None,) if point.stack is None else lmm.hooked.offering(point)
 
 
 def _tests(
     lmm: Any, point: HookPoint, encoding: Any, plain: Tensor, answer: Tensor
 ) -> dict[str, Test]:
     """The tests of a hook point, by the field of `Capability` that they fill."""
-    hook = point.name if point.stack == "blocks" else point.template
+    hook = asked_as(point)
 
     def acts(steps: str, at: dict[str, Any]) -> bool:
         edit = Fn(hook, _overwrite(steps), **at)
@@ -289,7 +329,10 @@ def _overwrite(steps: str) -> Callable[..., Tensor]:
 
 
 def _reads(lmm: Any, probe: Activation, encoding: Any, plain: Tensor) -> bool:
-    run = lmm.run(encoding, graph=probe)
+    return _reads_right(lmm, lmm.run(encoding, graph=probe), probe, plain)
+
+
+def _reads_right(lmm: Any, run: Any, probe: Activation, plain: Tensor) -> bool:
     record = run[probe]
     values = record.values.float()
     if probe.hook.endswith("hook_pattern"):

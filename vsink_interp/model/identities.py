@@ -4,7 +4,7 @@ Writing back the value that was read changes no logit beyond rounding, so nothin
 point; and the parts of a layer sum to what the layer adds to the residual stream.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,18 +37,23 @@ def failed_here(lmm: Any) -> Mapping[str, str]:
         plain = lmm.hf_model(**encoding.inputs).logits
     if not plain.isfinite().all():
         return {}
-    points = [point for point in HOOKS if not lmm.hooked.refusal(point)]
-    if not any(encoding.images):
-        points = [point for point in points if not point.template.startswith("vision")]
-    together = EditGraph(*(rewriting(lmm, point, encoding) for point in points))
+    points = offered(lmm, encoding)
     failed: dict[str, str] = {}
-    if _changes(lmm, together, encoding, plain):
+    if changed_by_rewriting(lmm, points, encoding, plain):
         for point in points:
-            if why := changed_by_rewriting(lmm, point, encoding, plain):
+            if why := changed_by_rewriting(lmm, [point], encoding, plain):
                 failed[point.template] = why
     if failed.keys().isdisjoint(LAYER + name for name in PARTS):
         failed |= parts_that_miss(lmm, encoding)
     return failed
+
+
+def offered(lmm: Any, encoding: Any) -> list[HookPoint]:
+    """The hook points that a model offers and a prompt reaches."""
+    points = [point for point in HOOKS if not lmm.hooked.refusal(point)]
+    if not any(encoding.images):
+        points = [point for point in points if not point.template.startswith("vision")]
+    return points
 
 
 def unlike_heads(lmm: Any) -> str:
@@ -149,16 +154,21 @@ def rewriting(lmm: Any, point: HookPoint, encoding: Any) -> Fn:
     if point.stack == "blocks" and not any(encoding.images):
         kinds = lmm.hooked.kinds
         layers = tuple(layer for layer in layers if kinds[layer] != "cross_attention")
-    return Fn(point.name if point.stack == "blocks" else point.template, _same, layers=layers)
+    return Fn(asked_as(point), _same, layers=layers)
 
 
-def changed_by_rewriting(lmm: Any, point: HookPoint, encoding: Any, plain: Tensor) -> str:
-    """What is wrong where writing what was read changes the logits; empty if it does not."""
-    return _changes(lmm, EditGraph(rewriting(lmm, point, encoding)), encoding, plain)
+def asked_as(point: HookPoint) -> str:
+    """The name by which nodes ask for a hook point."""
+    return point.name if point.stack == "blocks" else point.template
 
 
-def _changes(lmm: Any, graph: EditGraph, encoding: Any, plain: Tensor) -> str:
-    """What a graph does that should change no more than rounding; empty if that is so."""
+def changed_by_rewriting(
+    lmm: Any, points: Sequence[HookPoint], encoding: Any, plain: Tensor
+) -> str:
+    """What is wrong where writing what was read at hook points changes the logits by more than
+    rounding; empty if it does not.
+    """
+    graph = EditGraph(*(rewriting(lmm, point, encoding) for point in points))
     try:
         new, old = lmm.run(encoding, graph=graph).logits.float(), plain.float().cpu()
     except Exception as error:  # noqa: BLE001 (whatever it raises, the hook point fails)
