@@ -78,13 +78,16 @@ def plain(function):
     if "<locals>" not in function.__qualname__:
         return PLAIN(function)
     known = (function.__code__, *function.__annotations__.items())
-    if known not in MADE:
+    try:
+        check = MADE[known]
+    except TypeError:  # of a decorator's `*args: P.args`, which has no hash
+        return PLAIN(function)
+    except KeyError:
         hollow = like(function)
         check = PLAIN(hollow)
-        MADE[known] = None if check is hollow else check
-    if MADE[known] is None:
+        check = MADE[known] = None if check is hollow else check
+    if check is None:
         return function
-    check = MADE[known]
     own = FunctionType(check.__code__, check.__globals__, check.__name__)
     own.__kwdefaults__ = check.__kwdefaults__ | {FUNCTION: function}
     return update_wrapper(own, function)

@@ -106,7 +106,8 @@ def is_fresh(site):
     """Whether `make docs` has built it since anything changed that it is made of."""
     made = site / "sitemap.xml"
     code = (ROOT / "vsink_interp").rglob("*.py")
-    sources = [ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*.*"), *code]
+    docs = (path for path in (ROOT / "docs").rglob("*.*") if path.suffix != ".pyc")
+    sources = [ROOT / "mkdocs.yml", *docs, *(ROOT / "notebooks").glob("*.ipynb"), *code]
     newest = max(source.stat().st_mtime for source in sources)
     return made.exists() and made.stat().st_mtime > newest
 

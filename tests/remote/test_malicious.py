@@ -62,7 +62,10 @@ class Harm:
         return print, ("harm",)
 
 
-BOMB = zstandard.ZstdCompressor().compress(bytes(300 * 2**20))
+def bomb():
+    return zstandard.ZstdCompressor().compress(bytes(300 * 2**20))
+
+
 RESULTS = {
     "empty": b"",
     "no zstandard": b"not compressed at all",
@@ -74,16 +77,19 @@ RESULTS = {
     "no list": saved({"found": torch.zeros(3)}),
     "no runs": saved({"found": [1, 2]}),
     "no mapping": saved([1]),
-    "a bomb of zeros": BOMB,
-    "a bomb in a zip": saved({"found": [torch.zeros(40 * 2**20)]}, level=zipfile.ZIP_DEFLATED),
+    "a bomb of zeros": bomb,
+    "a bomb in a zip": lambda: saved(
+        {"found": [torch.zeros(40 * 2**20)]}, level=zipfile.ZIP_DEFLATED
+    ),
     "a tensor that unfolds": saved({"found": [torch.zeros(1).expand(2**30, 2**10)]}),
-    "too large": saved({"found": [torch.rand(40 * 2**18)]}),
+    "too large": lambda: saved({"found": [torch.rand(40 * 2**18)]}),
 }
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_malformed_result_is_one_error_and_bounded(malicious, name, capfd):
-    server = result(malicious, RESULTS[name])
+    content = RESULTS[name]
+    server = result(malicious, content() if callable(content) else content)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(vi.RemoteError) as caught:
         server.wait(JOB, expected=2**20)
