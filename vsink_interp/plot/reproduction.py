@@ -226,24 +226,29 @@ def _map(
     axes: "matplotlib.axes.Axes", found: Measurements, rows: Sequence[Mapping[str, Any]], top: float
 ) -> None:
     from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import PolyCollection
 
     image = found.images.get(0)
     if image is not None:
         faded = np.asarray(image.convert("RGB"), dtype=float) / 255
         axes.imshow(0.5 + 0.5 * faded, extent=(0, 1, 1, 0))
         axes.set_aspect(image.height / image.width)
-    for one in rows:
-        share = min(max(one["value"] / top, 0), 1)
-        corner = one["left"], one["top"]
-        size = one["right"] - one["left"], one["bottom"] - one["top"]
-        colour = (*colormaps["YlOrRd"](share)[:3], 0.9 * share**0.6)
-        axes.add_patch(Rectangle(corner, *size, facecolor=colour, edgecolor="none", linewidth=0))
-        if one.get("sink"):
-            box = Rectangle(corner, *size, fill=False, edgecolor="#0058B0", linewidth=1.1)
-            axes.add_patch(box)
+    # One artist for all patches: thousands take matplotlib seconds.
+    shares = np.clip([one["value"] / top for one in rows], 0, 1)
+    colours = colormaps["YlOrRd"](shares)
+    colours[:, 3] = 0.9 * shares**0.6
+    axes.add_collection(PolyCollection([_corners(one) for one in rows], facecolors=colours))
+    sinks = [_corners(one) for one in rows if one.get("sink")]
+    axes.add_collection(
+        PolyCollection(sinks, facecolors="none", edgecolors="#0058B0", linewidths=1.1)
+    )
     axes.set_xlim(0, 1)
     axes.set_ylim(1, 0)
+
+
+def _corners(patch: Mapping[str, Any]) -> list[tuple[float, float]]:
+    left, top, right, bottom = (patch[side] for side in ("left", "top", "right", "bottom"))
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
 def _scatter(entry: Entry, found: Measurements) -> "matplotlib.figure.Figure":
