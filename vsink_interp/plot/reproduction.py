@@ -237,11 +237,11 @@ def _map(
     shares = np.clip([one["value"] / top for one in rows], 0, 1)
     colours = colormaps["YlOrRd"](shares)
     colours[:, 3] = 0.9 * shares**0.6
-    axes.add_collection(PolyCollection([_corners(one) for one in rows], facecolors=colours))
+    patches = [_corners(one) for one in rows]
     sinks = [_corners(one) for one in rows if one.get("sink")]
-    axes.add_collection(
-        PolyCollection(sinks, facecolors="none", edgecolors="#0058B0", linewidths=1.1)
-    )
+    boxes = {"facecolors": "none", "edgecolors": "#0058B0", "linewidths": 1.1}
+    axes.add_collection(PolyCollection(patches, facecolors=colours, edgecolors="none"))
+    axes.add_collection(PolyCollection(sinks, **boxes))
     axes.set_xlim(0, 1)
     axes.set_ylim(1, 0)
 
