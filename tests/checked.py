@@ -30,14 +30,23 @@ MADE: dict[tuple, FunctionType | None] = {}
 
 def names_shapes(hint):
     """Whether an annotation holds one of jaxtyping's; a string may."""
-    if isinstance(hint, str | ForwardRef):
-        return True
-    if get_origin(hint) is Literal:
-        return False
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
+    return holds(hint, lambda part: is_text(part) or is_shape(part))
+
+
+def is_text(hint):
+    return isinstance(hint, str | ForwardRef)
+
+
+def is_shape(hint):
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+
+
+def holds(hint, wanted):
+    """Whether an annotation is wanted, or one that it is made of."""
+    if wanted(hint) or get_origin(hint) is Literal:
+        return wanted(hint)
     inner = hint if isinstance(hint, list) else get_args(hint)
-    return any(names_shapes(part) for part in inner)
+    return any(holds(part, wanted) for part in inner)
 
 
 def checked(thing=None, *, typechecker):
@@ -52,7 +61,8 @@ def checked(thing=None, *, typechecker):
     elif inspect.isfunction(thing):
         if not names_any(thing):
             return plain(thing) if thing.__annotations__ else thing
-        if not inspect.isgeneratorfunction(thing):
+        later = any(holds(hint, is_text) for hint in thing.__annotations__.values())
+        if not later and not inspect.isgeneratorfunction(thing):
             return within_a_scope(thing)
     return WHOLE(thing, typechecker=typechecker)
 
