@@ -239,9 +239,10 @@ def _map(
     colours[:, 3] = 0.9 * shares**0.6
     patches = [_corners(one) for one in rows]
     sinks = [_corners(one) for one in rows if one.get("sink")]
-    boxes = {"facecolors": "none", "edgecolors": "#0058B0", "linewidths": 1.1}
     axes.add_collection(PolyCollection(patches, facecolors=colours, edgecolors="none"))
-    axes.add_collection(PolyCollection(sinks, **boxes))
+    axes.add_collection(
+        PolyCollection(sinks, facecolors="none", edgecolors="#0058B0", linewidths=1.1)
+    )
     axes.set_xlim(0, 1)
     axes.set_ylim(1, 0)
 
