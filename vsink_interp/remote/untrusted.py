@@ -73,7 +73,7 @@ def address(host: str) -> SplitResult:
     if not fine or odd or re.search(r"[\s\x00-\x20\\]", host):
         raise CapabilityError(
             f"remote={plain_text(host, 200)!r} is no address; say True for nnsight's configured "
-            "server, or 'http://...'"
+            "server, or 'https://...'"
         )
     return parts
 
