@@ -393,3 +393,15 @@ def test_axes_in_one_text_are_refused():
             def measure(self, value, site):
                 del site
                 return value
+
+
+def test_another_default_device_of_torch_is_refused():
+    """`torch.set_default_device("cuda")`, as notebooks begin."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    with torch.device("meta"):
+        for ask in (lambda: lmm.run(encoding), lambda: lmm.encode(*tiny.PROMPTS["one image"])):
+            with pytest.raises(
+                vi.InputError, match=r"new tensors on meta.*set_default_device\(None"
+            ):
+                ask()
+    assert torch.equal(lmm.run(encoding).logits, tiny.plain(lmm, encoding))

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import ClassVar
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import vsink_interp as vi
 from tests.families.decoders import LEARNED_SINKS, SINKS, WINDOWS, around
@@ -146,3 +148,57 @@ def test_masks_that_no_rule_here_makes_are_refused():
         with pytest.raises(vi.CapabilityError, match="masks are not those of Gemma 3"):
             found.run(*PROMPTS["one"], Pattern())
         assert found.capabilities
+
+
+@pytest.mark.parametrize("window", [6, 60])
+def test_a_window_that_the_kind_of_a_layer_does_not_say_is_refused_where_it_hides(window):
+    """MiniMax has a window in every layer, which `layer_types` calls full; so has this Mistral."""
+    sizes = {"sliding_window": window, "layer_types": ["full_attention"] * 4}
+    model, processor = around("mistral", attention="eager", **sizes)
+    found = vi.LMM(model, processor, sinks=SINKS, check=False)
+    encoding = found.encode(*PROMPTS["one"])
+    with torch.no_grad():
+        theirs = torch.stack(model(**encoding.inputs, output_attentions=True).attentions)
+    causal = encoding.layout.visible(range(encoding.layout.length))
+    assert torch.equal((theirs > 0).any(0).any(1), causal) == (window == 60)
+    if window == 60:
+        assert torch.equal(found.run(encoding, graph=Pattern("all"))[Pattern("all")].values, theirs)
+        return
+    with pytest.raises(vi.CapabilityError, match=r"layer 0 .* only 6 tokens back.*layer_types"):
+        found.run(encoding, graph=SegmentMass())
+
+
+class Own(LlamaAttention):
+    """Attention of one's own, in a file without an eager function."""
+
+    given: ClassVar[dict] = {}
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs, **self.given)
+
+
+class Biased(Own):
+    given: ClassVar[dict] = {"position_bias": torch.ones(1)}
+
+
+def with_attention(kind):
+    model, processor = around("llama", attention="eager")
+    for layer in model.model.language_model.layers:
+        layer.self_attn.__class__ = kind
+    return vi.LMM(model, processor, sinks=SINKS, check=False)
+
+
+def test_what_attention_is_given_and_explicit_rows_do_not_know_is_refused_by_name():
+    found = with_attention(Biased)
+    encoding = found.encode(*PROMPTS["one"])
+    with pytest.raises(vi.CapabilityError, match="gives its attention position_bias, which explic"):
+        found.run(encoding, graph=vi.Knockout("image -> query"))
+    assert found.run(encoding, graph=vi.probes.Resid("all")).logits.isfinite().all()
+
+
+def test_attention_that_inherits_is_that_of_its_parent():
+    found, same = with_attention(Own), with_attention(LlamaAttention)
+    encoding = found.encode(*PROMPTS["one"])
+    for graph in (None, vi.Knockout("image -> query"), SegmentMass()):
+        runs = [one.run(encoding, graph=graph).logits for one in (found, same)]
+        assert torch.equal(*runs)

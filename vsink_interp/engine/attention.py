@@ -164,6 +164,7 @@ class AttentionBinding:
             return base(query, key, value)
         self._refuse_unread(kwargs, attention_mask)
         self._refuse_again(layer, kept)
+        self._refuse_unsaid_window(layer, kwargs.get("sliding_window"), self.seen[layer])
         mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
         call = RowProgram(
             hooked=self.hooked,
@@ -191,6 +192,19 @@ class AttentionBinding:
             raise CapabilityError(
                 f"{type(self.hooked.hf_model).__name__} attends more than once in layer {layer}, "
                 "so there is no one pattern of it; hook points outside attention are right"
+            )
+
+    def _refuse_unsaid_window(self, layer: int, window: int | None, n_tokens: int) -> None:
+        """Refuse explicit rows behind a window that hides keys and that the layer does not say.
+
+        **Raises:** `CapabilityError` naming the layer.
+        """
+        if window and window < n_tokens and self.hooked.kinds[layer] != "sliding_attention":
+            raise CapabilityError(
+                f"layer {layer} of {type(self.hooked.hf_model).__name__} sees only {window} tokens "
+                f"back, and its configuration calls it {self.hooked.kinds[layer]!r} (layer_types), "
+                "so which keys a row sees would be counted wrongly; say 'sliding_attention' there, "
+                "or sliding_window=None"
             )
 
     def _refuse_unread(self, given: Mapping[str, Any], mask: Tensor | None) -> None:

@@ -171,11 +171,25 @@ def refuse_unplaced(image: Any, prompt: Any, marker: str) -> None:
         )
 
 
+def refuse_default_device() -> None:
+    """Refuse to work where torch makes new tensors elsewhere than on the CPU.
+
+    **Raises:** `InputError` saying how to choose the device of the model.
+    """
+    if (device := torch.get_default_device()).type != "cpu":
+        raise InputError(
+            f"torch makes new tensors on {device} (torch.set_default_device, or inside `with "
+            "torch.device`), and token masks are made on the CPU: call torch.set_default_device("
+            "None), and open the model with device= or device_map="
+        )
+
+
 def gather(image: Any, prompt: Any) -> tuple[list[list[Shown]], list[Prompt], bool]:
     """Normalise input: images or videos of each prompt, the prompts, and whether it is a batch.
 
     **Raises:** `InputError` if their numbers do not match, or a prompt is not text.
     """
+    refuse_default_device()
     if is_conversation(prompt):
         talk, shown = conversation(prompt, image)
         return [shown], [talk], False

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import CapabilityError, InputError, VsinkError
 from ..families import Family
 from ..graph import EditGraph
-from .encoding import Encoding
+from .encoding import Encoding, refuse_default_device
 
 
 def drops(hf_model: Any) -> bool:
@@ -79,6 +79,7 @@ def refuse_changed(lmm: Any, encoding: Encoding) -> None:
 
     **Raises:** `CapabilityError` or `InputError` saying what differs.
     """
+    refuse_default_device()
     hooked, hf_model = lmm.hooked, lmm.hf_model
     layers = hf_model.get_submodule(hooked.family.layers)
     if len(layers) != hooked.n_layers or layers is not hooked.layers:
