@@ -278,8 +278,9 @@ def test_attention_of_ones_own_with_a_usual_mask_is_the_base():
     ALL_ATTENTION_FUNCTIONS["my_attention"] = attention
     ALL_MASK_ATTENTION_FUNCTIONS.register("my_attention", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     config._attn_implementation = "my_attention"
-    try:
-        got = lmm.run(encoding, graph=edit).logits
+    try:  # opened with it, for one that is set later was not tried
+        anew = vi.LMM(lmm.hf_model, lmm.processor, sinks=tiny.SINKS, check=False)
+        got = anew.run(encoding, graph=edit).logits
     finally:
         del ALL_ATTENTION_FUNCTIONS["my_attention"]
         del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["my_attention"]

@@ -77,8 +77,8 @@ class AttentionBinding:
         """Register the function, select it in the decoder's configuration, and always undo both."""
         name = f"{ARMED}{next(_names)}"
         before = self.config._attn_implementation
-        refuse_untried(self.hooked.layers, self.base_name, self.hooked.tried_attention)
         self._refuse_other_masks()
+        refuse_untried(self.hooked.layers, self.base_name, self.hooked.tried_attention)
         try:
             # Globally: some decoders (Doge) look functions up in an interface of their own.
             ALL_ATTENTION_FUNCTIONS.register(name, self)
