@@ -22,6 +22,9 @@ NEAR = 4e-5  # rounding of fp32 logits of size 5; how much depends on the proces
 """How far sums in another order may bring logits of about 6 apart, in fp32."""
 
 
+plain_logits = cache(tiny.plain)
+
+
 def every(named):
     return pytest.mark.parametrize("name", named)
 
@@ -53,7 +56,7 @@ def test_the_laws_go_over_every_edit_and_probe():
 def test_an_empty_graph_changes_no_bit(prompt, attention):
     lmm = tiny.lmm(attention=attention)
     encoding = tiny.batch() if prompt == "batch" else tiny.encode(prompt)
-    assert torch.equal(lmm.run(encoding).logits, tiny.plain(lmm, encoding))
+    assert torch.equal(lmm.run(encoding).logits, plain_logits(lmm, encoding))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -61,7 +64,7 @@ def test_an_empty_graph_changes_no_bit(prompt, attention):
 def test_a_probe_changes_no_bit(name, attention):
     lmm, encoding = tiny.lmm(attention=attention), tiny.batch("one image", "short")
     run = lmm.run(encoding, graph=PROBES[name])
-    assert torch.equal(run.logits, tiny.plain(lmm, encoding))
+    assert torch.equal(run.logits, plain_logits(lmm, encoding))
     values = run[PROBES[name]].values
     assert len(values.flatten().float().nan_to_num().unique()) > 3, "the record is constant"
 
@@ -83,7 +86,7 @@ def test_greedy_ids_are_those_of_generate(graph, attention):
 def test_probes_change_no_bit_in_half_precision(attention, dtype):
     lmm, encoding = tiny.lmm(dtype, attention), tiny.batch("one image", "short")
     run = lmm.run(encoding, graph=vi.EditGraph(*PROBES.values()))
-    assert torch.equal(run.logits, tiny.plain(lmm, encoding))
+    assert torch.equal(run.logits, plain_logits(lmm, encoding))
 
 
 # 2. Graphs are values.
@@ -199,7 +202,7 @@ def test_var_without_sinks_changes_nothing(mode, attention):
         run = lmm.run(
             encoding, graph=vi.VAR(p=0.5, rho=0.5, min_image_mass=0.0, mode=mode, tau=tau)
         )
-        change = apart(run.logits, tiny.plain(lmm, encoding))
+        change = apart(run.logits, plain_logits(lmm, encoding))
         assert change > 0.1 if loose else change < NEAR
 
 
@@ -207,7 +210,7 @@ def test_var_without_sinks_changes_nothing(mode, attention):
 @every(EDITS)
 def test_every_edit_acts(name, attention):
     lmm, encoding = tiny.lmm(attention=attention), encoding_for(name)
-    assert apart(lmm.run(encoding, graph=EDITS[name]).logits, tiny.plain(lmm, encoding)) > 0.1
+    assert apart(lmm.run(encoding, graph=EDITS[name]).logits, plain_logits(lmm, encoding)) > 0.1
 
 
 @cache
@@ -374,17 +377,22 @@ def by_eager(name, layout):
 COMPARED = [*EAGER, *nodes.VARS]
 
 
+@cache
+def eager_answer(name=None):
+    """Of 16 tokens, by the restated eager attention with an edit, or plain."""
+    encoding = tiny.batch()
+    edits = by_eager(name, encoding.layout) if name else {}
+    return restated.answer(tiny.lmm(attention="eager").hf_model, encoding.inputs, 16, **edits)
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @every(COMPARED)
 def test_edits_equal_plain_eager_attention_over_prompt_and_answer(name, attention):
-    encoding, edit = tiny.batch(), EDITS[name]
-    reference = tiny.lmm(attention="eager").hf_model
-    ids, logits = restated.answer(reference, encoding.inputs, 16, **by_eager(name, encoding.layout))
-    run = tiny.lmm(attention=attention).generate(encoding, graph=edit, max_new_tokens=16)
+    edit, (ids, logits) = EDITS[name], eager_answer(name)
+    run = tiny.lmm(attention=attention).generate(tiny.batch(), graph=edit, max_new_tokens=16)
     assert torch.equal(run.ids, ids)
     assert apart(run.logits, logits) < 1e-5
-    plain, _ = restated.answer(reference, encoding.inputs, 16)
-    assert not torch.equal(plain, ids), "the edit did nothing to the answer"
+    assert not torch.equal(eager_answer()[0], ids), "the edit did nothing to the answer"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

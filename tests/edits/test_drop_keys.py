@@ -13,6 +13,8 @@ from vsink_interp import probes
 from vsink_interp.engine.cached_prefix import CACHE_ARGUMENT
 
 N_NEW = 18
+N_CUT = 9
+"""Tokens of the test that goes over prompts, groups and layers; the others generate twice that."""
 PROMPTS = {
     "one": tiny.encode,
     "two images": lambda: tiny.encode("two images"),
@@ -29,7 +31,7 @@ def prompts(name):
 
 @cache
 def untouched(name, attention):
-    return tiny.lmm(attention=attention).generate(prompts(name), max_new_tokens=N_NEW).logits
+    return tiny.lmm(attention=attention).generate(prompts(name), max_new_tokens=N_CUT).logits
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -40,9 +42,9 @@ def test_dropped_keys_equal_the_cut_flow(name, group, layers, attention):
     lmm, encoding = tiny.lmm(attention=attention), prompts(name)
     plain = untouched(name, attention)
     cut = lmm.generate(
-        encoding, graph=vi.Knockout(f"{group} -> generated", layers), max_new_tokens=N_NEW
+        encoding, graph=vi.Knockout(f"{group} -> generated", layers), max_new_tokens=N_CUT
     )
-    dropped = lmm.generate(encoding, graph=vi.DropKeys(group, layers), max_new_tokens=N_NEW)
+    dropped = lmm.generate(encoding, graph=vi.DropKeys(group, layers), max_new_tokens=N_CUT)
     assert apart(cut.logits, plain) > 0.1, "the cut does nothing"
     assert apart(dropped.logits, cut.logits) < NEAR
     assert torch.equal(dropped.ids, cut.ids)

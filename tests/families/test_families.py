@@ -303,46 +303,66 @@ def entering(model, encoding):
 # Edits act, and equal plain eager attention.
 
 
-@both(TINY)
-def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
-    _, encoding = batch(name)
-    reference = lmm(name, "eager").hf_model
+N_DROPPED = 18
+
+
+def by_eager(name, inputs, n_new):
+    """The answer of transformers' own eager attention."""
+    return lmm(name, "eager").hf_model.generate(
+        **inputs, max_new_tokens=n_new, return_dict_in_generate=True, output_logits=True
+    )
+
+
+@cache
+def untouched(name):
+    return by_eager(name, batch(name)[1].inputs, N_DROPPED)
+
+
+@cache
+def cut_by_eager(name):
+    """Without the flow from a group to the query and the answer, in all layers but the first."""
+    encoding = batch(name)[1]
     ids = encoding.inputs["input_ids"]
-    group, number = source(name)
-    cut = ids == number
+    cut = ids == source(name)[1]
     new = torch.zeros(len(ids), 6, dtype=torch.bool)
     columns = torch.cat([cut, new], 1)
     after = torch.arange(ids.shape[1]) > cut.int().argmax(1)[:, None]
     rows = torch.cat([encoding.layout.mask("query"), ~new], 1)
     assert (rows[:, : ids.shape[1]] & after).any()
     layers = tuple(layer for layer in attending(lmm(name)) if layer)
-    with plain.cut(reference, rows, columns, layers):
-        theirs = reference.generate(
-            **encoding.inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True
-        )
-    untouched = reference.generate(**encoding.inputs, max_new_tokens=6)
-    edit = vi.Knockout(f"{group} -> query generated", layers)
-    run = lmm(name, attention).generate(encoding, graph=edit, max_new_tokens=6)
-    assert not torch.equal(theirs.sequences, untouched), "the cut does nothing"
+    with plain.cut(lmm(name, "eager").hf_model, rows, columns, layers):
+        return by_eager(name, encoding.inputs, 6)
+
+
+@both(TINY)
+def test_knockout_equals_a_cut_in_transformers_own_mask(name, attention):
+    theirs, layers = cut_by_eager(name), tuple(at for at in attending(lmm(name)) if at)
+    edit = vi.Knockout(f"{source(name)[0]} -> query generated", layers)
+    run = lmm(name, attention).generate(batch(name)[1], graph=edit, max_new_tokens=6)
+    whole = untouched(name).sequences[:, : theirs.sequences.shape[1]]
+    assert not torch.equal(theirs.sequences, whole), "the cut does nothing"
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR
+
+
+@cache
+def dropped_by_eager(name):
+    """Without the flow from a group to the answer, in the layers that attend to everything."""
+    ids, full = batch(name)[1].inputs["input_ids"], full_layers(lmm(name))
+    new = torch.ones(len(ids), N_DROPPED, dtype=torch.bool)
+    rows = torch.cat([torch.zeros_like(ids).bool(), new], 1)
+    columns = torch.cat([ids == source(name)[1], ~new], 1)
+    with plain.cut(lmm(name, "eager").hf_model, rows, columns, full):
+        return by_eager(name, batch(name)[1].inputs, N_DROPPED)
 
 
 @both(TINY)
 def test_dropped_keys_equal_a_cut_in_transformers_own_mask(name, attention):
     """Positions are the family's own, from the whole length of what was read."""
-    model, reference, (_, encoding) = lmm(name, attention), lmm(name, "eager").hf_model, batch(name)
-    ids, full = encoding.inputs["input_ids"], full_layers(model)
-    new = torch.ones(len(ids), 18, dtype=torch.bool)
-    rows = torch.cat([torch.zeros_like(ids).bool(), new], 1)
-    group, number = source(name)
-    columns = torch.cat([ids == number, ~new], 1)
-    options = {"max_new_tokens": 18, "return_dict_in_generate": True, "output_logits": True}
-    with plain.cut(reference, rows, columns, full):
-        theirs = reference.generate(**encoding.inputs, **options)
-    untouched = reference.generate(**encoding.inputs, **options)
-    run = model.generate(encoding, graph=vi.DropKeys(group, full), max_new_tokens=18)
-    uncut = torch.stack(untouched.logits, 1)
+    model, encoding, theirs = lmm(name, attention), batch(name)[1], dropped_by_eager(name)
+    group, full = source(name)[0], full_layers(model)
+    run = model.generate(encoding, graph=vi.DropKeys(group, full), max_new_tokens=N_DROPPED)
+    uncut = torch.stack(untouched(name).logits, 1)
     assert apart(uncut, torch.stack(theirs.logits, 1)) > 0.01, "the cut does nothing"
     assert torch.equal(run.ids, theirs.sequences)
     assert apart(run.logits, torch.stack(theirs.logits, 1)) < NEAR

@@ -77,7 +77,7 @@ def _demo_on(model: str, out: Path, scenes: int, seed: int | None) -> None:
         _write_report(_scenes_for(lmm, model, scenes, seed or 0), out, write)
 
 
-def _scenes_for(lmm: vi.LMM, model: str, scenes: int, seed: int) -> vi.plot.Study:
+def _scenes_for(lmm: "vi.LMM", model: str, scenes: int, seed: int) -> "vi.plot.Study":
     """Toy scenes; for the small LMM on photographs, as in its training, where there are any."""
     from ..small.scenes import photo_scene, photographs
 
