@@ -144,7 +144,7 @@ class VAR(Edit):
     def apply(self, value: Tensor, site: Site) -> Tensor:
         terms = site.once("terms", self._terms)[..., : site.n_keys]
         if self.needs_new_phi and not site.prefill:
-            site.sink_rows(self.tau, into=terms[:, 4, site.first_row :])
+            site.sink_rows(self.tau, into=terms[:, 3, site.first_row :])
         offsets = site.once("offsets", self._offsets)
         moved = self.p if self.mode == "paper" else 1 - self.p
         return redistribute(value, terms, offsets, moved, site.rows(_ROWS))

@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import CapabilityError
+from ..graph.plan import Plan
 from .hooked_model import ARMED, ATTENDING, COMPUTED, HookedModel
 from .kept_tokens import TokensAtHand, Window
 from .layer_nodes import LayerNodes
@@ -56,18 +57,8 @@ class AttentionBinding:
         self.seen = [0] * hooked.n_layers
         self.base_name = hooked.attention
         self.thread = get_ident()
-        plan = run_state.plan if run_state else None
-        self.nodes: list[LayerNodes] = [
-            LayerNodes.of(
-                {
-                    point.name: plan.at(point.template, layer)
-                    if plan and hooked.computes(point, layer)
-                    else ()
-                    for point in COMPUTED
-                }
-            )
-            for layer in range(hooked.n_layers)
-        ]
+        self.nodes = _nodes_by_layer(hooked, run_state.plan if run_state else None)
+        self._programs: dict[int, RowProgram] = {}
         self._read = HARMLESS | hooked.arguments
         self._inverted: tuple[Tensor, Tensor] | None = None
         self._bases: dict[str, Base] = {}
@@ -163,24 +154,28 @@ class AttentionBinding:
         if not awaited and not self.nodes[layer].some:
             return base(query, key, value)
         self._refuse_unread(kwargs, attention_mask)
-        self._refuse_again(layer, kept)
         self._refuse_unsaid_window(layer, kwargs.get("sliding_window"), self.seen[layer])
-        mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
-        call = RowProgram(
-            hooked=self.hooked,
-            module=module,
-            run_state=self.run_state,
-            nodes=self.nodes[layer],
-            points=self.hooked.points[layer] if awaited else {},
-            mask=mask,
-            hidden=self._hidden(mask),
-            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-            kept=kept,
-            sliding=kwargs.get("sliding_window") is not None,
-            residual_scale=self.hooked.residual_scale(layer),
-            learned_sinks=kwargs.get("s_aux"),
-        )
-        return call.attend(query, key, value, base)
+        program = self._programs.get(layer)
+        if program is None or not program.serves(module, attention_mask, kept):
+            self._refuse_again(layer, kept)
+            mask = kept.whole(attention_mask) if isinstance(kept, Window) else attention_mask
+            program = RowProgram(
+                hooked=self.hooked,
+                module=module,
+                run_state=self.run_state,
+                nodes=self.nodes[layer],
+                points=self.hooked.points[layer] if awaited else {},
+                mask=mask,
+                hidden=self._hidden(mask),
+                scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+                kept=kept,
+                sliding=kwargs.get("sliding_window") is not None,
+                residual_scale=self.hooked.residual_scale(layer),
+                learned_sinks=kwargs.get("s_aux"),
+            )
+            if self.run_state is not None:
+                self._programs[layer] = program
+        return program.attend(query, key, value, base)
 
     def _refuse_again(self, layer: int, kept: TokensAtHand | None) -> None:
         """Refuse nodes where a layer attends more than once in a pass, over the same keys.
@@ -212,6 +207,8 @@ class AttentionBinding:
 
         **Raises:** `CapabilityError` naming the arguments.
         """
+        if given.keys() <= self._read and (mask is not None or given.get("is_causal") is not False):
+            return
         unread = [
             name
             for name in sorted(given.keys() - self._read)
@@ -252,3 +249,18 @@ class AttentionBinding:
             for envoy in self.hooked.points[layer].values()
             for side in ("input", "output")
         )
+
+
+def _nodes_by_layer(hooked: HookedModel, plan: Plan | None) -> list[LayerNodes]:
+    """The nodes inside the attention of each layer; neighbours with the same nodes share them."""
+    found: list[LayerNodes] = []
+    for layer in range(hooked.n_layers):
+        at = {
+            point.name: plan.at(point.template, layer)
+            if plan and hooked.computes(point, layer)
+            else ()
+            for point in COMPUTED
+        }
+        same = found and found[-1].at == at
+        found.append(found[-1] if same else LayerNodes.of(at))
+    return found

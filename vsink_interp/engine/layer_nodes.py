@@ -8,11 +8,12 @@ from ..graph import Edges, Edit, find_hook
 from .edges import may_blind, removed_by
 from .run_state import Numbered
 
+ROTATED = tuple(find_hook(f"attn.hook_{name}").name for name in ("rot_q", "rot_k"))
 SCORES, PATTERN = (find_hook(f"attn.hook_{name}").name for name in ("attn_scores", "pattern"))
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LayerNodes:
     """Worked out once a run, for every pass asks it again.
 
@@ -21,6 +22,7 @@ class LayerNodes:
     - `at`: the nodes of each hook point.
     - `some`: whether there are any.
     - `numbered`: those of scores and pattern.
+    - `rotary`: whether some act on rotated queries or keys.
     - `whole`: whether one of these must see all rows at once.
     - `needs_values`, `needs_total`: whether they need values and output weights, or row totals.
     - `sums_keys`: whether those of the pattern only sum over keys.
@@ -33,6 +35,7 @@ class LayerNodes:
     at: Mapping[str, Numbered]
     some: bool
     numbered: Numbered
+    rotary: bool
     whole: bool
     needs_values: bool
     needs_total: bool
@@ -52,6 +55,7 @@ class LayerNodes:
             at=at,
             some=any(at.values()),
             numbered=numbered,
+            rotary=any(at[name] for name in ROTATED),
             whole=any(node.whole for _, node in numbered),
             needs_values=any(node.needs_values for _, node in numbered),
             needs_total=any(node.needs_total for _, node in pattern),

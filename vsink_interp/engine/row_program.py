@@ -63,6 +63,11 @@ class RowProgram:
     residual_scale: float = 1.0
     learned_sinks: Tensor | None = None
 
+    def serves(self, module: nn.Module, mask: Tensor | None, kept: TokensAtHand | None) -> bool:
+        """Whether this is also the program of another pass: so it is in most decode steps."""
+        same = self.module is module and self.mask is mask and self.kept is kept
+        return same and not self.points
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, base: Base
     ) -> tuple[Tensor, Tensor | None]:
@@ -84,8 +89,9 @@ class RowProgram:
         """
         n_tokens = self.kept.n_tokens(key.shape[2]) if self.kept else key.shape[2]
         rows = range(n_tokens - query.shape[2], n_tokens)
-        query = self._heads_last(ROT_Q, query, rows, rows)
-        key = self._heads_last(ROT_K, key, range(rows.stop), rows)
+        if self.points or self.nodes.rotary:
+            query = self._heads_last(ROT_Q, query, rows, rows)
+            key = self._heads_last(ROT_K, key, range(rows.stop), rows)
         needed, edited = self._spans(rows)
         # Where every row is edited, as in decode, the model's own attention would be wasted.
         z, weights = (None, None) if edited == rows else base(query, key, value)

@@ -56,6 +56,9 @@ class RunState:
         self._constants: dict[tuple[int | None, torch.device], dict[Any, Tensor]] = {}
         self._left: dict[tuple[Edges, ...], tuple[range, ...] | None] = {}
         self._spans: dict[tuple[tuple[str, bool], range], range] = {}
+        self._spanned: tuple[Numbered, range, tuple[range, range]] | None = None
+        self._sites: dict[tuple[int | None, int | None, torch.device], Site] = {}
+        self._real = masks.held(parse_group("all"))[1]
         self._blind: list[tuple[int, Tensor]] = []
         self._lost: list[tuple[int, Tensor]] = []
 
@@ -83,22 +86,23 @@ class RunState:
         - `device`: that of the value at hand.
         - `number`: the number of the node that acts there, None for several at once.
         """
-        sinks = self.sinks
-        return Site(
-            point,
-            layer,
-            self.masks_on(device),
-            rows.start,
-            len(rows),
-            n_keys,
-            dims=sinks.dims if sinks else None,
-            tau=sinks.tau if sinks else None,
-            extras=extras or {},
-            phis=self._phis.setdefault(layer, []),
-            constants=self._constants.setdefault((layer, device), {}),
-            began=began,
-            number=number,
-        )
+        known = self._sites.get((number, layer, device))
+        if known is None or known.hook is not point:
+            sinks = self.sinks
+            known = self._sites[number, layer, device] = Site(
+                point,
+                layer,
+                self.masks_on(device),
+                rows.start,
+                len(rows),
+                n_keys,
+                dims=sinks.dims if sinks else None,
+                tau=sinks.tau if sinks else None,
+                phis=self._phis.setdefault(layer, []),
+                constants=self._constants.setdefault((layer, device), {}),
+                number=number,
+            )
+        return known.over(rows.start, len(rows), n_keys, began, extras or {})
 
     def see_resid(self, layer: int, resid: Tensor) -> None:
         """Compute and store the sink values of the tokens that enter a layer."""
@@ -132,9 +136,13 @@ class RunState:
 
     def spans(self, numbered: Numbered, rows: range) -> tuple[range, range]:
         """The smallest spans of these rows with all rows of these nodes, and of their edits."""
-        found = [(node, span) for _, node in numbered if (span := self.span(node, rows))]
-        edits = [span for node, span in found if isinstance(node, Edit)]
-        return _joined([span for _, span in found], rows), _joined(edits, rows)
+        last = self._spanned  # in one pass, layers with the same nodes ask one after another
+        if last is None or last[0] is not numbered or last[1] != rows:
+            found = [(node, span) for _, node in numbered if (span := self.span(node, rows))]
+            edits = [span for node, span in found if isinstance(node, Edit)]
+            joined = _joined([span for _, span in found], rows), _joined(edits, rows)
+            last = self._spanned = (numbered, rows, joined)
+        return last[2]
 
     def keys_left(
         self, removed: tuple[Edges, ...], rows: range, n_keys: int
@@ -149,7 +157,7 @@ class RunState:
 
     def pads(self, rows: range) -> bool:
         """Whether padding of some sample is among these rows."""
-        return not all(self.masks.held(parse_group("all"))[1][rows.start : rows.stop])
+        return not all(self._real[rows.start : rows.stop])
 
     def visit(
         self,
@@ -187,7 +195,7 @@ class RunState:
         assert isinstance(node, Probe)  # noqa: S101 (a node is one or the other)
         narrow = "query" in point.axes and not node.whole and not node.needs_gradient
         span = overlap(self.span(node, whole), rows) if narrow else rows
-        if span and narrow:
+        if span and span != rows:
             value_here = value.narrow(point.axes.index("query"), span.start - rows.start, len(span))
         else:
             value_here = value

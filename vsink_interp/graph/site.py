@@ -94,6 +94,21 @@ class Site:
     began: int = 0
     number: int | None = None
 
+    def over(
+        self, first_row: int, n_rows: int, n_keys: int, began: int, extras: Mapping[str, Any]
+    ) -> "Site":
+        """The site of the same node at other rows; `replace` takes five times as long."""
+        other = object.__new__(Site)
+        other.__dict__.update(
+            self.__dict__,
+            first_row=first_row,
+            n_rows=n_rows,
+            n_keys=n_keys,
+            began=began,
+            extras=extras,
+        )
+        return other
+
     @property
     def layout(self) -> TokenLayout:
         """The layout of all tokens, including those not generated yet."""
@@ -197,7 +212,10 @@ class Site:
         **Raises:** `LayoutError` if the node does not have `needs_new_phi`.
         """
         threshold = self._threshold(tau)
-        torch.ge(self.phis[-1][:, -self.n_rows :], threshold, out=into)
+        phi = self.phis[-1]
+        if phi.shape[1] != self.n_rows:
+            phi = phi[:, -self.n_rows :]
+        torch.ge(phi, threshold, out=into)
         if flipped:
             into.logical_not_()
 

@@ -74,5 +74,7 @@ def attend(pattern: Tensor, value: Tensor) -> Tensor:
     query head d_head, the layout of `attn.hook_z`.
     """
     batch, heads, rows, keys = pattern.shape
-    packed = pattern.to(value.dtype).reshape(batch, value.shape[1], -1, keys) @ value
+    if pattern.dtype != value.dtype:
+        pattern = pattern.to(value.dtype)
+    packed = torch.bmm(pattern.reshape(batch * value.shape[1], -1, keys), value.flatten(0, 1))
     return packed.view(batch, heads, rows, value.shape[-1]).transpose(1, 2)

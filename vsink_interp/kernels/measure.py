@@ -11,7 +11,9 @@ def group_mass(pattern: Tensor, groups: Tensor) -> Tensor:
     query group. Kaduri et al. (2025), equation B-5 of docs/papers.md, before the mean over heads.
     """
     batch, heads, rows, keys = pattern.shape
-    mass = pattern.reshape(batch, -1, keys) @ groups.to(pattern.dtype)
+    if groups.dtype != pattern.dtype:
+        groups = groups.to(pattern.dtype)
+    mass = torch.bmm(pattern.reshape(batch, -1, keys), groups)
     return mass.view(batch, heads, rows, -1)
 
 

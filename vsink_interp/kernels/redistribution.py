@@ -23,10 +23,10 @@ def redistribution_terms(
 
     0. the non-sink ratio reaches ``rho``;
     1. the image gets at least ``min_image_mass``;
-    2. there is a visual non-sink to receive the budget.
+    2. there is a visual non-sink to receive the budget: one at visual non-sinks.
 
-    Term 3 is one at visual non-sinks, term 4 at sinks, visual and text. ``sink`` and ``image`` are
-    batch key. A ratio that equals ``rho`` to rounding (1e-7) reaches it.
+    Term 3 is one at sinks, visual and text, term 4 minus one at visual non-sinks. ``sink`` and
+    ``image`` are batch key. A ratio that equals ``rho`` to rounding (1e-7) reaches it.
 
     Raises ValueError for ``rho`` outside 0 to 1, or another mode.
 
@@ -49,7 +49,7 @@ def redistribution_terms(
         # Below any offset: a sample without a visual sink fails the test in every row.
         ratio = rho * visual - drop * visual
         ratio = torch.where((sink & image).any(-1, keepdim=True), ratio, -1.0)
-    return torch.stack([ratio + 1e-7 * visual, visual, fresh, fresh, drop], 1)
+    return torch.stack([ratio + 1e-7 * visual, visual, fresh, drop, -fresh], 1)
 
 
 def redistribution_offsets(
@@ -99,15 +99,19 @@ def redistribute(
     """
     if not 0 <= moved <= 1:
         raise ValueError(f"moved is one of the shares from 0 to 1; got {moved}")
-    half = pattern.dtype in (torch.bfloat16, torch.float16)
-    flat = (pattern.float() if half else pattern).flatten(1, 2)
-    terms, offsets = terms.to(flat.dtype), offsets.to(flat.dtype)
+    kind = pattern.dtype
+    flat = pattern.flatten(1, 2)
+    if kind in (torch.bfloat16, torch.float16):
+        flat = flat.float()
+    if terms.dtype != flat.dtype:
+        terms, offsets = terms.to(flat.dtype), offsets.to(flat.dtype)
     sums = torch.baddbmm(offsets, flat, terms.transpose(1, 2))
     left = sums[..., :3].amin(-1, keepdim=True) <= 0
     if rows is not None:
         left = left | ~rows.repeat(1, pattern.shape[1])[..., None]
-    gain = sums[..., 4:] / sums[..., 2:3]
+    # What non-sinks have and what sinks have to give, per unit of the former: 1 and the gain.
+    gains = (sums[..., 2:4] / sums[..., 2:3]).masked_fill(left, 0.0)
     # Per unit of attention and of ``moved``: what a sink loses, less what a non-sink gains.
-    loss = torch.addcmul(terms[:, 4:], gain, terms[:, 3:4], value=-1)
-    loss = loss.masked_fill(left, 0.0)
-    return torch.addcmul(flat, flat, loss, value=-moved).view_as(pattern).to(pattern.dtype)
+    loss = torch.bmm(gains, terms[:, 3:])
+    new = torch.addcmul(flat, flat, loss, value=-moved).view(pattern.shape)
+    return new if new.dtype == kind else new.to(kind)
