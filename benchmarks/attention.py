@@ -1,9 +1,11 @@
 """What edits and probes cost, as ratios to plain SDPA in the same run.
 
 `python benchmarks/attention.py` measures every setting; `--json FILE` keeps the figures and
-`--write` puts them into the docs. `--quick` measures a small decoder at 600 tokens in under a
-minute. A key of the figures is `<feature>@<tokens>`, with `/gqa` behind it where four key heads
-serve sixteen query heads, or `<feature>@toy` for whole answers of the toy LMM.
+`--write` puts them into the docs. A run that was stopped goes on where it was: every setting that
+is done waits in `FILE.part`, which becomes `FILE` at the end; delete it to begin anew. `--quick`
+measures a small decoder at 600 tokens in under a minute. A key of the figures is
+`<feature>@<tokens>`, with `/gqa` behind it where four key heads serve sixteen query heads, or
+`<feature>@toy` for whole answers of the toy LMM.
 
 `--device cuda` measures a decoder of a 7B's size instead (32 layers of width 4,096, bf16, random
 weights; 32 key heads, or 8 with `/gqa`): seconds of the clock, memory that torch allocates, and how
@@ -17,7 +19,7 @@ rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller tha
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from measure import Figures, Variants, measure
 from models import GRIDS, SEVEN_B, Size, build, prompt, toy
 from page import report, write
 from variants import answers, attention
+
+from vsink_interp.storage.files import write_text
 
 LAYERS = {600: 8, 1200: 4, 3000: 4}
 ROUNDS = {600: 7, 1200: 5, 3000: 3}
@@ -65,12 +69,30 @@ def on_gpu(tokens: list[int]) -> Iterator[Setting]:
         yield Setting(f"{n}/gqa/cuda", 5, replace(SEVEN_B, kv_heads=8), n, "cuda")
 
 
+def measured(chosen: Iterable[Setting], kept: Path | None) -> Figures:
+    """The figures of these settings; those that a run before this one left are not made again."""
+    part = kept and kept.with_name(f"{kept.name}.part")
+    figures: Figures = json.loads(part.read_text()) if part and part.exists() else {}
+    if figures:
+        sys.stderr.write(f"going on with {part}; delete it to begin anew\n")
+    for setting in chosen:
+        if any(name.endswith(f"@{setting.mark}") for name in figures):
+            continue
+        found = measure(setting.variants(), setting.rounds, setting.mark)
+        figures |= {f"{name}@{setting.mark}": figure for name, figure in found.items()}
+        if part:
+            write_text(part, json.dumps(figures, indent=1) + "\n")
+    if part and kept:
+        part.replace(kept)
+    return figures
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="600 tokens, 2 layers, few rounds")
     parser.add_argument(
-        "--json", type=Path, help="where to keep the figures; added to setting by setting"
+        "--json", type=Path, help="where to keep the figures; FILE.part until all are there"
     )
     parser.add_argument("--write", action="store_true", help="put the figures of --json into docs/")
     parser.add_argument("--threads", type=int, default=1)
@@ -80,15 +102,10 @@ def main() -> None:
     if options.device == "cuda" and (options.write or not torch.cuda.is_available()):
         parser.error("--device cuda wants a GPU, and keeps its figures with --json, not --write")
     torch.set_num_threads(options.threads)
-    figures: Figures = {}
     every = on_gpu if options.device == "cuda" else settings
     quick = Setting("600", 2, QUICK, 600, options.device)
     chosen = [quick] if options.quick else every(options.tokens)
-    for setting in chosen:
-        found = measure(setting.variants(), setting.rounds, setting.mark)
-        figures |= {f"{name}@{setting.mark}": figure for name, figure in found.items()}
-        if options.json:
-            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    figures = measured(chosen, options.json)
     sys.stdout.write(report(figures))
     if options.write:
         write(figures)
