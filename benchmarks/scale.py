@@ -3,6 +3,7 @@
     python -m benchmarks.scale driver --count 20000    # memory of the process that leads
     python -m benchmarks.scale ray --count 400         # one process against two replicas on Ray
     python -m benchmarks.scale prompts                 # many images, tiles, frames
+    python -m benchmarks.scale batches                 # batches of 1, 4, 16; 600 to 12,000 tokens
     python -m benchmarks.scale tables --count 10000    # writing and reading Parquet tables
 
 `--write` puts what is printed into docs/scale.md.
@@ -142,18 +143,61 @@ def noise(seed, side):
     return np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
 
 
-def prompts(_):
-    """Time and memory over the number of images; the plain model beside the edits and probes."""
-    from benchmarks.models import GRIDS, Size, build
+GRAPHS = {
+    "plain": None,
+    "`SegmentMass`": vi.probes.SegmentMass(rows="query"),
+    "`Knockout`": vi.Knockout("image -> query"),
+    "`VAR`": vi.VAR(),
+}
+
+
+def narrow():
+    """Two narrow layers, so that long prompts fit; costs beside attention weigh the more."""
+    from benchmarks.models import Size, build
 
     lmm = build(600, Size(width=128, heads=4, kv_heads=4, layers=2))
-    graphs = {
-        "plain": None,
-        "`SegmentMass`": vi.probes.SegmentMass(rows="query"),
-        "`Knockout`": vi.Knockout("image -> query"),
-        "`VAR`": vi.VAR(),
-    }
     lmm.sinks = vi.SinkDims((3, 17), 6.0)
+    return lmm
+
+
+def asked(lmm, n_images, batch):
+    """The same prompt about so many images, so many times."""
+    from benchmarks.models import GRIDS
+
+    shown = [noise(n, GRIDS[600] * 4) for n in range(n_images)]
+    text = "<s> " + "<image> " * n_images + "w1 w2 w3 w4 w5"
+    return lmm.encode([shown] * batch, [text] * batch, chat=False)
+
+
+def batches(_):
+    """CPU time of a prefill over batch and prompt: each against itself at a batch of one."""
+    lmm, rows = narrow(), []
+    for n_images in (1, 5, 21):
+        for batch in (1, 4, 16):
+            encoding = asked(lmm, n_images, batch)
+            best = dict.fromkeys(GRAPHS, float("inf"))
+            for turn in range(1 + max(3, 48 // (n_images * batch))):
+                for name, graph in GRAPHS.items():
+                    seconds = timed(lambda e=encoding, g=graph: lmm.run(e, graph=g))
+                    best[name] = min(best[name], seconds) if turn else best[name]
+            plain, *ours = best.values()
+            rows.append(
+                [
+                    f"{encoding.layout.length:,}",
+                    batch,
+                    f"{1000 * plain / batch:,.0f} ms",
+                    f"{batch / plain:.2f}",
+                    *(f"{one / plain:.2f}" for one in ours),
+                ]
+            )
+            print(rows[-1], flush=True)
+    head = ["tokens", "batch", "plain, a prompt", "prompts a second", *list(GRAPHS)[1:]]
+    return table(head, rows)
+
+
+def prompts(_):
+    """Time and memory over the number of images; the plain model beside the edits and probes."""
+    lmm = narrow()
     rows, whole = [], []
     for n_images, what in (
         (1, "1"),
@@ -161,10 +205,9 @@ def prompts(_):
         (11, "11 (as 32 frames of 196)"),
         (20, "20"),
     ):
-        shown = [noise(n, GRIDS[600] * 4) for n in range(n_images)]
-        encoding = lmm.encode(shown, "<s> " + "<image> " * n_images + "w1 w2 w3 w4 w5", chat=False)
+        encoding = asked(lmm, n_images, 1)
         tokens, line = encoding.layout.length, []
-        for name, graph in graphs.items():
+        for name, graph in GRAPHS.items():
             run = lambda e=encoding, g=graph: lmm.generate(e, graph=g, max_new_tokens=1)  # noqa: E731
             run()
             seconds, most = min(timed(run) for _ in range(max(3, 60 // n_images**2))), peak(run)
@@ -180,7 +223,7 @@ def prompts(_):
                 *(f"{s / base[0]:.2f} / {m / base[1]:.2f}" for s, m in line[1:]),
             ]
         )
-    return table(["images", "tokens", "plain", *list(graphs)[1:]], rows) + (
+    return table(["images", "tokens", "plain", *list(GRAPHS)[1:]], rows) + (
         f"\n\nMemory is that of the whole process, {whole[0]:.0f} MB to {whole[-1]:.0f} MB in the "
         "plain model. Time is the least of three runs or more."
     )
@@ -212,7 +255,7 @@ def tables(count):
     )
 
 
-WORK = {"driver": driver, "ray": on_ray, "prompts": prompts, "tables": tables}
+WORK = {"driver": driver, "ray": on_ray, "prompts": prompts, "batches": batches, "tables": tables}
 
 
 def main():
