@@ -69,6 +69,8 @@ def test_an_unknown_one_is_one_line():
         (["A.fig1", "--remote"], "configured"),
         (["--remote", "A.fig1", "--quick"], "configured"),
         (["A.fig1", "--remote", "http://127.0.0.1:80"], "http://127.0.0.1:80"),
+        (["A.fig1", "--remote", "there"], "there"),
+        (["--remote", "list"], "configured"),
         (["A.fig1"], None),
     ],
 )
@@ -79,7 +81,22 @@ def test_an_address_may_be_left_out(given, read):
     assert isinstance(command, WithAddress)
     with command.make_context("reproduce", list(given)) as context:
         assert context.params["remote"] == read
-        assert context.params["name"] == "A.fig1"
+        assert context.params["name"] == (given[-1] if given[-1] == "list" else "A.fig1")
+
+
+def test_a_file_where_a_folder_is_meant_is_one_line(tmp_path):
+    (tmp_path / "there").write_text("")
+    for words in (["reproduce", "A.fig1"], ["eval"]):
+        found = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "there")])
+        assert found.exit_code == 1
+        assert found.stderr.startswith("vsink: ")
+        assert "there cannot be written: File exists" in found.stderr
+
+
+def test_a_word_that_is_no_address_is_one_line():
+    found = invoke("A.fig1", "--model", "some/model", "--remote", "there")
+    assert found.exit_code == 1
+    assert "'there'" in found.stderr.replace("\n", "")
 
 
 def test_a_server_wants_a_model():

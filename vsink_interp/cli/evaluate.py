@@ -80,11 +80,12 @@ def evaluate(
 ) -> None:
     """Ask benchmarks with interventions off and on, and compare over the same questions."""
     from ..evaluation import evaluate as measure, load_tasks
+    from ..storage import make_folder
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     graphs = _graphs(graph or ["var"])
     if out is not None:
-        _make(out)
+        make_folder(out)
     chosen = load_tasks(names, data, limit, judge=_judge(judge, judge_url, out))
     lmm = open_model(model, remote)
     with progress() as watch:
@@ -122,13 +123,6 @@ def _judge(model: str | None, url: str | None, out: Path | None) -> "Judge | Non
             raise InputError("--judge-url is the address of a --judge: name the model too")
         return None
     return ChatJudge(model, url, cache=None if out is None else out / "judgements.jsonl")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror or error}") from error
 
 
 def _write(folder: Path, found: "Evaluation") -> None:

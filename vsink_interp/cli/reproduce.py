@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ..reproduction import Entry
 
 
+NAMES = re.compile(r"(list|all|(A|B|AB)\..*)$", re.IGNORECASE)
+"""What is called, and is no address."""
+
+
 class WithAddress(Command):
     """A command whose `--remote` may stand without an address."""
 
@@ -28,7 +32,7 @@ class WithAddress(Command):
         for place, one in enumerate(args):
             found.append(one)
             after = args[place + 1] if place + 1 < len(args) else ""
-            if one == "--remote" and ":" not in after:
+            if one == "--remote" and (not after or after.startswith("-") or NAMES.match(after)):
                 found.append(CONFIGURED)
         return super().parse_args(ctx, found)
 
@@ -78,6 +82,7 @@ def reproduce(
 ) -> None:
     """Measure a figure or table of either paper anew, beside what was published."""
     from ..reproduction import ENTRIES, find
+    from ..storage import make_folder
 
     if name == "list":
         asked = {"model": model, "data": data, "limit": limit, "remote": remote, "shard": shard}
@@ -86,6 +91,7 @@ def reproduce(
         _list(ENTRIES, as_json, {**asked, **more, **ray})
         return
     entries = ENTRIES if name == "all" else (find(name),)
+    make_folder(out)
     where = {"on": on, "replicas": replicas, "gpus_per_replica": gpus, "shard": _shard(shard)}
     source = _source(model, on, remote)
     settings: dict[str, Any] = {"data": data, "limit": limit, "seed": seed, "quick": quick}
@@ -206,4 +212,5 @@ def _tell(out: Path, found: Sequence[dict[str, Any]], as_json: bool) -> None:
         typer.echo(f"{one['name']}  {VERDICTS[one['holds']]}: {one['because']}")
     merge = any("shard" in one for one in found)
     ended = f"when all shards have ended: vsink merge {out}"
-    typer.echo(ended if merge else f"rows and figures: {out}")
+    if any("error" not in one for one in found):
+        typer.echo(ended if merge else f"rows and figures: {out}")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ..errors import CapabilityError, InputError, NotationError, unknown
 from ..model import LMM, Tick
-from ..storage import Log, Part
+from ..storage import Log, Part, make_folder
 from .both import chosen_tokens, crossings, localising_heads
 from .entry import Entry, Setup
 from .measurements import LEFT_OUT, Measurements
@@ -146,7 +146,7 @@ def reproduce(
             "leave it out"
         )
     if isinstance(log, str | Path):
-        Path(log).mkdir(parents=True, exist_ok=True)
+        make_folder(log)
     setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=log, tick=tick)
     found = entry.measure(name, lmm, setup)
     about = {**_provenance(entry, lmm, setup), "data digest": found.data}

@@ -17,7 +17,7 @@ from ..errors import ResultError
 from ..results.recorded import optional_package
 from ..results.result import OneLine
 from ..results.summary import Summary, summary_table
-from ..storage import read_json, write_bytes, write_text
+from ..storage import make_folder, read_json, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -120,8 +120,7 @@ class Measurements(OneLine):
 
         **Raises:** `ResultError` if it cannot be written.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        place = make_folder(folder)
         write_text(place / f"{self.name}.csv", _csv(self.rows))
         about = {"about": dict(self.about), "images": sorted(self.images)}
         write_text(place / f"{self.name}.json", json.dumps(about, ensure_ascii=False, indent=1))

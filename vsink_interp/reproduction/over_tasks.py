@@ -34,6 +34,7 @@ class OverTasks:
     - `arms`: the graphs by name, for a model.
     - `toy`: the benchmarks of the toy, where no folder is given.
     - `quick`, `full`: how many questions of each there are by default.
+    - `at_once`: how many are asked together.
     """
 
     tasks: Sequence[str]
@@ -42,6 +43,7 @@ class OverTasks:
     toy: Sequence[str]
     quick: int = 24
     full: int = 3000
+    at_once: int = 16
 
     def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
         """One row for each score of each arm, and for each difference from off."""
@@ -52,6 +54,7 @@ class OverTasks:
             lmm,
             tasks,
             {label: arm.graph for label, arm in arms.items()},
+            batch_size=self.at_once,
             log=log,
             tick=shown(setup.tick, name),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ResultError
 from ..graph import EditGraph, Node, with_stand_ins
-from ..storage import read_json, reading, refuse_format, write_text
+from ..storage import make_folder, read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
 from .counting import rows_of, token_axis, token_places
 from .recorded import Recorded
@@ -225,8 +225,7 @@ class Run:
         Of an edit or probe that holds a function, or values of a run, JSON keeps the text: the
         graph that is read back shows it, and refuses to run it.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder)
         tensors = {"ids": self.ids, "logits": self.logits, **layout_parts(self.layout)[0]}
         tensors |= record_tensors(self.records)
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "run.safetensors")

@@ -15,7 +15,16 @@ from safetensors.numpy import load as load_arrays, save as save_arrays
 
 from ..errors import ResultError
 from ..graph import EditGraph, Node, with_stand_ins
-from ..storage import checksum, entry, read_json, reading, refuse_format, write_bytes, write_text
+from ..storage import (
+    checksum,
+    entry,
+    make_folder,
+    read_json,
+    reading,
+    refuse_format,
+    write_bytes,
+    write_text,
+)
 from . import tidy
 from .result import Result
 
@@ -29,7 +38,7 @@ def save(result: Result, folder: Path) -> None:
     """Write a result; the JSON comes last, so that what is there without it is no result."""
     held = _Held()
     plain = {one.name: held.plain(one.name, getattr(result, one.name)) for one in fields(result)}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, content in held.images.items():
         write_bytes(folder / name, content)
     write_bytes(folder / ARRAYS, save_arrays(held.arrays))

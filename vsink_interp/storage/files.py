@@ -21,15 +21,16 @@ def unwritable(path: object, error: Exception) -> ResultError:
     )
 
 
-def make_folder(path: Path) -> None:
-    """Have a folder, and those above it.
+def make_folder(path: str | Path) -> Path:
+    """A folder, and those above it, made if they are not there.
 
-    **Raises:** `ResultError` if it cannot be written.
+    **Raises:** `ResultError` if it cannot be made, as where a file has its name.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
+    return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> None:
