@@ -238,5 +238,5 @@ def test_arrays_that_contradict_each_other_are_refused(tmp_path):
     whole = made(ex.SegmentShares)
     object.__setattr__(short := replace(whole), "std", whole.std[:1])
     short.save(tmp_path)
-    with pytest.raises(vi.ResultError, match=r"std has 1 of layer|Type-check error"):
+    with pytest.raises(vi.ResultError, match=r"std has 1 of layer|parameter std"):
         ex.SegmentShares.load(tmp_path)
