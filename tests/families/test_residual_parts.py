@@ -70,6 +70,21 @@ def test_the_parts_are_what_is_added(text):
         assert apart(found["attn.hook_result"].sum(2), want["attn"]) < NEAR
 
 
+def test_what_a_key_adds_is_scaled_as_its_layer_scales_it():
+    model, layer = lmm("granite"), lmm("granite").hooked.layers[LAYER]
+    added = vi.probes.Contribution(layers=LAYER)
+    pattern, value = Activation("attn.hook_pattern", LAYER), Activation("attn.hook_v", LAYER)
+    run = model.run(encoded("granite"), graph=added | pattern | value)
+    pattern, value = (run[probe].values[0, 0].double() for probe in (pattern, value))
+    weight = layer.self_attn.o_proj.weight.detach().double()
+    parts = weight.view(len(weight), len(pattern), -1).unbind(1)
+    shared = len(pattern) // value.shape[1]
+    norms = [(value[:, head // shared] @ part.T).norm(dim=-1) for head, part in enumerate(parts)]
+    want = 0.22 * (pattern * torch.stack(norms)[:, None]).mean(0)
+    rows = list(run[added].labels("query"))
+    assert apart(run[added].values[0, 0].double(), want[rows]) < 1e-5
+
+
 @pytest.mark.parametrize("part", ["hook_attn_out", "hook_resid_mid", "hook_mlp_out"])
 @every_decoder
 def test_what_is_written_is_what_is_added(text, part):

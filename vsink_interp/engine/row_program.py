@@ -161,7 +161,7 @@ class RowProgram:
 
     def _keys_left(self, tile: range, rows: range) -> tuple[range, ...] | None:
         """The few keys to gather, where all that happens is that these rows lose the others."""
-        other = self.points or self.kept or self.sliding or self.nodes.at[PATTERN.name]
+        other = self.kept or self.sliding or self.nodes.at[PATTERN.name]
         if self.run_state is None or other:
             return None
         removed = self.nodes.removed
