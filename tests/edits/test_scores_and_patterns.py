@@ -209,8 +209,8 @@ def test_steering_may_keep_the_norm_that_a_vector_had():
 def test_set_coordinates():
     resid = probes.Resid(layers=AT, at="pre")
     wanted = clean(resid)
-    wanted[np.ix_(mask("image"), [3, 17])] = 0.5
-    found = edited(SetDims((3, 17), 0.5, layers=AT, rows="image") | resid, resid)
+    wanted[np.ix_(mask("image"), [0, 17])] = 0.5
+    found = edited(SetDims((0, 17), 0.5, layers=AT, rows="image") | resid, resid)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
@@ -269,6 +269,7 @@ def test_what_the_model_does_not_have_is_refused(edit):
         lambda: CopyHead(1, heads=(1,)),
         lambda: CopyHead(1, heads=1),
         lambda: SetDims(()),
+        lambda: SetDims((-1, 3)),
         lambda: Steer((0.0, 1.0), norm="half"),
     ],
 )

@@ -126,10 +126,8 @@ def _changed(
 ) -> Callable[[Tensor, HookContext], Tensor]:
     def change(resid: Tensor, hook: HookContext) -> Tensor:  # noqa: ARG001
         made = resid.clone()
-        rest = resid[:, 1:]
-        if dims:
-            chosen = list(dims)
-            made[:, 0, chosen] = 0 if zero else rest[..., chosen].median(1).values
+        rest, chosen = resid[:, 1:], list(dims)
+        made[:, 0, chosen] = 0 if zero else rest[..., chosen].median(1).values
         if rescale:
             norm = rest.norm(dim=-1).median(1, keepdim=True).values
             made[:, 0] *= norm / made[:, 0].norm(dim=-1, keepdim=True)
