@@ -56,6 +56,12 @@ def test_it_steers_where_it_was_learned(found):
         found.steer(layers=1)
 
 
+def test_a_range_of_layers_ends_with_the_last_that_has_a_direction(found):
+    near = replace(found, layers=(0, 1))
+    assert [node.layers for node in near.steer(layers=":")] == [0, 1]
+    assert [node.layers for node in near.steer(layers="1:")] == [1]
+
+
 def test_it_is_kept_in_a_file(found, tmp_path):
     path = tmp_path / "direction.safetensors"
     found.save(path)
@@ -70,6 +76,10 @@ def test_it_is_kept_in_a_file(found, tmp_path):
             vi.Directions.load(broken)
     with pytest.raises(vi.ResultError):
         vi.Directions.load(tmp_path / "nowhere")
+    for odd in (replace(found, layers=(0,)), replace(found, vectors=found.vectors / 0)):
+        odd.save(path)
+        with pytest.raises(vi.ResultError, match="numbers of layers"):
+            vi.Directions.load(path)
 
 
 def test_what_cannot_be_averaged_is_refused():

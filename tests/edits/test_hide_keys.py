@@ -55,6 +55,8 @@ def test_the_control_hides_as_many_others_anew_in_every_layer():
     assert len({frozenset(places) for places in fixed}) == 1
     wide = hidden(lmm, encoding, vi.HideKeys(chosen, control=1, pool="query"))
     assert all(places <= set(range(12, 22)) for places in wide)
+    last = hidden(lmm, encoding, vi.HideKeys((4,), "0", control=1, pool="bos"))
+    assert last == [{0}, set(), set(), set()], "a pool with no token to spare"
 
 
 SCENES = [(tiny.image(seed), "what is the red disc on this ?") for seed in range(24)]
@@ -137,6 +139,9 @@ def test_a_row_keeps_its_last_resort():
     ("edit", "why"),
     [
         (lambda: vi.HideKeys(()), "hides nothing"),
+        (lambda: vi.HideKeys((-1, 3)), "hides nothing"),
+        (lambda: vi.HideKeys("image", pool="query"), "belong to a control"),
+        (lambda: vi.HideKeys("image", redraw=False), "belong to a control"),
         (lambda: vi.HideKeys("img"), "choose from"),
         (lambda: vi.HideKeys("image", target="sink"), "cannot depend on sinks"),
         (lambda: vi.HideKeys("image", pool="sink & image"), "cannot depend on sinks"),
@@ -155,9 +160,22 @@ def test_what_cannot_be_written(edit, why):
         (vi.HideKeys("image & query"), "no token of this prompt"),
         (vi.HideKeys("image", target="generated"), "use generate"),
         (vi.HideKeys("image", control=0), "needs 9 other tokens of 'image', and there are 0"),
+        (
+            vi.HideKeys((3, 4, 5, 6, 7), control=0),
+            "needs 5 other tokens of 'image', and there are 4",
+        ),
         (vi.HideKeys("sink & image", control=0, pool="image[2]"), r"no image\[2\] token"),
     ],
 )
 def test_what_the_prompt_lacks_is_refused(edit, why):
     with pytest.raises(vi.LayoutError, match=why):
         tiny.lmm().run(tiny.encode(), graph=edit)
+
+
+def test_places_are_those_of_the_shortest_prompt():
+    encoding = tiny.batch("one image", "short")
+    places = int(encoding.layout.mask("prompt").sum(-1).min())
+    assert places < encoding.layout.length
+    tiny.lmm().run(encoding, graph=vi.HideKeys((places - 1,), target="prompt"))
+    with pytest.raises(vi.LayoutError, match=f"positions 0 to {places - 1}"):
+        tiny.lmm().run(encoding, graph=vi.HideKeys((places,)))

@@ -50,11 +50,14 @@ def test_what_cannot_be_moved_is_refused():
     image, text = PROMPTS["two"]
     cases = [
         (lambda: vi.MoveNeurons((), 0, 1), vi.NotationError, "at least one neuron"),
+        (lambda: vi.MoveNeurons((-1, 3), 0, 1), vi.NotationError, "from 0 on"),
+        (lambda: vi.MoveNeurons((3,), 0, 1, spare=-1), vi.NotationError, "0 spared tokens"),
         (lambda: recipes.registers({}), vi.NotationError, "no neuron"),
         (lambda: recipes.registers({}, to=0), vi.NotationError, "no neuron"),
         (lambda: vi.MoveNeurons((1,), 0, 1, by="mean"), vi.NotationError, "max, size"),
-        (lambda: run(vi.MoveNeurons((48,), 0, 1)), vi.NotationError, "neurons 0 to 47"),
+        (lambda: run(vi.MoveNeurons((1, 48), 0, 1)), vi.NotationError, "neurons 0 to 47"),
         (lambda: run(vi.MoveNeurons((1,), 10, 1)), vi.NotationError, "tokens 0 to 9"),
+        (lambda: run(vi.MoveNeurons((1,), -11, 1)), vi.NotationError, "tokens 0 to 9"),
         (lambda: run(vi.MoveNeurons((1,), 0, 2)), vi.NotationError, "layers 0 to 1|0 to 1"),
         (lambda: run(vi.MoveNeurons((1,), 0, 1), "text"), vi.LayoutError, "has no image"),
         (
@@ -69,6 +72,13 @@ def test_what_cannot_be_moved_is_refused():
     for refused, error, words in cases:
         with pytest.raises(error, match=words):
             refused()
+
+
+def test_tokens_of_the_tower_are_counted_from_either_end():
+    ends = [run(vi.MoveNeurons((0, 47), to, 1)).logits for to in (0, -10, 9, -1)]
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[2], ends[3])
+    assert nodes.apart(ends[0], ends[2]) > 1e-3
 
 
 def run(graph, prompt="one image"):

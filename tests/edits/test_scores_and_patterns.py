@@ -248,7 +248,7 @@ def test_an_edit_of_what_was_cut_before_another_edit_of_scores_is_refused():
         ScaleScores("image", 2.0, heads=(1, 9)),
         CopyHead(4),
         Steer((1.0,) * 3),
-        SetDims((tiny.WIDTH,)),
+        SetDims((3, tiny.WIDTH)),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(edit):

@@ -92,6 +92,18 @@ def test_shares_lie_between_0_and_1(options):
         vi.VAR(**options)
 
 
+def test_a_tau_that_no_token_can_reach_is_refused():
+    """phi is at most the root of the width: 8."""
+    lmm, encoding = tiny.lmm(), tiny.encode()
+    for tau in (0.0, -1.0, 8.01):
+        with pytest.raises(vi.NotationError, match="can never be reached"):
+            lmm.run(encoding, graph=vi.VAR(tau=tau))
+    assert (
+        nodes.apart(lmm.run(encoding, graph=vi.VAR(tau=8.0)).logits, tiny.plain(lmm, encoding))
+        < 2e-5
+    )
+
+
 def test_sinks_see_the_edits_before_them():
     """phi is taken from the residual stream that enters, edited as it is."""
     grow = vi.Fn("hook_resid_pre", lift_sink_dimension, layers=0)

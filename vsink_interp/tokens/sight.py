@@ -20,10 +20,10 @@ a model lets it see."""
 
 def widest(sight: Sight, windows: Sequence[int | None]) -> tuple[int | None, ...]:
     """The windows of layers of which one or the other sees all that any layer sees."""
-    wide = [window for window in windows if window is not None]
-    if not wide or (len(wide) < len(windows) and sight != "windowed image blocks"):
-        return (None,)
-    return (max(wide),) if len(wide) == len(windows) else (None, max(wide))
+    wide = max((window for window in windows if window is not None), default=None)
+    if None not in windows:
+        return (wide,)
+    return (None, wide) if sight == "windowed image blocks" else (None,)
 
 
 def seen_from(
