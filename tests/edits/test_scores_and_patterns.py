@@ -148,6 +148,12 @@ def test_redistributed_mass(heads):
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
 
 
+def test_a_target_that_is_all_source_is_refused():
+    edit = Redistribute("image bos", "image", 0.5)
+    with pytest.raises(vi.LayoutError, match="'image' has no token beside those of 'image bos'"):
+        tiny.lmm().run(tiny.encode(), graph=edit)
+
+
 def test_a_row_that_gives_the_target_nothing_keeps_its_pattern():
     edit = Redistribute("bos", "image", 1.0, layers=AT, rows="system query")
     found, pattern = edited(edit, PATTERN), clean(PATTERN)

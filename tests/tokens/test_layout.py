@@ -85,6 +85,7 @@ def test_sinks_must_be_given():
         ("image[2] -> query", r"no image\[2\] token; it is: pad\[2\] bos\[1\]"),
         ("image & query -> bos", "no token of this prompt is 'image & query'"),
         ("image -> role & image", "no token of this prompt is 'role & image'"),
+        ("image -> generated & image query", "no token of this prompt is 'generated & image'"),
         ("bos -> bos", r"nothing to attend to at positions \[2\]"),
         ("bos system -> system", r"nothing to attend to at positions \[3, 4\]"),
         ("all -> query", r"positions \[7, 12, 13\]"),
@@ -111,6 +112,7 @@ def test_one_pass_over_a_prompt_has_no_generated_token():
         prompt.check_flow(flow, first_token=True, generates=False)
         ONE.check_flow(flow, generates=False)
     prompt.check_flow("image -> query generated", generates=False)
+    prompt.check_flow("last -> generated", first_token=True, generates=False)
 
 
 def test_the_first_token_counts_among_the_blind():

@@ -56,3 +56,10 @@ def test_what_a_row_sees(sight, windows):
         for group in ("bos", "image[1]", "image", "query", "generated"):
             keys = layout.mask(group)
             assert torch.equal(layout.reached(keys, window), (wanted & keys[:, None]).any(-1))
+
+
+def test_within_windows_the_first_token_may_see_what_no_later_one_does():
+    layout = replace(LAYOUT, windows=(2, 2))
+    layout.check_reach("image[1]", "generated", first_token=True)
+    with pytest.raises(vi.LayoutError, match="nothing flows there"):
+        layout.check_reach("image[1]", "generated")

@@ -27,8 +27,6 @@ def line(layout: Any, sample: int) -> str:
 
 
 def _run(images: Any, code: int, image: int, count: int) -> str:
-    if code == PAD:
-        return f"pad[{count}]"
     if image >= 0:
         span = images[image]
         return f"image[{span}={count}]" if count == span.size else f"image[{count}]"
