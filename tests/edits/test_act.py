@@ -164,6 +164,24 @@ def test_generated_rows_are_judged_by_themselves_where_they_are_named():
     assert apart(plain.logits[:, 1:], run.logits[:, 1:]) > 1e-3
 
 
+@pytest.mark.parametrize("rows", ["query", "prompt generated"])
+def test_means_are_of_all_prompt_rows_whatever_rows_are_named_or_asked_for(rows):
+    encoding, n = tiny.encode(), tiny.encode().layout.length
+    edit, probe = ACT(0.06, 0.3, layers=3, rows=rows), Activation("attn.hook_pattern", 3)
+    run = tiny.lmm().generate(encoding, graph=probe | edit | probe, max_new_tokens=4)
+    before, after = (run[f"{probe!r}#{i}"].values[0, 0].double().numpy() for i in (1, 2))
+    places = run.layout.mask(rows)[0, : before.shape[1]].nonzero().flatten().tolist()
+    for head in range(tiny.HEADS):
+        wanted = calibrated(before[head], 0.06, 0.3, 0, n, places)
+        np.testing.assert_allclose(after[head], wanted, atol=1e-6)
+    alone = tiny.lmm().generate(encoding, graph=edit, max_new_tokens=4)
+    assert apart(alone.logits, run.logits) < 2e-5
+    assert apart(alone.logits, tiny.lmm().generate(encoding, max_new_tokens=4).logits) > 1e-3
+    prompt = ACT(0.06, 0.3, layers=3, rows="prompt")
+    steps = tiny.lmm().generate(encoding, graph=prompt, max_new_tokens=4).logits[:, 1:]
+    assert apart(alone.logits[:, 1:], steps) > 1e-3
+
+
 def test_by_default_it_acts_on_prompts_alone():
     probe = Activation("attn.hook_pattern", AT)
     run = tiny.lmm().generate(tiny.encode(), graph=probe | ACT(0.06) | probe, max_new_tokens=4)

@@ -182,6 +182,24 @@ def test_a_patch_has_its_box():
     ]  # fmt: skip
 
 
+def test_a_box_holds_the_patches_that_it_covers_in_part():
+    """Two views: four patches with ends of rows, and one patch."""
+    whole = (0, 0, 4, 4)
+    span = vi.ImageSpan.of((vi.View((2, 2), whole, newline=True), vi.View((1, 1), whole)), whole=1)
+    for box, found in {
+        (0, 0, 2, 2): (0, 6),
+        (2, 0, 4, 2): (1, 6),
+        (1, 1, 3, 3): (0, 1, 3, 4, 6),
+        (2.5, 2.5, 9, 9): (4, 6),
+        (-3, 0, 0, 4): (),
+        (0, 4, 4, 9): (),
+    }.items():
+        assert span.tokens_in(box) == found, box
+    assert span.tokens_at(2, 1) == (1, 6)
+    with pytest.raises(vi.LayoutError, match=r"no box for token 2 .*not a patch"):
+        span.patch_box(2)
+
+
 @pytest.mark.parametrize(("span", "patch"), [(SPANS[1], 4), (SPANS[1], -1), (SPANS[0], 0)])
 def test_no_box_where_there_is_no_patch_or_no_image(span, patch):
     with pytest.raises(vi.LayoutError, match="no box for patch"):
