@@ -100,6 +100,15 @@ def test_resampled_rows_are_rows_of_the_source():
     assert not torch.equal(torch.cdist(again[-5:], bank).argmin(-1), used[:5])
 
 
+def test_what_a_token_is_resampled_to_does_not_depend_on_its_batch():
+    seen = tiny.lmm().run(source(), graph=Activation("attn.hook_z", 1))
+    edit = vi.Ablate("attn.hook_z", 1, by="resample", source=seen, rows="query generated", seed=3)
+    batch = tiny.batch("one image", "short")
+    together = tiny.lmm().generate(batch, graph=edit, max_new_tokens=3).logits[1]
+    alone = tiny.lmm().generate(tiny.encode("short"), graph=edit, max_new_tokens=3).logits[0]
+    assert (together - alone).abs().max() < 4e-5
+
+
 def test_it_is_a_value():
     seen = tiny.lmm().run(source(), graph=Activation("mlp.hook_post"))
     edit = vi.Ablate("mlp.hook_post", "1:3", by="mean", source=seen)

@@ -172,6 +172,12 @@ def test_what_the_prompt_lacks_is_refused(edit, why):
         tiny.lmm().run(tiny.encode(), graph=edit)
 
 
+def test_a_pool_that_one_prompt_lacks_is_refused():
+    edit = vi.HideKeys((0,), control=0, pool="image[1]")
+    with pytest.raises(vi.LayoutError, match="needs 1 other tokens.*there are 0"):
+        tiny.lmm().run(tiny.batch("two images", "one image"), graph=edit)
+
+
 def test_places_are_those_of_the_shortest_prompt():
     encoding = tiny.batch("one image", "short")
     places = int(encoding.layout.mask("prompt").sum(-1).min())

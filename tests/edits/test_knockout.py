@@ -346,6 +346,15 @@ def test_knockouts_join():
     assert apart(joined, lmm.run(encoding, graph=vi.Knockout("image -> query")).logits) > 0.1
 
 
+def test_sinks_are_looked_for_where_they_are_named():
+    chosen = {
+        group: vi.Knockout("bos -> query", heads=vi.TopHeads(group, 1)) for group in ("sink", "bos")
+    }
+    assert [edit.needs_phi for edit in chosen.values()] == [True, False]
+    assert vi.Knockout("sink -> query").needs_phi
+    assert not vi.Knockout("image -> query").needs_phi
+
+
 def test_a_bad_flow_or_layer_is_refused_where_it_is_written():
     for flow in ("img -> query", "image query", "image -> "):
         with pytest.raises(vi.NotationError):

@@ -8,7 +8,7 @@ import torch
 
 import vsink_interp as vi
 from tests import tiny
-from vsink_interp.probes import Pattern
+from vsink_interp.probes import Pattern, Resid
 from vsink_interp.sinks.causal import CausalCheck, FirstTokenMass, _random_dims
 from vsink_interp.sinks.discovery import PROMPTS, SinkReport, _plain_image
 from vsink_interp.sinks.threshold import valley
@@ -247,6 +247,50 @@ def test_a_check_passes_if_its_control_does_nothing(values, passes):
     assert found.passes == passes
     assert ("RMSNorm" in str(found)) == (values[1] >= values[0])
     assert f"checks passed: {', '.join(passes) or 'none'}" in str(found)
+
+
+class Told:
+    """A model of which the stream of the first token is told, for each prompt."""
+
+    def __init__(self, firsts):
+        self.firsts = firsts
+
+    def layers_with(self, hook):
+        del hook
+        return (0, 1, 2, 3)
+
+    def run(self, image, prompt, graph):
+        del image
+        first = torch.tensor(self.firsts[prompt])
+        stream = torch.stack([first, *[torch.ones_like(first)] * 3]).expand(3, 1, 4, -1)
+        return Recorded(stream if isinstance(graph, Resid) else torch.ones(4, 1, 4))
+
+
+class Recorded:
+    """A run whose every record holds the same."""
+
+    model = "told"
+
+    def __init__(self, values):
+        self.values = values
+
+    def __getitem__(self, probe):
+        return self
+
+
+def test_a_dimension_counts_if_it_is_large_in_every_prompt():
+    both, one = [1.0, 1, 1, 10, 1, 10, 1, 1], [1.0, 1, 1, 10, 1, 1, 1, 1]
+    report = vi.find_sink_dims(
+        Told({"a": both, "b": one}), prompts=("a", "b"), images=(tiny.image(),)
+    )
+    assert report.dims == (3,)
+    assert report.spectrum[5] == pytest.approx(np.sqrt(8 / 107))
+
+
+def test_a_dimension_that_holds_exactly_the_share_is_one():
+    told = Told({"a": [2.0] * 4})
+    report = vi.find_sink_dims(told, prompts=("a",), images=(tiny.image(),), share=0.25)
+    assert report.dims == (0, 1, 2, 3)
 
 
 class SeenError(Exception):

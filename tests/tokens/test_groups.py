@@ -13,8 +13,10 @@ from vsink_interp.tokens.groups import (
     WORDS,
     Group,
     Term,
+    Top,
     parse_flow,
     parse_group,
+    parse_top,
 )
 
 TERMS = [Term(word, None, negated) for word in WORDS for negated in (False, True)]
@@ -42,6 +44,21 @@ def test_what_is_written_is_read(source, target):
 
 def test_spaces_around_an_ampersand_do_not_matter():
     assert parse_group("sink&image query") == parse_group(" sink  &   image  query ")
+
+
+@pytest.mark.parametrize(
+    ("short", "written"),
+    [
+        ("lsink", "sink & image"),
+        ("lsink & first query", "first & sink & image query"),
+        ("~lsink", "~sink ~image"),
+        ("~lsink & image", "image & ~sink"),
+        ("~lsink & image & sink", "image & sink & ~sink image & sink & ~image"),
+    ],
+)
+def test_sinks_of_the_language_model_are_written_out(short, written):
+    sets = [{frozenset(terms) for terms in parse_group(text).unions} for text in (short, written)]
+    assert sets[0] == sets[1]
 
 
 @pytest.mark.parametrize("text", ["img", "image generatd", "Image", "sink & imge", "~qery"])
@@ -122,6 +139,29 @@ def test_which_generated_tokens_belong_is_what_the_layout_says(terms):
 def test_groups_that_an_answer_adds_to(text, grows, by_sinks):
     group = parse_group(text)
     assert (group.grows, group.grows_by_sinks) == (grows, by_sinks)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("top(image, 20, 2)", Top("image", 20, share=False, layer=2)),
+        ("top(image,200,0)", Top("image", 200, share=False, layer=0)),
+        ("top(query,100%,12)", Top("query", 100, share=True, layer=12)),
+        ("top(image[1],1%,3)", Top("image[1]", 1, share=True, layer=3)),
+    ],
+)
+def test_tokens_with_the_most_attention(text, found):
+    assert parse_top(text) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["top(image,0,2)", "top(image,0%,2)", "top(image,101%,2)", "top(vsink,2,1)", "top(sink,2,1)",
+     "~top(image,2,1)", "top(image,2)", "top"],
+)  # fmt: skip
+def test_no_tokens_more_than_all_or_of_what_a_run_finds_are_refused(text):
+    with pytest.raises(vi.NotationError):
+        parse_top(text)
 
 
 def test_words_that_a_run_has_to_find_before():

@@ -151,6 +151,26 @@ def test_layouts_grow_shrink_and_select():
     assert twice.to("cpu").length == 15
 
 
+def test_places_of_a_shorter_sample_end_with_minus_one():
+    one, other = layout("pbqq"), layout("bqqq")
+    parts = (
+        torch.cat([getattr(each, name) for each in (one, other)])
+        for name in ("segments", "image_index", "roles")
+    )
+    both = vi.TokenLayout(*parts, ((), ()), 4)
+    assert both.positions("query").tolist() == [[2, 3, -1], [1, 2, 3]]
+
+
+def test_each_word_that_a_run_found_has_its_own_tokens():
+    first, last = (torch.arange(15)[None] == place for place in (5, 11))
+    found = ONE.marked("vsink", first).marked("top(image,1,2)", last)
+    assert torch.equal(found.mask("vsink"), first)
+    assert torch.equal(found.mask("top(image,1,2)"), last)
+    assert torch.equal(found.marked("vsink", last).mask("vsink"), last)
+    with pytest.raises(vi.LayoutError, match=r"mark of shape \(1, 14\); the tokens are \(1, 15\)"):
+        ONE.marked("vsink", first[:, 1:])
+
+
 def test_the_token_that_ends_an_answer_is_not_read():
     assert ONE.read[0].tolist() == [False] * 2 + [True] * 12 + [False]
     assert ONE.first(14).read[0].tolist() == [False] * 2 + [True] * 12
