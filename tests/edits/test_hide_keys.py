@@ -95,8 +95,10 @@ def test_a_scene_has_its_draw_alone_and_in_a_batch_and_asked_otherwise_another()
     assert hidden(lmm, other, edit) != alone[0]
 
 
-def test_the_answer_read_at_once_is_drawn_as_the_one_generated():
-    lmm, edit, probe = tiny.lmm(), vi.HideKeys("sink & image", control=4, pool="all"), Pattern()
+@pytest.mark.parametrize("tokens", ["sink & image", "sink", "image generated"])
+def test_the_answer_read_at_once_is_drawn_as_the_one_generated(tokens):
+    """Also where the answer adds to the tokens that are counted."""
+    lmm, edit, probe = tiny.lmm(), vi.HideKeys(tokens, control=4, pool="all"), Pattern()
     encoding = scenes(0, 1)
     run = lmm.generate(encoding, graph=edit, max_new_tokens=4)
     read = lmm.run(encoding.with_answer(run.generated), graph=edit | probe)
@@ -174,8 +176,11 @@ def test_what_the_prompt_lacks_is_refused(edit, why):
 
 def test_a_pool_that_one_prompt_lacks_is_refused():
     edit = vi.HideKeys((0,), control=0, pool="image[1]")
-    with pytest.raises(vi.LayoutError, match="needs 1 other tokens.*there are 0"):
+    with pytest.raises(vi.LayoutError, match=r"needs 1 other tokens.*there are 0"):
         tiny.lmm().run(tiny.batch("two images", "one image"), graph=edit)
+    later = vi.HideKeys("generated", control=0)
+    with pytest.raises(vi.LayoutError, match="as many others as the prompt has of 'generated'"):
+        tiny.lmm().generate(tiny.encode(), graph=later, max_new_tokens=3)
 
 
 def test_places_are_those_of_the_shortest_prompt():

@@ -10,7 +10,7 @@ import vsink_interp as vi
 from tests import tiny
 from vsink_interp.probes import Pattern, Resid
 from vsink_interp.sinks.causal import CausalCheck, FirstTokenMass, _random_dims
-from vsink_interp.sinks.discovery import PROMPTS, SinkReport, _plain_image
+from vsink_interp.sinks.discovery import PROMPTS, SinkReport, _plain_image, _written
 from vsink_interp.sinks.threshold import valley
 
 DIMS = (7, 30)
@@ -285,6 +285,14 @@ def test_a_dimension_counts_if_it_is_large_in_every_prompt():
     )
     assert report.dims == (3,)
     assert report.spectrum[5] == pytest.approx(np.sqrt(8 / 107))
+
+
+def test_no_layer_is_left_out_where_a_dimension_is_large_in_all():
+    """Though another is larger in all but one of them."""
+    part = torch.tensor([[0.2, 0.6, 0.0, 0.0], [0.2, 0.6, 0.0, 0.0], [0.2, 0.0, 0.0, 0.0]])
+    assert _written((4 * part).sqrt(), 0.1) == [0, 1, 2]
+    assert _written((4 * part).sqrt(), 0.3) == [0, 1]
+    assert _written((4 * part[1:]).sqrt(), 0.3) == [0, 1], "of two, neither is the odd one"
 
 
 def test_a_dimension_that_holds_exactly_the_share_is_one():

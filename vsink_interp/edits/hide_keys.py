@@ -42,8 +42,8 @@ class HideKeys(Edit):
     - `tokens`: a group such as `"sink & image"`, or positions in the prompt, padding not counted.
     - `layers`: the layers, counted from 0.
     - `target`: the rows from which the tokens are hidden.
-    - `control`: a seed. Hides instead as many random tokens as `tokens` has, drawn from the other
-        tokens of `pool`, anew for every prompt and layer.
+    - `control`: a seed. Hides instead as many random tokens of the prompt as it has of `tokens`,
+        drawn from the others of `pool`, anew for every prompt and layer.
     - `pool`: where the control draws from.
     - `redraw`: False draws the control once for a prompt, the same in all layers.
 
@@ -109,16 +109,22 @@ class HideKeys(Edit):
             layout.check_reach(self.tokens, self.target, generates=generates)
         elif max(self.tokens) >= (shortest := int(layout.mask("prompt").sum(-1).min())):
             raise LayoutError(f"{self!r}: this prompt has positions 0 to {shortest - 1}")
-        if self.control is not None and not self.needs_phi:
-            self._check_pool(layout)
+        if self.control is not None:
+            self._check_control(layout)
 
-    def _check_pool(self, layout: TokenLayout) -> None:
-        pool = layout.mask(self.pool)
+    def _check_control(self, layout: TokenLayout) -> None:
+        prompt = layout.mask("prompt")
         if isinstance(self.tokens, str):
-            wanted = layout.mask(self.tokens)
+            wanted = layout.may_be(parse_group(self.tokens)) & prompt
+            if not wanted.any():
+                raise LayoutError(
+                    f"{self!r}: a control hides as many others as the prompt has of "
+                    f"{self.tokens!r}, and it has none"
+                )
         else:
-            wanted = self._places(layout.mask("prompt"))
-        self._refuse_small(pool & ~wanted, wanted)
+            wanted = self._places(prompt)
+        if not self.needs_phi:
+            self._refuse_small(layout.mask(self.pool) & prompt & ~wanted, wanted)
 
     def _refuse_small(
         self, left: Bool[Tensor, "batch token"], wanted: Bool[Tensor, "batch token"]
@@ -143,7 +149,9 @@ class HideKeys(Edit):
             wanted = self._places(site.keys("prompt"))
         if self.control is None:
             return wanted
-        pool = site.keys(self.pool) & ~wanted
+        # Of the prompt alone: with the answer it hides what it hides without it.
+        wanted = wanted & site.keys("prompt")
+        pool = site.keys(self.pool) & site.keys("prompt") & ~wanted
         if self.needs_phi:
             self._refuse_small(pool, wanted)
         return random_like(wanted, pool, site.once((self, "draw"), self._draw)[:, : site.n_keys])
