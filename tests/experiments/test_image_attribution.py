@@ -171,14 +171,21 @@ def test_by_default_it_is_of_the_models_own_word_and_through_edits():
     np.testing.assert_array_equal(found.values, 0)  # the answer's row is one of the query
 
 
-def test_a_logit_that_is_no_number_ends_it():
-    spoilt = vi.Fn("unembed.hook_out", _no_number)
-    with pytest.raises(vi.ResultError, match="no number"):
+@pytest.mark.parametrize(
+    ("logit", "error", "why"),
+    [
+        (float("inf"), vi.ResultError, "no number"),
+        (float("nan"), vi.CapabilityError, "turned unembed.hook_out .* NaN"),
+    ],
+)
+def test_a_logit_that_is_no_number_ends_it(logit, error, why):
+    def spoil(value, site):
+        del site
+        return value.sign() * logit
+
+    spoilt = vi.Fn("unembed.hook_out", spoil)
+    with pytest.raises(error, match=why):
         ex.integrated_gradients(tiny.lmm(), IMAGE, QUESTION, "red", graph=spoilt)
-
-
-def _no_number(value, _site):
-    return value * float("nan")
 
 
 def test_what_cannot_be_attributed_is_refused():

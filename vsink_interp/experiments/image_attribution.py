@@ -233,7 +233,8 @@ class _Way:
     def misses(self) -> Float[np.ndarray, " part"]:
         """By how much each part misses what the logit does in it."""
         logits = np.array([self.found[node][0] for node in sorted(self.found)])
-        return np.abs(self.trapezoids().sum(-1) - np.diff(logits))
+        with np.errstate(invalid="ignore"):  # infinite logits, which `_refine` refuses
+            return np.abs(self.trapezoids().sum(-1) - np.diff(logits))
 
 
 def _equal_parts(way: _Way, steps: int, tell: Tick) -> Float[np.ndarray, " token"]:
