@@ -150,6 +150,23 @@ def test_masks_that_no_rule_here_makes_are_refused():
         assert found.capabilities
 
 
+def test_what_only_other_layers_see_cannot_be_cut():
+    """Gemma's windows of some layers end behind the image; cut there, nothing would change."""
+    model, encoding, _, there = seen("gemma3_text")
+    image, answer = (encoding.layout.mask(group) for group in ("image[0]", "generated"))
+    sees = (there & image[:, None] & answer[..., None]).any((1, 2, 3)).tolist()
+    assert sees == [window is None for window in encoding.layout.windows]
+    hidden, seeing = (
+        [at for at, one in enumerate(sees) if one is value] for value in (False, True)
+    )
+    plain, flow = model.run(encoding).logits, "image[0] -> generated"
+    with pytest.raises(vi.LayoutError, match="in layers that look 8 tokens back"):
+        model.run(encoding, graph=vi.Knockout(flow, hidden))
+    for layers in (seeing, [hidden[0], seeing[0]], ":"):
+        cut = model.run(encoding, graph=vi.Knockout(flow, layers)).logits
+        assert not torch.equal(cut, plain)
+
+
 @pytest.mark.parametrize("window", [6, 60])
 def test_a_window_that_the_kind_of_a_layer_does_not_say_is_refused_where_it_hides(window):
     """MiniMax has a window in every layer, which `layer_types` calls full; so has this Mistral."""

@@ -209,10 +209,17 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
             raise LayoutError(
                 f"{node!r} acts in the vision encoder or projector, and this prompt has no image"
             )
-        node.check(encoding.layout, generates=generates)
+        node.check(_where_it_acts(lmm, node, encoding.layout), generates=generates)
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
     return planned
+
+
+def _where_it_acts(lmm: Any, node: Node, layout: TokenLayout) -> TokenLayout:
+    """The layout as the layers of a node see it: what none of them sees it cannot act on."""
+    if node.point.stack != "blocks":
+        return layout
+    return layout.of_layers(node.resolved_layers(lmm.n_layers))
 
 
 def _refuse_unread(lmm: Any, node: Node) -> None:

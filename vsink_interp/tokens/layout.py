@@ -296,6 +296,12 @@ class TokenLayout:
         real = self.segments != PAD
         return seen & real[:, None] & real[:, at, None]
 
+    def of_layers(self, layers: Sequence[int]) -> "TokenLayout":
+        """The layout as these layers see it: with their windows alone."""
+        if len({*self.windows}) < 2:
+            return self
+        return replace(self, windows=tuple(self.windows[layer] for layer in layers))
+
     def positions(self, group: str | Group) -> Int[Tensor, "batch place"]:
         """Where the tokens of a group lie in each sample, in order; -1 behind those of a shorter
         one.

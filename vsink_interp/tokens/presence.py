@@ -51,10 +51,17 @@ def refuse_unseen(layout: Any, flow: Flow, *, first_token: bool, generates: bool
         rows[:, layout.prompt_length - 1] = True
     if not (rows & ahead.reached(ahead.may_be(flow.source))).any():
         raise LayoutError(
-            f"'{flow}': no row of {str(flow.target)!r} can see a token of {str(flow.source)!r}, so "
-            "nothing flows there; a flow is written 'source -> target': first the keys, then the "
+            f"'{flow}': no row of {str(flow.target)!r} can see a token of {str(flow.source)!r}"
+            f"{_within(layout)}, so nothing flows there; a flow is written 'source -> target': first the keys, then the "
             f"rows that attend to them. The prompt is: {line(layout, 0)}"
         )
+
+
+def _within(layout: Any) -> str:
+    """What windows there are, if all layers that are asked have one."""
+    wide = [window for window in layout.windows if window is not None]
+    all_have = wide and len(wide) == len(layout.windows)
+    return f" in layers that look {max(wide)} tokens back" if all_have else ""
 
 
 def refuse_blind(
