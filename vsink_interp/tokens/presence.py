@@ -52,8 +52,9 @@ def refuse_unseen(layout: Any, flow: Flow, *, first_token: bool, generates: bool
     if not (rows & ahead.reached(ahead.may_be(flow.source))).any():
         raise LayoutError(
             f"'{flow}': no row of {str(flow.target)!r} can see a token of {str(flow.source)!r}"
-            f"{_within(layout)}, so nothing flows there; a flow is written 'source -> target': first the keys, then the "
-            f"rows that attend to them. The prompt is: {line(layout, 0)}"
+            f"{_within(layout)}, so nothing flows there; a flow is written 'source -> target': "
+            "first the keys, then the rows "
+            f"that attend to them. The prompt is: {line(layout, 0)}"
         )
 
 
