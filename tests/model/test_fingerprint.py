@@ -68,11 +68,13 @@ def test_a_change_after_opening_is_seen(part, change):
 
 def test_the_same_weights_have_the_same_fingerprint(tmp_path):
     lmm = tiny.fresh()
+    before = fingerprint(lmm)
     for folder in ("a", "b"):
         lmm.hf_model.save_pretrained(tmp_path / folder)
         lmm.processor.save_pretrained(tmp_path / folder)
     one, other = (vi.LMM.from_pretrained(tmp_path / folder, check=False) for folder in "ab")
     assert differs(fingerprint(one), fingerprint(other)) == {"model"}
+    assert fingerprint(lmm) == before, "saving changes nothing"
 
 
 @pytest.mark.parametrize("family", ["Qwen3-VL", "InternVL", "Gemma 3", "Idefics3"])

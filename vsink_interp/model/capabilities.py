@@ -6,7 +6,7 @@ decode step; writing the value that was read must not, and the parts of a layer 
 (`identities`). Hook points that fail are no longer offered.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -121,7 +121,9 @@ def check(lmm: Any) -> Capabilities:
     """Try every hook point of an `LMM` on a small image and prompt.
 
     Takes about two forward passes and one decode step per hook point: reading, and writing what
-    was read, are tried at all of them together, and at each alone only if that fails.
+    was read, are tried at all those of layers together, and at each alone only if that fails.
+    Others are tried alone: a module outside the layers may run twice, and be read right only among
+    others.
     """
     encoding = lmm.encode(noise(), PROMPT)
     with torch.no_grad():
@@ -130,10 +132,11 @@ def check(lmm: Any) -> Capabilities:
     family = lmm.hooked.family
     if family.inferred:
         refuse_ahead(lmm, encoding)
+    of_layers = [point for point in offered(lmm, encoding) if point.stack is not None]
     fine = _Fine(
         _parts(lmm, encoding),
-        read=_all_read(lmm, encoding, plain),
-        kept=not changed_by_rewriting(lmm, offered(lmm, encoding), encoding, plain),
+        read=_all_read(lmm, of_layers, encoding, plain),
+        kept=not changed_by_rewriting(lmm, of_layers, encoding, plain),
     )
     return Capabilities(
         type(lmm.hf_model).__name__,
@@ -148,18 +151,19 @@ def check(lmm: Any) -> Capabilities:
 @final
 @dataclass(frozen=True)
 class _Fine:
-    """What trials of all hook points together have shown: which do not add up, what is right."""
+    """What trials of the hook points of layers together have shown: which do not add up, and
+    whether all were right."""
 
     missing: Mapping[str, str]
     read: bool
     kept: bool
 
 
-def _all_read(lmm: Any, encoding: Any, plain: Tensor) -> bool:
-    """Whether all hook points can be read in one run; if not, each is tried by itself."""
+def _all_read(lmm: Any, points: Sequence[HookPoint], encoding: Any, plain: Tensor) -> bool:
+    """Whether hook points can be read in one run; if not, each is tried by itself."""
     probes = [
         Activation(asked_as(point), **place)
-        for point in offered(lmm, encoding)
+        for point in points
         for place in _one_of_each_kind(lmm, point, _layers(lmm, point))
     ]
     try:
@@ -246,14 +250,15 @@ def _try(
         return Capability(point.template, reason=why)
     layers = _layers(lmm, point)
     tests = _tests(lmm, point, encoding, plain, answer)
-    if fine.read:
+    together = point.stack is not None
+    if together and fine.read:
         tests["read"] = lambda _: True
     found, reasons = _outcomes(tests, _one_of_each_kind(lmm, point, layers))
     if missing := fine.missing.get(point.template):
         found["read"] = False
         reasons.insert(0, missing)
-    rewritten = found["write"] and not fine.kept
-    if rewritten and (why := changed_by_rewriting(lmm, [point], encoding, plain)):
+    kept = together and fine.kept
+    if found["write"] and not kept and (why := changed_by_rewriting(lmm, [point], encoding, plain)):
         found["write"] = False
         reasons.append(why)
     return Capability(

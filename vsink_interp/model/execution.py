@@ -209,17 +209,24 @@ def fitted(lmm: Any, graph: EditGraph, encoding: Encoding, *, generates: bool) -
             raise LayoutError(
                 f"{node!r} acts in the vision encoder or projector, and this prompt has no image"
             )
-        node.check(_where_it_acts(lmm, node, encoding.layout), generates=generates)
+        node.check(encoding.layout, generates=generates)
+        _refuse_beyond_windows(lmm, node, encoding.layout, generates=generates)
     if not any(encoding.images):
         _refuse_skipped(lmm, planned)
     return planned
 
 
-def _where_it_acts(lmm: Any, node: Node, layout: TokenLayout) -> TokenLayout:
-    """The layout as the layers of a node see it: what none of them sees it cannot act on."""
+def _refuse_beyond_windows(lmm: Any, node: Node, layout: TokenLayout, *, generates: bool) -> None:
+    """Refuse a node whose rows see none of its keys in its own layers, though in others they do."""
     if node.point.stack != "blocks":
-        return layout
-    return layout.of_layers(node.resolved_layers(lmm.n_layers))
+        return
+    there = layout.of_layers(node.resolved_layers(lmm.n_layers))
+    if there is layout:
+        return
+    for edges in (*node.acts_on, *filter(None, (node.removes,))):
+        there.check_reach(
+            edges.columns, edges.rows, first_token=edges.first_token, generates=generates
+        )
 
 
 def _refuse_unread(lmm: Any, node: Node) -> None:

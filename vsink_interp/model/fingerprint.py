@@ -11,7 +11,11 @@ from torch import Tensor
 ROWS = 8
 """How many rows of each tensor are looked at, spread evenly; every element of a smaller one."""
 PACKAGES = ("torch", "transformers", "nnsight", "vsink-interp")
-VOLATILE = frozenset({"_name_or_path", "transformers_version", "_attn_implementation_autoset"})
+SAVED = ("architectures", "dtype")
+"""What saving a model writes into its configuration; the weights say as much."""
+VOLATILE = frozenset(
+    {"_name_or_path", "transformers_version", "_attn_implementation_autoset", *SAVED}
+)
 
 
 def fingerprint(lmm: Any) -> dict[str, Any]:
