@@ -31,9 +31,8 @@ from variants import answers, attention
 
 from vsink_interp.storage.files import write_text
 
-LAYERS = 4
-ROUNDS = {600: 7, 1200: 4, 3000: 3}
-"""As many as fit into forty minutes of an idle core."""
+LAYERS = {600: 8, 1200: 4, 3000: 4}
+ROUNDS = {600: 7, 1200: 5, 3000: 3}
 QUICK = Size(layers=2)
 
 
@@ -58,8 +57,8 @@ class Setting:
 def settings(tokens: list[int]) -> Iterator[Setting]:
     """What a full run measures: multi-head and grouped-query decoders, and the toy."""
     for n in tokens:
-        yield Setting(f"{n}", ROUNDS[n], Size(layers=LAYERS), n)
-        yield Setting(f"{n}/gqa", ROUNDS[n], Size(layers=LAYERS, kv_heads=4), n)
+        yield Setting(f"{n}", ROUNDS[n], Size(layers=LAYERS[n]), n)
+        yield Setting(f"{n}/gqa", ROUNDS[n], Size(layers=LAYERS[n], kv_heads=4), n)
     yield Setting("toy", 7)
 
 

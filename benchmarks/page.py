@@ -54,8 +54,8 @@ HEAD = """# What it costs
 Time as a ratio to plain SDPA in the same run: 1.00 is the model alone. Given are the median of
 CPU-time ratios over interleaved rounds on one thread and, in parentheses, the smallest and largest.
 *A/A* is plain SDPA against itself: differences within its spread are noise. Decoders have width
-1,024, 16 heads, 4 layers and random weights, in fp32; one token in forty is a planted sink. `make
-bench` measures again. These numbers were measured on two cores shared with
+1,024, 16 heads and random weights (8 layers at 600 tokens, 4 at more), in fp32; one token in forty
+is a planted sink. `make bench` measures again. These numbers were measured on two cores shared with
 other work, which widens the spreads. *Target* was set before measuring and is not met everywhere.
 
 ![Ratios to plain SDPA](assets/benchmarks.png)
