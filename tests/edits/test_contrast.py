@@ -419,3 +419,27 @@ def test_recipes_are_lines_of_it():
     assert recipes.vcd(seed=2) == Contrast("noise", alpha=1.0, beta=0.1, step=500, seed=2)
     assert recipes.icd().prefix == "You are a confused object detector."
     assert recipes.icd("You guess.", alpha=0.5) == Contrast(prefix="You guess.", alpha=0.5)
+
+
+def test_a_prefix_needs_no_image(lmm):
+    """Noise has to be made of an image; a text is contrasted with another text."""
+    asked = tiny.PROMPTS["text"]
+    plain = lmm.generate(*asked, max_new_tokens=1).logits
+    edited = lmm.generate(*asked, Contrast(prefix=PREFIX), max_new_tokens=1).logits
+    assert apart(edited, plain) > 0.1
+    with pytest.raises(vi.LayoutError, match="image"):
+        lmm.generate(*asked, Contrast("noise"), max_new_tokens=1)
+
+
+def test_padding_of_an_image_gets_no_noise():
+    """Each image is spoiled as if it were alone, though a batch pads it right and at the bottom."""
+    edit, sizes = Contrast("noise", seed=2), [(5, 7), (6, 4)]
+    alone = [torch.rand(1, 3, *size) for size in sizes]
+    batch = torch.full((2, 3, 6, 7), 9.0)
+    for pixels, one, (y, x) in zip(batch, alone, sizes, strict=True):
+        pixels[:, :y, :x] = one
+    found = edit.spoiled(batch, [1, 1], areas=sizes)
+    for pixels, one, (y, x) in zip(found, alone, sizes, strict=True):
+        assert apart(pixels[:, :y, :x], noised(one, 2, edit.step, [1])[0]) < 1e-6
+        pixels[:, :y, :x] = 9.0
+    assert torch.equal(found, torch.full_like(found, 9.0))
