@@ -91,7 +91,7 @@ def test_a_measurement_goes_on_from_its_log(sunk, quizzes, found, tmp_path):
     assert resumed.scores[1].right[first].all()
     np.testing.assert_array_equal(resumed.scores[3].right, found.scores[3].right)
     assert len([line for line in rows.read_text().splitlines() if line.endswith("}")]) == 4
-    with pytest.raises(vi.ResultError, match="another sweep"):
+    with pytest.raises(vi.ResultError, match="another measurement"):
         ex.compressed_context(sunk, quizzes, log=rows, keeps=(0.5,))
 
 

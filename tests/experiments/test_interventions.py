@@ -107,11 +107,11 @@ def test_a_log_of_another_sweep_is_refused(sunk, cases, tmp_path):
     rows = tmp_path / "rows.jsonl"
     ex.knockout_sweep(sunk, cases, log=rows, flows=("image -> query",), layers=(0,))
     other = ex.Cases.scenes(3, first_seed=6)
-    with pytest.raises(vi.ResultError, match="another sweep"):
+    with pytest.raises(vi.ResultError, match="another measurement"):
         ex.knockout_sweep(sunk, other, log=rows, flows=("image -> query",), layers=(0,))
     for text in ('{"format": 1, "sett', "[]\n"):
         rows.write_text(text)
-        with pytest.raises(vi.ResultError, match="another sweep"):
+        with pytest.raises(vi.ResultError, match="another measurement"):
             ex.knockout_sweep(sunk, cases, log=rows, flows=("image -> query",), layers=(0,))
 
 

@@ -342,14 +342,14 @@ def test_a_measurement_goes_on_from_its_log(sunk, located, found, tmp_path):
     expected[0, 3, 0] = [1, 2]
     np.testing.assert_array_equal(again.peaks, expected)
     np.testing.assert_array_equal(again.tolerances, 3)
-    with pytest.raises(vi.ResultError, match="another sweep"):
+    with pytest.raises(vi.ResultError, match="another measurement"):
         ex.localisation(sunk, located, log=rows, upsample="nearest")
-    with pytest.raises(vi.ResultError, match="another sweep"):
+    with pytest.raises(vi.ResultError, match="another measurement"):
         ex.localisation(sunk, located[:-1], log=rows)
     before = sunk.sinks
     try:
         sunk.sinks = vi.SinkDims(before.dims, before.tau * 1.1)
-        with pytest.raises(vi.ResultError, match="another sweep"):
+        with pytest.raises(vi.ResultError, match="another measurement"):
             ex.localisation(sunk, located, log=rows)
     finally:
         sunk.sinks = before

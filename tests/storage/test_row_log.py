@@ -103,7 +103,7 @@ def test_a_first_line_that_was_never_finished_is_written_again(path, content):
 )
 def test_a_file_that_is_no_log_is_left_alone(path, head):
     path.write_bytes(head)
-    with pytest.raises(vi.ResultError, match=r"rows\.jsonl belongs to another sweep"):
+    with pytest.raises(vi.ResultError, match=r"rows\.jsonl belongs to another measurement"):
         read(path)
     assert path.read_bytes() == head
 

@@ -37,47 +37,60 @@ class WithAddress(Command):
         return super().parse_args(ctx, found)
 
 
+NameArgument = Annotated[
+    str, typer.Argument(help="`list`, `all`, or one of the list, as in A.fig3b.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="A folder of images, COCO or benchmarks; toy scenes if none."),
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="How many cases of each.", min=1)]
+DrawnSeedOption = Annotated[
+    int, typer.Option("--seed", help="Of what is drawn, and the first toy scene.", min=0)
+]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", metavar="", help="A handful of cases, to see that it works.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--remote",
+        metavar="[ADDRESS]",
+        help="Run on an NDIF server: the address, or the one in nnsight's configuration.",
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", help="A folder for rows and figures; a stopped one goes on.")
+]
+OnOption = Annotated[
+    str, typer.Option("--on", help="`here`, or `ray`: the cluster that Ray finds or starts.")
+]
+ReplicasOption = Annotated[
+    int | None, typer.Option("--replicas", help="On Ray: how many copies of the model.")
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-replica", help="On Ray: how many each has; 1, or 0 for none."),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="As process I of N; then: vsink merge OUT."),
+]
+
+
 def reproduce(
-    name: Annotated[str, typer.Argument(help="`list`, `all`, or one of the list, as in A.fig3b.")],
+    name: NameArgument,
     model: ModelOption = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="A folder of images, COCO or benchmarks; toy scenes if none."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="How many cases of each.", min=1)
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Of what is drawn, and the first toy scene.", min=0)
-    ] = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", metavar="", help="A handful of cases, to see that it works.")
-    ] = False,
-    remote: Annotated[
-        str | None,
-        typer.Option(
-            "--remote",
-            metavar="[ADDRESS]",
-            help="Run on an NDIF server: the address, or the one in nnsight's configuration.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", help="A folder for rows and figures; a stopped one goes on.")
-    ] = Path("reproduced"),
-    on: Annotated[
-        str, typer.Option("--on", help="`here`, or `ray`: the cluster that Ray finds or starts.")
-    ] = "here",
-    replicas: Annotated[
-        int | None, typer.Option("--replicas", help="On Ray: how many copies of the model.")
-    ] = None,
-    gpus: Annotated[
-        float | None,
-        typer.Option("--gpus-per-replica", help="On Ray: how many each has; 1, or 0 for none."),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", metavar="I/N", help="As process I of N; then: vsink merge OUT."),
-    ] = None,
+    data: DataOption = None,
+    limit: LimitOption = None,
+    seed: DrawnSeedOption = 0,
+    quick: QuickOption = False,
+    remote: AddressOption = None,
+    out: OutOption = Path("reproduced"),
+    on: OnOption = "here",
+    replicas: ReplicasOption = None,
+    gpus: GpusOption = None,
+    shard: ShardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a figure or table of either paper anew, beside what was published."""

@@ -66,11 +66,6 @@ class DropKeys(CacheEdit):
 
     @property
     @override
-    def removes(self) -> Edges | None:
-        return None if self.needs_phi else self.takes
-
-    @property
-    @override
     def takes(self) -> Edges:
         # What is generated later stays, whatever the group is called, as in "~image".
         unions = parse_group(self.group).unions

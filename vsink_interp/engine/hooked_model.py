@@ -24,6 +24,7 @@ from ..families import (
 )
 from ..graph import HOOKS, HookPoint, find_hook
 from ..kernels import softcapped
+from .layer_config import layer_kinds, per_layer, windows_of
 from .linear_map import Asked, LinearMap, linear_map
 from .own_attention import attention_functions
 from .placement import execution_device
@@ -68,7 +69,7 @@ class HookedModel:
             taps_by_layer=tuple(
                 family.layer_taps or layer_taps_of(kind, layer) for layer in self.layers
             ),
-            windows=_windows(self.config, self.kinds),
+            windows=windows_of(self.config, self.kinds),
             logits_scale=logits_scale_of(hf_model),
             sight=sight_of(self.config, family.sight),
         )
@@ -129,9 +130,9 @@ class HookedModel:
     def head_sizes(self) -> tuple[dict[str, int], ...]:
         """For each layer the number of query heads, that of key heads, and the width of a head."""
         heads = self.config.num_attention_heads
-        keys = _per_layer(self.config, "num_key_value_heads", heads, self.n_layers)
+        keys = per_layer(self.config, "num_key_value_heads", heads, self.n_layers)
         width = self.config.hidden_size // heads
-        widths = _per_layer(self.config, "head_dim", width, self.n_layers)
+        widths = per_layer(self.config, "head_dim", width, self.n_layers)
         each = zip(keys, widths, strict=True)
         return tuple({"head": heads, "kv_head": n, "d_head": wide} for n, wide in each)
 
@@ -373,31 +374,3 @@ def _layers_at(hf_model: Any, path: str) -> Any:
             f"there are no decoder layers at {path} ({error}). A family is one file: see "
             "docs/adding-a-family.md"
         ) from None
-
-
-def _per_layer(config: Any, name: str, default: int, n_layers: int) -> list[int]:
-    """What a configuration says for each layer.
-
-    Where layers differ, transformers refuses to read one value for all of them.
-    """
-    try:
-        return [getattr(config, name, None) or default] * n_layers
-    except RuntimeError:
-        return [getattr(config.per_layer_config[layer], name) for layer in range(n_layers)]
-
-
-def layer_kinds(config: Any, layers: Any) -> tuple[str, ...]:
-    """How each decoder layer attends, in transformers' words: `full_attention` and others."""
-    # A window without `layer_types` (Mistral) holds for every layer.
-    window = getattr(config, "sliding_window", None)
-    plain = "full_attention" if window is None else "sliding_attention"
-    kinds = list(getattr(config, "layer_types", None) or [plain] * len(layers))
-    for layer in getattr(config, "cross_attention_layers", None) or ():
-        kinds[layer] = "cross_attention"
-    return tuple(kinds)
-
-
-def _windows(config: Any, kinds: tuple[str, ...]) -> tuple[int | None, ...]:
-    """The width of each layer's sliding window, the row itself included; empty if there is none."""
-    sliding = [kind == "sliding_attention" for kind in kinds]
-    return tuple(int(config.sliding_window) if s else None for s in sliding) if any(sliding) else ()

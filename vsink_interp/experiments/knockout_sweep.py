@@ -129,8 +129,8 @@ def knockout_sweep(
     - `log`: a JSONL file to which answers are written; an interrupted sweep continues from it.
     - `tick`: called in the place of a progress bar, after each batch under each cut.
 
-    **Raises:** `ResultError` if `log` belongs to another sweep; `InputError` for a window that does
-    not fit into the model.
+    **Raises:** `ResultError` if `log` belongs to another measurement; `InputError` for a window
+    that does not fit into the model.
     """
     chosen, flows = _starts(lmm, layers, window), _listed(flows)
     steps = [None, *((flow, layer) for flow in flows for layer in chosen)]

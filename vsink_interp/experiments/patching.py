@@ -135,7 +135,7 @@ def patching(
 
     **Raises:** `InputError` if both inputs get the same answer, so that there is no difference to
     recover; `LayoutError` if a segment has different lengths in the two prompts; `NotationError` by
-    head for a hook point without heads; `ResultError` if `log` belongs to another sweep.
+    head for a hook point without heads; `ResultError` if `log` belongs to another measurement.
     """
     hook = hook or ("attn.hook_z" if by == "head" else "hook_resid_pre")
     refuse_odd(by, hook, segments, rows)

@@ -7,15 +7,14 @@ from .address import (
     short_name as short_name,
     split_hook as split_hook,
 )
+from .extent import Edges as Edges, Sizes as Sizes
 from .graph import (
     CacheEdit as CacheEdit,
-    Edges as Edges,
     Edit as Edit,
     EditGraph as EditGraph,
     Graphlike as Graphlike,
     Node as Node,
     Probe as Probe,
-    Sizes as Sizes,
     TokenOf as TokenOf,
     as_graph as as_graph,
 )

@@ -3,9 +3,9 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, final, overload
+from typing import Any, ClassVar, TypeAlias, overload
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -16,46 +16,11 @@ from ..storage import entry, read_json, reading, refuse_format, write_text
 from ..tokens import TokenLayout
 from . import drawing
 from .address import settle
+from .extent import Edges, Sizes
 from .hook_points import CACHE, ORDER, HookPoint, find_hook
 from .index_notation import Layers, resolve, resolve_layers
 from .saved import from_plain, to_plain
 from .site import Site
-
-
-@final
-@dataclass(frozen=True)
-class Edges:
-    """Edges of attention, known before the run.
-
-    **Attributes:**
-
-    - `rows`: the group of query rows; `first_token` counts the last prompt row as generated.
-    - `columns`: the group of keys.
-    - `heads`: the query heads; None is all of them.
-    """
-
-    rows: str
-    columns: str
-    first_token: bool = False
-    heads: tuple[int, ...] | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a model: layers, query heads, width of the residual stream, key heads.
-
-    `learned_sinks` are the layers whose softmax has a learned sink for every head; `no_register`
-    says why no token can be added to the patches of the vision encoder, if none can.
-    """
-
-    n_layers: int
-    n_heads: int
-    d_model: int
-    n_kv_heads: int = 0
-    learned_sinks: tuple[int, ...] = ()
-    no_register: str = ""
-
 
 TokenOf: TypeAlias = Callable[[str | int], int]
 """From a word, or an id, to the id of the one token that it is."""
@@ -224,8 +189,8 @@ class CacheEdit(Node):
 
     @property
     def takes(self) -> Edges | None:
-        """As `removes`, but also for groups whose sinks are known only during the run."""
-        return self.removes
+        """The edges that later rows lose, also of groups whose sinks only the run knows."""
+        return None
 
     @abstractmethod
     def dropped(self, site: Site) -> Bool[Tensor, "batch key"]:

@@ -7,7 +7,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..errors import CapabilityError
-from .graph import Edit, EditGraph, Node, Probe, Sizes
+from .extent import Sizes
+from .graph import Edit, EditGraph, Node, Probe
 from .hook_points import CACHE, HookPoint, find_hook
 from .index_notation import Layers
 from .site import Site

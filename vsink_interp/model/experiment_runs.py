@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, final, overload
+from typing import Any, Final, TypeVar, final
 
 from typing_extensions import override
 
@@ -34,34 +34,6 @@ TURNS: Final = 4
 """How often a replica takes steps by default: seldom enough to spare what comes before them."""
 
 
-@overload
-def run_experiment(
-    experiment: Callable[..., R],
-    lmm: LMM | Opener,
-    *,
-    log: str | Path | None = None,
-    on: str = "here",
-    replicas: int | None = None,
-    gpus_per_replica: float | int | None = None,
-    shard: None = None,
-    chunk: int | None = None,
-    attempts: int | None = None,
-    tick: Tick | None = None,
-) -> R: ...
-@overload
-def run_experiment(
-    experiment: Callable[..., R],
-    lmm: LMM | Opener,
-    *,
-    log: str | Path | None = None,
-    on: str = "here",
-    replicas: int | None = None,
-    gpus_per_replica: float | int | None = None,
-    shard: Shard,
-    chunk: int | None = None,
-    attempts: int | None = None,
-    tick: Tick | None = None,
-) -> None: ...
 def run_experiment(
     experiment: Callable[..., R],
     lmm: LMM | Opener,
@@ -74,7 +46,7 @@ def run_experiment(
     chunk: int | None = None,
     attempts: int | None = None,
     tick: Tick | None = None,
-) -> R | None:
+) -> R | Any:
     """Measure an experiment, a reproduction or an evaluation with several copies of a model.
 
     What it keeps in its `log` step by step (a batch of cases, a cut, an image) is shared out. Every

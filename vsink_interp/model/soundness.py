@@ -124,11 +124,14 @@ def refuse_nan(hooked: Any, encoding: Encoding, graph: EditGraph, logits: Tensor
     """
     if not logits[:, -1].isnan().any():
         return
+    alone = ""
     if not hooked.weightless and encoding.cached_prefix is None:
         _refuse_model(hooked, encoding)
+        alone = ", and those of the model alone are"
     raise CapabilityError(
-        f"the logits under {graph!r} are not numbers, and those of the model alone are: an edit "
-        "makes values that are too large for its precision, or leaves a row nothing to attend to"
+        f"the logits under {graph!r} are not numbers{alone}: an edit, or the model where the graph "
+        "has none, makes values too large for its precision (load it in float32 or bfloat16), or a "
+        "row is left nothing to attend to"
     )
 
 

@@ -209,6 +209,6 @@ def refuse_about(path: Path, known: Mapping[str, Any], about: Mapping[str, Any])
 
 def _other(path: Path, why: str) -> ResultError:
     return ResultError(
-        f"{path} belongs to another sweep, and its rows were not made by this call ({why}); name "
-        "another file or folder, or ask for the same again"
+        f"{path} belongs to another measurement, and its rows were not made by this call ({why}); "
+        "name another file or folder, or ask for the same again"
     )

@@ -53,8 +53,7 @@ def refuse_unseen(layout: Any, flow: Flow, *, first_token: bool, generates: bool
         raise LayoutError(
             f"'{flow}': no row of {str(flow.target)!r} can see a token of {str(flow.source)!r}"
             f"{_within(layout)}, so nothing flows there; a flow is written 'source -> target': "
-            "first the keys, then the rows "
-            f"that attend to them. The prompt is: {line(layout, 0)}"
+            f"first the keys, then the rows that attend to them. The prompt is: {line(layout, 0)}"
         )
 
 
