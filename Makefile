@@ -88,7 +88,7 @@ decoders: $(VENV)/.core ## text decoders of transformers inside a tiny LLaVA; in
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/decoders.py
 
 bench: $(VENV)/.core ## what edits and probes cost, against the plain model; into docs/benchmarks.md
-	$(call say,"Timing attention: about an hour on one idle core; goes on where it was stopped.")
+	$(call say,"Timing attention: about 80 minutes on an idle machine; goes on where it was stopped.")
 	$(BIN)/python benchmarks/attention.py --json benchmarks/figures.json --write
 
 compare: $(VENV)/.core ## interventions off and on over the toy benchmark, into docs/evaluation.md

@@ -5,7 +5,8 @@
 is done waits in `FILE.part`, which becomes `FILE` at the end; delete it to begin anew. `--quick`
 measures a small decoder at 600 tokens in under a minute. A key of the figures is
 `<feature>@<tokens>`, with `/gqa` behind it where four key heads serve sixteen query heads, or
-`<feature>@toy` for whole answers of the toy LMM.
+`<feature>@toy` and `<feature>@small` for whole answers of the toy and, where `vsink small install`
+was run, of the small LMM; `<feature>@<tokens>x<batch>/growth` for a prefill of batches.
 
 `--device cuda` measures a decoder of a 7B's size instead (32 layers of width 4,096, bf16, random
 weights; 32 key heads, or 8 with `/gqa`): seconds of the clock, memory that torch allocates, and how
@@ -19,54 +20,79 @@ rounds of CPU-time ratios. `aa` is plain SDPA entered twice: what is smaller tha
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 from measure import Figures, Variants, measure
-from models import GRIDS, SEVEN_B, Size, build, prompt, toy
+from models import (
+    GRIDS,
+    IMAGES,
+    SEVEN_B,
+    Size,
+    build,
+    describing,
+    many_images,
+    narrow,
+    prompt,
+)
 from page import report, write
-from variants import answers, attention
+from variants import answers, attention, growth
 
+import vsink_interp as vi
+from vsink_interp.small.packages import installed
 from vsink_interp.storage.files import write_text
 
 LAYERS = {600: 8, 1200: 4, 3000: 4}
 ROUNDS = {600: 7, 1200: 5, 3000: 3}
 QUICK = Size(layers=2)
+BATCHES = (1, 4, 16)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One model and prompt, with the mark that its figures carry."""
+    """What makes the variants of one model and prompt, and the mark that their figures carry."""
 
     mark: str
     rounds: int
-    size: Size | None = None
-    tokens: int = 0
-    device: str = "cpu"
-
-    def variants(self) -> Variants:
-        """Every variant of this setting, ready to run."""
-        if self.size is None:
-            return answers(*toy())
-        lmm = build(self.tokens, self.size, device=self.device)
-        return attention(lmm, prompt(lmm, self.tokens))
+    variants: Callable[[], Variants]
 
 
 def settings(tokens: list[int]) -> Iterator[Setting]:
-    """What a full run measures: multi-head and grouped-query decoders, and the toy."""
+    """What a full run measures: decoders, growth over batches and prompts, whole answers."""
     for n in tokens:
-        yield Setting(f"{n}", ROUNDS[n], Size(layers=LAYERS[n]), n)
-        yield Setting(f"{n}/gqa", ROUNDS[n], Size(layers=LAYERS[n], kv_heads=4), n)
-    yield Setting("toy", 7)
+        yield Setting(f"{n}", ROUNDS[n], partial(decoder, n, Size(layers=LAYERS[n])))
+        grouped = Size(layers=LAYERS[n], kv_heads=4)
+        yield Setting(f"{n}/gqa", ROUNDS[n], partial(decoder, n, grouped))
+    yield Setting("toy", 41, lambda: answers(*describing(vi.LMM.toy()), tokens=17))
+    if installed():
+        yield Setting("small", 15, lambda: answers(*describing(vi.LMM.small()), tokens=24))
+    for n, batch in product(IMAGES, BATCHES):
+        rounds = min(7, max(3, 100_000 // (n * batch)))
+        yield Setting(f"{n}x{batch}/growth", rounds, partial(grown, n, batch))
 
 
 def on_gpu(tokens: list[int]) -> Iterator[Setting]:
     """A 7B's shapes."""
     for n in tokens:
-        yield Setting(f"{n}/cuda", 5, SEVEN_B, n, "cuda")
-        yield Setting(f"{n}/gqa/cuda", 5, replace(SEVEN_B, kv_heads=8), n, "cuda")
+        grouped = replace(SEVEN_B, kv_heads=8)
+        yield Setting(f"{n}/cuda", 5, partial(decoder, n, SEVEN_B, "cuda"))
+        yield Setting(f"{n}/gqa/cuda", 5, partial(decoder, n, grouped, "cuda"))
+
+
+def decoder(tokens: int, size: Size, device: str = "cpu") -> Variants:
+    """Prefill and decode steps of one decoder."""
+    lmm = build(tokens, size, device=device)
+    return attention(lmm, prompt(lmm, tokens))
+
+
+def grown(tokens: int, batch: int) -> Variants:
+    """A prefill of a batch of long prompts."""
+    lmm = narrow()
+    return growth(lmm, many_images(lmm, IMAGES[tokens], batch))
 
 
 def measured(chosen: Iterable[Setting], kept: Path | None) -> Figures:
@@ -103,7 +129,7 @@ def main() -> None:
         parser.error("--device cuda wants a GPU, and keeps its figures with --json, not --write")
     torch.set_num_threads(options.threads)
     every = on_gpu if options.device == "cuda" else settings
-    quick = Setting("600", 2, QUICK, 600, options.device)
+    quick = Setting("600", 2, partial(decoder, 600, QUICK, options.device))
     chosen = [quick] if options.quick else every(options.tokens)
     figures = measured(chosen, options.json)
     sys.stdout.write(report(figures))

@@ -83,6 +83,7 @@ def _figure(own: list[float], base: list[float], again: list[float]) -> dict[str
         "aa": statistics.median(twice),
         "aa_least": min(twice),
         "aa_largest": max(twice),
+        "base_seconds": statistics.median(base),
     }
 
 

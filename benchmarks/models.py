@@ -19,6 +19,8 @@ import vsink_interp as vi
 
 GRIDS = {600: 24, 1200: 34, 3000: 54}
 """Image patches a side, for a prompt of about this many tokens."""
+IMAGES = {582: 1, 2_886: 5, 12_102: 21}
+"""Images of 576 patches, for a prompt of this many tokens."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,26 @@ def plant(lmm: vi.LMM, tokens: int) -> vi.SinkDims:
     return vi.SinkDims(dims, float(phi.quantile(0.975)), source="planted for a benchmark")
 
 
-def toy() -> tuple[vi.LMM, vi.Encoding]:
-    """The toy LMM and a scene to describe; it always says as many words."""
-    lmm = vi.LMM.toy()
+def describing(lmm: vi.LMM) -> tuple[vi.LMM, vi.Encoding]:
+    """An LMM and a scene to describe; it always says as many words."""
     lmm.hf_model.generation_config.eos_token_id = None
     lmm.sinks  # noqa: B018 (found now, not while the clock runs)
     return lmm, lmm.encode(vi.toy.scene(0).image, "describe the image")
+
+
+def narrow() -> vi.LMM:
+    """Two narrow layers, so that long prompts fit; costs beside attention weigh the more."""
+    lmm = build(600, Size(width=128, heads=4, kv_heads=4, layers=2))
+    lmm.sinks = vi.SinkDims((3, 17), 6.0)
+    return lmm
+
+
+def many_images(lmm: vi.LMM, n_images: int, batch: int = 1) -> vi.Encoding:
+    """The same prompt about so many images, so many times."""
+    side = GRIDS[600] * 4
+    shown = [
+        np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        for seed in range(n_images)
+    ]
+    text = "<s> " + "<image> " * n_images + "w1 w2 w3 w4 w5"
+    return lmm.encode([shown] * batch, [text] * batch, chat=False)

@@ -2,14 +2,15 @@
 
     python -m benchmarks.scale driver --count 20000    # memory of the process that leads
     python -m benchmarks.scale ray --count 400         # one process against two replicas on Ray
+    python -m benchmarks.scale experiment --count 100  # a sweep by one process, by two replicas
     python -m benchmarks.scale prompts                 # many images, tiles, frames
-    python -m benchmarks.scale batches                 # batches of 1, 4, 16; 600 to 12,000 tokens
     python -m benchmarks.scale tables --count 10000    # writing and reading Parquet tables
 
 `--write` puts what is printed into docs/scale.md.
 """
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -17,12 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import vsink_interp as vi
+import vsink_interp.experiments as ex
 from benchmarks.marked import write_table
 from benchmarks.measure import peak, timed
+from benchmarks.models import many_images, narrow
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 CHUNK = 8
@@ -139,8 +141,39 @@ def on_ray(count):
     )
 
 
-def noise(seed, side):
-    return np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+def swept(cases, opener, **on):
+    """Seconds of the clock of a whole sweep, start of replicas and all, and its table."""
+    sweep = functools.partial(ex.knockout_sweep, cases=cases)
+    began = time.monotonic()
+    found = vi.run_experiment(sweep, opener, tick=lambda *_: None, **on)
+    return time.monotonic() - began, found.to_pandas()
+
+
+def experiment(count):
+    """A sweep by one process and by two replicas, in turns."""
+    import ray
+
+    cases, rounds = ex.Cases.scenes(count), []
+    with tempfile.TemporaryDirectory() as name:
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "HOME": name}
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+        on = {"on": "ray", "gpus_per_replica": 0, "replicas": 2}
+        for _ in range(3):
+            there, shared = swept(cases, open_toy, log=Path(name) / "there", **on)
+            here, alone = swept(cases, open_toy())
+            (Path(name) / "there").unlink()
+            assert shared.equals(alone), "rows differ"
+            rounds.append((here, there))
+            print(rounds[-1], flush=True)
+        ray.shutdown()
+    ratios = sorted(here / there for here, there in rounds)
+    here, there = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return (
+        f"`knockout_sweep` of {count} scenes ({len(alone)} cuts) took {here:.0f} s in one process, "
+        f"and {there:.0f} s by two replicas whose start and opening of the model are counted: "
+        f"{ratios[1]:.2f} times as fast ({ratios[0]:.2f} to {ratios[2]:.2f} over three rounds), "
+        "with equal tables."
+    )
 
 
 GRAPHS = {
@@ -149,50 +182,6 @@ GRAPHS = {
     "`Knockout`": vi.Knockout("image -> query"),
     "`VAR`": vi.VAR(),
 }
-
-
-def narrow():
-    """Two narrow layers, so that long prompts fit; costs beside attention weigh the more."""
-    from benchmarks.models import Size, build
-
-    lmm = build(600, Size(width=128, heads=4, kv_heads=4, layers=2))
-    lmm.sinks = vi.SinkDims((3, 17), 6.0)
-    return lmm
-
-
-def asked(lmm, n_images, batch):
-    """The same prompt about so many images, so many times."""
-    from benchmarks.models import GRIDS
-
-    shown = [noise(n, GRIDS[600] * 4) for n in range(n_images)]
-    text = "<s> " + "<image> " * n_images + "w1 w2 w3 w4 w5"
-    return lmm.encode([shown] * batch, [text] * batch, chat=False)
-
-
-def batches(_):
-    """CPU time of a prefill over batch and prompt: each against itself at a batch of one."""
-    lmm, rows = narrow(), []
-    for n_images in (1, 5, 21):
-        for batch in (1, 4, 16):
-            encoding = asked(lmm, n_images, batch)
-            best = dict.fromkeys(GRAPHS, float("inf"))
-            for turn in range(1 + max(3, 48 // (n_images * batch))):
-                for name, graph in GRAPHS.items():
-                    seconds = timed(lambda e=encoding, g=graph: lmm.run(e, graph=g))
-                    best[name] = min(best[name], seconds) if turn else best[name]
-            plain, *ours = best.values()
-            rows.append(
-                [
-                    f"{encoding.layout.length:,}",
-                    batch,
-                    f"{1000 * plain / batch:,.0f} ms",
-                    f"{batch / plain:.2f}",
-                    *(f"{one / plain:.2f}" for one in ours),
-                ]
-            )
-            print(rows[-1], flush=True)
-    head = ["tokens", "batch", "plain, a prompt", "prompts a second", *list(GRAPHS)[1:]]
-    return table(head, rows)
 
 
 def prompts(_):
@@ -205,7 +194,7 @@ def prompts(_):
         (11, "11 (as 32 frames of 196)"),
         (20, "20"),
     ):
-        encoding = asked(lmm, n_images, 1)
+        encoding = many_images(lmm, n_images)
         tokens, line = encoding.layout.length, []
         for name, graph in GRAPHS.items():
             run = lambda e=encoding, g=graph: lmm.generate(e, graph=g, max_new_tokens=1)  # noqa: E731
@@ -255,7 +244,13 @@ def tables(count):
     )
 
 
-WORK = {"driver": driver, "ray": on_ray, "prompts": prompts, "batches": batches, "tables": tables}
+WORK = {
+    "driver": driver,
+    "ray": on_ray,
+    "experiment": experiment,
+    "prompts": prompts,
+    "tables": tables,
+}
 
 
 def main():

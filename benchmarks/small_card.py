@@ -4,6 +4,12 @@
 
 adds the figures of that form to `benchmarks/small_figures.json` and writes
 `docs/small-model-card.md` anew. `--write` alone writes the card of what was measured before.
+
+    python benchmarks/small_card.py --run FOLDER --name control
+    python -m vsink_interp.small.export FOLDER control --out control.safetensors
+    python benchmarks/small_card.py --form control --adapter control.safetensors
+
+do the same for a training run: its log, and what it made.
 """
 
 import argparse
@@ -11,6 +17,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import small_runs
 import torch
 
 import vsink_interp as vi
@@ -156,6 +163,8 @@ def cell(value):
 def card(figures):
     """The card: its text, then the tables of every form measured."""
     parts = [section(form, found) for form, found in figures.items() if "sinks" in found]
+    if runs := figures.get("runs"):
+        parts.append(small_runs.section(runs))
     seeds = figures.get("projections")
     if seeds:
         rows = [(seed, *(number(value, 1) for value in found)) for seed, found in seeds.items()]
@@ -175,14 +184,17 @@ def main():
     parser.add_argument("--adapter", type=Path, help="another adapter's file, such as a control's")
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--projections", type=Path, help="count sinks by projection, of this run")
+    parser.add_argument("--run", type=Path, help="read the log of this training run")
     parser.add_argument("--name", help="what to call it in the card; the form by default")
     parser.add_argument("--resume", action="store_true", help="measure what is not kept yet")
     parser.add_argument("--write", action="store_true", help="write the card of earlier figures")
     asked = parser.parse_args()
-    if not (asked.form or asked.projections or asked.write):
-        parser.error("what to do? --form FORM, --projections FOLDER or --write")
-    if not asked.form and (asked.adapter or asked.name or asked.resume):
-        parser.error("--adapter, --name and --resume want --form FORM")
+    if not (asked.form or asked.projections or asked.run or asked.write):
+        parser.error("what to do? --form FORM, --projections FOLDER, --run FOLDER or --write")
+    if not asked.form and (asked.adapter or asked.resume):
+        parser.error("--adapter and --resume want --form FORM")
+    if asked.run and not asked.name:
+        parser.error("--run FOLDER wants --name NAME")
     torch.set_num_threads(1)
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     if asked.projections:
@@ -190,6 +202,8 @@ def main():
 
         held = Held.of(vi.LMM.small("aligned"), PROJECTED)
         known["projections"] = projections(held, asked.projections)
+    if asked.run:
+        known.setdefault("runs", {})[asked.name] = small_runs.read(asked.run)
     name = asked.name or asked.form
     if asked.form:
         if asked.adapter:

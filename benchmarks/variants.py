@@ -84,18 +84,28 @@ def attention(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
     }
 
 
-def answers(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
-    """Whole answers, image and all."""
+def answers(lmm: vi.LMM, encoding: vi.Encoding, tokens: int) -> Variants:
+    """Whole answers of so many tokens, image and all."""
 
     def plain() -> float:
-        return timed(lambda: _decode_plain(lmm, encoding, None))
+        return timed(lambda: _decode_plain(lmm, encoding, None, tokens))
 
     def ours(graph: vi.EditGraph | None) -> float:
-        return timed(lambda: lmm.generate(encoding, graph=graph, max_new_tokens=STEPS + 1))
+        return timed(lambda: lmm.generate(encoding, graph=graph, max_new_tokens=tokens))
 
     found = {"plain": Variant(plain, "plain")}
     return found | {
         f"{name}-answer": Variant(partial(ours, graph), "plain") for name, graph in ANSWERS.items()
+    }
+
+
+def growth(lmm: vi.LMM, encoding: vi.Encoding) -> Variants:
+    """A prefill under the graphs whose costs should grow as attention's do."""
+    graphs = {"probe": MASS, "knockout": vi.Knockout("image -> query"), "var": VAR}
+    found = {"plain": Variant(partial(_forward, lmm, encoding), "plain")}
+    return found | {
+        f"{name}-growth": Variant(partial(_ours, lmm, encoding, graph), "plain")
+        for name, graph in graphs.items()
     }
 
 
@@ -115,11 +125,13 @@ def _generate(lmm: vi.LMM, encoding: vi.Encoding) -> float:
     return clock.decode
 
 
-def _decode_plain(lmm: vi.LMM, encoding: vi.Encoding, clock: Clock | None) -> None:
+def _decode_plain(
+    lmm: vi.LMM, encoding: vi.Encoding, clock: Clock | None, tokens: int = STEPS + 1
+) -> None:
     # `Run` holds the logits, so plain generation keeps them too.
     lmm.hf_model.generate(
         **_inputs(lmm, encoding),
-        max_new_tokens=STEPS + 1,
+        max_new_tokens=tokens,
         do_sample=False,
         pad_token_id=0,
         streamer=clock,

@@ -240,13 +240,15 @@ def sinks_a_scene(parts: Parts, image: Tensor, lora: Lora | None) -> str:
     return " ".join(f"{(values >= 20).float().sum(1).mean():.1f}" for values in phi)
 
 
-def train(out: Path, recipe: Recipe, *, save_every: int = 100, look_every: int = 200) -> None:
+def train(
+    out: Path, recipe: Recipe, *, save_every: int = 100, look_every: int = 200, threads: int = 1
+) -> None:
     """Train, or go on training, in a folder.
 
     **Raises:** `InputError` if it holds a run of another recipe.
     """
     recipe.keep(out / "recipe.json")
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     parts = Parts.load()
     projector, statistics = _aligned(parts, recipe, out)
     trainee = Trainee.of(projector, Lora(parts.model.config))
@@ -334,6 +336,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--projection", type=int, default=0)
     parser.add_argument("--control", action="store_true", help="train the projector freely")
+    parser.add_argument("--threads", type=int, default=1, help="CPU cores, 1 by default")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
@@ -349,7 +352,7 @@ def main() -> None:
         lower_until=1.0 if asked.control else Recipe().lower_until,
     )
     log.info("%s", recipe)
-    train(asked.out, recipe)
+    train(asked.out, recipe, threads=asked.threads)
 
 
 if __name__ == "__main__":
