@@ -147,11 +147,11 @@ def missed(figures: Figures) -> str:
         target = _allowed(name, mark)
         if target is not None and round(one["ratio"], 2) > target:
             found.setdefault(name, []).append(f"{mark}: {one['ratio']:.2f} for {target:.2f}")
-    lines = [
-        f"- {WHAT[name]} ({_phase(name)}): {', '.join(cells)}. {_sentence(name)}.\n"
-        for name, cells in found.items()
-    ]
-    return MISSED + "".join(lines)
+    reasons: dict[str, list[str]] = {}
+    for name, cells in found.items():
+        line = f"    - {WHAT[name]} ({_phase(name)}): {', '.join(cells)}\n"
+        reasons.setdefault(_sentence(name), []).append(line)
+    return MISSED + "".join(f"- {why}.\n{''.join(lines)}" for why, lines in reasons.items())
 
 
 def _sentence(name: str) -> str:

@@ -3,6 +3,7 @@
     python -m benchmarks.scale driver --count 20000    # memory of the process that leads
     python -m benchmarks.scale ray --count 400         # one process against two replicas on Ray
     python -m benchmarks.scale experiment --count 100  # a sweep by one process, by two replicas
+    python -m benchmarks.scale sweep --count 50        # a sweep by size of batch
     python -m benchmarks.scale prompts                 # many images, tiles, frames
     python -m benchmarks.scale tables --count 10000    # writing and reading Parquet tables
 
@@ -10,6 +11,7 @@
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import shutil
@@ -176,6 +178,27 @@ def experiment(count):
     )
 
 
+def sweep(count):
+    """CPU time of a sweep by size of batch, against plain answers of the same batches."""
+    lmm, rows = open_toy(), []
+    cuts = {"flows": ["image -> generated"], "layers": [0, 2, 4, 6]}
+    for size in (1, 8, 50):
+        cases = dataclasses.replace(ex.Cases.scenes(count), batch_size=size)
+        batches = [
+            lmm.encode(list(cases.images[at : at + size]), list(cases.prompts[at : at + size]))
+            for at in range(0, count, size)
+        ]
+        ours = timed(lambda: ex.knockout_sweep(lmm, cases, tick=lambda *_: None, **cuts)) / 5  # noqa: B023
+        plain = sum(
+            timed(lambda: lmm.hf_model.generate(**one.inputs, max_new_tokens=cases.max_new_tokens))  # noqa: B023
+            for one in batches
+        )
+        rows.append([size, f"{ours:.2f} s", f"{plain:.2f} s", f"{ours / plain:.2f}"])
+        print(rows[-1], flush=True)
+    head = ["batch", "`knockout_sweep`, a cut", "plain answers", "ratio"]
+    return f"{count} scenes, CPU time:\n\n{table(head, rows)}"
+
+
 GRAPHS = {
     "plain": None,
     "`SegmentMass`": vi.probes.SegmentMass(rows="query"),
@@ -248,6 +271,7 @@ WORK = {
     "driver": driver,
     "ray": on_ray,
     "experiment": experiment,
+    "sweep": sweep,
     "prompts": prompts,
     "tables": tables,
 }
