@@ -81,7 +81,7 @@ FIXED = (
 REASONS = {
     "var-decode": FIXED,
     "probe-decode": "a probe leaves the model's own attention and its logits as they are to the "
-    "last bit, so it reads the keys a second time",
+    "last bit, so it reads the keys a second time; in short prompts a fixed time counts more",
     "probe-all-rows": "a probe leaves the model's own attention as it is, so every pattern is "
     "computed a second time",
     "dropped-decode": "a step still reads all weights, whatever the cache holds",
