@@ -193,6 +193,8 @@ def main():
         parser.error("what to do? --form FORM, --projections FOLDER, --run FOLDER or --write")
     if not asked.form and (asked.adapter or asked.resume):
         parser.error("--adapter and --resume want --form FORM")
+    if asked.name and not (asked.form or asked.run):
+        parser.error("--name wants --form FORM or --run FOLDER")
     if asked.run and not asked.name:
         parser.error("--run FOLDER wants --name NAME")
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """The card of the small LMM: written from the kept figures, with every notice that it needs."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,15 +14,13 @@ from vsink_interp.small.model import adapters, default_form
 ROOT = Path(vsink_interp.__file__).parents[1]
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("small_card", ROOT / "benchmarks/small_card.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def card(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("small_card")
 
 
-def test_the_card_holds_the_kept_figures():
-    card = script()
+def test_the_card_holds_the_kept_figures(card):
     figures = json.loads(card.FIGURES.read_text())
     assert card.card(figures) == card.CARD.read_text(), "python benchmarks/small_card.py --write"
     assert set(adapters()) <= figures.keys(), "a form that ships was measured"
@@ -33,14 +31,17 @@ def test_the_card_holds_the_kept_figures():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ([], "--form FORM, --projections FOLDER or --write"),
+        ([], "--form FORM, --projections FOLDER, --run FOLDER or --write"),
+        (["--write", "--name", "control"], "--name wants"),
+        (["--run", "a folder"], "wants --name"),
         (["--write", "--adapter", "a"], "want --form"),
         (["--write", "--resume"], "want --form"),
         (["--form", "aligned", "--resume", "--scenes", "7"], "is of --scenes 100"),
     ],
 )
-def test_the_card_refuses_what_would_do_nothing_or_mix_figures(asked, said, monkeypatch, capsys):
-    card = script()
+def test_the_card_refuses_what_would_do_nothing_or_mix_figures(
+    asked, said, card, monkeypatch, capsys
+):
     before = card.FIGURES.read_bytes()
     monkeypatch.setattr(sys, "argv", ["small_card.py", *asked])
     monkeypatch.setattr(card.vi.LMM, "small", lambda _: None)
@@ -61,3 +62,23 @@ def test_what_ships_is_small_and_says_its_licences():
     assert "Apache License" in (adapters_dir / "LICENSE-APACHE-2.0.txt").read_text()
     free = ("CC0", "public domain")
     assert all(licence.endswith(free) for licence in scenes.PHOTOS.values())
+
+
+def test_a_run_is_read_from_its_log(card, tmp_path):
+    (tmp_path / "train.log").write_text(
+        "2026-01-01 00:00:00,000 aligned: sinks 11.5 3.3 2.4\n"
+        "2026-01-01 00:00:00,000 step 200  answers 0.8  prose 0.03  4.00 CPU-s/step  0.22 CPU-h\n"
+        "2026-01-01 00:00:00,000 step 200  color 0.40  how-many 0.60  sinks 14.8 7.3 7.2\n"
+    )
+    run = card.small_runs.read(tmp_path)
+    assert run == {
+        "steps": 200,
+        "cpu_h": 0.22,
+        "looks": {
+            "0": {"answers": None, "sinks": [11.5, 3.3, 2.4]},
+            "200": {"answers": pytest.approx(0.5), "sinks": [14.8, 7.3, 7.2]},
+        },
+    }
+    said = card.small_runs.section({"seed 0": run})
+    assert "| 200 | 14.8 / 7.3 / 7.2 | 0.50 |" in said
+    assert "| 0 | 11.5 / 3.3 / 2.4 |  |" in said
