@@ -177,6 +177,18 @@ def card(figures):
     return TEXT.read_text().rstrip() + "\n\n" + "".join(parts).rstrip() + "\n"
 
 
+def check(parser, asked):
+    """Refuse options that would do nothing."""
+    if not (asked.form or asked.projections or asked.run or asked.write):
+        parser.error("what to do? --form FORM, --projections FOLDER, --run FOLDER or --write")
+    if not asked.form and (asked.adapter or asked.resume):
+        parser.error("--adapter and --resume want --form FORM")
+    if asked.name and not (asked.form or asked.run):
+        parser.error("--name wants --form FORM or --run FOLDER")
+    if asked.run and not asked.name:
+        parser.error("--run FOLDER wants --name NAME")
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,14 +201,7 @@ def main():
     parser.add_argument("--resume", action="store_true", help="measure what is not kept yet")
     parser.add_argument("--write", action="store_true", help="write the card of earlier figures")
     asked = parser.parse_args()
-    if not (asked.form or asked.projections or asked.run or asked.write):
-        parser.error("what to do? --form FORM, --projections FOLDER, --run FOLDER or --write")
-    if not asked.form and (asked.adapter or asked.resume):
-        parser.error("--adapter and --resume want --form FORM")
-    if asked.name and not (asked.form or asked.run):
-        parser.error("--name wants --form FORM or --run FOLDER")
-    if asked.run and not asked.name:
-        parser.error("--run FOLDER wants --name NAME")
+    check(parser, asked)
     torch.set_num_threads(1)
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     if asked.projections:
