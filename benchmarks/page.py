@@ -58,7 +58,8 @@ CPU-time ratios over interleaved rounds on one thread and, in parentheses, the s
 *A/A* is plain SDPA against itself: differences within its spread are noise. Decoders have width
 1,024, 16 heads and random weights (8 layers at 600 tokens, 4 at more), in fp32; one token in forty
 is a planted sink. `make bench` measures again. These numbers were measured on an idle machine of
-two cores, in one run. *Target* was set before measuring and is not met everywhere.
+two cores, one model and prompt after another. *Target* was set before measuring and is not met
+everywhere.
 
 ![Ratios to plain SDPA](assets/benchmarks.png)
 """

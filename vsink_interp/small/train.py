@@ -245,6 +245,12 @@ def train(
 ) -> None:
     """Train, or go on training, in a folder.
 
+    **Arguments:**
+
+    - `save_every`, `look_every`: the steps between checkpoints, and between looks at held-out
+        scenes.
+    - `threads`: how many CPU cores torch uses; another number goes on with the same run.
+
     **Raises:** `InputError` if it holds a run of another recipe.
     """
     recipe.keep(out / "recipe.json")
