@@ -8,7 +8,10 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip would compile on one core what the demo never imports. The tests want it compiled, on all cores:
+# compiling can warn, and a warning fails them.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 CONSTRAINTS := constraints/cpu-test.txt
 PYTEST_ARGS ?=
 # Tests run in as many processes as there are cores, four at most: each holds its own models.
@@ -139,7 +142,7 @@ $(VENV)/.pip:
 		exit 1; }
 	$(call say,"Making $(VENV) with $(PYTHON) ($$($(PYTHON) -V)).")
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -qq --upgrade 'pip>=25.1'
+	@$(INSTALL) --upgrade 'pip>=25.1'
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.pip pyproject.toml $(CONSTRAINTS)
@@ -149,26 +152,30 @@ $(VENV)/.core: $(VENV)/.pip pyproject.toml $(CONSTRAINTS)
 		'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' "$(TORCH_INDEX)/torch/" \
 		>/dev/null 2>&1; \
 	then index="--extra-index-url $(TORCH_INDEX)"; echo "    torch from $(TORCH_INDEX)"; fi; \
-	$(PIP) install -qq $$index -c $(CONSTRAINTS) -e .
+	$(INSTALL) $$index -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
 	$(call say,"Installing the tools for tests and checks and docs.")
-	@$(PIP) install -qq -c $(CONSTRAINTS) --group dev
+	@$(INSTALL) -c $(CONSTRAINTS) --group dev
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@$(PIP) install -qq -c $(CONSTRAINTS) --group test
+	@$(INSTALL) -c $(CONSTRAINTS) --group test
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.tl: $(VENV)/.core
 	$(call say,"Installing transformer-lens. Without torchvision it would install one by itself.")
-	@$(PIP) install -qq -c $(CONSTRAINTS) --group test -e '.[tl]' 'num2words>=0.5'
-	@$(PIP) install -qq --no-deps 'torchvision==0.28.*'
+	@$(INSTALL) -c $(CONSTRAINTS) --group test -e '.[tl]' 'num2words>=0.5'
+	@$(INSTALL) --no-deps 'torchvision==0.28.*'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.lmms-eval: $(VENV)/.core
 	$(call say,"Installing lmms-eval and the few packages that it needs here.")
-	@$(PIP) install -qq -c $(CONSTRAINTS) $(LMMS_EVAL)
-	@$(PIP) install -qq -c $(CONSTRAINTS) --no-deps 'lmms-eval==0.7.3'
+	@$(INSTALL) -c $(CONSTRAINTS) $(LMMS_EVAL)
+	@$(INSTALL) -c $(CONSTRAINTS) --no-deps 'lmms-eval==0.7.3'
+	@$(COMPILE)
 	@touch $@
