@@ -9,7 +9,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 # pip would compile on one core what the demo never imports. The tests want it compiled, on all cores:
-# compiling can warn, and a warning fails them.
+# compiling can warn, and a warning fails them. Packages may hold files that are no Python of today.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 CONSTRAINTS := constraints/cpu-test.txt

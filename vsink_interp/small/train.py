@@ -247,6 +247,8 @@ def train(
 
     **Arguments:**
 
+    - `out`: the folder of the run, which exists.
+    - `recipe`: what to train, and for how many steps.
     - `save_every`, `look_every`: the steps between checkpoints, and between looks at held-out
         scenes.
     - `threads`: how many CPU cores torch uses; another number goes on with the same run.
