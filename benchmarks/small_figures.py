@@ -16,10 +16,10 @@ from vsink_interp.kernels import sink_value
 from vsink_interp.small.align import ANCHOR_STD, WORDS
 from vsink_interp.small.decoder import Decoder
 from vsink_interp.small.features import Statistics, patch_features, pixel_values
+from vsink_interp.small.lessons import embedded
 from vsink_interp.small.packing import Packed, Writer, by_kind
 from vsink_interp.small.parts import language_config, language_file, language_weights
 from vsink_interp.small.scenes import photo_scene, photographs
-from vsink_interp.small.train import embedded
 from vsink_interp.toy.data import free_patches, patch_words
 from vsink_interp.toy.language import (
     COLORS,

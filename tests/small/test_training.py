@@ -1,5 +1,6 @@
 """Training of the small LMM, on tiny parts: what is packed, hidden, updated, merged and resumed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -9,14 +10,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 import vsink_interp as vi
-from vsink_interp.small import align, train
+from vsink_interp.small import align, lessons, train
 from vsink_interp.small.align import Projector
 from vsink_interp.small.decoder import Decoder
-from vsink_interp.small.features import Statistics
+from vsink_interp.small.features import Statistics, patch_features
 from vsink_interp.small.lora import Lora, merge, saved
 from vsink_interp.small.model import part, save_adapter
 from vsink_interp.small.packing import PATCHES, PREFIX, Writer
 from vsink_interp.small.parts import END, IMAGE, START
+from vsink_interp.small.prose import Prose
 from vsink_interp.small.scenes import photo_scene
 from vsink_interp.toy import scene
 from vsink_interp.toy.data import free_patches
@@ -54,7 +56,7 @@ def tiny_parts():
     rng = np.random.default_rng(0)
     photos = tuple(rng.uniform(0, 255, (90, 80, 3)).astype(np.float32) for _ in range(2))
     vision = Dinov2Model(tower).requires_grad_(False).eval()
-    return train.Parts(Decoder.of(language()), tokenizer(), vision, photos, Writer(tokenizer()))
+    return lessons.Parts(Decoder.of(language()), tokenizer(), vision, photos, Writer(tokenizer()))
 
 
 def updates(parts):
@@ -80,8 +82,8 @@ def test_a_turn_reads_as_in_a_conversation_of_its_own():
     packed = parts.writer.pack([turns])
     model, table = merged(parts, lora), parts.model.embed_tokens.weight
     with torch.no_grad():
-        found = train.logits_at_labels(parts, packed, image, lora)
-        frozen = train.logits_at_labels(parts, packed, image, None)
+        found = lessons.logits_at_labels(parts, packed, image, lora)
+        frozen = lessons.logits_at_labels(parts, packed, image, None)
         assert (found - frozen).abs().max() > 0.01
         expected, labels = [], []
         for turn in turns:
@@ -197,10 +199,10 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
     assert rates[100] == 0
 
 
-def small_run(out, monkeypatch, stop=None):
+def small_run(out, monkeypatch, *, stop=None, threads=1):
     """Four steps in a folder, or until the step that fails."""
     parts, loss = tiny_parts(), train.scene_loss
-    prose = torch.randint(4, len(tokenizer()), (4, 8), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, len(tokenizer()), (4, 8), generator=torch.Generator().manual_seed(0))
 
     def failing(parts, trainee, *rest):
         if trainee.step == stop:
@@ -211,7 +213,7 @@ def small_run(out, monkeypatch, stop=None):
     with monkeypatch.context() as patched:
         patched.setattr(train.Parts, "load", lambda: parts)
         patched.setattr(train, "_POOL", 128)
-        patched.setattr(train, "write_prose", lambda *_: prose)
+        patched.setattr(train, "write_prose", lambda *_: ids)
         patched.setattr(train, "sinks_a_scene", lambda *_: "")
         patched.setattr(train, "look", lambda *_: "")
         patched.setattr(train, "scene_loss", failing)
@@ -219,15 +221,16 @@ def small_run(out, monkeypatch, stop=None):
             steps=4, room=60, align_steps=3, warmup=1, prose_every=2, blind_from=0.0,
             lower_until=1.0,
         )  # fmt: skip
-        train.train(out, made, save_every=2)
+        train.train(out, made, save_every=2, threads=threads)
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    """To the last bit, and on another number of cores."""
     whole = small_run(tmp_path / "whole", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path / "cut", monkeypatch, stop=3)
-    resumed = small_run(tmp_path / "cut", monkeypatch)
+    resumed = small_run(tmp_path / "cut", monkeypatch, threads=2)
     assert whole["step"] == resumed["step"] == 4
     for kind in ("projector", "lora"):
         for name, value in whole[kind].items():
@@ -238,14 +241,20 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypat
 def test_prose_holds_the_lm_to_what_it_was():
     """The divergence from the frozen LM: 0 without updates, and numpy's with them."""
     parts, lora = tiny_parts(), updates(tiny_parts())
-    prose = torch.randint(4, len(tokenizer()), (5, 9), generator=torch.Generator().manual_seed(0))
-    projector = Projector(4, WIDTH)
-    fresh = train.Trainee.of(projector, Lora(parts.model.config))
-    assert float(train.prose_loss(parts, fresh, prose).detach()) == pytest.approx(0, abs=1e-6)
-    loss = train.prose_loss(parts, train.Trainee.of(projector, lora), prose)
+    ids = torch.randint(4, len(tokenizer()), (9, 9), generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(2) as pool:
+        prose, projector = Prose.of(parts.decoder, ids, pool), Projector(4, WIDTH)
+    numbers = np.random.default_rng((4, 23)).permutation(9)[:3].tolist()
+    assert prose.drawn(4) == numbers
+    fresh, changed = Lora(parts.model.config), lessons.Trainee.of(projector, lora)
+    before = lessons.prose_loss(parts, lessons.Trainee.of(projector, fresh), prose, numbers)
+    assert float(before.detach()) == pytest.approx(0, abs=1e-6)
+    loss = sum(
+        lessons.prose_loss(parts, changed, prose, some) for some in (numbers[:2], numbers[2:])
+    )
     loss.backward()
     assert all(factor.grad.abs().max() > 0 for factor in lora.factors.values())
-    read = prose[np.random.default_rng((0, 23)).permutation(5)[:3]]
+    read = ids[numbers]
     told = []
     for model in (parts.model, merged(parts, lora)):
         with torch.no_grad():
@@ -302,12 +311,44 @@ def test_the_gradient_reaches_the_projector_through_objects_alone_unless_it_is_t
             made.register_hook(seen.append)
 
         projector.register_forward_hook(watch)
-        trainee = train.Trainee.of(projector, updates(parts))
+        trainee = lessons.Trainee.of(projector, updates(parts))
         recipe = train.Recipe(steps=4, room=60, anchored=anchored)
-        train.scene_loss(parts, trainee, recipe, statistics)["answers"].backward()
-        (gradient,) = seen
+        lesson = lessons.Lesson.of(parts, recipe, 0)
+        for number in range(2):
+            lessons.scene_loss(parts, trainee, recipe, statistics, lesson, number)[
+                "answers"
+            ].backward()
+        gradient = torch.cat(seen)
         assert gradient[~free].abs().max() > 0
         assert bool(gradient[free].abs().max() > 0) is not anchored
+
+
+def test_the_shares_of_a_step_are_its_whole_loss():
+    """Answers over all labels of both scenes in one batch, anchors over both backgrounds."""
+    parts, recipe = tiny_parts(), train.Recipe(steps=9, room=60, captions=1.0, blind_from=0.0)
+    size = 2 * parts.vision.config.hidden_size
+    torch.manual_seed(5)
+    pool = torch.randn(40, PATCHES, size)
+    statistics = Statistics.of(pool, torch.ones(40, PATCHES, dtype=torch.bool))
+    projector = Projector(size, WIDTH)
+    projector.start(statistics)
+    trainee = lessons.Trainee.of(projector, updates(parts))
+    lesson = lessons.Lesson.of(parts, recipe, 0)
+    shares = [
+        lessons.scene_loss(parts, trainee, recipe, statistics, lesson, number)
+        for number in range(2)
+    ]
+    features = patch_features(parts.vision, lesson.scenes)
+    packed, made = parts.writer.pack(lesson.turns), projector(features)
+    told = packed.labels >= 0
+    logits = lessons.logits_at_labels(parts, packed, made, trainee.lora)
+    surprise = -logits.log_softmax(-1).gather(1, packed.labels[told][:, None])[:, 0]
+    answers = (surprise * packed.weights[told]).sum() / packed.weights.sum()
+    anchors = statistics.anchors(features, 0, align.ANCHOR_STD, WIDTH)
+    off = ((made - anchors) / align.ANCHOR_STD)[lesson.free].square().mean() * recipe.anchor
+    for name, whole in (("answers", answers), ("anchors", off)):
+        torch.testing.assert_close(sum(share[name] for share in shares), whole)
+    assert lesson.free[0].sum() != lesson.free[1].sum()
 
 
 def test_alignment_asks_for_words_at_centres_and_anchors_behind():

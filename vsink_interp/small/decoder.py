@@ -59,17 +59,19 @@ class Decoder:
         position: Int[Tensor, "batch token"],
         mask: Bool[Tensor, "*layer batch query key"],
         lora: Lora | None = None,
+        first: int = 0,
     ) -> list[Float[Tensor, "batch token d_model"]]:
         """The residual that enters each layer, and the one that leaves the last.
 
         **Arguments:**
 
         - `mask`: which keys each row sees, the same in all layers or one for each.
+        - `first`: the layer that `embedded` enters; with another than 0, its residual.
         """
         rotary = self.model.rotary_emb(embedded, position)
         bias = torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf).unsqueeze(-3)
         states = [embedded]
-        for number in range(len(self.model.layers)):
+        for number in range(first, len(self.model.layers)):
             here = bias if bias.ndim == 4 else bias[number]
             states.append(self._layer(number, states[-1], rotary, here, lora))
         return states

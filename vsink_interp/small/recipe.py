@@ -43,6 +43,10 @@ class Recipe:
         left = (self.steps - step) / max(1, self.decay * self.steps)
         return self.lr * min(1.0, (step + 1) / self.warmup, left)
 
+    def holds(self, step: int) -> bool:
+        """Whether the projector and layers 8 to 11 stay as they are in a step."""
+        return step >= self.lower_until * self.steps
+
     def keep(self, path: Path) -> None:
         """Write it to a file, or go on with what is there. Another number of steps is no other run.
 

@@ -9,74 +9,37 @@ No loss speaks of sinks or of attention.
 import argparse
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import Dinov2Model, LlamaModel, PreTrainedTokenizerFast
 
 from ..kernels import sink_value
-from ..toy.data import free_patches
-from ..toy.scenes import TRAINING_SEED, Scene
-from .align import ANCHOR_STD, WORDS, Projector, alignment_loss, anchor_loss, word_targets
-from .decoder import Decoder
-from .features import Statistics, patch_features, vision_model
+from ..toy.scenes import TRAINING_SEED
+from .align import ANCHOR_STD, Projector, alignment_loss, word_targets
+from .features import Statistics
+from .lessons import (
+    Lesson,
+    Parts,
+    Trainee,
+    embedded,
+    logits_at_labels,
+    prose_loss,
+    scene_loss,
+)
 from .lora import Lora
-from .packing import PREFIX, Packed, Turn, Writer, by_kind
-from .parts import build_tokenizer, language_config, language_file, language_weights
-from .prose import write_prose
+from .packing import Turn, by_kind
+from .prose import TEXTS, Prose, write_prose
 from .recipe import Recipe
-from .scenes import Photo, photo_scene, photographs
 
 log = logging.getLogger("vsink_interp.small.train")
 _POOL: Final = 768
-_PROSE: Final = 3  # texts a reading
 _HELD_OUT: Final = 500_000  # seeds of the look into training; those of the evaluation lie below
-
-
-@dataclass(eq=False)
-class Parts:
-    """Everything that a run trains or reads."""
-
-    decoder: Decoder
-    tokenizer: PreTrainedTokenizerFast
-    vision: Dinov2Model
-    photos: tuple[Photo, ...]
-    writer: Writer
-
-    @classmethod
-    def load(cls) -> "Parts":
-        """From the two packages."""
-        file = language_file()
-        model = LlamaModel(language_config(file))
-        model.load_state_dict(language_weights(file))
-        tokenizer = build_tokenizer(file)
-        return cls(Decoder.of(model), tokenizer, vision_model(), photographs(), Writer(tokenizer))
-
-    @property
-    def model(self) -> LlamaModel:
-        """The frozen LM."""
-        return self.decoder.model
-
-    def words(self) -> dict[str, Tensor]:
-        """The LM's embedding of each of `WORDS`, as it stands inside a sentence."""
-        found = {}
-        for word in WORDS:
-            (token,) = self.writer.ids(f" {word}")
-            found[word] = self.model.embed_tokens.weight[token].detach()
-        return found
-
-    def drawn(
-        self, first: int, count: int
-    ) -> tuple[list[Scene], Tensor, Bool[Tensor, "scene patch"]]:
-        """Scenes from a seed on, the features of their patches, and which hold no object."""
-        scenes = [photo_scene(seed, self.photos) for seed in range(first, first + count)]
-        return scenes, patch_features(self.vision, scenes), free_patches(scenes)
 
 
 def align(parts: Parts, recipe: Recipe) -> tuple[Projector, Statistics]:
@@ -106,104 +69,6 @@ def align(parts: Parts, recipe: Recipe) -> tuple[Projector, Statistics]:
         if step % 25 == 24 or step + 1 == recipe.align_steps:
             log.info("align %d  words %.3f  anchors %.3f", step + 1, near.item(), far.item())
     return projector, statistics
-
-
-@dataclass(eq=False)
-class Trainee:
-    """What training changes, and where it stands."""
-
-    projector: Projector
-    lora: Lora
-    optimiser: torch.optim.Optimizer
-    step: int = 0
-    cpu: float = 0.0
-
-    @classmethod
-    def of(cls, projector: Projector, lora: Lora) -> "Trainee":
-        """With a fresh optimiser."""
-        groups: list[dict[str, Any]] = [
-            {"params": list(lora.parameters())},
-            {"params": list(projector.parameters())},
-        ]
-        return cls(projector, lora, torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
-        part = path.with_suffix(".part")
-        state = {
-            name: getattr(self, name).state_dict() for name in ("projector", "lora", "optimiser")
-        }
-        torch.save(state | {"step": self.step, "cpu": self.cpu}, part)
-        part.replace(path)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        state = torch.load(path, weights_only=True)
-        for name in ("projector", "lora", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.cpu = state["step"], state["cpu"]
-
-
-def embedded(
-    model: LlamaModel, packed: Packed, image: Float[Tensor, "batch patch d_model"]
-) -> Float[Tensor, "batch token d_model"]:
-    """Token embeddings, with the image's in their places."""
-    tokens = model.embed_tokens(packed.ids)
-    return torch.cat([tokens[:, :1], image, tokens[:, PREFIX:]], 1)
-
-
-def logits_at_labels(parts: Parts, packed: Packed, image: Tensor, lora: Lora | None) -> Tensor:
-    """Logits of the rows that predict an answer token."""
-    rows = packed.labels >= 0
-    inputs = embedded(parts.model, packed, image)
-    final = parts.decoder(inputs, packed.position, packed.visible(), lora)
-    return F.linear(final[rows], parts.model.embed_tokens.weight)
-
-
-def scene_loss(
-    parts: Parts, trainee: Trainee, recipe: Recipe, statistics: Statistics
-) -> dict[str, Tensor]:
-    """The terms of one step on scenes: answers, and the anchors of background patches."""
-    at = trainee.step / recipe.steps
-    rng = np.random.default_rng((trainee.step, 17, recipe.seed))
-    first = TRAINING_SEED + (recipe.seed * 100_000 + trainee.step) * recipe.scenes
-    scenes, features, free = parts.drawn(first, recipe.scenes)
-    blind = recipe.blind if at >= recipe.blind_from else 0.0
-    turns = [
-        parts.writer.training(one, rng, room=recipe.room, captions=recipe.captions, blind=blind)
-        for one in scenes
-    ]
-    packed = parts.writer.pack(turns)
-    made = trainee.projector(features)
-    held = at >= recipe.lower_until
-    image = made
-    if held:
-        image = made.detach()
-    elif recipe.anchored:
-        image = torch.where(free[..., None], made.detach(), made)
-    logits = logits_at_labels(parts, packed, image, trainee.lora)
-    rows = packed.labels >= 0
-    losses = F.cross_entropy(logits, packed.labels[rows], reduction="none")
-    weights = packed.weights[rows]
-    terms = {"answers": (losses * weights).sum() / weights.sum()}
-    if recipe.anchored and not held:
-        width = made.shape[-1]
-        anchors = statistics.anchors(features, recipe.projection, ANCHOR_STD, width)
-        terms["anchors"] = recipe.anchor * anchor_loss(made, anchors, free)
-    return terms
-
-
-def prose_loss(parts: Parts, trainee: Trainee, prose: Tensor) -> Tensor:
-    """How far the next-token distributions are from the frozen LM's, on its own prose: KL, nats."""
-    rng = np.random.default_rng((trainee.step, 23))
-    ids = prose[torch.from_numpy(rng.permutation(len(prose))[:_PROSE])]
-    mask = torch.ones(len(ids), ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-    position = torch.arange(ids.shape[1]).expand_as(ids)
-    inputs, head = parts.model.embed_tokens(ids), parts.model.embed_tokens.weight
-    with torch.no_grad():
-        frozen = F.linear(parts.decoder(inputs, position, mask, None), head).log_softmax(-1)
-    ours = F.linear(parts.decoder(inputs, position, mask, trainee.lora), head).log_softmax(-1)
-    return F.kl_div(ours, frozen, reduction="none", log_target=True).sum(-1).mean()
 
 
 @torch.no_grad()
@@ -251,38 +116,41 @@ def train(
     - `recipe`: what to train, and for how many steps.
     - `save_every`, `look_every`: the steps between checkpoints, and between looks at held-out
         scenes.
-    - `threads`: how many CPU cores torch uses; another number goes on with the same run.
+    - `threads`: how many CPU cores share a step; another number goes on with the same run, and
+        changes no bit of it.
 
     **Raises:** `InputError` if it holds a run of another recipe.
     """
     recipe.keep(out / "recipe.json")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     parts = Parts.load()
     projector, statistics = _aligned(parts, recipe, out)
     trainee = Trainee.of(projector, Lora(parts.model.config))
     if (out / "checkpoint.pt").exists():
         trainee.load(out / "checkpoint.pt")
         log.info("going on from step %d", trainee.step)
-    prose = _prose(parts, out)
     means: dict[str, float] = {}
-    began = time.process_time() - trainee.cpu
-    while trainee.step < recipe.steps:
-        _step(parts, trainee, recipe, statistics, prose, means)
-        trainee.cpu = time.process_time() - began
-        if trainee.step % 20 == 0:
-            said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            pace = trainee.cpu / trainee.step
-            log.info(
-                "step %d  %s  %.2f CPU-s/step  %.2f CPU-h",
-                trainee.step,
-                said,
-                pace,
-                trainee.cpu / 3600,
-            )
-        if trainee.step % look_every == 0 or trainee.step == recipe.steps:
-            log.info("step %d  %s", trainee.step, look(parts, trainee))
-        if trainee.step % save_every == 0 or trainee.step == recipe.steps:
-            trainee.save(out / "checkpoint.pt")
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        prose = _prose(parts, out, pool)
+        began = time.process_time() - trainee.cpu
+        while trainee.step < recipe.steps:
+            for name, value in _step(parts, trainee, recipe, statistics, prose, pool).items():
+                means[name] = 0.95 * means.get(name, value) + 0.05 * value
+            trainee.cpu = time.process_time() - began
+            if trainee.step % 20 == 0:
+                _say(trainee, means)
+            if trainee.step % look_every == 0 or trainee.step == recipe.steps:
+                log.info("step %d  %s", trainee.step, look(parts, trainee))
+            if trainee.step % save_every == 0 or trainee.step == recipe.steps:
+                trainee.save(out / "checkpoint.pt")
+
+
+def _say(trainee: Trainee, means: Mapping[str, float]) -> None:
+    said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    pace = trainee.cpu / trainee.step
+    log.info(
+        "step %d  %s  %.2f CPU-s/step  %.2f CPU-h", trainee.step, said, pace, trainee.cpu / 3600
+    )
 
 
 def _step(
@@ -290,28 +158,59 @@ def _step(
     trainee: Trainee,
     recipe: Recipe,
     statistics: Statistics,
-    prose: Tensor,
-    means: dict[str, float],
-) -> None:
-    held = trainee.step >= recipe.lower_until * recipe.steps
+    prose: Prose,
+    pool: Executor,
+) -> dict[str, float]:
+    """One step, its parts shared out among the pool's threads; what each term was."""
+    held = recipe.holds(trainee.step)
     for parameter in (*trainee.projector.parameters(), *trainee.lora.below(12)):
         parameter.requires_grad_(not held)
-    rate = recipe.rate(trainee.step)
-    for group, factor in zip(
-        trainee.optimiser.param_groups, (1.0, recipe.projector_rate), strict=True
-    ):
+    groups, rate = trainee.optimiser.param_groups, recipe.rate(trainee.step)
+    for group, factor in zip(groups, (1.0, recipe.projector_rate), strict=True):
         group["lr"] = factor * rate
     trainee.optimiser.zero_grad(set_to_none=True)
-    terms = scene_loss(parts, trainee, recipe, statistics)
-    if trainee.step % recipe.prose_every == recipe.prose_every - 1:
-        terms["prose"] = prose_loss(parts, trainee, prose)
-    torch.stack(list(terms.values())).sum().backward()
-    for group in trainee.optimiser.param_groups:
+    changed = [p for group in groups for p in group["params"] if p.requires_grad]
+    means: dict[str, float] = {}
+    for terms, gradients in pool.map(
+        lambda share: _gradients(share, changed), _shares(parts, trainee, recipe, statistics, prose)
+    ):
+        for name, value in terms.items():
+            means[name] = means.get(name, 0.0) + value
+        for parameter, gradient in zip(changed, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    for group in groups:
         nn.utils.clip_grad_norm_(group["params"], 1.0)
     trainee.optimiser.step()
     trainee.step += 1
-    for name, value in terms.items():
-        means[name] = 0.95 * means.get(name, value.item()) + 0.05 * value.item()
+    return means
+
+
+def _shares(
+    parts: Parts, trainee: Trainee, recipe: Recipe, statistics: Statistics, prose: Prose
+) -> list[Callable[[], dict[str, Tensor]]]:
+    """What a step computes, in parts whose terms are added up: one a scene, and two of prose."""
+    lesson = Lesson.of(parts, recipe, trainee.step)
+    shares: list[Callable[[], dict[str, Tensor]]] = [
+        partial(scene_loss, parts, trainee, recipe, statistics, lesson, number)
+        for number in range(recipe.scenes)
+    ]
+    if trainee.step % recipe.prose_every == recipe.prose_every - 1:
+        drawn = prose.drawn(trainee.step)
+        shares += [
+            lambda numbers=numbers: {"prose": prose_loss(parts, trainee, prose, numbers)}
+            for numbers in (drawn[: TEXTS // 2 + 1], drawn[TEXTS // 2 + 1 :])
+        ]
+    return shares
+
+
+def _gradients(
+    share: Callable[[], dict[str, Tensor]], changed: Sequence[Tensor]
+) -> tuple[dict[str, float], Sequence[Tensor | None]]:
+    terms = share()
+    total = torch.stack(list(terms.values())).sum()
+    found = torch.autograd.grad(total, changed, allow_unused=True)
+    return {name: value.item() for name, value in terms.items()}, found
 
 
 def _aligned(parts: Parts, recipe: Recipe, out: Path) -> tuple[Projector, Statistics]:
@@ -329,11 +228,11 @@ def _aligned(parts: Parts, recipe: Recipe, out: Path) -> tuple[Projector, Statis
     return projector, statistics
 
 
-def _prose(parts: Parts, out: Path) -> Tensor:
+def _prose(parts: Parts, out: Path, pool: Executor) -> Prose:
     path = out / "prose.pt"
     if not path.exists():
         torch.save(write_prose(parts.model, parts.tokenizer), path)
-    return torch.load(path, weights_only=True)
+    return Prose.of(parts.decoder, torch.load(path, weights_only=True), pool)
 
 
 def main() -> None:
