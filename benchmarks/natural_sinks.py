@@ -2,6 +2,7 @@
 
     python benchmarks/natural_sinks.py --form aligned
     python benchmarks/natural_sinks.py --form anchored --log FOLDER
+    python benchmarks/natural_sinks.py --form seed-1 --adapter FILE --log FOLDER
 
 adds what it measures to `benchmarks/natural_sinks.json`, one measure at a time, and writes the
 page anew; stopped, the same command goes on. `--write` alone writes the page of earlier figures.
@@ -50,7 +51,7 @@ def reproduced(lmm, form, log, limit):
             place = None if log is None else log / form
             found = vi.reproduce(name, lmm, limit=limit or count, log=place)
             outcome = vi.reproduction.find(name).outcome(found)
-            if form != "toy" and name in DRAWN:
+            if form == "anchored" and name in DRAWN:
                 PICTURES.mkdir(parents=True, exist_ok=True)
                 write_bytes(PICTURES / f"{name}.png", png(found.plot()))
             by = [n for n in found.factors if len(found.labels(n)) <= FEW and n != "draw"]
@@ -96,6 +97,8 @@ def main():
     asked = parser.parse_args()
     if not (asked.form or asked.write):
         parser.error("what to do? --form FORM or --write")
+    if asked.form == "seed-1" and not asked.adapter:
+        parser.error("seed-1 does not ship: --adapter FILE, as vsink_interp.small.export makes it")
     torch.set_num_threads(1)
     if asked.form:
         known = json.loads(asked.json.read_text()) if asked.json.exists() else {}

@@ -10,7 +10,9 @@ HERE = Path(__file__).parent
 FIGURES = HERE / "natural_sinks.json"
 TEXT = HERE / "natural_sinks.md"
 PAGE = HERE.parent / "docs" / "natural-sinks.md"
-FORMS = ("anchored", "aligned", "toy")
+FORMS = ("anchored", "seed-1", "aligned", "toy")
+"""What is measured: the forms that ship, a second training seed of the first, and the toy."""
+SMALL = FORMS[:-1]
 SCENES = 200
 
 
@@ -110,7 +112,7 @@ def redistribution(rows):
 
 
 def entry(name, figures):
-    """The means of a reproduction, on the small model and on the toy."""
+    """The means of a reproduction, on each form."""
     parts = []
     for form in FORMS:
         found = figures.get(form, {}).get(name)
@@ -127,7 +129,7 @@ def entry(name, figures):
 
 
 def said(name, figures):
-    """What a reproduction says about the claim, on the small model and on the toy."""
+    """What a reproduction says about the claim, on each form."""
     parts = [(form, figures.get(form, {}).get(name)) for form in FORMS]
     return "\n".join(f"- {form}: {one['because']}" for form, one in parts if one)
 
@@ -138,8 +140,9 @@ def verdicts(figures):
 
     names = [n for n in figures.get("anchored", {}) if "." in n]
     rows = []
+    shown = [form for form in FORMS if form in figures and form != "aligned"]
     for name in names:
-        said = [figures.get(form, {}).get(name) for form in ("anchored", "toy")]
+        said = [figures.get(form, {}).get(name) for form in shown]
         rows.append(
             [
                 f"`{name}`",
@@ -147,7 +150,7 @@ def verdicts(figures):
                 *("" if s is None else VERDICTS[s["holds"]] for s in said),
             ]
         )
-    return table(["", "claim", "small", "toy"], rows)
+    return table(["", "claim", *shown], rows)
 
 
 QUESTIONS = (
@@ -163,10 +166,49 @@ QUESTIONS = (
 CAPTIONS = ("caption words", "caption nll", "all questions", "yes/no")
 
 
+_MIDDLE = "before the image > the start token alone > 15 > "
+_HIDING = "hiding > {} > {} > less nothing's"
+REPEATED = (
+    ("sinks a scene entering layer 6", "by layer > sinks > 6", "1"),
+    ("entering layer 15", "by layer > sinks > 15", "1"),
+    ("late sinks that were early ones", "by layer > late sinks that are early sinks", "2"),
+    ("objects' patches that are sinks", _MIDDLE + "of objects", "2"),
+    ("background patches that are", _MIDDLE + "of background", "2"),
+    ("attention that a sink gets", "A.fig3c > attention, visual sinks", "3"),
+    ("that another image token gets", "A.fig3c > attention, other image tokens", "3"),
+    ("what a sink adds (norm)", "A.fig3c > contribution, visual sinks", "3"),
+    ("what another image token adds", "A.fig3c > contribution, other image tokens", "3"),
+    ("hidden sinks cost a caption (words right)", _HIDING.format("caption words", "sinks"), "~3"),
+    ("as many random ones", _HIDING.format("caption words", "random image"), "~3"),
+    ("as many of background", _HIDING.format("caption words", "random background"), "~3"),
+    ("hidden sinks cost questions (right)", _HIDING.format("all questions", "sinks"), "~3"),
+    ("as many random ones", _HIDING.format("all questions", "random image"), "~3"),
+    ("as many of background", _HIDING.format("all questions", "random background"), "~3"),
+    ('hidden sinks cost "how many"', _HIDING.format("how-many", "sinks"), "~3"),
+    ('cost "are there three objects?"', _HIDING.format("count", "sinks"), "~3"),
+    ("caption words right, image cut off from layer 20 on", "staged > 20 > caption words", "2"),
+    ("from layer 22 on", "staged > 22 > caption words", "2"),
+    ("from layer 24 on", "staged > 24 > caption words", "2"),
+    ("a tenth of the image tokens, by attention: right", "AB.top-k > by attention", "2"),
+    ("the same, sinks left out of the ranking", "AB.top-k > by attention-without-sinks", "2"),
+    ("VAR (p = 1, rho = .5) changes right yes/no answers by", "redistribution > 5 > change", "+3"),
+)  # fmt: skip
+
+
+def repeated(figures):
+    """What the text rests on, in both training seeds."""
+    forms = ("anchored", "seed-1")
+    rows = [
+        [label, *(told(figure(figures, f"{form} > {path}"), digits) for form in forms)]
+        for label, path, digits in REPEATED
+    ]
+    return table(["", *forms], rows)
+
+
 def tables(figures):
     """Every table by the name that the text calls it."""
     found = {}
-    for form in ("anchored", "aligned"):
+    for form in SMALL:
         own = figures.get(form, {})
         for name, make in (
             ("before the image", counts),
@@ -181,13 +223,59 @@ def tables(figures):
         if "hiding" in own:
             found[f"{form}: hiding"] = hiding(own["hiding"], CAPTIONS)
             found[f"{form}: hiding, by question"] = hiding(own["hiding"], QUESTIONS)
+        if "redistribution" in own:
+            found[f"{form}: turned"] = turned(own["redistribution"])
         if "sinks" in own:
             found[f"{form}: report"] = own["sinks"]["report"]
         for name in own:
             if "." in name:
                 found[name] = entry(name, figures)
                 found[f"{name}: said"] = said(name, figures)
+    if "seed-1" in figures:
+        found["repeated"] = repeated(figures)
     return {**found, "verdicts": verdicts(figures)}
+
+
+def figure(figures, path):
+    """One figure by its path of names: `anchored > hiding > caption words > sinks > is`.
+
+    In a reproduction a name is that of a row, or `difference`, that of its verdict.
+    """
+    value = figures
+    for name in path.split(" > "):
+        if isinstance(value, list):
+            value = value[int(name)]
+        elif "rows" not in value:
+            value = value[name]
+        elif name == "difference":
+            said = value["because"].partition("difference ")[2]
+            value = [float(one) for one in re.findall(r"[-+.\d]+", said)[:3]]
+        else:
+            rows = {", ".join(map(str, group.values())): at for group, *at in value["rows"]}
+            value = rows[name]
+    return value
+
+
+def told(value, form):
+    """A figure as the text tells it, without the 0 before the point.
+
+    `form` is the number of digits, behind `+` with its sign, behind `~` as a cost (its sign turned
+    round), behind `=` without its interval.
+    """
+    *marks, digits = form
+    values = [value] if isinstance(value, float | int) else value
+    if "~" in marks:
+        mean, low, high = values
+        values = [-mean, -high, -low]
+    sign = "+" if "+" in marks else ""
+    mean, *ends = (re.sub(r"\b0\.", ".", f"{one + 0.0:{sign}.{digits}f}") for one in values)
+    return mean if "=" in marks or not ends else f"{mean} [{', '.join(ends)}]"
+
+
+def turned(rows):
+    """How many answers VAR turns, over the settings."""
+    many = [row["turned"] for row in rows if row["mode"] != "off"]
+    return f"{min(many)} to {max(many)} of {rows[0]['questions']}"
 
 
 def page(figures):
@@ -195,9 +283,12 @@ def page(figures):
     found = tables(figures)
 
     def put(match):
-        return found.get(match[1], f"*Not measured: {match[1]}.*")
+        path, _, form = " ".join(match[1].split()).partition(" | ")
+        if form:
+            return told(figure(figures, path), form)
+        return found.get(path, f"*Not measured: {path}.*")
 
-    return re.sub(r"\{\{(.+?)\}\}", put, TEXT.read_text())
+    return re.sub(r"\{\{(.+?)\}\}", put, TEXT.read_text(), flags=re.DOTALL)
 
 
 def written(figures):

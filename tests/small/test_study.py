@@ -78,3 +78,29 @@ def test_counts_of_a_row_written_by_hand(scripts):
     assert found["sinks"][1] == 0 and found["sinks"][2] == 2, "the least and the most of a draw"
     above = scripts.measures.above
     assert above(torch.tensor([2.0, 0.0]), torch.tensor([1.0])) == 0.5
+
+
+def test_figures_of_the_text_are_the_kept_ones(scripts):
+    """Names lead to a figure; a cost is a loss with its sign turned round."""
+    page = scripts.page
+    kept = {
+        "form": {
+            "hiding": {"yes/no": {"sinks": [-0.0512, -0.125, 0.25]}},
+            "by layer": {"sinks": [[0.0, 0.0, 0.0], [8.46, 7.0, 9.0]]},
+            "A.fig": {
+                "because": "a, b: 0.969; c: 0.775; difference +0.194 [-0.090, +0.298]; more",
+                "rows": [[{"tokens": "sinks", "layer": 3}, 0.5, 0.25, 0.75]],
+            },
+        }
+    }
+    for path, form, said in (
+        ("form > hiding > yes/no > sinks", "3", "-.051 [-.125, .250]"),
+        ("form > hiding > yes/no > sinks", "~2", ".05 [-.25, .12]"),
+        ("form > hiding > yes/no > sinks", "=~3", ".051"),
+        ("form > by layer > sinks > 1", "=1", "8.5"),
+        ("form > A.fig > sinks, 3", "+2", "+.50 [+.25, +.75]"),
+        ("form > A.fig > difference", "3", ".194 [-.090, .298]"),
+    ):
+        assert page.told(page.figure(kept, path), form) == said
+    with pytest.raises(KeyError):
+        page.figure(kept, "form > hiding > count")
