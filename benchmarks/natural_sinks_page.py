@@ -1,8 +1,9 @@
 """`docs/natural-sinks.md`: its text, with the tables of what was measured in their places."""
 
 import json
-import re
 from pathlib import Path
+
+from told import figure, filled, told
 
 from vsink_interp.reproduction import VERDICTS
 
@@ -236,42 +237,6 @@ def tables(figures):
     return {**found, "verdicts": verdicts(figures)}
 
 
-def figure(figures, path):
-    """One figure by its path of names: `anchored > hiding > caption words > sinks > is`.
-
-    In a reproduction a name is that of a row, or `difference`, that of its verdict.
-    """
-    value = figures
-    for name in path.split(" > "):
-        if isinstance(value, list):
-            value = value[int(name)]
-        elif "rows" not in value:
-            value = value[name]
-        elif name == "difference":
-            said = value["because"].partition("difference ")[2]
-            value = [float(one) for one in re.findall(r"[-+.\d]+", said)[:3]]
-        else:
-            rows = {", ".join(map(str, group.values())): at for group, *at in value["rows"]}
-            value = rows[name]
-    return value
-
-
-def told(value, form):
-    """A figure as the text tells it, without the 0 before the point.
-
-    `form` is the number of digits, behind `+` with its sign, behind `~` as a cost (its sign turned
-    round), behind `=` without its interval.
-    """
-    *marks, digits = form
-    values = [value] if isinstance(value, float | int) else value
-    if "~" in marks:
-        mean, low, high = values
-        values = [-mean, -high, -low]
-    sign = "+" if "+" in marks else ""
-    mean, *ends = (re.sub(r"\b0\.", ".", f"{one + 0.0:{sign}.{digits}f}") for one in values)
-    return mean if "=" in marks or not ends else f"{mean} [{', '.join(ends)}]"
-
-
 def turned(rows):
     """How many answers VAR turns, over the settings."""
     many = [row["turned"] for row in rows if row["mode"] != "off"]
@@ -280,15 +245,7 @@ def turned(rows):
 
 def page(figures):
     """The page; a table that was not measured is said to be missing."""
-    found = tables(figures)
-
-    def put(match):
-        path, _, form = " ".join(match[1].split()).partition(" | ")
-        if form:
-            return told(figure(figures, path), form)
-        return found.get(path, f"*Not measured: {path}.*")
-
-    return re.sub(r"\{\{(.+?)\}\}", put, TEXT.read_text(), flags=re.DOTALL)
+    return filled(TEXT.read_text(), figures, tables(figures))
 
 
 def written(figures):

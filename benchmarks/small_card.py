@@ -19,6 +19,7 @@ from pathlib import Path
 
 import small_runs
 import torch
+from told import filled
 
 import vsink_interp as vi
 from vsink_interp.small.model import adapters
@@ -174,7 +175,7 @@ def card(figures):
             f"Sinks a scene, LM frozen, {PROJECTED} scenes, background patches exactly at their "
             "anchors:\n\n" + table(head, rows)
         )
-    return TEXT.read_text().rstrip() + "\n\n" + "".join(parts).rstrip() + "\n"
+    return filled(TEXT.read_text(), figures, {}).rstrip() + "\n\n" + "".join(parts).rstrip() + "\n"
 
 
 def check(parser, asked):

@@ -19,9 +19,10 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import natural_sinks_measures as measures
     import natural_sinks_page as page
+    import told
 
-    yield SimpleNamespace(measures=measures, page=page)
-    for name in ("natural_sinks_measures", "natural_sinks_page", "small_figures"):
+    yield SimpleNamespace(measures=measures, page=page, told=told)
+    for name in ("natural_sinks_measures", "natural_sinks_page", "small_figures", "told"):
         sys.modules.pop(name, None)
 
 
@@ -82,7 +83,7 @@ def test_counts_of_a_row_written_by_hand(scripts):
 
 def test_figures_of_the_text_are_the_kept_ones(scripts):
     """Names lead to a figure; a cost is a loss with its sign turned round."""
-    page = scripts.page
+    told = scripts.told
     kept = {
         "form": {
             "hiding": {"yes/no": {"sinks": [-0.0512, -0.125, 0.25]}},
@@ -101,6 +102,8 @@ def test_figures_of_the_text_are_the_kept_ones(scripts):
         ("form > A.fig > sinks, 3", "+2", "+.50 [+.25, +.75]"),
         ("form > A.fig > difference", "3", ".194 [-.090, .298]"),
     ):
-        assert page.told(page.figure(kept, path), form) == said
+        assert told.told(told.figure(kept, path), form) == said
     with pytest.raises(KeyError):
-        page.figure(kept, "form > hiding > count")
+        told.figure(kept, "form > hiding > count")
+    text = "{{form > by layer >\nsinks > 1 | =1}} sinks, {{a table}}{{another}}"
+    assert told.filled(text, kept, {"a table": "|"}) == "8.5 sinks, |*Not measured: another.*"

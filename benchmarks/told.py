@@ -1,0 +1,51 @@
+"""Figures in a text: `{{names > of a figure | form}}` is replaced by what was measured."""
+
+import re
+
+
+def figure(figures, path):
+    """One figure by its path of names: `anchored > hiding > caption words > sinks > is`.
+
+    In a reproduction a name is that of a row, or `difference`, that of its verdict.
+    """
+    value = figures
+    for name in path.split(" > "):
+        if isinstance(value, list):
+            value = value[int(name)]
+        elif "rows" not in value:
+            value = value[name]
+        elif name == "difference":
+            said = value["because"].partition("difference ")[2]
+            value = [float(one) for one in re.findall(r"[-+.\d]+", said)[:3]]
+        else:
+            rows = {", ".join(map(str, group.values())): at for group, *at in value["rows"]}
+            value = rows[name]
+    return value
+
+
+def told(value, form):
+    """A figure as the text tells it, without the 0 before the point.
+
+    `form` is the number of digits, behind `+` with its sign, behind `~` as a cost (its sign turned
+    round), behind `=` without its interval.
+    """
+    *marks, digits = form
+    values = [value] if isinstance(value, float | int) else value
+    if "~" in marks:
+        mean, low, high = values
+        values = [-mean, -high, -low]
+    sign = "+" if "+" in marks else ""
+    mean, *ends = (re.sub(r"\b0\.", ".", f"{one + 0.0:{sign}.{digits}f}") for one in values)
+    return mean if "=" in marks or not ends else f"{mean} [{', '.join(ends)}]"
+
+
+def filled(text, figures, tables):
+    """A text with its figures and tables; a table that was not measured is said to be missing."""
+
+    def put(match):
+        path, _, form = " ".join(match[1].split()).partition(" | ")
+        if form:
+            return told(figure(figures, path), form)
+        return tables.get(path, f"*Not measured: {path}.*")
+
+    return re.sub(r"\{\{(.+?)\}\}", put, text, flags=re.DOTALL)
