@@ -4,6 +4,8 @@ Scenes are held out from training. Intervals are 95 % percentile bootstrap over 
 differences are paired.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -171,17 +173,38 @@ def arms_of(held, values):
     hidden = is_sink & ~first
     rng = np.random.default_rng(0)
     arms = {"nothing": torch.zeros_like(is_sink), "sinks": hidden}
-    for name, pool in (("random image", ~is_sink), ("random background", ~is_sink & held.free)):
+    for name, pool in _pools(held, is_sink).items():
         order = torch.from_numpy(rng.random(is_sink.shape)).masked_fill(~pool | first, 2.0)
         arms[name] = order.argsort(-1).argsort(-1) < hidden.sum(-1, keepdim=True)
     return {**arms, "first patch": first}
 
 
+def _pools(held, is_sink):
+    """Of what the controls are drawn."""
+    return {"random image": ~is_sink, "random background": ~is_sink & held.free}
+
+
+def with_controls(held, values):
+    """The scenes in which as many others can be hidden, and their phi.
+
+    Where most of the background are sinks there are too few others to draw.
+    """
+    is_sink = values[MIDDLE, :, 1:] >= held.lmm.sinks.tau
+    many = is_sink[:, 1:].sum(-1)
+    enough = [pool[:, 1:].sum(-1) >= many for pool in _pools(held, is_sink).values()]
+    keep = torch.stack(enough).all(0)
+    scenes = [one for one, kept in zip(held.scenes, keep.tolist(), strict=True) if kept]
+    part = replace(held, scenes=scenes, image=held.image[keep], free=held.free[keep])
+    return part, values[:, keep]
+
+
 def hiding(held, values):
     """Image tokens hidden from all text rows in all layers: captions and questions."""
+    held, values = with_controls(held, values)
     arms = arms_of(held, values)
     scores = {name: with_hidden(held, hidden) for name, hidden in arms.items()}
-    return {"hidden": mean(arms["sinks"].sum(-1).numpy())} | compared(scores)
+    said = {"scenes": len(held.scenes), "hidden": mean(arms["sinks"].sum(-1).numpy())}
+    return said | compared(scores)
 
 
 def with_hidden(held, hidden):

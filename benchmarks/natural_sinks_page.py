@@ -168,6 +168,7 @@ CAPTIONS = ("caption words", "caption nll", "all questions", "yes/no")
 
 
 _MIDDLE = "before the image > the start token alone > 15 > "
+_SAME = "made of > their mean, in every place > {} > sinks"
 _HIDING = "hiding > {} > {} > less nothing's"
 REPEATED = (
     ("sinks a scene entering layer 6", "by layer > sinks > 6", "1"),
@@ -175,6 +176,8 @@ REPEATED = (
     ("late sinks that were early ones", "by layer > late sinks that are early sinks", "2"),
     ("objects' patches that are sinks", _MIDDLE + "of objects", "2"),
     ("background patches that are", _MIDDLE + "of background", "2"),
+    ("sinks with one token for all background, layer 6", _SAME.format(6), "1"),
+    ("entering layer 15", _SAME.format(15), "1"),
     ("attention that a sink gets", "A.fig3c > attention, visual sinks", "3"),
     ("that another image token gets", "A.fig3c > attention, other image tokens", "3"),
     ("what a sink adds (norm)", "A.fig3c > contribution, visual sinks", "3"),

@@ -28,40 +28,24 @@ def test_the_card_holds_the_kept_figures(card):
     assert card.card(figures) != card.CARD.read_text()
 
 
-def test_the_text_says_what_was_measured(card):
-    """Its figures are written by hand, the tables are not."""
-    text = " ".join(card.TEXT.read_text().split())
+def test_what_the_text_says_of_the_figures_holds(card):
+    """The figures themselves are put into it when it is written."""
+    text = " ".join(card.CARD.read_text().split())
     figures = json.loads(card.FIGURES.read_text())
-    ours, control = figures["anchored"], figures["control"]
-    runs = {name.split(" (")[0]: run["looks"] for name, run in figures["runs"].items()}
-
-    def sinks(found, layer):
-        return f"{found['sinks']['a scene'][layer]:.1f}".removeprefix("0")
-
-    def answer(found, kind, digits):
-        return f"{(found['answers'] | {'F1': found['captions']})[kind]:.{digits}f}"[1:]
-
-    six = [looks["sinks"][0] for step, looks in runs["seed 1"].items() if step != "0"]
-    for said in (
-        f"The control has {sinks(control, 6)} sinks a scene entering layer 6 and "
-        f"{sinks(control, 22)} entering layer 22, the shipped form {sinks(ours, 6)} and "
-        f"{sinks(ours, 22)};",
-        f'"how many" right in {answer(control, "how-many", 2)} of {control["scenes"]} scenes '
-        f"(shipped: {answer(ours, 'how-many', 2)} of {ours['scenes']})",
-        f"object F1 of its captions is {answer(control, 'F1', 2)} ({answer(ours, 'F1', 2)})",
-        "At step 400 it had {} and {}".format(*runs["control"]["400"]["sinks"][::2]),
-        f"counting, with {answer(ours, 'count', 3)} (",
-        f"and {answer(ours, 'how-many', 3)} (",
-        f"object F1 of captions, {answer(ours, 'F1', 3)}; the background's name, "
-        f"{answer(ours, 'background', 3)}.",
-        f"between {min(six):.0f} and {max(six):.0f} a scene (layer 6)",
-        f"at {six[-1]}, in the shipped form at {runs['seed 0']['2800']['sinks'][0]}",
-        "perplexity {:.1f} against {:.1f}".format(*ours["perplexity"]),
-    ):
-        assert said in text, said
-    met = (kind for kind in ours["answers"] if kind not in ("count", "how-many", "background"))
-    assert all(ours["answers"][kind] >= 0.95 for kind in met)
-    assert min(*control["answers"].values(), control["captions"]) >= 0.95, "it meets them all"
+    ours, second, control = (figures[name] for name in ("anchored", "seed 1", "control"))
+    assert "{{" not in text
+    for kind, share in ours["answers"].items():
+        assert (share < 0.95) is (kind in ("count", "how-many", "background")), "missed and met"
+    assert ours["captions"] < 0.95
+    for one in (second, control):
+        assert min(*one["answers"].values(), one["captions"]) >= 0.95, "it meets every target"
+    assert all(
+        trained / frozen < 1.1 for trained, frozen in (ours["perplexity"], second["perplexity"])
+    )
+    looks = figures["runs"]["seed 1"]["looks"]
+    six = [look["sinks"][0] for step, look in looks.items() if step != "0"]
+    assert f"between {min(six):.0f} and {max(six):.0f} a scene (layer 6" in text
+    assert f"of {figures['runs']['seed 1']['steps'] * 2:,} scenes" in text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,14 @@ def test_the_page_holds_the_kept_figures(scripts):
     assert "{{" not in written
 
 
+@dataclass
+class Held:
+    lmm: object
+    free: torch.Tensor
+    scenes: list
+    image: torch.Tensor
+
+
 def drawn(scenes=40):
     """phi of 30 layers, a first token and 64 image tokens, and which patches hold no object."""
     rng = np.random.default_rng(1)
@@ -60,6 +69,21 @@ def test_as_many_others_are_hidden_and_the_first_patch_in_no_arm_but_its_own(scr
     assert not any(arms[name][:, 0].any() for name in list(arms)[:-1])
     assert arms["first patch"].nonzero()[:, 1].tolist() == [0] * 40
     assert not arms["nothing"].any()
+
+
+def test_scenes_with_too_few_others_are_left_out(scripts):
+    """Where most of the background is sinks, as many random ones would be objects and sinks."""
+    held, values = drawn()
+    values[scripts.measures.MIDDLE, 3] = 23.0
+    values[scripts.measures.MIDDLE, 3, 60:] = 15.0
+    crowded = scripts.measures.arms_of(held, values)
+    assert (crowded["random background"] & ~held.free)[3].any()
+    held.scenes, held.image = list(range(40)), torch.zeros(40, 64, 2)
+    part, kept = scripts.measures.with_controls(Held(**vars(held)), values)
+    assert part.scenes == [number for number in range(40) if number != 3]
+    assert torch.equal(kept, values[:, part.scenes]) and len(part.image) == 39
+    arms = scripts.measures.arms_of(part, kept)
+    assert not (arms["random background"] & ~part.free).any()
 
 
 def test_counts_of_a_row_written_by_hand(scripts):

@@ -20,7 +20,7 @@ class Recipe:
     """
 
     _: KW_ONLY
-    steps: int = 2800
+    steps: int = 3200
     scenes: int = 2
     room: int = 150
     lr: float = 1e-3
