@@ -45,7 +45,7 @@ def test_what_the_text_says_of_the_figures_holds(card):
     looks = figures["runs"]["seed 1"]["looks"]
     six = [look["sinks"][0] for step, look in looks.items() if step != "0"]
     assert f"between {min(six):.0f} and {max(six):.0f} a scene (layer 6" in text
-    assert f"of {figures['runs']['seed 1']['steps'] * 2:,} scenes" in text
+    assert f"on {figures['runs']['seed 1']['steps'] * 2:,} scenes" in text
 
 
 @pytest.mark.parametrize(
