@@ -89,7 +89,9 @@ def there(family, loopback):
 
 def same(one, other, keep):
     assert torch.equal(one.ids, other.ids) and one.text == other.text
-    assert apart(one.logits[keep], other.logits[keep]) < SAME
+    ours = one.logits[keep]
+    # Rounding is relative: Cohere2 Vision's logits reach 6, and differ by 1.03e-5 on some CPUs.
+    assert apart(ours, other.logits[keep]) < SAME * max(1.0, float(ours.abs().max()))
     same_records(one, other)
 
 
