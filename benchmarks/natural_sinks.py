@@ -99,6 +99,8 @@ def main():
         parser.error("what to do? --form FORM or --write")
     if asked.form == "seed-1" and not asked.adapter:
         parser.error("seed-1 does not ship: --adapter FILE, as vsink_interp.small.export makes it")
+    if asked.form in (None, "toy") and asked.adapter:
+        parser.error("--adapter wants --form of the small LMM")
     torch.set_num_threads(1)
     if asked.form:
         known = json.loads(asked.json.read_text()) if asked.json.exists() else {}

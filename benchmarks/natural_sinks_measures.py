@@ -174,6 +174,8 @@ def arms_of(held, values):
     rng = np.random.default_rng(0)
     arms = {"nothing": torch.zeros_like(is_sink), "sinks": hidden}
     for name, pool in _pools(held, is_sink).items():
+        if (_others(pool) < hidden.sum(-1)).any():
+            raise ValueError(f"{name}: fewer others than sinks in a scene; see with_controls")
         order = torch.from_numpy(rng.random(is_sink.shape)).masked_fill(~pool | first, 2.0)
         arms[name] = order.argsort(-1).argsort(-1) < hidden.sum(-1, keepdim=True)
     return {**arms, "first patch": first}
@@ -184,14 +186,18 @@ def _pools(held, is_sink):
     return {"random image": ~is_sink, "random background": ~is_sink & held.free}
 
 
+def _others(tokens):
+    """How many tokens of each scene, but for its first patch."""
+    return tokens[:, 1:].sum(-1)
+
+
 def with_controls(held, values):
     """The scenes in which as many others can be hidden, and their phi.
 
     Where most of the background are sinks there are too few others to draw.
     """
     is_sink = values[MIDDLE, :, 1:] >= held.lmm.sinks.tau
-    many = is_sink[:, 1:].sum(-1)
-    enough = [pool[:, 1:].sum(-1) >= many for pool in _pools(held, is_sink).values()]
+    enough = [_others(pool) >= _others(is_sink) for pool in _pools(held, is_sink).values()]
     keep = torch.stack(enough).all(0)
     scenes = [one for one, kept in zip(held.scenes, keep.tolist(), strict=True) if kept]
     part = replace(held, scenes=scenes, image=held.image[keep], free=held.free[keep])

@@ -13,14 +13,21 @@ def figure(figures, path):
         if isinstance(value, list):
             value = value[int(name)]
         elif "rows" not in value:
-            value = value[name]
+            value = named(value, name, path)
         elif name == "difference":
             said = value["because"].partition("difference ")[2]
             value = [float(one) for one in re.findall(r"[-+.\d]+", said)[:3]]
         else:
             rows = {", ".join(map(str, group.values())): at for group, *at in value["rows"]}
-            value = rows[name]
+            value = named(rows, name, path)
     return value
+
+
+def named(values, name, path):
+    """One of some values, or an error that has the names of all."""
+    if name not in values:
+        raise KeyError(f"{path}: {name!r} is none of {', '.join(values)}")
+    return values[name]
 
 
 def told(value, form):
@@ -30,6 +37,8 @@ def told(value, form):
     round), behind `=` without its interval.
     """
     *marks, digits = form
+    if unknown := set(marks) - set("+~="):
+        raise ValueError(f"{form!r}: {unknown} are none of +, ~ and =")
     values = [value] if isinstance(value, float | int) else value
     if "~" in marks:
         mean, low, high = values

@@ -33,7 +33,7 @@ def test_what_the_text_says_of_the_figures_holds(card):
     text = " ".join(card.CARD.read_text().split())
     figures = json.loads(card.FIGURES.read_text())
     ours, second, control = (figures[name] for name in ("anchored", "seed 1", "control"))
-    assert "{{" not in text
+    assert "{{" not in text and "Not measured" not in text
     for kind, share in ours["answers"].items():
         assert (share < 0.95) is (kind in ("count", "how-many", "background")), "missed and met"
     assert ours["captions"] < 0.95

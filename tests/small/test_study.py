@@ -46,6 +46,22 @@ class Held:
     image: torch.Tensor
 
 
+def test_multiples_that_the_text_says_in_words(scripts):
+    """How many times what other image tokens add a sink adds; of the first also the attention."""
+    figures = json.loads(scripts.page.FIGURES.read_text())
+
+    def times(form, quantity):
+        kinds = ("visual sinks", "other image tokens")
+        path = f"{form} > A.fig3c > {quantity}, "
+        sinks, others = (scripts.told.figure(figures, path + kind)[0] for kind in kinds)
+        return round(sinks / others)
+
+    text = " ".join(scripts.page.TEXT.read_text().split())
+    assert times("anchored", "contribution") == 7 and "They add seven times as much" in text
+    assert times("seed-1", "contribution") == 12 and "here twelve times as much" in text
+    assert f"({times('anchored', 'attention')} times)" in text
+
+
 def drawn(scenes=40):
     """phi of 30 layers, a first token and 64 image tokens, and which patches hold no object."""
     rng = np.random.default_rng(1)
@@ -76,8 +92,8 @@ def test_scenes_with_too_few_others_are_left_out(scripts):
     held, values = drawn()
     values[scripts.measures.MIDDLE, 3] = 23.0
     values[scripts.measures.MIDDLE, 3, 60:] = 15.0
-    crowded = scripts.measures.arms_of(held, values)
-    assert (crowded["random background"] & ~held.free)[3].any()
+    with pytest.raises(ValueError, match="random image: fewer others than sinks"):
+        scripts.measures.arms_of(held, values)
     held.scenes, held.image = list(range(40)), torch.zeros(40, 64, 2)
     part, kept = scripts.measures.with_controls(Held(**vars(held)), values)
     assert part.scenes == [number for number in range(40) if number != 3]
@@ -127,7 +143,9 @@ def test_figures_of_the_text_are_the_kept_ones(scripts):
         ("form > A.fig > difference", "3", ".194 [-.090, .298]"),
     ):
         assert told.told(told.figure(kept, path), form) == said
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="'count' is none of yes/no"):
         told.figure(kept, "form > hiding > count")
+    with pytest.raises(ValueError, match="none of"):
+        told.told(0.5, "*2")
     text = "{{form > by layer >\nsinks > 1 | =1}} sinks, {{a table}}{{another}}"
     assert told.filled(text, kept, {"a table": "|"}) == "8.5 sinks, |*Not measured: another.*"

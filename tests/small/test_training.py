@@ -323,6 +323,13 @@ def test_the_gradient_reaches_the_projector_through_objects_alone_unless_it_is_t
         assert bool(gradient[free].abs().max() > 0) is not anchored
 
 
+@pytest.mark.parametrize("threads", [0, 5])
+def test_a_step_has_work_for_so_many_threads(threads, tmp_path):
+    with pytest.raises(vi.errors.InputError, match="a step is shared by 1 to 4"):
+        train.train(tmp_path, train.Recipe(), threads=threads)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_shares_of_a_step_are_its_whole_loss():
     """Answers over all labels of both scenes in one batch, anchors over both backgrounds."""
     parts, recipe = tiny_parts(), train.Recipe(steps=9, room=60, captions=1.0, blind_from=0.0)

@@ -152,7 +152,12 @@ def scene_loss(
 ) -> dict[str, Tensor]:
     """What one scene adds to the terms of a step: answers, and the anchors of background patches.
 
-    Both are means over all of the step's answer tokens and background patches.
+    Both are means over all of the step's answer tokens and background patches: the terms of all
+    scenes add up to the step's.
+
+    **Arguments:**
+
+    - `number`: the place of the scene in the lesson.
     """
     features = patch_features(parts.vision, lesson.scenes[number : number + 1])
     free = lesson.free[number : number + 1]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..kernels import sink_value
 from ..toy.scenes import TRAINING_SEED
 from .align import ANCHOR_STD, Projector, alignment_loss, word_targets
@@ -34,11 +35,12 @@ from .lessons import (
 )
 from .lora import Lora
 from .packing import Turn, by_kind
-from .prose import TEXTS, Prose, write_prose
+from .prose import Prose, write_prose
 from .recipe import Recipe
 
 log = logging.getLogger("vsink_interp.small.train")
 _POOL: Final = 768
+_PROSE_SHARES: Final = 2
 _HELD_OUT: Final = 500_000  # seeds of the look into training; those of the evaluation lie below
 
 
@@ -119,8 +121,12 @@ def train(
     - `threads`: how many CPU cores share a step; another number goes on with the same run, and
         changes no bit of it.
 
-    **Raises:** `InputError` if it holds a run of another recipe.
+    **Raises:** `InputError` if it holds a run of another recipe, or of `threads` that no step has
+    work for.
     """
+    most = recipe.scenes + _PROSE_SHARES
+    if not 1 <= threads <= most:
+        raise InputError(f"threads={threads}: a step is shared by 1 to {most}")
     recipe.keep(out / "recipe.json")
     torch.set_num_threads(1)
     parts = Parts.load()
@@ -199,7 +205,7 @@ def _shares(
         drawn = prose.drawn(trainee.step)
         shares += [
             lambda numbers=numbers: {"prose": prose_loss(parts, trainee, prose, numbers)}
-            for numbers in (drawn[: TEXTS // 2 + 1], drawn[TEXTS // 2 + 1 :])
+            for numbers in (drawn[::_PROSE_SHARES], drawn[1::_PROSE_SHARES])
         ]
     return shares
 
@@ -243,7 +249,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--projection", type=int, default=0)
     parser.add_argument("--control", action="store_true", help="train the projector freely")
-    parser.add_argument("--threads", type=int, default=1, help="CPU cores, 1 by default")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU cores that share a step, 1 by default"
+    )
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
