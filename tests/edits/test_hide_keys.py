@@ -1,5 +1,7 @@
 """Ablation of tokens, and its random control."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -144,6 +146,7 @@ def test_a_row_keeps_its_last_resort():
         (lambda: vi.HideKeys((-1, 3)), "hides nothing"),
         (lambda: vi.HideKeys("image", pool="query"), "belong to a control"),
         (lambda: vi.HideKeys("image", redraw=False), "belong to a control"),
+        (lambda: vi.HideKeys("image", partial=True), "belong to a control"),
         (lambda: vi.HideKeys("img"), "choose from"),
         (lambda: vi.HideKeys("image", target="sink"), "cannot depend on sinks"),
         (lambda: vi.HideKeys("image", pool="sink & image"), "cannot depend on sinks"),
@@ -181,6 +184,53 @@ def test_a_pool_that_one_prompt_lacks_is_refused():
     later = vi.HideKeys("generated", control=0)
     with pytest.raises(vi.LayoutError, match="as many others as the prompt has of 'generated'"):
         tiny.lmm().generate(tiny.encode(), graph=later, max_new_tokens=3)
+
+
+def test_what_is_refused_for_want_of_others_names_prompt_and_layer():
+    """Where most of the image are sinks: which of them, a run alone can tell."""
+    lmm = tiny.fresh()
+    lmm.sinks = replace(tiny.SINKS, tau=1.4)
+    sinks, graph = crowd(lmm), vi.HideKeys("sink & image", control=0)
+    layer, sample = next((at, i) for at in range(4) for i in (0, 1) if 2 * len(sinks[at][i]) > 9)
+    many = len(sinks[layer][sample])
+    with pytest.raises(
+        vi.LayoutError,
+        match=rf"needs {many} other tokens of 'image', and there are {9 - many}, in prompt "
+        rf"{sample} of the batch at layer {layer}; .*partial=True",
+    ):
+        lmm.run(scenes(0, 1), graph=graph)
+
+
+def test_a_partial_control_hides_all_others_where_there_are_too_few():
+    lmm = tiny.fresh()
+    lmm.sinks = replace(tiny.SINKS, tau=1.4)
+    whole, image = crowd(lmm), set(range(3, 12))
+    partial = vi.HideKeys("sink & image", control=0, partial=True)
+    enough = few = 0
+    for sample in (0, 1):
+        for layer, places in enumerate(hidden(lmm, scenes(0, 1), partial, sample)):
+            sinks = whole[layer][sample]
+            assert places <= image - sinks
+            assert len(places) == min(len(sinks), 9 - len(sinks))
+            enough, few = enough + (2 * len(sinks) <= 9), few + (2 * len(sinks) > 9)
+    assert enough
+    assert few
+
+
+def crowd(lmm):
+    """The sinks among the image tokens of two scenes, by layer, then scene."""
+    phi = SinkValue("image")
+    found = lmm.run(scenes(0, 1), graph=phi)[phi].values >= lmm.sinks.tau
+    return [[{3 + int(i) for i in row.nonzero()} for row in layer] for layer in found]
+
+
+def test_a_partial_control_is_the_control_where_there_are_enough():
+    lmm, encoding = tiny.lmm(), scenes(0, 1)
+    whole = vi.HideKeys((4, 5, 7), control=1)
+    logits = [lmm.run(encoding, graph=one).logits for one in (whole, replace(whole, partial=True))]
+    assert torch.equal(*logits)
+    with pytest.raises(vi.LayoutError, match="hides nothing: 'image' has no other tokens"):
+        lmm.run(encoding, graph=vi.HideKeys("image", control=0, partial=True))
 
 
 def test_places_are_those_of_the_shortest_prompt():

@@ -162,6 +162,29 @@ def test_sink_ablation_wants_visual_sinks(sunk, cases, monkeypatch):
         ex.sink_ablation(sunk, cases, draws=0)
 
 
+def test_sink_ablation_leaves_out_what_has_no_control(sunk, cases, monkeypatch):
+    """Cases with more sinks than other image tokens in a layer are in no arm; the others are."""
+    phi = vi.probes.SinkValue("image")
+    sinks = sunk.run(list(cases.images), list(cases.prompts), phi)[phi].values >= 2.1
+    crowded = (sinks.sum(-1) > 32).any(0).tolist()
+    assert crowded == [True, False, True], "of 64 image tokens"
+    monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=2.1))
+    found, alone = ex.sink_ablation(sunk, cases, draws=2), every_other(cases, first=1)
+    assert (found.left_out, found.cases) == ((0, 2), (1,))
+    assert found.n_sinks.tolist() == [int(sinks[:, 1].sum())]
+    for arm, graph in enumerate(found.graphs):
+        whole = vi.EditGraph(*(replace(edit, partial=False) for edit in graph.nodes))
+        first = found.by_draw[arm - 2, 0] if arm >= 2 else found.f1[arm]
+        np.testing.assert_allclose(first, true_f1(one_by_one(sunk, alone, whole), alone))
+    with pytest.raises(vi.ResultError, match=r"2 of 2 cases .* more sinks than other image tokens"):
+        ex.sink_ablation(sunk, every_other(cases), draws=1)
+
+
+def every_other(cases, first=0):
+    images, prompts = cases.images[first::2], cases.prompts[first::2]
+    return replace(cases, images=images, prompts=prompts, truth=cases.truth[first::2])
+
+
 def test_cases_must_match():
     scene = vi.toy.scene(0)
     with pytest.raises(vi.InputError, match="2 images and 1 prompts"):

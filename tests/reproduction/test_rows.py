@@ -1,5 +1,8 @@
 """What entries measure, against plain transformers in eager attention and a few lines of numpy."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +66,30 @@ def test_attention_by_type(lmm, told):
             want = answer[:, image].sum(1).mean()
             (got,) = picked(found, case=case, layer=layer, group="image", of="attention")
             np.testing.assert_allclose(got, want, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["A.fig3b", "AB.knockout-sinks"])
+def test_cases_without_a_control_are_left_out_and_told(name, lmm, monkeypatch):
+    """Where more than half of the image tokens are sinks, as many others cannot be hidden."""
+    drawn, phi = [vi.toy.scene(seed) for seed in range(4)], vi.probes.SinkValue("image")
+    run = lmm.run([one.image for one in drawn], [DESCRIBE] * 4, phi)
+    ranked = run[phi].values.sort(-1, descending=True).values
+    most = ranked[..., 32].amax(0)  # below it no layer has more than 32 of 64
+    tau = float(most.sort().values[1:3].mean())
+    left_out = (most >= tau).nonzero().flatten().tolist()
+    assert len(left_out) == 2
+    monkeypatch.setattr(lmm, "sinks", replace(lmm.sinks, tau=tau))
+    found = vi.reproduce(name, lmm, limit=4, quick=True, tick=silent)
+    assert {*found.labels("case")} == {*range(4)} - {*left_out}
+    told = f"left out: 2 of 4 cases, with.* in some layer: {', '.join(map(str, left_out))}$"
+    assert re.search(told, found.table())
+    assert "left out" not in vi.reproduce("A.fig8b", lmm, limit=1, quick=True, tick=silent).table()
+
+
+def test_a_benchmark_goes_on_where_a_control_cannot_be_whole(lmm, monkeypatch):
+    monkeypatch.setattr(lmm, "sinks", replace(lmm.sinks, tau=1.5))
+    found = vi.reproduce("A.fig3b-pope", lmm, limit=4, quick=True, tick=silent)
+    assert {"visual sinks", "random image tokens"} < {*found.labels("arm")}
 
 
 def phi_of(lmm, out, layer):

@@ -46,9 +46,11 @@ class HideKeys(Edit):
         drawn from the others of `pool`, anew for every prompt and layer.
     - `pool`: where the control draws from.
     - `redraw`: False draws the control once for a prompt, the same in all layers.
+    - `partial`: True has the control hide all others where they are fewer than `tokens`, which is
+        refused else.
 
     **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
-    prompt lacks a segment or a position.
+    prompt lacks a segment or a position, or `pool` has too few others for a control.
     """
 
     hook: ClassVar[str] = "attn.hook_attn_scores"
@@ -60,6 +62,7 @@ class HideKeys(Edit):
     control: int | None = None
     pool: str = "image"
     redraw: bool = True
+    partial: bool = False
 
     def __post_init__(self) -> None:
         settle(self)
@@ -72,8 +75,10 @@ class HideKeys(Edit):
             )
         parse_fixed_group(self.target, "the target of HideKeys")
         parse_fixed_group(self.pool, "the pool of HideKeys")
-        if self.control is None and (self.pool != "image" or not self.redraw):
-            raise NotationError("pool and redraw belong to a control; give it a seed, as control=0")
+        if self.control is None and (self.pool != "image" or not self.redraw or self.partial):
+            raise NotationError(
+                "pool, redraw and partial belong to a control; give it a seed, as control=0"
+            )
 
     @property
     @override
@@ -123,17 +128,27 @@ class HideKeys(Edit):
                 )
         else:
             wanted = self._places(prompt)
+        left = layout.mask(self.pool) & prompt & ~wanted
         if not self.needs_phi:
-            self._refuse_small(layout.mask(self.pool) & prompt & ~wanted, wanted)
+            self._refuse_small(left, wanted)
+            if not left.any():
+                raise LayoutError(f"{self!r} hides nothing: {self.pool!r} has no other tokens")
 
     def _refuse_small(
-        self, left: Bool[Tensor, "batch token"], wanted: Bool[Tensor, "batch token"]
+        self,
+        left: Bool[Tensor, "batch token"],
+        wanted: Bool[Tensor, "batch token"],
+        where: str = "",
     ) -> None:
-        if (left.sum(-1) < wanted.sum(-1)).any():
-            raise LayoutError(
-                f"{self!r}: the control needs {int(wanted.sum(-1).max())} other tokens of "
-                f"{self.pool!r}, and there are {int(left.sum(-1).min())}; name a larger pool"
-            )
+        there, asked = left.sum(-1), wanted.sum(-1)
+        if self.partial or not (short := there < asked).any():
+            return
+        sample = int(short.nonzero()[0])
+        raise LayoutError(
+            f"{self!r}: the control needs {int(asked[sample])} other tokens of {self.pool!r}, and "
+            f"there are {int(there[sample])}, in prompt {sample} of the batch{where}; name a "
+            "larger pool, or hide all others there with partial=True"
+        )
 
     def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
         """The positions as a mask, counted from the first token that is not padding."""
@@ -153,7 +168,7 @@ class HideKeys(Edit):
         wanted = wanted & site.keys("prompt")
         pool = site.keys(self.pool) & site.keys("prompt") & ~wanted
         if self.needs_phi:
-            self._refuse_small(pool, wanted)
+            self._refuse_small(pool, wanted, f" at layer {site.layer}")
         return random_like(wanted, pool, site.once((self, "draw"), self._draw)[:, : site.n_keys])
 
     def _draw(self, site: Site) -> Float[Tensor, "batch key"]:

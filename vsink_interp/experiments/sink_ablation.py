@@ -1,11 +1,12 @@
 """Hide visual sinks, compared with as many random image tokens (Kang et al. 2025, figure 3b)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from ..edits import HideKeys
 from ..errors import InputError, ResultError
@@ -41,6 +42,8 @@ class SinkAblation(Result):
     - `n_sinks`: the visual sinks of each case, summed over the layers that hide them.
     - `reference`: what F1 was measured against.
     - `about`: a description of the cases.
+    - `left_out`: the cases that no arm holds: in some layer more than half of their image tokens
+        are sinks, so there are not as many others to hide.
     """
 
     figure: ClassVar[str] = "sink_ablation"
@@ -53,6 +56,13 @@ class SinkAblation(Result):
     n_sinks: Int[np.ndarray, " case"]
     reference: str
     about: str
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def cases(self) -> tuple[int, ...]:
+        """The cases that were measured, by their number among those given."""
+        given = self.f1.shape[1] + len(self.left_out)
+        return tuple(case for case in range(given) if case not in self.left_out)
 
     @property
     def mean(self) -> Float[np.ndarray, " arm"]:
@@ -94,7 +104,8 @@ def sink_ablation(
 
     The control is drawn anew for every case and every layer, and, in a second arm, once for all
     layers of a case: a token that is hidden in one layer alone can be read in the next. Layers
-    without a pattern hide none.
+    without a pattern hide none. A case is left out of all arms if in some layer it has more sinks
+    than other image tokens.
 
     ```python
     found = ex.sink_ablation(lmm, cases, draws=1)
@@ -110,12 +121,13 @@ def sink_ablation(
     - `tick`: called in the place of a progress bar, after each batch under each graph.
 
     **Raises:** `CapabilityError` if the model has no sink dimensions; `ResultError` if no case has
-    a visual sink, or `log` belongs to another measurement; `InputError` without a draw.
+    a visual sink, if all are left out, or if `log` belongs to another measurement; `InputError`
+    without a draw.
     """
     if draws < 1:
         raise InputError(f"draws={draws}: the control needs one draw or more")
     hidden = HideKeys(SINKS, layers=pattern_layers(lmm))
-    controls = [replace(hidden, control=seed + i) for i in range(draws)]
+    controls = [replace(hidden, control=seed + i, partial=True) for i in range(draws)]
     arms = {
         "nothing": (EditGraph(),),
         "visual sinks": (EditGraph(hidden),),
@@ -127,14 +139,18 @@ def sink_ablation(
     graphs = [graph for graphs in arms.values() for graph in graphs]
     about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases)
     probe = SinkValue("image", layers=hidden.layers)
-    asked = [(repr(graph), graph or probe) for graph in graphs]
+    asked = [(repr(one), one if one.nodes == (hidden,) else one | probe) for one in graphs]
     counted: list[int] = []
     told: list[list[str]] = []
+    crowded: set[int] = set()
     for found in under_graphs(lmm, cases, asked, about, _reader(lmm, probe), log=log, tick=tick):
         told.append([row["answer"] for row in found])
         counted = counted or [row["sinks"] for row in found]
         _refuse_none(lmm, cases, counted)
-    scores = iter([cases.f1(texts, told[0]) for texts in told])
+        crowded |= {case for case, row in enumerate(found) if row.get("crowded")}
+    kept = [case for case in range(len(cases)) if case not in crowded]
+    _refuse_none(lmm, cases, [counted[case] for case in kept], crowded)
+    scores = iter([np.array(cases.f1(texts, told[0]))[kept] for texts in told])
     f1 = [[next(scores) for _ in graphs] for graphs in arms.values()]
     against = "the unablated answer" if cases.truth is None else "the true objects"
     return SinkAblation(
@@ -142,33 +158,56 @@ def sink_ablation(
         tuple(arms),
         tuple(graphs[0] for graphs in arms.values()),
         np.array(f1[2:]),
-        np.array(counted),
+        np.array(counted)[kept],
         against,
         cases.about,
+        tuple(sorted(crowded)),
     )
 
 
+def crowded(run: Run, probe: SinkValue, tau: float) -> list[bool]:
+    """Of each case whether a layer has more sinks than other image tokens.
+
+    Where an edit with `partial=True` then hides fewer than there are sinks, it is no control.
+    """
+    sinks = _sinks(run, probe, tau)
+    return (2 * sinks > run.layout.mask("image").sum(-1)).any(0).tolist()
+
+
 def _reader(lmm: LMM, probe: SinkValue) -> Callable[[Run], list[Any]]:
-    """Of each case the answer; where nothing is hidden also the number of its visual sinks."""
+    """Of each case the answer; but where sinks are hidden also what it has of them."""
 
     def read(run: Run) -> list[Any]:
         if not run.records:
             return [{"answer": text} for text in run.text]
-        sinks = _sinks(run, probe, lmm.sinks.tau).tolist()
-        return [{"answer": t, "sinks": n} for t, n in zip(run.text, sinks, strict=True)]
+        tau = lmm.sinks.tau
+        found = zip(
+            run.text, _sinks(run, probe, tau).sum(0).tolist(), crowded(run, probe, tau), strict=True
+        )
+        return [{"answer": text, "sinks": n, "crowded": full} for text, n, full in found]
 
     return read
 
 
-def _refuse_none(lmm: LMM, cases: Cases, n_sinks: Sequence[int]) -> None:
-    if not any(n_sinks):
+def _refuse_none(
+    lmm: LMM, cases: Cases, n_sinks: Sequence[int], left_out: Collection[int] = ()
+) -> None:
+    if any(n_sinks):
+        return
+    tau, more = lmm.sinks.tau, "experiments.sink_values shows phi, lmm.sinks holds the threshold"
+    if left_out:
         raise ResultError(
-            f"no image token of {cases.about} is a sink (phi >= {lmm.sinks.tau:g}), so there is "
-            "nothing to hide; experiments.sink_values shows phi, lmm.sinks holds the threshold"
+            f"{len(left_out)} of {len(cases)} cases of {cases.about} have more sinks than other "
+            f"image tokens in some layer (phi >= {tau:g}), so as many others cannot be hidden, and "
+            f"no other case has a sink; {more}"
         )
+    raise ResultError(
+        f"no image token of {cases.about} is a sink (phi >= {tau:g}), so there is nothing to hide; "
+        f"{more}"
+    )
 
 
-def _sinks(run: Run, probe: SinkValue, tau: float) -> Int[np.ndarray, " case"]:
+def _sinks(run: Run, probe: SinkValue, tau: float) -> Int[Tensor, "layer case"]:
     record = run[probe]
     rows = run.layout.mask("image")[:, list(record.labels("token"))]
-    return ((record.values >= tau) & rows).sum((0, 2)).numpy()
+    return ((record.values >= tau) & rows).sum(-1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import ResultError
 from ..experiments import (
+    SinkAblation,
     Spectrum,
     WordMaps,
     contributions as measure_contributions,
@@ -200,6 +201,14 @@ def ranked_heads(study: Study) -> str:
     )
 
 
+def _left_out(hidden: SinkAblation) -> str:
+    """Of the setting, which cases have no control."""
+    if not hidden.left_out:
+        return ""
+    which = ", ".join(map(str, hidden.left_out))
+    return f"Left out, for in some layer most of their image tokens are sinks: cases {which}. "
+
+
 def ablation(study: Study) -> str:
     """Hiding sinks against hiding random image tokens, and what they contribute."""
     try:
@@ -229,6 +238,7 @@ def ablation(study: Study) -> str:
         + setting(
             f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}; "
             f"{hidden.draws} draws a case, with the seeds from the first on. "
+            f"{_left_out(hidden)}"
             f"Contributions: mean over heads, query and generated rows, layers {added.layers[0]} "
             f"to {added.layers[-1]}."
         )

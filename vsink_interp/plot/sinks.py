@@ -136,6 +136,8 @@ def sink_ablation(found: SinkAblation) -> "matplotlib.figure.Figure":
     axes.set_xlim(0, 1.12)
     draws = f"{found.draws} draw{'s' * (found.draws > 1)} a case"
     spread = f"{bootstrap(found.f1.shape[1])}, {draws}".lstrip(", ")
+    if found.left_out:
+        spread += f"; {len(found.left_out)} left out: more sinks than other image tokens"
     tidy(axes, f"object F1 against {found.reference}\n{spread}", "")
     axes.set_ylabel("hidden from the text", fontsize=9)
     return figure

@@ -79,11 +79,13 @@ class Measured:
     - `rows`: one mapping a measurement.
     - `images`: the images of some cases, for figures.
     - `data`: a digest of the cases: images, prompts, truths.
+    - `left_out`: which cases have no rows, and why; empty where all have.
     """
 
     rows: tuple[Row, ...]
     images: Mapping[int, Image.Image]
     data: str
+    left_out: str = ""
 
 
 @runtime_checkable

@@ -150,8 +150,8 @@ def reproduce(
     setup = Setup(folder, limit=limit, seed=seed, quick=quick, log=log, tick=tick)
     found = entry.measure(name, lmm, setup)
     about = {**_provenance(entry, lmm, setup), "data digest": found.data}
-    if server and entry.left_out:
-        about[LEFT_OUT] = entry.left_out
+    if missing := [one for one in (entry.left_out if server else "", found.left_out) if one]:
+        about[LEFT_OUT] = "; ".join(missing)
     return Measurements(name, found.rows, about, found.images)
 
 

@@ -1,6 +1,6 @@
 """Measure a reproduction a few cases at a time, written as they come, gone on with later."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias, final
@@ -35,6 +35,7 @@ class OverCases:
     - `quick`, `full`: how many cases there are by default.
     - `at_once`: how many are measured together.
     - `source`: where they come from.
+    - `lacks`: which cases have no rows, as in "without a sink"; empty where all have.
     """
 
     measure: Callable[[LMM, Any, Setup], Iterable[Row]]
@@ -43,6 +44,7 @@ class OverCases:
     full: int
     at_once: int = 4
     source: Callable[[Setup, int, int], Iterator[Any]] = captions
+    lacks: str = ""
 
     def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
         """The rows of all cases, and the first images."""
@@ -67,8 +69,16 @@ class OverCases:
                 steps.append((step, first))
                 first += len(found)
                 tell(min(first, count), count)
-        rows = (_placed(row, first) for step, first in steps for row in kept.known[step])
-        return Measured(tuple(rows), images, data.hexdigest()[:16])
+        rows = tuple(_placed(row, first) for step, first in steps for row in kept.known[step])
+        return Measured(rows, images, data.hexdigest()[:16], self._missing(rows, first))
+
+    def _missing(self, rows: Sequence[Row], count: int) -> str:
+        """Which cases have no rows, and why."""
+        there = {row[CASE] for row in rows if CASE in row}
+        missing = [str(case) for case in range(count) if case not in there]
+        if not self.lacks or not missing:
+            return ""
+        return f"{len(missing)} of {count} cases, {self.lacks}: {', '.join(missing)}"
 
 
 def about(name: str, lmm: LMM, setup: Setup) -> dict[str, Any]:

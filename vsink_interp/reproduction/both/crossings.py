@@ -6,11 +6,14 @@ import numpy as np
 
 from ...edits import HideKeys, Knockout
 from ...experiments import Cases, answers, knockout_sweep, sweep_layers, vision_sinks
+from ...experiments.answers import runs
 from ...experiments.depth import pattern_layers
 from ...experiments.encoded_cases import EncodedCases
-from ...graph import Graphlike, resolve_layers
+from ...experiments.sink_ablation import crowded
+from ...graph import resolve_layers
 from ...model import LMM
 from ...model.progress import silent
+from ...probes import SinkValue
 from ..entry import Entry, Outcome, Setup
 from ..measurements import Measurements, Row
 from ..outcomes import both, higher
@@ -18,22 +21,27 @@ from ..over_cases import OverCases
 
 SOURCES = ("sink & image", "image & ~sink", "image")
 RANDOM = "as many random image tokens"
+CROWDED = "with more sinks than other image tokens in some layer"
 
 
 def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
-    """Object F1 with the flow to the text cut from sinks, as many random tokens, others, all."""
-    asked = EncodedCases(lmm, cases)
-    plain = answers(lmm, asked)
-    for case, f1 in enumerate(cases.f1(plain, plain)):
-        yield {"case": case, "cut": "nothing", "value": f1}
-    layers = pattern_layers(lmm)
-    cuts: dict[str, Graphlike] = {
-        source: Knockout(f"{source} -> query generated", layers) for source in SOURCES
-    }
-    cuts[RANDOM] = HideKeys("sink & image", layers, control=setup.seed)
-    for source, graph in cuts.items():
-        for case, f1 in enumerate(cases.f1(answers(lmm, asked, graph), plain)):
-            yield {"case": case, "cut": source, "value": f1}
+    """Object F1 with the flow to the text cut from sinks, as many random tokens, others, all.
+
+    Cases that have more sinks than other image tokens in some layer are left out.
+    """
+    asked, layers = EncodedCases(lmm, cases), pattern_layers(lmm)
+    plain, phi = answers(lmm, asked), SinkValue("image", layers)
+    told = {"nothing": plain}
+    for source in SOURCES:
+        told[source] = answers(lmm, asked, Knockout(f"{source} -> query generated", layers))
+    control = HideKeys("sink & image", layers, control=setup.seed, partial=True)
+    drawn = list(runs(lmm, asked, control | phi))
+    told[RANDOM] = [text for run in drawn for text in run.text]
+    left_out = [full for run in drawn for full in crowded(run, phi, lmm.sinks.tau)]
+    for cut, texts in told.items():
+        for case, f1 in enumerate(cases.f1(texts, plain)):
+            if not left_out[case]:
+                yield {"case": case, "cut": cut, "value": f1}
 
 
 def from_layer(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
@@ -89,7 +97,7 @@ KNOCKOUT = Entry(
     "knockouts of visual sinks, of as many random image tokens, of all others, and of the image",
     "cutting the flow from visual sinks costs less than cutting it from all other image tokens, or "
     "from as many random ones",
-    measure=OverCases(by_source, quick=8, full=80, at_once=8),
+    measure=OverCases(by_source, quick=8, full=80, at_once=8, lacks=CROWDED),
     draws=True,
     outcome=_sinks_carry_little,
     figure="bars",
