@@ -2,7 +2,7 @@
 
     python benchmarks/natural_sinks.py --form aligned
     python benchmarks/natural_sinks.py --form anchored --log FOLDER
-    python benchmarks/natural_sinks.py --form seed-1 --adapter FILE --log FOLDER
+    python benchmarks/natural_sinks.py --form seed-0 --adapter FILE --log FOLDER
 
 adds what it measures to `benchmarks/natural_sinks.json`, one measure at a time, and writes the
 page anew; stopped, the same command goes on. `--write` alone writes the page of earlier figures.
@@ -17,12 +17,13 @@ from natural_sinks_page import FIGURES, FORMS, SCENES, written
 
 import vsink_interp as vi
 from vsink_interp.plot import png
+from vsink_interp.reproduction.measurements import CASE, LEFT_OUT
 from vsink_interp.small.model import built
 from vsink_interp.storage import write_bytes, write_text
 
 PICTURES = FIGURES.parents[1] / "docs" / "assets" / "natural-sinks"
 ENTRIES = {
-    "A.fig3b": 8,
+    "A.fig3b": 24,
     "AB.v-sinks": 8,
     "B.fig7": 8,
     "A.fig3c": 8,
@@ -58,8 +59,9 @@ def reproduced(lmm, form, log, limit):
             by = [n for n in by if n not in ("phi", "token")] or list(found.factors[:1])
             rows = [[one.group, one.mean, one.low, one.high] for one in found.summary(by)]
             return {
-                "holds": outcome.holds, "because": outcome.because, "cases": limit or count,
-                "rows": rows,
+                "holds": outcome.holds, "because": outcome.because,
+                "cases": len(found.labels(CASE)) or limit or count,
+                "left out": found.about.get(LEFT_OUT, ""), "rows": rows,
             }  # fmt: skip
 
         yield name, measured
@@ -74,7 +76,7 @@ def measures(lmm, form, scenes, log, limit):
         held = Held.of(lmm, scenes)
         shown, asked = steps(held)
         yield from shown.items()
-        if form == "aligned":
+        if form.endswith("aligned"):
             return
         yield from asked.items()
     yield from reproduced(lmm, form, log, limit)
@@ -97,8 +99,8 @@ def main():
     asked = parser.parse_args()
     if not (asked.form or asked.write):
         parser.error("what to do? --form FORM or --write")
-    if asked.form == "seed-1" and not asked.adapter:
-        parser.error("seed-1 does not ship: --adapter FILE, as vsink_interp.small.export makes it")
+    if (asked.form or "").startswith("seed-0") and not asked.adapter:
+        parser.error(f"{asked.form} does not ship: --adapter benchmarks/{asked.form}.safetensors")
     if asked.form in (None, "toy") and asked.adapter:
         parser.error("--adapter wants --form of the small LMM")
     torch.set_num_threads(1)

@@ -11,8 +11,8 @@ HERE = Path(__file__).parent
 FIGURES = HERE / "natural_sinks.json"
 TEXT = HERE / "natural_sinks.md"
 PAGE = HERE.parent / "docs" / "natural-sinks.md"
-FORMS = ("anchored", "seed-1", "aligned", "toy")
-"""What is measured: the forms that ship, a second training seed of the first, and the toy."""
+FORMS = ("anchored", "seed-0", "aligned", "seed-0-aligned", "toy")
+"""What is measured: the forms that ship, another training seed of each, and the toy."""
 SMALL = FORMS[:-1]
 SCENES = 200
 
@@ -135,13 +135,19 @@ def said(name, figures):
     return "\n".join(f"- {form}: {one['because']}" for form, one in parts if one)
 
 
+def left_out(name, figures):
+    """Which scenes a reproduction could not take, on each form."""
+    parts = [(form, figures.get(form, {}).get(name, {}).get("left out")) for form in FORMS]
+    return "; ".join(f"{form}: {why}" for form, why in parts if why) or "none"
+
+
 def verdicts(figures):
     """What holds of both papers."""
     from vsink_interp.reproduction import find
 
     names = [n for n in figures.get("anchored", {}) if "." in n]
     rows = []
-    shown = [form for form in FORMS if form in figures and form != "aligned"]
+    shown = [f for f in FORMS if f in figures and not f.endswith("aligned")]
     for name in names:
         said = [figures.get(form, {}).get(name) for form in shown]
         rows.append(
@@ -198,13 +204,21 @@ REPEATED = (
     ("VAR (p = 1, rho = .5) changes right yes/no answers by", "redistribution > 5 > change", "+3"),
 )  # fmt: skip
 
+_MADE = "made of > {} > {} > sinks"
+REPEATED_ALIGNED = (
+    *REPEATED[:7],
+    ("with fresh noise, layer 15", _MADE.format("noise with their mean and spread", 15), "1"),
+    ("with words, layer 6", _MADE.format("the word of the background", 6), "1"),
+    ("with words, layer 15", _MADE.format("the word of the background", 15), "1"),
+    ("behind `user`, layer 15", "before the image > start token, `user`, line break > 15 > sinks", "1"),
+)  # fmt: skip
 
-def repeated(figures):
+
+def repeated(figures, forms, wanted):
     """What the text rests on, in both training seeds."""
-    forms = ("anchored", "seed-1")
     rows = [
         [label, *(told(figure(figures, f"{form} > {path}"), digits) for form in forms)]
-        for label, path, digits in REPEATED
+        for label, path, digits in wanted
     ]
     return table(["", *forms], rows)
 
@@ -235,8 +249,12 @@ def tables(figures):
             if "." in name:
                 found[name] = entry(name, figures)
                 found[f"{name}: said"] = said(name, figures)
-    if "seed-1" in figures:
-        found["repeated"] = repeated(figures)
+                found[f"{name}: left out"] = left_out(name, figures)
+    if "seed-0" in figures:
+        found["repeated"] = repeated(figures, ("anchored", "seed-0"), REPEATED)
+    if "seed-0-aligned" in figures:
+        forms = ("aligned", "seed-0-aligned")
+        found["repeated, aligned"] = repeated(figures, forms, REPEATED_ALIGNED)
     return {**found, "verdicts": verdicts(figures)}
 
 

@@ -1,7 +1,8 @@
 """Write notebooks/*.ipynb: each .py, run, with outputs that a diff can bear.
 
 `python docs/gen_notebooks.py [NAME ...]`; all of them without a name. Cells run in IPython itself,
-in a process forked for each notebook, because a kernel would import torch for each.
+in a process forked for each notebook, because a kernel would import torch for each. What runs on
+the small LMM is left as it is where that is not installed (`make small`).
 """
 
 import io
@@ -28,8 +29,8 @@ PALETTE = 256
 """A figure of lines and areas keeps as many colours: a third of the bytes."""
 OFF = 32, 1e-3
 """Where a palette is off by more than this, at more than this share of pixels, it is a JPEG."""
-BARE = ("natural_sinks",)
-"""Kept without outputs: its model is fetched by whoever wants to run it."""
+ON_SMALL = ("natural_sinks",)
+"""Those on the small LMM: written only where it is installed."""
 LONGEST = 150_000
 """The longest HTML of an output, in characters: circuitsvis's bundle is ten times as long."""
 
@@ -46,6 +47,9 @@ def main() -> None:
     for source in sorted(FOLDER.glob("*.py")):
         if sys.argv[1:] and source.stem not in sys.argv[1:]:
             continue
+        if source.stem in ON_SMALL and not small_is_here():
+            print(f"{source.stem}: left as it is, for the small LMM is not installed (make small)")
+            continue
         child = os.fork()
         if not child:
             nbformat.write(executed(source), source.with_suffix(".ipynb"))
@@ -54,6 +58,17 @@ def main() -> None:
             os._exit(0)
         if os.waitpid(child, 0)[1]:
             raise SystemExit(f"{source.name} failed: see above")
+
+
+def small_is_here() -> bool:
+    """Whether the packages of the small LMM are installed."""
+    from vsink_interp.errors import CapabilityError
+    from vsink_interp.small.packages import PACKAGES, located
+
+    try:
+        return all(located(package) for package in PACKAGES)
+    except CapabilityError:
+        return False
 
 
 def executed(source: Path) -> Any:
@@ -69,7 +84,7 @@ def executed(source: Path) -> Any:
         os.chdir(folder)
         for number, cell in enumerate(notebook.cells):
             cell.id, cell.metadata = f"cell-{number}", {}
-            if cell.cell_type == "code" and source.stem not in BARE:
+            if cell.cell_type == "code":
                 count += 1
                 cell.execution_count, cell.outputs = count, outputs_of(shell, cell.source, count)
     nbformat.validate(notebook)

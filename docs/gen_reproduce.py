@@ -21,6 +21,7 @@ from vsink_interp.reproduction import (
     Entry,
     Measurements,
 )
+from vsink_interp.reproduction.measurements import LEFT_OUT
 
 HERE = Path(__file__).parent
 PAGE, KEPT, PICTURES = HERE / "reproduce.md", HERE / "reproduce.json", HERE / "assets/reproduce"
@@ -88,8 +89,10 @@ def kept(folders: Mapping[str, Path], known: Mapping[str, Any]) -> dict[str, Any
     for model, folder in folders.items():
         for entry in ENTRIES:
             if (folder / f"{entry.name}.csv").is_file():
-                one = entry.outcome(Measurements.load(folder, entry.name))
-                found[entry.name][model] = {"holds": one.holds, "because": one.because}
+                measured = Measurements.load(folder, entry.name)
+                one, missing = entry.outcome(measured), measured.about.get(LEFT_OUT)
+                because = f"{one.because}; left out: {missing}" if missing else one.because
+                found[entry.name][model] = {"holds": one.holds, "because": because}
         index = folder / "index.json"
         for one in json.loads(index.read_text(encoding="utf-8")) if index.is_file() else ():
             if "error" in one:

@@ -30,7 +30,7 @@ import vsink_interp as vi
 from vsink_interp import experiments as ex
 
 try:
-    lmm, many = vi.LMM.small(), 8
+    lmm, many = vi.LMM.small(), 16
 except vi.errors.CapabilityError as error:
     lmm, many = vi.LMM.toy(), 2
     print(f"Not evidence: the toy LMM stands in. {error}")
@@ -92,17 +92,17 @@ vi.plot.phi_histogram(ex.sink_values(lmm, cases, layers=[middle]))
 # %% [markdown]
 # ## 6. Does the answer need them? (fig. 3b)
 # Hide them from all text, in all layers, and as a control as many random image tokens; as a second
-# control, which the paper does not have, as many random *background* tokens.
+# control, which the paper does not have, as many random *background* tokens. Scenes with fewer of
+# either than sinks have no such control, and are left out.
 
 
 # %%
 def hidden(pool):
     """Object F1 of each caption with as many tokens of a pool hidden as the scene has sinks."""
     rng, scores = np.random.default_rng(0), []
-    for one, mine, places in zip(scenes, sinks, pool, strict=True):
-        most = min(int(mine.sum()), int(places.sum()))
-        picked = rng.permutation(np.flatnonzero(places))[:most] + image_at
-        graph = vi.HideKeys(tuple(picked.tolist())) if most else None
+    for one, mine, places in zip(kept, sinks[enough], pool[enough], strict=True):
+        picked = rng.permutation(np.flatnonzero(places))[: int(mine.sum())] + image_at
+        graph = vi.HideKeys(tuple(picked.tolist())) if picked.size else None
         told = lmm.generate(one.image, "describe the image", graph, max_new_tokens=40).text
         read, true = map(vi.toy.language.parse_objects, (told, one.caption))
         scores.append(vi.toy.language.object_f1(read, true))
@@ -110,8 +110,12 @@ def hidden(pool):
 
 
 image_at = int(run.layout.mask("image")[0].nonzero()[0])
-pools = {"nothing": sinks & False, "sinks": sinks, "random image": ~sinks}
-arms = {name: hidden(pool) for name, pool in (pools | {"background": free & ~sinks}).items()}
+controls = {"random image": ~sinks, "background": free & ~sinks}
+enough = np.all([pool.sum(-1) >= sinks.sum(-1) for pool in controls.values()], 0)
+kept = [one for one, whole in zip(scenes, enough, strict=True) if whole]
+pools = {"nothing": sinks & False, "sinks": sinks} | controls
+arms = {name: hidden(pool) for name, pool in pools.items()}
+print(f"{len(kept)} of {many} scenes have both controls")
 for name, scores in arms.items():
     difference = vi.metrics.paired_difference(arms["sinks"], scores)
     print(f"{name:14} F1 {np.mean(scores):.3f}   less sinks' {difference}")

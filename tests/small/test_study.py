@@ -57,8 +57,9 @@ def test_multiples_that_the_text_says_in_words(scripts):
         return round(sinks / others)
 
     text = " ".join(scripts.page.TEXT.read_text().split())
-    assert times("anchored", "contribution") == 7 and "They add seven times as much" in text
-    assert times("seed-1", "contribution") == 12 and "here twelve times as much" in text
+    assert times("anchored", "contribution") == 12 and "They add twelve times as much" in text
+    assert "here they add twelve times as much" in text
+    assert times("seed-0", "contribution") == 7 and "in seed 0 seven times as much" in text
     assert f"({times('anchored', 'attention')} times)" in text
 
 
