@@ -167,18 +167,23 @@ def by_layer(held, values):
 
 def arms_of(held, values):
     """Which image tokens are hidden; the first patch in none but its own arm."""
-    is_sink = values[MIDDLE, :, 1:] >= held.lmm.sinks.tau
-    first = torch.zeros_like(is_sink)
+    is_sink, arms = values[MIDDLE, :, 1:] >= held.lmm.sinks.tau, without_controls(held, values)
+    first, hidden = torch.zeros_like(is_sink), arms["sinks"]
     first[:, 0] = True
-    hidden = is_sink & ~first
     rng = np.random.default_rng(0)
-    arms = {"nothing": torch.zeros_like(is_sink), "sinks": hidden}
     for name, pool in _pools(held, is_sink).items():
         if (_others(pool) < hidden.sum(-1)).any():
             raise ValueError(f"{name}: fewer others than sinks in a scene; see with_controls")
         order = torch.from_numpy(rng.random(is_sink.shape)).masked_fill(~pool | first, 2.0)
         arms[name] = order.argsort(-1).argsort(-1) < hidden.sum(-1, keepdim=True)
     return {**arms, "first patch": first}
+
+
+def without_controls(held, values):
+    """Nothing hidden, and the sinks but for the first patch."""
+    hidden = (values[MIDDLE, :, 1:] >= held.lmm.sinks.tau).clone()
+    hidden[:, 0] = False
+    return {"nothing": torch.zeros_like(hidden), "sinks": hidden}
 
 
 def _pools(held, is_sink):
@@ -211,6 +216,14 @@ def hiding(held, values):
     scores = {name: with_hidden(held, hidden) for name, hidden in arms.items()}
     said = {"scenes": len(held.scenes), "hidden": mean(arms["sinks"].sum(-1).numpy())}
     return said | compared(scores)
+
+
+def hiding_everywhere(held, values):
+    """The sinks alone, in all scenes: also in those that have too many of them for a control."""
+    arms = without_controls(held, values)
+    many = arms["sinks"].sum(-1)
+    scores = {name: with_hidden(held, hidden) for name, hidden in arms.items()}
+    return {"scenes": len(held.scenes), "most hidden": int(many.max())} | compared(scores)
 
 
 def with_hidden(held, hidden):
@@ -336,6 +349,7 @@ def steps(held):
     }
     answers = {
         "hiding": lambda: hiding(held.part(ASKED), values[:, :ASKED]),
+        "hiding everywhere": lambda: hiding_everywhere(held.part(ASKED), values[:, :ASKED]),
         "staged": lambda: staged(few),
         "redistribution": lambda: redistribution(few),
     }

@@ -205,13 +205,20 @@ REPEATED = (
 )  # fmt: skip
 
 _MADE = "made of > {} > {} > sinks"
+_USER = "before the image > start token, `user`, line break > 15 > sinks"
 REPEATED_ALIGNED = (
     *REPEATED[:7],
     ("with fresh noise, layer 15", _MADE.format("noise with their mean and spread", 15), "1"),
     ("with words, layer 6", _MADE.format("the word of the background", 6), "1"),
     ("with words, layer 15", _MADE.format("the word of the background", 15), "1"),
-    ("behind `user`, layer 15", "before the image > start token, `user`, line break > 15 > sinks", "1"),
+    ("behind `user`, layer 15", _USER, "1"),
 )  # fmt: skip
+
+TWICE = (
+    ("repeated", ("anchored", "seed-0"), REPEATED),
+    ("repeated, aligned", ("aligned", "seed-0-aligned"), REPEATED_ALIGNED),
+)
+"""The tables of both training seeds."""
 
 
 def repeated(figures, forms, wanted):
@@ -228,34 +235,37 @@ def tables(figures):
     found = {}
     for form in SMALL:
         own = figures.get(form, {})
-        for name, make in (
-            ("before the image", counts),
-            ("made of", counts),
-            ("off manifold", off_manifold),
-            ("by layer", by_layer),
-            ("staged", staged),
-            ("redistribution", redistribution),
-        ):
-            if name in own:
-                found[f"{form}: {name}"] = make(own[name])
-        if "hiding" in own:
-            found[f"{form}: hiding"] = hiding(own["hiding"], CAPTIONS)
-            found[f"{form}: hiding, by question"] = hiding(own["hiding"], QUESTIONS)
-        if "redistribution" in own:
-            found[f"{form}: turned"] = turned(own["redistribution"])
-        if "sinks" in own:
-            found[f"{form}: report"] = own["sinks"]["report"]
+        found |= {f"{form}: {name}": made for name, made in own_tables(own).items()}
         for name in own:
             if "." in name:
                 found[name] = entry(name, figures)
                 found[f"{name}: said"] = said(name, figures)
                 found[f"{name}: left out"] = left_out(name, figures)
-    if "seed-0" in figures:
-        found["repeated"] = repeated(figures, ("anchored", "seed-0"), REPEATED)
-    if "seed-0-aligned" in figures:
-        forms = ("aligned", "seed-0-aligned")
-        found["repeated, aligned"] = repeated(figures, forms, REPEATED_ALIGNED)
+    for name, forms, wanted in TWICE:
+        if figures.keys() >= {*forms}:
+            found[name] = repeated(figures, forms, wanted)
     return {**found, "verdicts": verdicts(figures)}
+
+
+def own_tables(own):
+    """Those of one form, of what was measured on it."""
+    makers = {
+        "before the image": counts,
+        "made of": counts,
+        "off manifold": off_manifold,
+        "by layer": by_layer,
+        "staged": staged,
+        "redistribution": redistribution,
+    }
+    found = {name: make(own[name]) for name, make in makers.items() if name in own}
+    if "hiding" in own:
+        found["hiding"] = hiding(own["hiding"], CAPTIONS)
+        found["hiding, by question"] = hiding(own["hiding"], QUESTIONS)
+    if "redistribution" in own:
+        found["turned"] = turned(own["redistribution"])
+    if "sinks" in own:
+        found["report"] = own["sinks"]["report"]
+    return found
 
 
 def turned(rows):

@@ -44,8 +44,14 @@ def told(value, form):
         mean, low, high = values
         values = [-mean, -high, -low]
     sign = "+" if "+" in marks else ""
-    mean, *ends = (re.sub(r"\b0\.", ".", f"{one + 0.0:{sign}.{digits}f}") for one in values)
+    mean, *ends = (_number(one, f"{sign}.{digits}f") for one in values)
     return mean if "=" in marks or not ends else f"{mean} [{', '.join(ends)}]"
+
+
+def _number(value, form):
+    """As the text has it: no 0 before the point, no sign before a zero that had none."""
+    value = 0.0 if float(f"{value:{form}}") == 0 else value
+    return re.sub(r"\b0\.", ".", f"{value:{form}}")
 
 
 def filled(text, figures, tables):

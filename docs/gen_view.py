@@ -19,7 +19,7 @@ from vsink_interp.toy.language import COLORS, DESCRIBE, SHAPES
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # for the browser of the tests
 ASSETS = DOCS / "assets"
-SEED, LAYER, WIDTH, HEIGHT = 100_023, 23, 1000, 800
+SEED, LAYER, WIDTH, HEIGHT = 100_056, 22, 1000, 800
 """A scene that was not trained on, and the layer whose words find their objects best."""
 WORDS = "[...document.querySelectorAll('.word')].map((w, i) => [i, w.textContent, w.title])"
 FAINTER = """(o => { o.value = 0.6; o.dispatchEvent(new Event('input')); })

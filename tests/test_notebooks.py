@@ -117,7 +117,7 @@ def test_notebooks_become_pages():
     """What mkdocs is given: figures are there, links lead to pages."""
     hook = run_path(str(FOLDER.parent / "docs" / "notebook_pages.py"))
     pages = {known: hook["as_page"](known, found) for known, found in hook["notebooks"]().items()}
-    for known, (text, figures, outputs) in pages.items():
+    for text, figures, outputs in pages.values():
         assert text.startswith("# ")
         assert figures
         assert re.findall(r"!\[Figure: .+\]\((.+)\)", text) == [*figures]

@@ -101,6 +101,10 @@ def test_scenes_with_too_few_others_are_left_out(scripts):
     assert torch.equal(kept, values[:, part.scenes]) and len(part.image) == 39
     arms = scripts.measures.arms_of(part, kept)
     assert not (arms["random background"] & ~part.free).any()
+    everywhere = scripts.measures.without_controls(Held(**vars(held)), values)
+    assert list(everywhere) == ["nothing", "sinks"]
+    assert everywhere["sinks"][3].tolist() == [False] + [True] * 58 + [False] * 5
+    assert torch.equal(everywhere["sinks"][part.scenes], arms["sinks"])
 
 
 def test_counts_of_a_row_written_by_hand(scripts):
@@ -137,6 +141,7 @@ def test_figures_of_the_text_are_the_kept_ones(scripts):
     }
     for path, form, said in (
         ("form > hiding > yes/no > sinks", "3", "-.051 [-.125, .250]"),
+        ("form > hiding > yes/no > sinks", "=0", "0"),
         ("form > hiding > yes/no > sinks", "~2", ".05 [-.25, .12]"),
         ("form > hiding > yes/no > sinks", "=~3", ".051"),
         ("form > by layer > sinks > 1", "=1", "8.5"),
