@@ -12,7 +12,7 @@ FIGURES = HERE / "natural_sinks.json"
 TEXT = HERE / "natural_sinks.md"
 PAGE = HERE.parent / "docs" / "natural-sinks.md"
 FORMS = ("anchored", "seed-0", "aligned", "seed-0-aligned", "toy")
-"""What is measured: the forms that ship, another training seed of each, and the toy."""
+"""What is measured: the forms that ship, another training run of each, and the toy."""
 SMALL = FORMS[:-1]
 SCENES = 200
 

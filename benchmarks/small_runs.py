@@ -51,7 +51,8 @@ def section(runs):
         "## Training runs\n\n"
         f"Sinks a scene entering layers {', '.join(map(str, LAYERS))} (24 scenes at step 0, 12 "
         "after it), and the share of answers that are right, the mean over kinds of question on "
-        f"the same 12 scenes: what the runs' logs say. {spent}.\n\n"
+        "the same 12 scenes: what the runs' logs say. Here a sink is a token with phi of at least "
+        f"20; in the tables above, of at least the form's own tau. {spent}.\n\n"
         + "".join("| " + " | ".join(line) + " |\n" for line in lines)
         + "\n"
     )

@@ -49,7 +49,7 @@ def told(value, form):
 
 
 def _number(value, form):
-    """As the text has it: no 0 before the point, no sign before a zero that had none."""
+    """As the text has it: no 0 before the point, no minus before what rounds to zero."""
     value = 0.0 if float(f"{value:{form}}") == 0 else value
     return re.sub(r"\b0\.", ".", f"{value:{form}}")
 

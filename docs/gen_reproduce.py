@@ -77,8 +77,8 @@ The toy's sinks were [trained in](toy-model-card.md), so what holds there is no 
 papers; it shows that the measurement works. No 7B model was measured here.
 
 The toy was measured on 32 cases of each entry (`--limit 32`); the small LMM, with its trained
-adapter, on four (`--model small --quick --limit 4`): an interval over
-four toy scenes is a hint.
+adapter, on twelve (`--model small --quick --limit 12`): an interval over
+twelve toy scenes is a hint. More of it on more scenes: [natural sinks](natural-sinks.md).
 
 """
 

@@ -132,10 +132,11 @@ vi.plot.knockout_sweep(sweep)
 # ## 8. Does moving their attention elsewhere help? (VAR)
 
 # %%
+off = np.mean(cases.f1(ex.answers(lmm, cases)))
 for mode in ("paper", "released-code"):
     graph = vi.VAR(p=0.6, rho=0.5) if mode == "paper" else vi.VAR(p=0.4, rho=0.5, mode=mode)
     told = ex.answers(lmm, cases, graph)
-    print(f"{mode:14} F1 {np.mean(cases.f1(told)):.3f}, off {np.mean(arms['nothing']):.3f}")
+    print(f"{mode:14} F1 {np.mean(cases.f1(told)):.3f}, off {off:.3f}")
 
 # %% [markdown]
 # ## What to conclude

@@ -229,8 +229,11 @@ def test_a_partial_control_is_the_control_where_there_are_enough():
     whole = vi.HideKeys((4, 5, 7), control=1)
     logits = [lmm.run(encoding, graph=one).logits for one in (whole, replace(whole, partial=True))]
     assert torch.equal(*logits)
-    with pytest.raises(vi.LayoutError, match="hides nothing: 'image' has no other tokens"):
-        lmm.run(encoding, graph=vi.HideKeys("image", control=0, partial=True))
+    places = tuple(range(3, 12))
+    for tokens, prompts in (("image", ["one image"]), (places, ["two images", "one image"])):
+        none = vi.HideKeys(tokens, control=0, partial=True)
+        with pytest.raises(vi.LayoutError, match=rf"are 0, in prompt {len(prompts) - 1} .*pool$"):
+            lmm.run(tiny.batch(*prompts), graph=none)
 
 
 def test_places_are_those_of_the_shortest_prompt():

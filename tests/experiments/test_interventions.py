@@ -162,7 +162,7 @@ def test_sink_ablation_wants_visual_sinks(sunk, cases, monkeypatch):
         ex.sink_ablation(sunk, cases, draws=0)
 
 
-def test_sink_ablation_leaves_out_what_has_no_control(sunk, cases, monkeypatch):
+def test_sink_ablation_leaves_out_what_has_no_control(sunk, cases, monkeypatch, tmp_path):
     """Cases with more sinks than other image tokens in a layer are in no arm; the others are."""
     phi = vi.probes.SinkValue("image")
     sinks = sunk.run(list(cases.images), list(cases.prompts), phi)[phi].values >= 2.1
@@ -176,7 +176,12 @@ def test_sink_ablation_leaves_out_what_has_no_control(sunk, cases, monkeypatch):
         whole = vi.EditGraph(*(replace(edit, partial=False) for edit in graph.nodes))
         first = found.by_draw[arm - 2, 0] if arm >= 2 else found.f1[arm]
         np.testing.assert_allclose(first, true_f1(one_by_one(sunk, alone, whole), alone))
-    with pytest.raises(vi.ResultError, match=r"2 of 2 cases .* more sinks than other image tokens"):
+    found.save(tmp_path)
+    assert ex.SinkAblation.load(tmp_path).cases == (1,)
+    assert "2 left out: more sinks" in found.plot().axes[0].get_xlabel()
+    with pytest.raises(
+        vi.ResultError, match=r"more sinks than other image tokens .* in 2 of 2, so"
+    ):
         ex.sink_ablation(sunk, every_other(cases), draws=1)
 
 

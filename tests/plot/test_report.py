@@ -11,6 +11,7 @@ import pytest
 
 import vsink_interp as vi
 from vsink_interp import plot
+from vsink_interp.plot.about_sinks import ablation
 from vsink_interp.plot.report import CHAPTERS
 
 CHROMIUM = next(
@@ -33,6 +34,19 @@ def page(sunk):
     assert shares[0] == 0
     assert {what for what, _ in seen} == {chapter.title for chapter in CHAPTERS}
     return html
+
+
+@pytest.mark.parametrize(("tau", "cases"), [(2.1, 3), (0.5, 1)])
+def test_what_has_no_control_is_named_and_the_rest_is_told(sunk, monkeypatch, tau, cases):
+    """Seeds 5 to 7: of the first and the last most tokens are sinks at 2.1, of all at 0.5."""
+    monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=tau))
+    study = short(plot.Study.of_scenes(sunk, scenes=cases, seed=5))
+    told = ablation(study)
+    if cases == 3:
+        assert "more sinks than other image tokens in some layer: 0, 2 (counted from 0)." in told
+    else:
+        assert "Nothing to compare: toy scenes 5 to 5: more sinks than" in told
+    assert "attention and contribution of sinks" in told
 
 
 class Tags(HTMLParser):

@@ -1,6 +1,5 @@
 """What entries measure, against plain transformers in eager attention and a few lines of numpy."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -81,9 +80,33 @@ def test_cases_without_a_control_are_left_out_and_told(name, lmm, monkeypatch):
     monkeypatch.setattr(lmm, "sinks", replace(lmm.sinks, tau=tau))
     found = vi.reproduce(name, lmm, limit=4, quick=True, tick=silent)
     assert {*found.labels("case")} == {*range(4)} - {*left_out}
-    told = f"left out: 2 of 4 cases, with.* in some layer: {', '.join(map(str, left_out))}$"
-    assert re.search(told, found.table())
+    named = ", ".join(map(str, left_out))
+    why = f"left out: 2 of 4 cases ({named}): more sinks than other image tokens in some layer"
+    assert found.table().endswith(why)
     assert "left out" not in vi.reproduce("A.fig8b", lmm, limit=1, quick=True, tick=silent).table()
+
+
+def test_where_all_cases_are_left_out_the_verdict_says_so(lmm, monkeypatch):
+    monkeypatch.setattr(lmm, "sinks", replace(lmm.sinks, tau=0.5))
+    whys = {"A.fig3b": "no image has visual sinks, and as many", "AB.knockout-sinks": "no case has"}
+    for name, why in whys.items():
+        found = vi.reproduce(name, lmm, limit=2, quick=True, tick=silent)
+        assert not found.rows
+        assert "left out: 2 of 2 cases (0, 1): " in found.table()
+        outcome = find(name).outcome(found)
+        assert outcome.holds is None
+        assert outcome.because.startswith(why)
+
+
+def test_a_case_without_a_sink_is_left_out_and_told(lmm, monkeypatch):
+    drawn, phi = [vi.toy.scene(seed) for seed in range(2)], vi.probes.SinkValue("image")
+    run = lmm.run([one.image for one in drawn], [DESCRIBE] * 2, phi)
+    highest = run[phi].values.amax((0, 2))
+    monkeypatch.setattr(lmm, "sinks", replace(lmm.sinks, tau=float(highest.mean())))
+    found = vi.reproduce("A.fig3b", lmm, limit=2, quick=True, tick=silent)
+    assert found.table().endswith(
+        f"left out: 1 of 2 cases ({int(highest.argmin())}): no visual sink"
+    )
 
 
 def test_a_benchmark_goes_on_where_a_control_cannot_be_whole(lmm, monkeypatch):

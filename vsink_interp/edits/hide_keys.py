@@ -47,7 +47,7 @@ class HideKeys(Edit):
     - `pool`: where the control draws from.
     - `redraw`: False draws the control once for a prompt, the same in all layers.
     - `partial`: True has the control hide all others where they are fewer than `tokens`, which is
-        refused else.
+        refused else; a prompt with no other at all is refused, but for groups of sinks.
 
     **Raises:** `NotationError` for a group that cannot be read. When run: `LayoutError` if the
     prompt lacks a segment or a position, or `pool` has too few others for a control.
@@ -128,11 +128,8 @@ class HideKeys(Edit):
                 )
         else:
             wanted = self._places(prompt)
-        left = layout.mask(self.pool) & prompt & ~wanted
         if not self.needs_phi:
-            self._refuse_small(left, wanted)
-            if not left.any():
-                raise LayoutError(f"{self!r} hides nothing: {self.pool!r} has no other tokens")
+            self._refuse_small(layout.mask(self.pool) & prompt & ~wanted, wanted)
 
     def _refuse_small(
         self,
@@ -141,13 +138,15 @@ class HideKeys(Edit):
         where: str = "",
     ) -> None:
         there, asked = left.sum(-1), wanted.sum(-1)
-        if self.partial or not (short := there < asked).any():
+        least = asked.clamp(max=1) if self.partial else asked
+        if not (short := there < least).any():
             return
         sample = int(short.nonzero()[0])
+        or_all = "" if self.partial else ", or hide all others there with partial=True"
         raise LayoutError(
             f"{self!r}: the control needs {int(asked[sample])} other tokens of {self.pool!r}, and "
             f"there are {int(there[sample])}, in prompt {sample} of the batch{where}; name a "
-            "larger pool, or hide all others there with partial=True"
+            f"larger pool{or_all}"
         )
 
     def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
@@ -167,7 +166,7 @@ class HideKeys(Edit):
         # Of the prompt alone: with the answer it hides what it hides without it.
         wanted = wanted & site.keys("prompt")
         pool = site.keys(self.pool) & site.keys("prompt") & ~wanted
-        if self.needs_phi:
+        if self.needs_phi and not self.partial:
             self._refuse_small(pool, wanted, f" at layer {site.layer}")
         return random_like(wanted, pool, site.once((self, "draw"), self._draw)[:, : site.n_keys])
 

@@ -23,6 +23,8 @@ from .provenance import dependence, with_provenance
 from .steps import under_graphs
 
 SINKS = "sink & image"
+CROWDED = "more sinks than other image tokens in some layer"
+"""Why a case has no control."""
 
 
 @final
@@ -43,7 +45,7 @@ class SinkAblation(Result):
     - `reference`: what F1 was measured against.
     - `about`: a description of the cases.
     - `left_out`: the cases that no arm holds: in some layer more than half of their image tokens
-        are sinks, so there are not as many others to hide.
+        are sinks, with nothing hidden or under a control, so that as many others do not exist.
     """
 
     figure: ClassVar[str] = "sink_ablation"
@@ -137,19 +139,19 @@ def sink_ablation(
         ),
     }
     graphs = [graph for graphs in arms.values() for graph in graphs]
-    about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases)
+    about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases) | {"left out": CROWDED}
     probe = SinkValue("image", layers=hidden.layers)
     asked = [(repr(one), one if one.nodes == (hidden,) else one | probe) for one in graphs]
     counted: list[int] = []
     told: list[list[str]] = []
-    crowded: set[int] = set()
+    left_out: set[int] = set()
     for found in under_graphs(lmm, cases, asked, about, _reader(lmm, probe), log=log, tick=tick):
         told.append([row["answer"] for row in found])
         counted = counted or [row["sinks"] for row in found]
         _refuse_none(lmm, cases, counted)
-        crowded |= {case for case, row in enumerate(found) if row.get("crowded")}
-    kept = [case for case in range(len(cases)) if case not in crowded]
-    _refuse_none(lmm, cases, [counted[case] for case in kept], crowded)
+        left_out |= {case for case, row in enumerate(found) if row.get("crowded")}
+    kept = [case for case in range(len(cases)) if case not in left_out]
+    _refuse_none(lmm, cases, [counted[case] for case in kept], left_out)
     scores = iter([np.array(cases.f1(texts, told[0]))[kept] for texts in told])
     f1 = [[next(scores) for _ in graphs] for graphs in arms.values()]
     against = "the unablated answer" if cases.truth is None else "the true objects"
@@ -161,7 +163,7 @@ def sink_ablation(
         np.array(counted)[kept],
         against,
         cases.about,
-        tuple(sorted(crowded)),
+        tuple(sorted(left_out)),
     )
 
 
@@ -175,7 +177,7 @@ def crowded(run: Run, probe: SinkValue, tau: float) -> list[bool]:
 
 
 def _reader(lmm: LMM, probe: SinkValue) -> Callable[[Run], list[Any]]:
-    """Of each case the answer; but where sinks are hidden also what it has of them."""
+    """Of each case the answer, and where the run recorded phi what it has of sinks."""
 
     def read(run: Run) -> list[Any]:
         if not run.records:
@@ -196,10 +198,10 @@ def _refuse_none(
         return
     tau, more = lmm.sinks.tau, "experiments.sink_values shows phi, lmm.sinks holds the threshold"
     if left_out:
+        rest = ", and the others have none" if len(left_out) < len(cases) else ""
         raise ResultError(
-            f"{len(left_out)} of {len(cases)} cases of {cases.about} have more sinks than other "
-            f"image tokens in some layer (phi >= {tau:g}), so as many others cannot be hidden, and "
-            f"no other case has a sink; {more}"
+            f"{cases.about}: {CROWDED} (phi >= {tau:g}) in {len(left_out)} of {len(cases)}, so as "
+            f"many others cannot be hidden{rest}; {more}"
         )
     raise ResultError(
         f"no image token of {cases.about} is a sink (phi >= {tau:g}), so there is nothing to hide; "

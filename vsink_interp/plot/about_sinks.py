@@ -6,7 +6,6 @@ import numpy as np
 
 from ..errors import ResultError
 from ..experiments import (
-    SinkAblation,
     Spectrum,
     WordMaps,
     contributions as measure_contributions,
@@ -16,6 +15,7 @@ from ..experiments import (
     sink_values,
     spectrum as measure_spectrum,
 )
+from ..experiments.sink_ablation import CROWDED
 from ..model.progress import silent
 from .heads import heads
 from .overlay import overlay
@@ -201,22 +201,9 @@ def ranked_heads(study: Study) -> str:
     )
 
 
-def _left_out(hidden: SinkAblation) -> str:
-    """Of the setting, which cases have no control."""
-    if not hidden.left_out:
-        return ""
-    which = ", ".join(map(str, hidden.left_out))
-    return f"Left out, for in some layer most of their image tokens are sinks: cases {which}. "
-
-
 def ablation(study: Study) -> str:
     """Hiding sinks against hiding random image tokens, and what they contribute."""
-    try:
-        hidden = measure_ablation(study.lmm, study.cases, tick=silent)
-    except ResultError as error:
-        return text(f"Nothing to compare: {escape(str(error))}.")
     added = measure_contributions(study.lmm, study.cases, tick=silent)
-    graphs = "; ".join(escape(repr(graph.nodes[0])) for graph in hidden.graphs if len(graph))
     ratio = float(added.norm[0] / added.norm[1]) if added.sinks else float("nan")
     said = (
         f"Here a visual sink adds {ratio:.2f} times as much as another image token."
@@ -229,17 +216,31 @@ def ablation(study: Study) -> str:
             "many other image tokens. The paper finds the reverse, on POPE: 84 against 56.5, of 86 "
             "(read off its figure 3b). Below, the same comparison with object F1."
         )
-        + drawing(sink_ablation(hidden), "object F1 with sinks or random image tokens hidden")
+        + _hidden(study)
         + text(
             "In the paper a sink gets much attention and contributes little: the norm of its "
             f"weighted value, after the output projection (figure 3c). {said}"
         )
         + drawing(contributions(added), "attention and contribution of sinks and other tokens")
         + setting(
-            f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}; "
-            f"{hidden.draws} draws a case, with the seeds from the first on. "
-            f"{_left_out(hidden)}"
-            f"Contributions: mean over heads, query and generated rows, layers {added.layers[0]} "
-            f"to {added.layers[-1]}."
+            f"{escape(study.cases.about)}; mean over heads, query and generated rows, layers "
+            f"{added.layers[0]} to {added.layers[-1]}."
         )
+    )
+
+
+def _hidden(study: Study) -> str:
+    """What hiding the sinks costs, or why it cannot be compared."""
+    try:
+        hidden = measure_ablation(study.lmm, study.cases, tick=silent)
+    except ResultError as error:
+        return text(f"Nothing to compare: {escape(str(error))}.")
+    graphs = "; ".join(escape(repr(graph.nodes[0])) for graph in hidden.graphs if len(graph))
+    which = ", ".join(map(str, hidden.left_out))
+    without = f" Left out, with {CROWDED}: {which} (counted from 0)." if which else ""
+    return drawing(
+        sink_ablation(hidden), "object F1 with sinks or random image tokens hidden"
+    ) + setting(
+        f"{escape(study.cases.about)}; cut before the softmax, in every layer: {graphs}; "
+        f"{hidden.draws} draws a case, with the seeds from the first on.{without}"
     )

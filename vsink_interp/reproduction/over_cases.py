@@ -13,13 +13,15 @@ from ..model import LMM, digest, fingerprint
 from ..model.progress import shown
 from ..storage import log_within, opened_log
 from .entry import Measured, Setup
-from .measurements import CASE, Row
+from .measurements import CASE, LEFT_OUT, Row
 from .sources import by_image, captions
 
 Some: TypeAlias = Cases | Quizzes | tuple[ObjectMasks, ...]
 """A few cases: to be described, with questions, or with the masks of their objects."""
 KEPT = 2
 """How many images are kept for figures."""
+NAMED = 8
+"""How many cases are named that were left out for one reason."""
 SIDE = 448
 """The longest side of a kept image, in pixels."""
 
@@ -31,11 +33,11 @@ class OverCases:
 
     **Attributes:**
 
-    - `measure`: the rows of a few cases; their `case` counts from 0 within these.
+    - `measure`: the rows of a few cases; their `case` counts from 0 within these. A case that
+        cannot be measured has one that says why under `LEFT_OUT`, and no value.
     - `quick`, `full`: how many cases there are by default.
     - `at_once`: how many are measured together.
     - `source`: where they come from.
-    - `lacks`: which cases have no rows, as in "without a sink"; empty where all have.
     """
 
     measure: Callable[[LMM, Any, Setup], Iterable[Row]]
@@ -44,7 +46,6 @@ class OverCases:
     full: int
     at_once: int = 4
     source: Callable[[Setup, int, int], Iterator[Any]] = captions
-    lacks: str = ""
 
     def __call__(self, name: str, lmm: LMM, setup: Setup) -> Measured:
         """The rows of all cases, and the first images."""
@@ -69,16 +70,9 @@ class OverCases:
                 steps.append((step, first))
                 first += len(found)
                 tell(min(first, count), count)
-        rows = tuple(_placed(row, first) for step, first in steps for row in kept.known[step])
-        return Measured(rows, images, data.hexdigest()[:16], self._missing(rows, first))
-
-    def _missing(self, rows: Sequence[Row], count: int) -> str:
-        """Which cases have no rows, and why."""
-        there = {row[CASE] for row in rows if CASE in row}
-        missing = [str(case) for case in range(count) if case not in there]
-        if not self.lacks or not missing:
-            return ""
-        return f"{len(missing)} of {count} cases, {self.lacks}: {', '.join(missing)}"
+        found = [_placed(row, first) for step, first in steps for row in kept.known[step]]
+        rows = tuple(row for row in found if LEFT_OUT not in row)
+        return Measured(rows, images, data.hexdigest()[:16], _left_out(found, first))
 
 
 def about(name: str, lmm: LMM, setup: Setup) -> dict[str, Any]:
@@ -98,6 +92,19 @@ def _sinks(lmm: LMM) -> str:
 
 def _placed(row: Row, first: int) -> Row:
     return {**row, CASE: row[CASE] + first} if CASE in row else dict(row)
+
+
+def _left_out(rows: Sequence[Row], count: int) -> str:
+    """Which of so many cases were not measured, reason by reason."""
+    why: dict[str, list[str]] = {}
+    for row in rows:
+        if reason := row.get(LEFT_OUT):
+            why.setdefault(reason, []).append(str(row[CASE]))
+    return "; ".join(
+        f"{len(cases)} of {count} cases ({', '.join(cases[:NAMED])}"
+        f"{', …' * (len(cases) > NAMED)}): {reason}"
+        for reason, cases in why.items()
+    )
 
 
 def _images(some: Some) -> list[Image.Image]:

@@ -9,19 +9,18 @@ from ...experiments import Cases, answers, knockout_sweep, sweep_layers, vision_
 from ...experiments.answers import runs
 from ...experiments.depth import pattern_layers
 from ...experiments.encoded_cases import EncodedCases
-from ...experiments.sink_ablation import crowded
-from ...graph import resolve_layers
+from ...experiments.sink_ablation import CROWDED, crowded
+from ...graph import Edit, resolve_layers
 from ...model import LMM
 from ...model.progress import silent
 from ...probes import SinkValue
 from ..entry import Entry, Outcome, Setup
-from ..measurements import Measurements, Row
+from ..measurements import LEFT_OUT, Measurements, Row
 from ..outcomes import both, higher
 from ..over_cases import OverCases
 
 SOURCES = ("sink & image", "image & ~sink", "image")
 RANDOM = "as many random image tokens"
-CROWDED = "with more sinks than other image tokens in some layer"
 
 
 def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
@@ -30,18 +29,29 @@ def by_source(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
     Cases that have more sinks than other image tokens in some layer are left out.
     """
     asked, layers = EncodedCases(lmm, cases), pattern_layers(lmm)
-    plain, phi = answers(lmm, asked), SinkValue("image", layers)
+    phi = SinkValue("image", layers)
+    control = HideKeys("sink & image", layers, control=setup.seed, partial=True)
+    (plain, full), (random, short) = (_told(lmm, asked, phi, edit) for edit in (None, control))
     told = {"nothing": plain}
     for source in SOURCES:
         told[source] = answers(lmm, asked, Knockout(f"{source} -> query generated", layers))
-    control = HideKeys("sink & image", layers, control=setup.seed, partial=True)
-    drawn = list(runs(lmm, asked, control | phi))
-    told[RANDOM] = [text for run in drawn for text in run.text]
-    left_out = [full for run in drawn for full in crowded(run, phi, lmm.sinks.tau)]
-    for cut, texts in told.items():
-        for case, f1 in enumerate(cases.f1(texts, plain)):
-            if not left_out[case]:
-                yield {"case": case, "cut": cut, "value": f1}
+    told[RANDOM] = random
+    scores = {cut: cases.f1(texts, plain) for cut, texts in told.items()}
+    for case, crowded_here in enumerate(map(any, zip(full, short, strict=True))):
+        if crowded_here:
+            yield {"case": case, LEFT_OUT: CROWDED}
+            continue
+        for cut, f1 in scores.items():
+            yield {"case": case, "cut": cut, "value": f1[case]}
+
+
+def _told(
+    lmm: LMM, asked: EncodedCases, phi: SinkValue, edit: Edit | None
+) -> tuple[list[str], list[bool]]:
+    """The answers under an edit, and whether a case has more sinks than other image tokens."""
+    found = list(runs(lmm, asked, phi if edit is None else edit | phi))
+    full = [one for run in found for one in crowded(run, phi, lmm.sinks.tau)]
+    return [text for run in found for text in run.text], full
 
 
 def from_layer(lmm: LMM, cases: Cases, setup: Setup) -> Iterator[Row]:
@@ -97,7 +107,7 @@ KNOCKOUT = Entry(
     "knockouts of visual sinks, of as many random image tokens, of all others, and of the image",
     "cutting the flow from visual sinks costs less than cutting it from all other image tokens, or "
     "from as many random ones",
-    measure=OverCases(by_source, quick=8, full=80, at_once=8, lacks=CROWDED),
+    measure=OverCases(by_source, quick=8, full=80, at_once=8),
     draws=True,
     outcome=_sinks_carry_little,
     figure="bars",
