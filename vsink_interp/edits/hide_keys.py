@@ -139,15 +139,15 @@ class HideKeys(Edit):
     ) -> None:
         there, asked = left.sum(-1), wanted.sum(-1)
         least = asked.clamp(max=1) if self.partial else asked
-        if not (short := there < least).any():
-            return
-        sample = int(short.nonzero()[0])
+        short = there < least
         or_all = "" if self.partial else ", or hide all others there with partial=True"
-        raise LayoutError(
-            f"{self!r}: the control needs {int(asked[sample])} other tokens of {self.pool!r}, and "
-            f"there are {int(there[sample])}, in prompt {sample} of the batch{where}; name a "
-            f"larger pool{or_all}"
-        )
+        if short.any():
+            sample = int(short.int().argmax())
+            raise LayoutError(
+                f"{self!r}: the control needs {int(asked[sample])} other tokens of {self.pool!r}, "
+                f"and there are {int(there[sample])}, in prompt {sample} of the batch{where}; name "
+                f"a larger pool{or_all}"
+            )
 
     def _places(self, prompt: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
         """The positions as a mask, counted from the first token that is not padding."""
