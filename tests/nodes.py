@@ -56,6 +56,7 @@ HIDDEN = {
     "visual sinks": vi.HideKeys("sink & image"),
     "control": vi.HideKeys("sink & image", control=3, pool="all"),
     "one control": vi.HideKeys("sink & image", "1:", control=3, pool="all", redraw=False),
+    "partial control": vi.HideKeys("sink & image", control=3, partial=True),
     "places": vi.HideKeys((4, 7), target="query"),
     "system": vi.HideKeys("system"),
 }
