@@ -181,7 +181,7 @@ def arms_of(held, values):
 
 def without_controls(held, values):
     """Nothing hidden, and the sinks but for the first patch."""
-    hidden = (values[MIDDLE, :, 1:] >= held.lmm.sinks.tau).clone()
+    hidden = values[MIDDLE, :, 1:] >= held.lmm.sinks.tau
     hidden[:, 0] = False
     return {"nothing": torch.zeros_like(hidden), "sinks": hidden}
 

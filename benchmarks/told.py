@@ -44,14 +44,14 @@ def told(value, form):
         mean, low, high = values
         values = [-mean, -high, -low]
     sign = "+" if "+" in marks else ""
-    mean, *ends = (_number(one, f"{sign}.{digits}f") for one in values)
+    mean, *ends = (_number(one, sign, int(digits)) for one in values)
     return mean if "=" in marks or not ends else f"{mean} [{', '.join(ends)}]"
 
 
-def _number(value, form):
+def _number(value, sign, digits):
     """As the text has it: no 0 before the point, no minus before what rounds to zero."""
-    value = 0.0 if float(f"{value:{form}}") == 0 else value
-    return re.sub(r"\b0\.", ".", f"{value:{form}}")
+    rounded = round(value, digits) + 0.0
+    return re.sub(r"\b0\.", ".", f"{rounded:{sign},.{digits}f}")
 
 
 def filled(text, figures, tables):

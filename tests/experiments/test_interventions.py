@@ -169,7 +169,10 @@ def test_sink_ablation_leaves_out_what_has_no_control(sunk, cases, monkeypatch, 
     crowded = (sinks.sum(-1) > 32).any(0).tolist()
     assert crowded == [True, False, True], "of 64 image tokens"
     monkeypatch.setattr(sunk, "sinks", replace(sunk.sinks, tau=2.1))
-    found, alone = ex.sink_ablation(sunk, cases, draws=2), every_other(cases, first=1)
+    log, alone = tmp_path / "rows.jsonl", every_other(cases, first=1)
+    found, again = (ex.sink_ablation(sunk, cases, draws=2, log=log) for _ in range(2))
+    assert again.left_out == found.left_out
+    np.testing.assert_array_equal(again.f1, found.f1)
     assert (found.left_out, found.cases) == ((0, 2), (1,))
     assert found.n_sinks.tolist() == [int(sinks[:, 1].sum())]
     for arm, graph in enumerate(found.graphs):

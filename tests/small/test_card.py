@@ -44,6 +44,9 @@ def test_what_the_text_says_of_the_figures_holds(card):
     for kind, share in second["answers"].items():
         assert (share < 0.95) is (kind in ("count", "how-many", "background")), "missed and met"
     assert second["captions"] < 0.95
+    cost = {kind: control["answers"][kind] - share for kind, share in ours["answers"].items()}
+    assert max(cost, key=cost.get) == "background" and round(100 * cost["background"]) == 3
+    assert "three points at most (the background's name)" in text
     assert all(
         trained / frozen < 1.1 for trained, frozen in (ours["perplexity"], second["perplexity"])
     )
@@ -52,6 +55,27 @@ def test_what_the_text_says_of_the_figures_holds(card):
     assert f"between {min(six):.0f} and {max(six):.0f} a scene (layer 6" in text
     assert f"{run['steps']:,} steps of two scenes, {run['steps'] * 2:,} scenes in all" in text
     assert f"{run['cpu_h']:.2f} CPU-hours" in text
+
+
+def test_what_other_pages_say_of_its_sinks_holds(card):
+    """Typed there, because the figures are those of the card."""
+    figures = json.loads(card.FIGURES.read_text())
+    toy, study = (
+        " ".join((ROOT / "docs" / page).read_text().split())
+        for page in ("toy-model-card.md", "natural-sinks.md")
+    )
+    ours, second = (figures[name]["sinks"] for name in ("anchored", "seed 0"))
+    middle, there, everywhere, with_one = (
+        f"{value:.2f}".removeprefix("0")
+        for value in (
+            ours["on background"][15], second["on background"][15], ours["background"],
+            ours["scenes with one"][15],
+        )
+    )  # fmt: skip
+    assert f"({middle} against {everywhere}), in another hardly ({there})" in toy
+    assert f"{with_one} of the scenes have one in the middle layers" in toy
+    assert f"{middle} are, and {everywhere} of all patches (see the card)" in study
+    assert f"here {middle}, where {everywhere} of the patches are background" in study
 
 
 @pytest.mark.parametrize(

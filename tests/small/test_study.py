@@ -1,6 +1,7 @@
 """The study of natural sinks: its page is what was measured, its arms are what they say."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,42 @@ def test_multiples_that_the_text_says_in_words(scripts):
     assert "here they add twelve times as much" in text
     assert times("seed-0", "contribution") == 7 and "in seed 0 seven times as much" in text
     assert f"({times('anchored', 'attention')} times)" in text
+
+
+NOISE, MADE = "noise with their mean and spread", "what the projector makes"
+WORD, LARGE = "the word of the background", "the same, three times as large"
+FIRST, USER = "nothing: the image comes first", "start token, `user`, line break"
+ALONE = "the start token alone"
+
+
+@pytest.mark.parametrize(
+    ("said", "form", "measure", "of", "to", "layer", "low", "high"),
+    [
+        ("three times as many late sinks", "aligned", "made of", NOISE, MADE, 15, 2.75, 3.25),
+        ("after training a quarter more", "anchored", "made of", NOISE, MADE, 15, 1.2, 1.3),
+        ("more than twice as many early", "aligned", "made of", WORD, MADE, 6, 2.0, 2.5),
+        ("less than half of the late", "anchored", "made of", WORD, MADE, 15, 0.4, 0.5),
+        ("four in ten fewer late", "aligned", "made of", LARGE, MADE, 15, 0.55, 0.65),
+        ("four in ten fewer late", "anchored", "made of", LARGE, MADE, 15, 0.55, 0.65),
+        ("half as many late ones", "aligned", "before the image", USER, ALONE, 15, 0.45, 0.55),
+        ("image first, a fifth more", "anchored", "before the image", FIRST, ALONE, 15, 1.15, 1.25),
+        ("`user`, a fifth fewer", "anchored", "before the image", USER, ALONE, 15, 0.75, 0.85),
+    ],
+)
+def test_shares_that_the_text_says_in_words(scripts, said, form, measure, of, to, layer, low, high):
+    found = json.loads(scripts.page.FIGURES.read_text())[form][measure]
+    ratio = found[of][str(layer)]["sinks"][0] / found[to][str(layer)]["sinks"][0]
+    assert low < ratio < high
+    assert said in " ".join(scripts.page.TEXT.read_text().split())
+
+
+def test_what_the_text_says_of_answers_holds(scripts):
+    """No kind of question loses an answer; words find their objects best where it says."""
+    ours = json.loads(scripts.page.FIGURES.read_text())["anchored"]
+    for kind in scripts.page.QUESTIONS:
+        assert ours["hiding"][kind]["sinks"]["less nothing's"] == [0, 0, 0], kind
+    best = float(re.search(r"image, layer 22: ([\d.]+)", ours["B.fig7"]["because"])[1])
+    assert f"here {best:.3f} at best".replace(" 0.", " .") in scripts.page.TEXT.read_text()
 
 
 def drawn(scenes=40):
@@ -132,6 +169,7 @@ def test_figures_of_the_text_are_the_kept_ones(scripts):
     kept = {
         "form": {
             "hiding": {"yes/no": {"sinks": [-0.0512, -0.125, 0.25]}},
+            "steps": 1520,
             "by layer": {"sinks": [[0.0, 0.0, 0.0], [8.46, 7.0, 9.0]]},
             "A.fig": {
                 "because": "a, b: 0.969; c: 0.775; difference +0.194 [-0.090, +0.298]; more",
@@ -145,6 +183,7 @@ def test_figures_of_the_text_are_the_kept_ones(scripts):
         ("form > hiding > yes/no > sinks", "~2", ".05 [-.25, .12]"),
         ("form > hiding > yes/no > sinks", "=~3", ".051"),
         ("form > by layer > sinks > 1", "=1", "8.5"),
+        ("form > steps", "0", "1,520"),
         ("form > A.fig > sinks, 3", "+2", "+.50 [+.25, +.75]"),
         ("form > A.fig > difference", "3", ".194 [-.090, .298]"),
     ):

@@ -1,6 +1,6 @@
 """Hide visual sinks, compared with as many random image tokens (Kang et al. 2025, figure 3b)."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -129,15 +129,7 @@ def sink_ablation(
     if draws < 1:
         raise InputError(f"draws={draws}: the control needs one draw or more")
     hidden = HideKeys(SINKS, layers=pattern_layers(lmm))
-    controls = [replace(hidden, control=seed + i, partial=True) for i in range(draws)]
-    arms = {
-        "nothing": (EditGraph(),),
-        "visual sinks": (EditGraph(hidden),),
-        "random, redrawn per layer": tuple(map(EditGraph, controls)),
-        "random, the same in all layers": tuple(
-            EditGraph(replace(control, redraw=False)) for control in controls
-        ),
-    }
+    arms = _arms(hidden, range(seed, seed + draws))
     graphs = [graph for graphs in arms.values() for graph in graphs]
     about = dependence("sink_ablation", lmm, needs_sinks=True, cases=cases) | {"left out": CROWDED}
     probe = SinkValue("image", layers=hidden.layers)
@@ -165,6 +157,18 @@ def sink_ablation(
         cases.about,
         tuple(sorted(left_out)),
     )
+
+
+def _arms(hidden: HideKeys, seeds: Iterable[int]) -> dict[str, tuple[EditGraph, ...]]:
+    """The graphs of each arm; those of random arms for each draw."""
+    controls = [replace(hidden, control=seed, partial=True) for seed in seeds]
+    fixed = [replace(control, redraw=False) for control in controls]
+    return {
+        "nothing": (EditGraph(),),
+        "visual sinks": (EditGraph(hidden),),
+        "random, redrawn per layer": tuple(map(EditGraph, controls)),
+        "random, the same in all layers": tuple(map(EditGraph, fixed)),
+    }
 
 
 def crowded(run: Run, probe: SinkValue, tau: float) -> list[bool]:
